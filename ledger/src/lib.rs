@@ -1,0 +1,12 @@
+//! The replicated ledger: transactions and blocks, the deterministic state machine that executes them, the log that
+//! keeps them, the mempool, and the consensus host that orders them. Knows nothing of libtorch and nothing of sockets.
+pub mod block;
+pub mod consensus;
+pub mod framelog;
+pub mod mempool;
+pub mod state;
+pub mod store;
+pub mod transaction;
+
+pub use block::{Block, Certificate, Header};
+pub use transaction::{Body, Transaction};

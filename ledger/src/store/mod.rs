@@ -1,0 +1,1 @@
+//! Block store: the log and its index.

@@ -1,0 +1,52 @@
+//! The one canonical encoding of everything that is hashed or signed, and of everything at rest.
+//!
+//! bincode 2 with fixed-width little-endian integers: a value has exactly one encoding, because decoding refuses
+//! trailing bytes, over-long input and any input that does not re-encode to itself. Only ordered containers
+//! (`Vec`, `BTreeMap`, `BTreeSet`) may appear in an encoded type.
+
+use bincode::config::{Configuration, Fixint, Limit, LittleEndian};
+pub use bincode::{Decode, Encode};
+
+/// No canonical object is larger than this, in bytes; it also bounds what a decode may allocate.
+pub const MAX_OBJECT_BYTES: usize = 64 << 20;
+
+const CONFIG: Configuration<LittleEndian, Fixint, Limit<MAX_OBJECT_BYTES>> =
+    bincode::config::standard().with_little_endian().with_fixed_int_encoding().with_limit::<MAX_OBJECT_BYTES>();
+
+/// Why bytes are not the canonical encoding of a value.
+#[derive(Debug, thiserror::Error)]
+pub enum CodecError {
+    /// Longer than the caller's bound.
+    #[error("{len} bytes exceed the bound of {max} bytes")]
+    TooLong {
+        /// Length of the input, in bytes.
+        len: usize,
+        /// The bound, in bytes.
+        max: usize,
+    },
+    /// Not decodable at all.
+    #[error("not a valid encoding: {0}")]
+    Malformed(#[from] bincode::error::DecodeError),
+    /// Decodable, but not the one encoding that the value has.
+    #[error("not the canonical encoding of its value")]
+    NotCanonical,
+}
+
+/// The canonical bytes of `value`.
+pub fn encode<T: Encode>(value: &T) -> Vec<u8> {
+    // Encoding into a growable vector fails only for types whose own `Encode` fails; ours are derived and cannot.
+    bincode::encode_to_vec(value, CONFIG.with_no_limit()).unwrap_or_else(|e| unreachable!("derived Encode failed: {e}"))
+}
+
+/// Decodes canonical bytes; `max` bounds the input, in bytes.
+pub fn decode<T: Decode<()> + Encode>(bytes: &[u8], max: usize) -> Result<T, CodecError> {
+    let max = max.min(MAX_OBJECT_BYTES);
+    if bytes.len() > max {
+        return Err(CodecError::TooLong { len: bytes.len(), max });
+    }
+    let (value, used) = bincode::decode_from_slice::<T, _>(bytes, CONFIG)?;
+    if used != bytes.len() || encode(&value) != bytes {
+        return Err(CodecError::NotCanonical);
+    }
+    Ok(value)
+}

@@ -1,0 +1,80 @@
+//! A contribution to a training round: the commitment that goes onto the ledger (proof of neural work), and the payload
+//! that it commits to. The payload names network, round, base, node and salt itself, so neither its hash nor its bytes
+//! can be handed in by somebody else.
+
+use crate::{
+    canonical::{self, CodecError, Decode, Encode},
+    hash::Domain,
+    Hash, NodeId,
+};
+use serde::{Deserialize, Serialize};
+
+/// Losses travel as integers: millionths of a nat a token.
+pub type MicroNats = u64;
+
+/// The commitment to one node's work in one round; signed as the transaction that carries it.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct Contribution {
+    /// Round number.
+    pub round: u64,
+    /// Merkle root of the model state that training started from.
+    pub base_root: Hash,
+    /// Hash of the payload's canonical bytes.
+    pub payload: Hash,
+    /// Length of the payload's canonical bytes.
+    pub payload_bytes: u64,
+    /// Tokens trained on.
+    pub tokens: u64,
+    /// Inner steps taken.
+    pub steps: u32,
+    /// Position in the round's drawn order: decides the data slice.
+    pub slot: u32,
+    /// Mean training loss of the first tenth of the steps.
+    pub loss_first: MicroNats,
+    /// Mean training loss of the last tenth of the steps.
+    pub loss_last: MicroNats,
+    /// Determinism class of the machine (the hash of a probe training).
+    pub class: Hash,
+}
+
+/// What a contribution's hash commits to.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Payload {
+    /// Network id.
+    pub network: Hash,
+    /// Round number.
+    pub round: u64,
+    /// Merkle root of the model state that training started from.
+    pub base_root: Hash,
+    /// The contributor.
+    pub node: NodeId,
+    /// Random bytes, so that equal updates have different hashes.
+    pub salt: [u8; 32],
+    /// The encoded update (see `training/src/codec.rs`).
+    pub update: Vec<u8>,
+}
+
+impl Payload {
+    /// Canonical bytes, and the hash that a [`Contribution`] commits to.
+    pub fn seal(&self) -> (Vec<u8>, Hash) {
+        let bytes = canonical::encode(self);
+        let hash = Hash::of(Domain::Blob, &bytes);
+        (bytes, hash)
+    }
+
+    /// Decodes a payload of at most `max` bytes.
+    pub fn open(bytes: &[u8], max: usize) -> Result<Payload, CodecError> {
+        canonical::decode(bytes, max)
+    }
+}
+
+/// A validator's finding about one contribution.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct Finding {
+    /// The contributor.
+    pub node: NodeId,
+    /// "I hold the payload, and every cheap check passes."
+    pub valid: bool,
+    /// Held-out loss of base minus update; only drawn committee members measure it.
+    pub loss: Option<MicroNats>,
+}

@@ -1,0 +1,162 @@
+//! 32-byte BLAKE3 hashes, always under a domain, so that no object can be taken for one of another kind.
+
+use crate::canonical::{Decode, Encode};
+use std::{fmt, str::FromStr};
+
+/// A BLAKE3 hash. Text form: 64 lower-case hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Encode, Decode)]
+pub struct Hash(pub [u8; 32]);
+
+/// What a hash is a hash of; the string is BLAKE3's key-derivation context.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum Domain {
+    Address,
+    Blob,
+    Block,
+    Dataset,
+    Genesis,
+    Lot,
+    MerkleLeaf,
+    MerkleNode,
+    ModelChunk,
+    Signing,
+    StateKey,
+    StateValue,
+    Stamp,
+    Transaction,
+    ValidatorSet,
+    Vote,
+}
+
+impl Domain {
+    fn context(self) -> &'static str {
+        match self {
+            Domain::Address => "ailo v1 address",
+            Domain::Blob => "ailo v1 blob",
+            Domain::Block => "ailo v1 block header",
+            Domain::Dataset => "ailo v1 dataset",
+            Domain::Genesis => "ailo v1 genesis",
+            Domain::Lot => "ailo v1 lot",
+            Domain::MerkleLeaf => "ailo v1 merkle leaf",
+            Domain::MerkleNode => "ailo v1 merkle node",
+            Domain::ModelChunk => "ailo v1 model chunk",
+            Domain::Signing => "ailo v1 signed bytes",
+            Domain::StateKey => "ailo v1 state key",
+            Domain::StateValue => "ailo v1 state value",
+            Domain::Stamp => "ailo v1 proof-of-work stamp",
+            Domain::Transaction => "ailo v1 transaction",
+            Domain::ValidatorSet => "ailo v1 validator set",
+            Domain::Vote => "ailo v1 consensus vote",
+        }
+    }
+}
+
+impl Hash {
+    /// All zero: "nothing yet" (the parent of the first block).
+    pub const ZERO: Hash = Hash([0; 32]);
+
+    /// The hash of `bytes` under `domain`.
+    pub fn of(domain: Domain, bytes: &[u8]) -> Hash {
+        Hash::of_parts(domain, &[bytes])
+    }
+
+    /// The hash of the concatenation of `parts` under `domain`; callers keep parts fixed in width or number.
+    pub fn of_parts(domain: Domain, parts: &[&[u8]]) -> Hash {
+        let mut hasher = blake3::Hasher::new_derive_key(domain.context());
+        for part in parts {
+            hasher.update(part);
+        }
+        Hash(*hasher.finalize().as_bytes())
+    }
+
+    /// The hash of a value's canonical bytes under `domain`.
+    pub fn of_value<T: Encode>(domain: Domain, value: &T) -> Hash {
+        Hash::of(domain, &crate::canonical::encode(value))
+    }
+
+    /// An endless stream of pseudo-random bytes that everybody who knows this hash can repeat.
+    pub fn stream(&self) -> Stream {
+        let mut hasher = blake3::Hasher::new_derive_key("ailo v1 stream");
+        hasher.update(&self.0);
+        Stream { reader: hasher.finalize_xof() }
+    }
+
+    /// First eight hexadecimal digits, for people.
+    pub fn short(&self) -> String {
+        hex::encode(&self.0[..4])
+    }
+}
+
+/// Pseudo-random numbers from a hash; the same on every machine.
+pub struct Stream {
+    reader: blake3::OutputReader,
+}
+
+impl Stream {
+    /// The next 64 bits.
+    pub fn next_u64(&mut self) -> u64 {
+        let mut bytes = [0; 8];
+        self.reader.fill(&mut bytes);
+        u64::from_le_bytes(bytes)
+    }
+
+    /// A uniform number in `0..bound` (`bound` > 0), without modulo bias.
+    pub fn below(&mut self, bound: u64) -> u64 {
+        assert!(bound > 0, "an empty range has no number");
+        let zone = u64::MAX - u64::MAX % bound;
+        loop {
+            let x = self.next_u64();
+            if x < zone {
+                return x % bound;
+            }
+        }
+    }
+
+    /// Fisher-Yates: a uniform permutation in place.
+    pub fn shuffle<T>(&mut self, items: &mut [T]) {
+        for i in (1..items.len()).rev() {
+            items.swap(i, self.below(i as u64 + 1) as usize);
+        }
+    }
+}
+
+impl fmt::Display for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+impl fmt::Debug for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.short())
+    }
+}
+
+impl FromStr for Hash {
+    type Err = hex::FromHexError;
+    fn from_str(s: &str) -> Result<Hash, Self::Err> {
+        let mut bytes = [0; 32];
+        hex::decode_to_slice(s, &mut bytes)?;
+        Ok(Hash(bytes))
+    }
+}
+
+/// Serde as the text form of `Display` and `FromStr`.
+macro_rules! serde_as_text {
+    ($t:ty) => {
+        impl serde::Serialize for $t {
+            fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+                s.collect_str(self)
+            }
+        }
+        impl<'de> serde::Deserialize<'de> for $t {
+            fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+                let text = <String as serde::Deserialize>::deserialize(d)?;
+                text.parse().map_err(serde::de::Error::custom)
+            }
+        }
+    };
+}
+pub(crate) use serde_as_text;
+serde_as_text!(Hash);

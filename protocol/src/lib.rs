@@ -1,0 +1,29 @@
+//! What every part of an ailo network agrees on before anything is stored or trained: hashes, canonical bytes,
+//! keys and addresses, amounts, Merkle roots, the genesis parameters, contributions, and the peer-to-peer swarm.
+//!
+//! ```
+//! use ailo_protocol::{canonical, keys::Keypair, Hash};
+//! let key = Keypair::generate();
+//! let message = canonical::encode(&(7u64, Hash::ZERO));
+//! let signature = key.sign(&message);
+//! assert!(key.public().verify(&message, &signature).is_ok());
+//! ```
+pub mod address;
+pub mod amount;
+pub mod canonical;
+pub mod contribution;
+pub mod genesis;
+pub mod hash;
+pub mod keys;
+pub mod merkle;
+pub mod net;
+pub mod params;
+
+pub use address::Address;
+pub use amount::Amount;
+pub use genesis::Genesis;
+pub use hash::Hash;
+pub use keys::{Keypair, PublicKey, Signature};
+
+/// A node is named by its ed25519 public key; its libp2p peer id is derived from the same key.
+pub type NodeId = PublicKey;

@@ -1,0 +1,418 @@
+//! Network parameters: every number of the protocol, typed and range-checked. They are part of the genesis, and so of
+//! the network's id; code holds no literal of theirs. Durations are in milliseconds of ledger age (see `docs/ledger.md`).
+
+use crate::{
+    amount::{Amount, PPM},
+    canonical::{Decode, Encode},
+};
+use serde::{Deserialize, Serialize};
+
+/// A parameter that is out of its range.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("network parameter {name} is out of range: {rule}")]
+pub struct ParamError {
+    name: &'static str,
+    rule: &'static str,
+}
+
+fn check(ok: bool, name: &'static str, rule: &'static str) -> Result<(), ParamError> {
+    if ok { Ok(()) } else { Err(ParamError { name, rule }) }
+}
+
+/// Everything that nodes of one network agree on, beside the founders and the data.
+#[derive(Clone, Debug, PartialEq, Encode, Decode, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Params {
+    /// Coins, transfers, seats, validators, blocks.
+    pub ledger: LedgerParams,
+    /// Phases, deadlines and pay of a training round.
+    pub round: RoundParams,
+    /// The model's shape.
+    pub model: ModelConfig,
+    /// Inner and outer optimisation.
+    pub training: TrainingParams,
+}
+
+impl Params {
+    /// Checks every range.
+    pub fn validate(&self) -> Result<(), ParamError> {
+        self.ledger.validate()?;
+        self.round.validate()?;
+        self.model.validate()?;
+        self.training.validate()
+    }
+}
+
+/// A step of the validator-stake table: networks of up to `up_to` validators ask `stake` of each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StakeTier {
+    /// Largest number of validators the step holds for.
+    pub up_to: u32,
+    /// Stake that each of them must have.
+    pub stake: Amount,
+}
+
+/// Parameters of coins, transfers, seats, validators and blocks.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LedgerParams {
+    /// Flat fee of a transfer, a stake and an unstake.
+    pub fee: Amount,
+    /// Share of a fee that is burned, in ppm.
+    pub fee_burn_ppm: u64,
+    /// Share of a fee that goes to the block's proposer, in ppm.
+    pub fee_proposer_ppm: u64,
+    /// Attesting nodes that make a transfer spendable; 10 on every real network, lower only on development networks.
+    pub confirmations: u32,
+    /// Memo of a transfer, in bytes, at most.
+    pub memo_bytes: u32,
+    /// A transfer that is not confirmed within this time is refunded.
+    pub pending_ms: u64,
+    /// Reports close, and the transfer is final, this long after its inclusion.
+    pub final_ms: u64,
+    /// Expired transfers and unbonding entries handled in one block, at most.
+    pub sweep_per_block: u32,
+    /// Seats drawn to attest a block at once; everybody may after `attest_open_blocks`.
+    pub attest_drawn: u32,
+    /// Blocks after which every seat may attest.
+    pub attest_open_blocks: u64,
+
+    /// Length of an epoch.
+    pub epoch_ms: u64,
+    /// Stake that gives a node a seat.
+    pub seat_stake: Amount,
+    /// Accepted rounds inside the window that give a node a seat.
+    pub seat_rounds: u32,
+    /// Activity window, in epochs.
+    pub seat_window_epochs: u64,
+    /// Epochs until a seat that was earned takes effect.
+    pub seat_delay_epochs: u64,
+    /// An epoch adds at most this many seats, or `seats / seat_growth_divisor` if that is more.
+    pub seat_growth_min: u32,
+    /// See `seat_growth_min`.
+    pub seat_growth_divisor: u32,
+    /// Founders hold seats without stake or work until this epoch.
+    pub founder_seat_epochs: u64,
+
+    /// Stake asked of a validator by number of validators, ascending.
+    pub stake_tiers: Vec<StakeTier>,
+    /// Founders validate until this many staked validators stand ready...
+    pub handover_validators: u32,
+    /// ...with at least this stake together; then they are latched out for good.
+    pub handover_stake: Amount,
+    /// Time from an unstake until the coins are free.
+    pub unbonding_ms: u64,
+
+    /// Leading zero bits of a registration's proof-of-work stamp.
+    pub stamp_bits: u32,
+    /// Registrations in one block, at most.
+    pub registrations_per_block: u32,
+    /// Registered nodes, at most.
+    pub max_nodes: u32,
+    /// A node sends a heartbeat this often...
+    pub heartbeat_ms: u64,
+    /// ...and counts as alive this long after its last one.
+    pub alive_ms: u64,
+    /// A registration without any heartbeat for this long lapses.
+    pub lapse_ms: u64,
+
+    /// A block's transactions, in bytes, at most.
+    pub block_bytes: u32,
+    /// Share of a block's bytes open to attestations, in ppm.
+    pub attest_quota_ppm: u64,
+    /// An empty block is made after this long without transactions.
+    pub idle_block_ms: u64,
+    /// A gap between two block times counts for at most this much age, so that an outage expires nothing.
+    pub max_gap_ms: u64,
+    /// Clock skew allowed to a transaction's and a proposal's time.
+    pub skew_ms: u64,
+    /// A transaction is refused when its time lies further back than this.
+    pub transaction_ttl_ms: u64,
+}
+
+const SECOND: u64 = 1_000;
+const MINUTE: u64 = 60 * SECOND;
+const HOUR: u64 = 60 * MINUTE;
+const DAY: u64 = 24 * HOUR;
+
+impl Default for LedgerParams {
+    /// The numbers of a real network.
+    fn default() -> Self {
+        let tier = |up_to, alc| StakeTier { up_to, stake: Amount::alc(alc) };
+        LedgerParams {
+            fee: Amount(1_000_000),
+            fee_burn_ppm: 500_000,
+            fee_proposer_ppm: 250_000,
+            confirmations: 10,
+            memo_bytes: 128,
+            pending_ms: 5 * DAY,
+            final_ms: 5 * DAY,
+            sweep_per_block: 256,
+            attest_drawn: 30,
+            attest_open_blocks: 5,
+            epoch_ms: HOUR,
+            seat_stake: Amount::alc(10),
+            seat_rounds: 10,
+            seat_window_epochs: 24 * 7,
+            seat_delay_epochs: 2,
+            seat_growth_min: 4,
+            seat_growth_divisor: 10,
+            founder_seat_epochs: 24 * 30,
+            stake_tiers: vec![tier(2, 0), tier(10, 100), tier(50, 250), tier(200, 500), tier(1000, 1000), tier(u32::MAX, 2500)],
+            handover_validators: 4,
+            handover_stake: Amount::alc(1000),
+            unbonding_ms: 21 * DAY,
+            stamp_bits: 20,
+            registrations_per_block: 8,
+            max_nodes: 100_000,
+            heartbeat_ms: 5 * MINUTE,
+            alive_ms: 15 * MINUTE,
+            lapse_ms: 7 * DAY,
+            block_bytes: 512 << 10,
+            attest_quota_ppm: 100_000,
+            idle_block_ms: 5 * SECOND,
+            max_gap_ms: MINUTE,
+            skew_ms: 30 * SECOND,
+            transaction_ttl_ms: 10 * MINUTE,
+        }
+    }
+}
+
+impl LedgerParams {
+    fn validate(&self) -> Result<(), ParamError> {
+        check(self.fee_burn_ppm.saturating_add(self.fee_proposer_ppm) <= PPM, "fee_burn_ppm", "burn and proposer shares are at most 1 000 000 ppm together")?;
+        check(self.confirmations <= 10, "confirmations", "at most ten confirmations are tracked")?;
+        check(self.memo_bytes <= 1024, "memo_bytes", "at most 1024")?;
+        check(self.pending_ms > 0 && self.final_ms >= self.pending_ms, "final_ms", "at least pending_ms, which is positive")?;
+        check((1..=10_000).contains(&self.sweep_per_block), "sweep_per_block", "1 to 10 000")?;
+        check(self.epoch_ms >= SECOND, "epoch_ms", "at least 1 000")?;
+        check((1..=64).contains(&self.seat_delay_epochs), "seat_delay_epochs", "1 to 64")?;
+        check((1..=100_000).contains(&self.seat_window_epochs), "seat_window_epochs", "1 to 100 000")?;
+        check(self.seat_growth_divisor > 0, "seat_growth_divisor", "positive")?;
+        check(!self.stake_tiers.is_empty() && self.stake_tiers.len() <= 64, "stake_tiers", "1 to 64 steps")?;
+        check(
+            self.stake_tiers.windows(2).all(|w| w[0].up_to < w[1].up_to && w[0].stake <= w[1].stake),
+            "stake_tiers",
+            "ascending in both columns",
+        )?;
+        check(self.stamp_bits <= 40, "stamp_bits", "at most 40")?;
+        check(self.alive_ms >= self.heartbeat_ms && self.heartbeat_ms > 0, "alive_ms", "at least heartbeat_ms, which is positive")?;
+        check((64 << 10..=768 << 10).contains(&self.block_bytes), "block_bytes", "64 KiB to 768 KiB (a proposal travels in one gossip message)")?;
+        check(self.attest_quota_ppm <= PPM, "attest_quota_ppm", "at most 1 000 000")?;
+        check((100..=60 * SECOND).contains(&self.idle_block_ms), "idle_block_ms", "100 to 60 000")?;
+        check(self.max_gap_ms >= self.idle_block_ms, "max_gap_ms", "at least idle_block_ms")
+    }
+}
+
+/// Phases, deadlines and pay of a training round.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RoundParams {
+    /// A round opens at once when this many participants are eligible...
+    pub target_participants: u32,
+    /// ...or with fewer (at least one) after waiting this long.
+    pub open_wait_ms: u64,
+    /// Participants of a round, at most.
+    pub max_participants: u32,
+    /// Bounds of the adaptive deadline for commits.
+    pub min_train_ms: u64,
+    /// See `min_train_ms`; also the deadline of the very first round.
+    pub max_train_ms: u64,
+    /// The deadline is the largest of `median + train_mad_ppm * MAD` and `1.5 * median` of the last round's commit times.
+    pub train_mad_ppm: u64,
+    /// Deadline for verdicts after the commits close.
+    pub verify_ms: u64,
+    /// Deadline for the model vote after the verdicts close.
+    pub vote_ms: u64,
+    /// Validators drawn to measure losses.
+    pub committee: u32,
+    /// Minted for a closed round, shared by its verified work.
+    pub pot: Amount,
+    /// Minted in one epoch by rounds, at most.
+    pub epoch_cap: Amount,
+    /// Minted once an epoch for a held-out loss better than the best by `best_loss_ppm`.
+    pub best_loss_bonus: Amount,
+    /// See `best_loss_bonus`.
+    pub best_loss_ppm: u64,
+    /// Quality multiplier at most, in ppm; the least is 1 000 000.
+    pub quality_max_ppm: u64,
+    /// Speed multiplier at least, in ppm.
+    pub speed_min_ppm: u64,
+    /// Speed multiplier at most, in ppm.
+    pub speed_max_ppm: u64,
+    /// A payload, in bytes, at most.
+    pub max_payload_bytes: u64,
+    /// Payloads are kept and served this many rounds.
+    pub keep_rounds: u64,
+}
+
+impl Default for RoundParams {
+    fn default() -> Self {
+        RoundParams {
+            target_participants: 4,
+            open_wait_ms: 30 * SECOND,
+            max_participants: 256,
+            min_train_ms: 2 * SECOND,
+            max_train_ms: 30 * MINUTE,
+            train_mad_ppm: 5 * PPM,
+            verify_ms: 5 * MINUTE,
+            vote_ms: 5 * MINUTE,
+            committee: 4,
+            pot: Amount::alc(1),
+            epoch_cap: Amount::alc(1000),
+            best_loss_bonus: Amount(512_000_000),
+            best_loss_ppm: 5_000,
+            quality_max_ppm: 10 * PPM,
+            speed_min_ppm: PPM / 2,
+            speed_max_ppm: 3 * PPM,
+            max_payload_bytes: 4 << 30,
+            keep_rounds: 3,
+        }
+    }
+}
+
+impl RoundParams {
+    fn validate(&self) -> Result<(), ParamError> {
+        check(self.target_participants >= 1 && self.target_participants <= self.max_participants, "target_participants", "1 to max_participants")?;
+        check((1..=1024).contains(&self.max_participants), "max_participants", "1 to 1024")?;
+        check(self.min_train_ms > 0 && self.min_train_ms <= self.max_train_ms, "min_train_ms", "positive, at most max_train_ms")?;
+        check(self.train_mad_ppm <= 100 * PPM, "train_mad_ppm", "at most 100 000 000")?;
+        check(self.verify_ms > 0 && self.vote_ms > 0, "verify_ms", "verify_ms and vote_ms are positive")?;
+        check((1..=128).contains(&self.committee), "committee", "1 to 128")?;
+        check(self.best_loss_ppm <= PPM, "best_loss_ppm", "at most 1 000 000")?;
+        check((PPM..=100 * PPM).contains(&self.quality_max_ppm), "quality_max_ppm", "1 000 000 to 100 000 000")?;
+        check(self.speed_min_ppm > 0 && self.speed_min_ppm <= PPM, "speed_min_ppm", "positive, at most 1 000 000")?;
+        check((PPM..=100 * PPM).contains(&self.speed_max_ppm), "speed_max_ppm", "1 000 000 to 100 000 000")?;
+        check((1..=1000).contains(&self.keep_rounds), "keep_rounds", "1 to 1000")
+    }
+}
+
+/// The family of the decoder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Style {
+    /// GPT-2: learned positions, LayerNorm with bias, GELU, tied output.
+    Gpt2,
+    /// RMSNorm, rotary positions, grouped-query attention, SwiGLU, no biases.
+    Modern,
+}
+
+/// How text becomes tokens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Tokenizer {
+    /// One token a byte; 256 tokens.
+    Bytes,
+    /// GPT-2's byte-pair encoding; 50 257 tokens.
+    Gpt2,
+}
+
+impl Tokenizer {
+    /// Number of tokens.
+    pub fn vocabulary(self) -> u32 {
+        match self {
+            Tokenizer::Bytes => 256,
+            Tokenizer::Gpt2 => 50_257,
+        }
+    }
+}
+
+/// Shape of a decoder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelConfig {
+    /// Family.
+    pub style: Style,
+    /// Tokenizer; its vocabulary is the model's.
+    pub tokenizer: Tokenizer,
+    /// Decoder blocks.
+    pub layers: u32,
+    /// Residual width.
+    pub width: u32,
+    /// Attention heads; divides `width`.
+    pub heads: u32,
+    /// Key and value heads; divides `heads` (equal to it in GPT-2 style).
+    pub kv_heads: u32,
+    /// Inner width of the feed-forward part.
+    pub ffn: u32,
+    /// Longest sequence, in tokens.
+    pub context: u32,
+}
+
+impl ModelConfig {
+    fn validate(&self) -> Result<(), ParamError> {
+        check((1..=512).contains(&self.layers), "layers", "1 to 512")?;
+        check((8..=65_536).contains(&self.width), "width", "8 to 65 536")?;
+        check(self.heads > 0 && self.width % self.heads == 0, "heads", "divides width")?;
+        check(self.kv_heads > 0 && self.heads % self.kv_heads == 0, "kv_heads", "divides heads")?;
+        check(self.style == Style::Modern || self.kv_heads == self.heads, "kv_heads", "equals heads in gpt2 style")?;
+        check(self.style == Style::Gpt2 || (self.width / self.heads) % 2 == 0, "heads", "an even head width, for rotary positions")?;
+        check((8..=1 << 20).contains(&self.ffn), "ffn", "8 to 1 048 576")?;
+        check((8..=1 << 20).contains(&self.context), "context", "8 to 1 048 576")
+    }
+}
+
+/// Inner and outer optimisation of a round. Rates are exact binary numbers; see `docs/training.md` for how they were tuned.
+#[derive(Clone, Copy, Debug, PartialEq, Encode, Decode, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainingParams {
+    /// Inner steps of a round (H).
+    pub inner_steps: u32,
+    /// Sequences of an inner step.
+    pub batch: u32,
+    /// Tokens of a training sequence; at most the model's context.
+    pub sequence: u32,
+    /// Peak learning rate of AdamW.
+    pub lr: f64,
+    /// Share of the peak that the rate falls to at the end of the schedule.
+    pub lr_floor: f64,
+    /// Rounds over which the rate falls from peak to floor by a cosine.
+    pub lr_rounds: u64,
+    /// Inner steps of linear warm-up at the start of the first round.
+    pub warmup_steps: u32,
+    /// Inner steps of linear re-warm-up after each round's optimiser reset.
+    pub rewarm_steps: u32,
+    /// AdamW's first-moment decay.
+    pub beta1: f64,
+    /// AdamW's second-moment decay.
+    pub beta2: f64,
+    /// AdamW's decoupled weight decay.
+    pub weight_decay: f64,
+    /// Gradient norm clip.
+    pub clip: f64,
+    /// Outer learning rate.
+    pub outer_lr: f32,
+    /// Outer Nesterov momentum.
+    pub outer_momentum: f32,
+    /// Largest Euclidean norm of an update, relative to the base weights' norm.
+    pub max_update_norm: f32,
+    /// Held-out sequences that a model vote measures.
+    pub eval_sequences: u32,
+    /// Held-out sequences that a contribution's score measures.
+    pub score_sequences: u32,
+}
+
+impl TrainingParams {
+    fn validate(&self) -> Result<(), ParamError> {
+        let unit = |x: f64| (0.0..1.0).contains(&x);
+        check((1..=1 << 20).contains(&self.inner_steps), "inner_steps", "1 to 1 048 576")?;
+        check((1..=1 << 16).contains(&self.batch), "batch", "1 to 65 536")?;
+        check((2..=1 << 20).contains(&self.sequence), "sequence", "2 to the model's context")?;
+        check(self.lr > 0.0 && self.lr <= 1.0, "lr", "above 0, at most 1")?;
+        check((0.0..=1.0).contains(&self.lr_floor), "lr_floor", "0 to 1")?;
+        check(self.lr_rounds > 0, "lr_rounds", "positive")?;
+        check(unit(self.beta1) && unit(self.beta2), "beta1", "beta1 and beta2 lie in 0..1")?;
+        check((0.0..=10.0).contains(&self.weight_decay), "weight_decay", "0 to 10")?;
+        check(self.clip > 0.0 && self.clip.is_finite(), "clip", "positive")?;
+        check(self.outer_lr > 0.0 && self.outer_lr <= 10.0, "outer_lr", "above 0, at most 10")?;
+        check((0.0..1.0).contains(&self.outer_momentum), "outer_momentum", "0 to below 1")?;
+        check(self.max_update_norm > 0.0 && self.max_update_norm.is_finite(), "max_update_norm", "positive")?;
+        check((1..=1 << 20).contains(&self.eval_sequences) && (1..=1 << 20).contains(&self.score_sequences), "eval_sequences", "1 to 1 048 576")
+    }
+
+    /// Tokens that one contribution trains on.
+    pub fn tokens_per_round(&self) -> u64 {
+        u64::from(self.inner_steps) * u64::from(self.batch) * u64::from(self.sequence)
+    }
+}
