@@ -11,7 +11,9 @@ use crate::Transaction;
 
 /// A block's canonical bytes are at most this long.
 pub const MAX_BLOCK_BYTES: usize = 1 << 20;
-/// A certificate's canonical bytes are at most this long (4096 validators).
+/// No height has more validators.
+pub const MAX_VALIDATORS: usize = 4096;
+/// A certificate's canonical bytes are at most this long ([`MAX_VALIDATORS`] signatures).
 pub const MAX_CERTIFICATE_BYTES: usize = 512 << 10;
 
 /// What a block commits to. Its hash is the block's id and the value that consensus decides on.

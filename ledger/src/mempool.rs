@@ -1,1 +1,443 @@
-//! Transactions that wait for a block.
+//! Transactions that wait for a block. Pure: the caller passes state and clock.
+//!
+//! *Admission.* The signature verifies, and the transaction would be accepted in the next block after what the same
+//! signer already has waiting. A wallet's transaction whose nonce is a few ahead is held until the gap is filled.
+//!
+//! *Order.* First what nodes sign (contributions, verdicts, votes, attestations, heartbeats: few, free of fee, and the
+//! state limits each node), then what wallets sign; each in order of arrival, so a wallet's nonces ascend.
+//!
+//! *Bounds.* Number and bytes for nodes' and wallets' transactions apart, so that neither can crowd out the other; and
+//! number for each signer. Nothing that was admitted is dropped for a newcomer.
+//!
+//! *After a block* [`Mempool::update`] tries everything again on the new state and drops what has become impossible:
+//! included, expired, superseded, no longer covered.
+
+use crate::{
+    Block, Transaction,
+    state::{BlockContext, Executor, Rejection, State},
+};
+use ailo_protocol::{Address, Hash, PublicKey, keys::BadSignature};
+use std::collections::BTreeMap;
+
+/// Transactions of nodes that wait, at most; and as many of wallets.
+pub const MAX_COUNT: usize = 4096;
+/// Their bytes, at most; and as many of wallets.
+pub const MAX_BYTES: usize = 8 << 20;
+/// Transactions of one signer, at most.
+pub const MAX_PER_SIGNER: usize = 64;
+/// A wallet's nonce may be this far ahead of its next one.
+pub const MAX_NONCE_GAP: u64 = 16;
+
+/// Why a transaction does not wait here.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AdmissionError {
+    /// The same one waits already.
+    #[error("the transaction is waiting already")]
+    Duplicate,
+    /// Another one of this nonce waits.
+    #[error("another transaction with nonce {0} is waiting: use the next one, or wait until it is in a block")]
+    NonceTaken(u64),
+    /// Too far ahead.
+    #[error("the nonce is {got}, the wallet's next one is {expected}: send what comes between first")]
+    NonceGap {
+        /// The next one.
+        expected: u64,
+        /// The transaction's.
+        got: u64,
+    },
+    /// No room at all.
+    #[error("the node has too many waiting transactions: try again after the next blocks")]
+    Full,
+    /// No room for this signer.
+    #[error("the signer has {MAX_PER_SIGNER} waiting transactions: try again after the next blocks")]
+    SignerFull,
+    /// Not the signer's.
+    #[error(transparent)]
+    Signature(#[from] BadSignature),
+    /// The ledger would refuse it.
+    #[error(transparent)]
+    Rejected(#[from] Rejection),
+}
+
+/// Transactions that wait.
+#[derive(Default)]
+pub struct Mempool {
+    /// Ready for the next block, in order.
+    ready: BTreeMap<Place, Entry>,
+    /// Ahead of their wallet's nonce.
+    held: BTreeMap<(PublicKey, u64), Entry>,
+    ids: BTreeMap<Hash, Where>,
+    signers: BTreeMap<PublicKey, Vec<Place>>,
+    lanes: [Usage; 2],
+    arrivals: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    lane: Lane,
+    arrival: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Lane {
+    Nodes,
+    Wallets,
+}
+
+#[derive(Clone, Copy)]
+enum Where {
+    Ready(Place),
+    Held(PublicKey, u64),
+}
+
+#[derive(Clone, Copy, Default)]
+struct Usage {
+    count: usize,
+    bytes: usize,
+}
+
+struct Entry {
+    id: Hash,
+    transaction: Transaction,
+    bytes: usize,
+}
+
+impl Mempool {
+    /// Takes a transaction in and returns its id; `now_ms` is the clock, in milliseconds since 1970 (UTC).
+    pub fn add(&mut self, transaction: Transaction, state: &State, now_ms: u64) -> Result<Hash, AdmissionError> {
+        let id = transaction.id();
+        if self.ids.contains_key(&id) {
+            return Err(AdmissionError::Duplicate);
+        }
+        let (signer, nonce) = (transaction.unsigned.signer, transaction.unsigned.nonce);
+        let bytes = transaction.encode().len();
+        let lane = lane_of(&transaction);
+        let usage = self.lanes[lane as usize];
+        if usage.count >= MAX_COUNT || usage.bytes + bytes > MAX_BYTES {
+            return Err(AdmissionError::Full);
+        }
+        let held = self.held.range((signer, 0)..=(signer, u64::MAX)).count();
+        if self.signers.get(&signer).map_or(0, Vec::len) + held >= MAX_PER_SIGNER {
+            return Err(AdmissionError::SignerFull);
+        }
+        transaction.verify(&state.network())?;
+        let entry = Entry { id, transaction, bytes };
+        if lane == Lane::Wallets {
+            let expected = self.next_nonce(state, &signer);
+            let gap = nonce.checked_sub(expected);
+            if self.held.contains_key(&(signer, nonce)) || (gap.is_none() && nonce >= account_nonce(state, &signer)) {
+                return Err(AdmissionError::NonceTaken(nonce));
+            }
+            if gap.is_some_and(|gap| gap > MAX_NONCE_GAP) {
+                return Err(AdmissionError::NonceGap { expected, got: nonce });
+            }
+            if gap.is_some_and(|gap| gap > 0) {
+                let (free, needed) = (state.account(&Address::from(&signer)).free, state.params().ledger.fee);
+                if free < needed {
+                    return Err(Rejection::Insufficient { free, needed }.into());
+                }
+                self.count(&entry, lane, Where::Held(signer, nonce));
+                self.held.insert((signer, nonce), entry);
+                return Ok(id);
+            }
+        }
+        let mut trial = trial(state, now_ms)?;
+        for place in self.signers.get(&signer).into_iter().flatten() {
+            let _ = self.ready.get(place).map(|earlier| trial.apply(&earlier.transaction));
+        }
+        fits(trial.apply(&entry.transaction))?;
+        self.push(entry, lane);
+        // What was held behind it may follow now.
+        let mut next = nonce.saturating_add(1);
+        while let Some(follower) = (lane == Lane::Wallets).then(|| self.held.remove(&(signer, next))).flatten() {
+            self.uncount(&follower, lane);
+            if fits(trial.apply(&follower.transaction)).is_err() {
+                break;
+            }
+            self.push(follower, lane);
+            next = next.saturating_add(1);
+        }
+        Ok(id)
+    }
+
+    /// Goes on to the state after `block`.
+    pub fn update(&mut self, block: &Block, state: &State, now_ms: u64) {
+        for transaction in &block.transactions {
+            self.remove(&transaction.id());
+        }
+        let stale: Vec<Hash> = self
+            .held
+            .iter()
+            .filter(|((signer, nonce), entry)| {
+                let oldest = now_ms.saturating_sub(state.params().ledger.transaction_ttl_ms);
+                *nonce < account_nonce(state, signer) || entry.transaction.unsigned.time_ms < oldest
+            })
+            .map(|(_, entry)| entry.id)
+            .collect();
+        let mut dropped = stale;
+        for places in self.signers.values() {
+            let Ok(mut trial) = trial(state, now_ms) else { return };
+            for entry in places.iter().filter_map(|place| self.ready.get(place)) {
+                if fits(trial.apply(&entry.transaction)).is_err() {
+                    dropped.push(entry.id);
+                }
+            }
+        }
+        for id in &dropped {
+            self.remove(id);
+        }
+        // A wallet's next transaction may have been included without having waited here.
+        let due = self.held.iter().filter(|((signer, nonce), _)| *nonce == self.next_nonce(state, signer));
+        let due: Vec<Hash> = due.map(|(_, entry)| entry.id).collect();
+        for id in due {
+            if let Some(entry) = self.remove(&id) {
+                let _ = self.add(entry.transaction, state, now_ms); // one that is refused now is of no use
+            }
+        }
+    }
+
+    /// What the next block may hold, in order of preference, up to about `bytes`.
+    pub fn candidates(&self, bytes: usize) -> Vec<Transaction> {
+        let fits = |used: &mut usize, entry: &&Entry| {
+            *used += entry.bytes;
+            Some((*used <= bytes).then(|| entry.transaction.clone()))
+        };
+        let mut used = 0;
+        self.ready.values().filter_map(|entry| fits(&mut used, &entry)).map_while(|transaction| transaction).collect()
+    }
+
+    /// Whether this transaction waits.
+    pub fn contains(&self, id: &Hash) -> bool {
+        self.ids.contains_key(id)
+    }
+
+    /// A transaction that waits.
+    pub fn get(&self, id: &Hash) -> Option<&Transaction> {
+        let entry = match self.ids.get(id)? {
+            Where::Ready(place) => self.ready.get(place),
+            Where::Held(signer, nonce) => self.held.get(&(*signer, *nonce)),
+        };
+        entry.map(|entry| &entry.transaction)
+    }
+
+    /// Everything that is ready for a block, in order.
+    pub fn ready(&self) -> impl Iterator<Item = &Transaction> {
+        self.ready.values().map(|entry| &entry.transaction)
+    }
+
+    /// Number of transactions, the held ones included.
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+
+    /// The nonce that follows what the wallet has in the ledger and ready here.
+    pub fn next_nonce(&self, state: &State, wallet: &PublicKey) -> u64 {
+        let last = self.signers.get(wallet).and_then(|places| places.last()).and_then(|place| self.ready.get(place));
+        let after = last.filter(|e| e.transaction.unsigned.body.is_wallets()).map(|e| e.transaction.unsigned.nonce + 1);
+        account_nonce(state, wallet).max(after.unwrap_or(0))
+    }
+
+    fn push(&mut self, entry: Entry, lane: Lane) {
+        let place = Place { lane, arrival: self.arrivals };
+        self.arrivals += 1;
+        self.count(&entry, lane, Where::Ready(place));
+        self.signers.entry(entry.transaction.unsigned.signer).or_default().push(place);
+        self.ready.insert(place, entry);
+    }
+
+    fn remove(&mut self, id: &Hash) -> Option<Entry> {
+        let entry = match *self.ids.get(id)? {
+            Where::Held(signer, nonce) => self.held.remove(&(signer, nonce)),
+            Where::Ready(place) => {
+                let entry = self.ready.remove(&place);
+                if let Some(signer) = entry.as_ref().map(|entry| entry.transaction.unsigned.signer) {
+                    let places = self.signers.entry(signer).or_default();
+                    places.retain(|p| *p != place);
+                    if places.is_empty() {
+                        self.signers.remove(&signer);
+                    }
+                }
+                entry
+            }
+        }?;
+        self.uncount(&entry, lane_of(&entry.transaction));
+        Some(entry)
+    }
+
+    fn count(&mut self, entry: &Entry, lane: Lane, at: Where) {
+        let usage = &mut self.lanes[lane as usize];
+        usage.count += 1;
+        usage.bytes += entry.bytes;
+        self.ids.insert(entry.id, at);
+    }
+
+    fn uncount(&mut self, entry: &Entry, lane: Lane) {
+        let usage = &mut self.lanes[lane as usize];
+        usage.count -= 1;
+        usage.bytes -= entry.bytes;
+        self.ids.remove(&entry.id);
+    }
+}
+
+fn lane_of(transaction: &Transaction) -> Lane {
+    if transaction.unsigned.body.is_wallets() { Lane::Wallets } else { Lane::Nodes }
+}
+
+fn account_nonce(state: &State, wallet: &PublicKey) -> u64 {
+    state.account(&Address::from(wallet)).nonce
+}
+
+/// The block after `state`, to try transactions in.
+fn trial(state: &State, now_ms: u64) -> Result<Executor, Rejection> {
+    let proposer = state.validators().0.first().ok_or(Rejection::NotProposer)?.node;
+    let time_ms = now_ms.max(state.time_ms().saturating_add(1));
+    Executor::begin(state, BlockContext { height: state.height() + 1, time_ms, proposer })
+}
+
+/// A full block is no reason against a transaction: it waits for the next one.
+fn fits(result: Result<(), Rejection>) -> Result<(), Rejection> {
+    match result {
+        Err(Rejection::BlockFull | Rejection::AttestQuota | Rejection::RegistrationQuota) => Ok(()),
+        result => result,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::{
+        Body,
+        state::testing::{Ledger, node_key, wallet, wallet_key},
+    };
+    use ailo_protocol::{Amount, Keypair};
+
+    fn ledger() -> Ledger {
+        let mut ledger = Ledger::new(4, |_| {});
+        ledger.fund(wallet(0), Amount::alc(100));
+        ledger
+    }
+
+    /// A stake of `units`, which needs nobody's confirmation.
+    fn stake(ledger: &Ledger, key: &Keypair, nonce: u64, units: u64) -> Transaction {
+        let body = Body::Stake { node: *node_key(0).public(), amount: Amount(units) };
+        Transaction::sign(&ledger.state.network(), key, nonce, ledger.state.time_ms(), body)
+    }
+
+    fn nonces(pool: &Mempool) -> Vec<u64> {
+        pool.ready().map(|transaction| transaction.unsigned.nonce).collect()
+    }
+
+    #[test]
+    fn a_wallets_transactions_come_out_in_order_of_nonces_however_they_came_in() {
+        let ledger = ledger();
+        let (state, now) = (&ledger.state, ledger.state.time_ms());
+        let mut pool = Mempool::default();
+        for nonce in [2, 1, 4, 0, 5, 3] {
+            pool.add(stake(&ledger, &wallet_key(0), nonce, 1), state, now).unwrap();
+        }
+        assert_eq!(nonces(&pool), [0, 1, 2, 3, 4, 5]);
+        assert_eq!(pool.next_nonce(state, wallet_key(0).public()), 6);
+        let block = Ledger { genesis: ledger.genesis.clone(), state: state.clone(), events: vec![] }
+            .block(pool.candidates(1 << 20));
+        assert_eq!(block.transactions.len(), 6);
+    }
+
+    #[test]
+    fn what_the_ledger_would_refuse_does_not_wait() {
+        let ledger = ledger();
+        let (state, now) = (&ledger.state, ledger.state.time_ms());
+        let mut pool = Mempool::default();
+        let mut add = |transaction| pool.add(transaction, state, now);
+        let good = stake(&ledger, &wallet_key(0), 0, 1);
+        let mut forged = good.clone();
+        forged.unsigned.time_ms += 1;
+        assert_eq!(add(forged), Err(AdmissionError::Signature(BadSignature)));
+        assert_eq!(add(good.clone()), Ok(good.id()));
+        assert_eq!(add(good), Err(AdmissionError::Duplicate));
+        assert_eq!(add(stake(&ledger, &wallet_key(0), 0, 2)), Err(AdmissionError::NonceTaken(0)));
+        add(stake(&ledger, &wallet_key(0), 2, 1)).unwrap();
+        assert_eq!(add(stake(&ledger, &wallet_key(0), 2, 2)), Err(AdmissionError::NonceTaken(2)));
+        let gap = AdmissionError::NonceGap { expected: 1, got: 18 };
+        assert_eq!(add(stake(&ledger, &wallet_key(0), 18, 1)), Err(gap));
+        // Together with what waits, 100 ALC are exceeded.
+        let all = stake(&ledger, &wallet_key(0), 1, Amount::alc(99).0 + 99_000_000);
+        assert!(matches!(add(all), Err(AdmissionError::Rejected(Rejection::Insufficient { .. }))));
+        for nonce in [0, 3] {
+            let poor = add(stake(&ledger, &wallet_key(1), nonce, 1));
+            assert!(matches!(poor, Err(AdmissionError::Rejected(Rejection::Insufficient { .. }))));
+        }
+        let old = Transaction::sign(&state.network(), &node_key(0), 0, 5, Body::Heartbeat { trains: true });
+        assert!(matches!(add(old), Err(AdmissionError::Rejected(Rejection::Expired { .. }))));
+    }
+
+    #[test]
+    fn nodes_go_before_wallets_and_each_in_order_of_arrival() {
+        let ledger = ledger();
+        let (state, now) = (&ledger.state, ledger.state.time_ms() + 1000);
+        let mut pool = Mempool::default();
+        let [a, b] = [1, 2].map(|i| ledger.sign(&node_key(i), Body::Heartbeat { trains: true }));
+        let [c, d] = [0, 1].map(|nonce| stake(&ledger, &wallet_key(0), nonce, 1));
+        let ids = [&c, &b, &d, &a].map(|transaction| pool.add(transaction.clone(), state, now).unwrap());
+        assert_eq!(pool.candidates(1 << 20), [b.clone(), a, c, d]);
+        assert_eq!(pool.candidates(b.encode().len()), [b]);
+        assert!(ids.iter().all(|id| pool.contains(id) && pool.get(id).unwrap().id() == *id));
+    }
+
+    #[test]
+    fn after_a_block_what_is_included_superseded_or_expired_is_gone_and_what_was_held_follows() {
+        let mut ledger = ledger();
+        let mut pool = Mempool::default();
+        let now = ledger.state.time_ms() + 1000;
+        let [first, rival] = [1, 2].map(|units| stake(&ledger, &wallet_key(0), 0, units));
+        let [second, fourth] = [1, 3].map(|nonce| stake(&ledger, &wallet_key(0), nonce, 1));
+        let heartbeat = ledger.sign(&node_key(1), Body::Heartbeat { trains: true });
+        for transaction in [&first, &second, &fourth, &heartbeat] {
+            pool.add(transaction.clone(), &ledger.state, now).unwrap();
+        }
+        // A block with the heartbeat, and with another first transaction than the one that waits.
+        let block = ledger.block(vec![heartbeat, rival]);
+        pool.update(&block, &ledger.state, now);
+        assert_eq!(nonces(&pool), [1]);
+        assert_eq!(pool.len(), 2);
+        // The second and a third that never waited here.
+        let block = ledger.block(vec![second, stake(&ledger, &wallet_key(0), 2, 1)]);
+        pool.update(&block, &ledger.state, now);
+        assert_eq!(nonces(&pool), [3]);
+        let block = ledger.block(vec![]);
+        let much_later = now + ledger.genesis.params.ledger.transaction_ttl_ms + 10_000;
+        pool.update(&block, &ledger.state, much_later);
+        assert!(pool.is_empty());
+        assert!(pool.lanes.iter().all(|usage| usage.count == 0 && usage.bytes == 0) && pool.signers.is_empty());
+    }
+
+    #[test]
+    fn one_signer_can_fill_only_its_own_share() {
+        let ledger = ledger();
+        let (state, now) = (&ledger.state, ledger.state.time_ms());
+        let mut pool = Mempool::default();
+        for nonce in 0..MAX_PER_SIGNER as u64 {
+            pool.add(stake(&ledger, &wallet_key(0), nonce, 1), state, now).unwrap();
+        }
+        let next = stake(&ledger, &wallet_key(0), MAX_PER_SIGNER as u64, 1);
+        assert_eq!(pool.add(next, state, now), Err(AdmissionError::SignerFull));
+    }
+
+    #[test]
+    fn a_full_lane_leaves_the_other_open_and_drops_nothing() {
+        let ledger = ledger();
+        let (state, now) = (&ledger.state, ledger.state.time_ms() + 1000);
+        let mut pool = Mempool::default();
+        let first = stake(&ledger, &wallet_key(0), 0, 1);
+        pool.add(first.clone(), state, now).unwrap();
+        pool.lanes[Lane::Wallets as usize].count = MAX_COUNT;
+        assert_eq!(pool.add(stake(&ledger, &wallet_key(0), 1, 1), state, now), Err(AdmissionError::Full));
+        pool.add(ledger.sign(&node_key(1), Body::Heartbeat { trains: true }), state, now).unwrap();
+        assert!(pool.contains(&first.id()));
+    }
+}

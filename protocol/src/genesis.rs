@@ -106,7 +106,7 @@ impl Genesis {
         if sequence > self.params.model.context {
             return Err(GenesisError::SequenceTooLong);
         }
-        let train = self.dataset.tokens.checked_sub(self.dataset.held_out).unwrap_or(0);
+        let train = self.dataset.tokens.saturating_sub(self.dataset.held_out);
         if train <= u64::from(sequence) || self.dataset.held_out <= u64::from(sequence) {
             return Err(GenesisError::DatasetTooSmall { sequence });
         }

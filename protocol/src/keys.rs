@@ -43,15 +43,20 @@ pub struct Keypair {
     public: PublicKey,
 }
 
+/// 32 bytes of the system's randomness.
+///
+/// # Panics
+/// When the operating system has no randomness to give; nothing secret can be done then.
+pub fn random_bytes() -> [u8; 32] {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).unwrap_or_else(|e| panic!("the system's random source failed: {e}"));
+    bytes
+}
+
 impl Keypair {
-    /// A new key from the system's randomness.
-    ///
-    /// # Panics
-    /// When the operating system has no randomness to give; nothing secret can be done then.
+    /// A new key from [`random_bytes`].
     pub fn generate() -> Keypair {
-        let mut seed = Zeroizing::new([0; 32]);
-        getrandom::fill(seed.as_mut()).unwrap_or_else(|e| panic!("the system's random source failed: {e}"));
-        Keypair::from_seed(*seed)
+        Keypair::from_seed(*Zeroizing::new(random_bytes()))
     }
 
     /// The key that a 32-byte secret determines.

@@ -15,6 +15,7 @@ pub mod contribution;
 pub mod genesis;
 pub mod hash;
 pub mod keys;
+pub mod keystore;
 pub mod merkle;
 pub mod net;
 pub mod params;

@@ -196,6 +196,7 @@ impl LedgerParams {
             "stake_tiers",
             "ascending in both columns",
         )?;
+        check((1..=4096).contains(&self.handover_validators), "handover_validators", "1 to 4096")?;
         check(self.stamp_bits <= 40, "stamp_bits", "at most 40")?;
         check(self.alive_ms >= self.heartbeat_ms && self.heartbeat_ms > 0, "alive_ms", "at least heartbeat_ms, which is positive")?;
         check((64 << 10..=768 << 10).contains(&self.block_bytes), "block_bytes", "64 KiB to 768 KiB (a proposal travels in one gossip message)")?;
@@ -209,6 +210,8 @@ impl LedgerParams {
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RoundParams {
+    /// Rounds after which training ends; 0 for never. For experiments and tests.
+    pub rounds: u64,
     /// A round opens at once when this many participants are eligible...
     pub target_participants: u32,
     /// ...or with fewer (at least one) after waiting this long.
@@ -237,6 +240,10 @@ pub struct RoundParams {
     pub best_loss_ppm: u64,
     /// Quality multiplier at most, in ppm; the least is 1 000 000.
     pub quality_max_ppm: u64,
+    /// A loss this far below the round's median, relative to it, earns the whole quality bonus, in ppm.
+    pub quality_full_ppm: u64,
+    /// Share of the old score in a node's running average of its bonus, in ppm.
+    pub quality_memory_ppm: u64,
     /// Speed multiplier at least, in ppm.
     pub speed_min_ppm: u64,
     /// Speed multiplier at most, in ppm.
@@ -250,6 +257,7 @@ pub struct RoundParams {
 impl Default for RoundParams {
     fn default() -> Self {
         RoundParams {
+            rounds: 0,
             target_participants: 4,
             open_wait_ms: 30 * SECOND,
             max_participants: 256,
@@ -264,6 +272,8 @@ impl Default for RoundParams {
             best_loss_bonus: Amount(512_000_000),
             best_loss_ppm: 5_000,
             quality_max_ppm: 10 * PPM,
+            quality_full_ppm: 100_000,
+            quality_memory_ppm: 750_000,
             speed_min_ppm: PPM / 2,
             speed_max_ppm: 3 * PPM,
             max_payload_bytes: 4 << 30,
@@ -282,6 +292,8 @@ impl RoundParams {
         check((1..=128).contains(&self.committee), "committee", "1 to 128")?;
         check(self.best_loss_ppm <= PPM, "best_loss_ppm", "at most 1 000 000")?;
         check((PPM..=100 * PPM).contains(&self.quality_max_ppm), "quality_max_ppm", "1 000 000 to 100 000 000")?;
+        check((1..=PPM).contains(&self.quality_full_ppm), "quality_full_ppm", "1 to 1 000 000")?;
+        check(self.quality_memory_ppm < PPM, "quality_memory_ppm", "below 1 000 000")?;
         check(self.speed_min_ppm > 0 && self.speed_min_ppm <= PPM, "speed_min_ppm", "positive, at most 1 000 000")?;
         check((PPM..=100 * PPM).contains(&self.speed_max_ppm), "speed_max_ppm", "1 000 000 to 100 000 000")?;
         check((1..=1000).contains(&self.keep_rounds), "keep_rounds", "1 to 1000")
@@ -344,10 +356,10 @@ impl ModelConfig {
     fn validate(&self) -> Result<(), ParamError> {
         check((1..=512).contains(&self.layers), "layers", "1 to 512")?;
         check((8..=65_536).contains(&self.width), "width", "8 to 65 536")?;
-        check(self.heads > 0 && self.width % self.heads == 0, "heads", "divides width")?;
-        check(self.kv_heads > 0 && self.heads % self.kv_heads == 0, "kv_heads", "divides heads")?;
+        check(self.heads > 0 && self.width.is_multiple_of(self.heads), "heads", "divides width")?;
+        check(self.kv_heads > 0 && self.heads.is_multiple_of(self.kv_heads), "kv_heads", "divides heads")?;
         check(self.style == Style::Modern || self.kv_heads == self.heads, "kv_heads", "equals heads in gpt2 style")?;
-        check(self.style == Style::Gpt2 || (self.width / self.heads) % 2 == 0, "heads", "an even head width, for rotary positions")?;
+        check(self.style == Style::Gpt2 || (self.width / self.heads).is_multiple_of(2), "heads", "an even head width, for rotary positions")?;
         check((8..=1 << 20).contains(&self.ffn), "ffn", "8 to 1 048 576")?;
         check((8..=1 << 20).contains(&self.context), "context", "8 to 1 048 576")
     }

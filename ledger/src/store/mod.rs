@@ -1,1 +1,216 @@
-//! Block store: the log and its index.
+//! Blocks on disk. The block log is the truth: a frame for each block with its certificate, on disk before anybody is
+//! told that the block is final. The index (sled) answers questions and holds the state's entries; it may lag, lose
+//! writes or be deleted.
+//!
+//! At opening, the index's height and state root are compared with the log. An index that stands at an earlier block is
+//! brought up by executing the rest; one that does not fit, or can't be read, is built anew from the first block.
+//!
+//! ```text
+//! <dir>/blocks     block log (see `framelog`): block, certificate
+//! <dir>/index/     sled
+//! <dir>/wal        write-ahead log of the running height   (validators, see `ConsensusFiles`)
+//! <dir>/journal    what this validator has signed          (validators)
+//! ```
+
+mod consensus;
+mod index;
+
+pub use consensus::ConsensusFiles;
+pub use index::{Cursor, HistoryItem, Page, MAX_PAGE};
+
+use crate::{
+    block::{Block, Certificate, MAX_BLOCK_BYTES, MAX_CERTIFICATE_BYTES},
+    framelog::{Format, FrameLog, LogError},
+    state::{execute_block, Executed, State},
+    Transaction,
+};
+use ailo_protocol::{
+    canonical::{self, CodecError, Decode, Encode},
+    Address, Genesis, Hash,
+};
+use index::{Head, Index};
+use std::{
+    fs,
+    path::Path,
+    sync::{PoisonError, RwLock},
+};
+
+const MAX_RECORD_BYTES: usize = MAX_BLOCK_BYTES + MAX_CERTIFICATE_BYTES + 16;
+
+/// Block log and index; shared by reference between one writer and many readers.
+pub struct Store {
+    log: RwLock<FrameLog>,
+    index: Index,
+}
+
+/// A frame of the block log: canonical bytes, as peers get them.
+#[derive(Encode, Decode)]
+struct Record {
+    block: Vec<u8>,
+    certificate: Vec<u8>,
+}
+
+/// Why the store can't be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// A log failed.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The index failed.
+    #[error("the index failed ({0}): stop the node and delete its folder; it is built anew from the block log")]
+    Index(#[from] sled::Error),
+    /// The folder can't be made or cleared.
+    #[error("cannot use the folder {folder}: {source}")]
+    Folder {
+        /// Which.
+        folder: String,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// Bytes in the block log that are no block.
+    #[error("the block log can't be read ({0}): was it written by another version? move it away and sync again from peers")]
+    Codec(#[from] CodecError),
+    /// A block in the log that does not follow.
+    #[error("block {height} of the block log is refused ({reason}): was it written by another version? move the log away and sync again from peers")]
+    Invalid {
+        /// Its height.
+        height: u64,
+        /// Why.
+        reason: String,
+    },
+    /// A block that is not the next one.
+    #[error("block {got} can't be appended: the log ends at {last}")]
+    NotNext {
+        /// Height of the last block.
+        last: u64,
+        /// Height of the block given.
+        got: u64,
+    },
+    /// A validator without its journal might sign what it has signed otherwise before.
+    #[error(
+        "the signing journal {path} is missing although blocks exist: bring it back, or, if this key surely signed \
+         nothing at the current height, allow a new journal"
+    )]
+    NoJournal {
+        /// Where it should be.
+        path: String,
+    },
+}
+
+impl Store {
+    /// Opens the store in `dir`, or makes one; the state is the one after the log's last block.
+    pub fn open(dir: &Path, genesis: &Genesis) -> Result<(Store, State), StoreError> {
+        let folder = |source| StoreError::Folder { folder: dir.display().to_string(), source };
+        fs::create_dir_all(dir).map_err(folder)?;
+        let format = Format { kind: *b"BLKS", network: genesis.id(), max_frame: MAX_RECORD_BYTES };
+        let log = FrameLog::open(&dir.join("blocks"), format)?;
+        let path = dir.join("index");
+        let opened = Index::open(&path).ok().and_then(|index| {
+            let (head, state) = index.load(genesis)?;
+            fits(&log, &head, &state).then_some((index, head, state))
+        });
+        let (index, head, mut state) = match opened {
+            Some(opened) => opened,
+            None => {
+                if path.exists() {
+                    tracing::warn!("the index does not fit the block log; building it anew");
+                    fs::remove_dir_all(&path).map_err(folder)?;
+                }
+                let index = Index::open(&path)?;
+                let state = State::genesis(genesis);
+                let head = index.found(&state)?;
+                (index, head, state)
+            }
+        };
+        let known = u64::from(head.height > 0);
+        for frame in log.frames(head.offset).skip(known as usize) {
+            let (offset, bytes) = frame?;
+            let block = Block::decode(&Record::decode(&bytes)?.block)?;
+            let height = block.header.height;
+            let executed = execute_block(&state, &block)
+                .map_err(|reason| StoreError::Invalid { height, reason: reason.to_string() })?;
+            index.add(&block, offset, &executed)?;
+            state = executed.state;
+            if height.is_multiple_of(10_000) {
+                tracing::info!(height, "indexing the block log");
+            }
+        }
+        Ok((Store { log: RwLock::new(log), index }, state))
+    }
+
+    /// Appends the next block. When this returns, the block is on disk.
+    pub fn append(&self, block: &Block, certificate: &Certificate, executed: &Executed) -> Result<(), StoreError> {
+        let (last, got) = (self.height()?, block.header.height);
+        if got != last + 1 || certificate.height != got {
+            return Err(StoreError::NotNext { last, got });
+        }
+        let record = Record { block: block.encode(), certificate: canonical::encode(certificate) };
+        let bytes = canonical::encode(&record);
+        let offset = self.log.write().unwrap_or_else(PoisonError::into_inner).append(&bytes)?;
+        self.index.add(block, offset, executed)
+    }
+
+    /// Height of the last block; 0 before the first.
+    pub fn height(&self) -> Result<u64, StoreError> {
+        Ok(self.index.head()?.map_or(0, |head| head.height))
+    }
+
+    /// Canonical bytes of the block at `height` and of its certificate.
+    pub fn encoded(&self, height: u64) -> Result<Option<(Vec<u8>, Vec<u8>)>, StoreError> {
+        let Some(offset) = self.index.offset(height)? else { return Ok(None) };
+        let bytes = self.log.read().unwrap_or_else(PoisonError::into_inner).read(offset)?;
+        let record = Record::decode(&bytes)?;
+        Ok(Some((record.block, record.certificate)))
+    }
+
+    /// The block at `height`.
+    pub fn block(&self, height: u64) -> Result<Option<Block>, StoreError> {
+        Ok(self.encoded(height)?.map(|(block, _)| Block::decode(&block)).transpose()?)
+    }
+
+    /// The block with this id.
+    pub fn block_by_hash(&self, id: &Hash) -> Result<Option<Block>, StoreError> {
+        self.index.height_of(id)?.map_or(Ok(None), |height| self.block(height))
+    }
+
+    /// What finalised the block at `height`.
+    pub fn certificate(&self, height: u64) -> Result<Option<Certificate>, StoreError> {
+        let decode = |(_, bytes): (Vec<u8>, Vec<u8>)| canonical::decode(&bytes, MAX_CERTIFICATE_BYTES);
+        Ok(self.encoded(height)?.map(decode).transpose()?)
+    }
+
+    /// The transaction with this id, the height of its block, and its position there.
+    pub fn transaction(&self, id: &Hash) -> Result<Option<(Transaction, u64, u32)>, StoreError> {
+        let Some((height, position)) = self.index.position_of(id)? else { return Ok(None) };
+        let Some(block) = self.block(height)? else { return Ok(None) };
+        Ok(block.transactions.into_iter().nth(position as usize).map(|transaction| (transaction, height, position)))
+    }
+
+    /// What happened to a wallet, the latest first; `limit` is at most [`MAX_PAGE`]. The page's cursor asks for the next.
+    pub fn history(&self, wallet: &Address, before: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
+        self.index.history(wallet, before, limit)
+    }
+}
+
+impl Record {
+    fn decode(bytes: &[u8]) -> Result<Record, CodecError> {
+        canonical::decode(bytes, MAX_RECORD_BYTES)
+    }
+}
+
+/// Whether the index stands at a block of the log.
+fn fits(log: &FrameLog, head: &Head, state: &State) -> bool {
+    if state.height() != head.height || state.root() != head.root {
+        return false;
+    }
+    if head.height == 0 {
+        return true;
+    }
+    let record = log.read(head.offset).ok().and_then(|bytes| Record::decode(&bytes).ok());
+    record.and_then(|record| Block::decode(&record.block).ok()).is_some_and(|block| {
+        block.header.height == head.height && block.header.state_root == head.root && block.id() == state.last_block()
+    })
+}
+
+#[cfg(test)]
+mod tests;

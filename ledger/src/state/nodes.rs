@@ -1,0 +1,125 @@
+//! Nodes and their seats.
+//!
+//! - `RegisterNode` carries a proof-of-work stamp and binds the node to one wallet for good. Registrations are bounded
+//!   a block and in all.
+//! - `Heartbeat` says that a node is alive and whether it trains; it is refused sooner than half of `heartbeat_ms`
+//!   after the last one, and unless it was made after it (so an old one can't be sent again).
+//! - A node that is silent for `lapse_ms` lapses: its entry goes, or, with stake behind it or as a founder's, stays
+//!   without rights until the next heartbeat.
+//! - At the start of each epoch the seats are counted anew. A node *qualifies* with `seat_stake` behind it, or with
+//!   `seat_rounds` accepted contributions in the last `seat_window_epochs`; the seat comes `seat_delay_epochs` after
+//!   the epoch in which it began to qualify, the longest waiting first, then by lot, at most `max(seat_growth_min,
+//!   seats / seat_growth_divisor)` new ones an epoch. It goes with the first epoch in which the node does not qualify.
+//!   Founders need neither until `founder_seat_epochs`.
+
+use super::{Event, Executor, Key, Node, Rejection, Seat, Seats};
+use crate::transaction::stamp_hash;
+use ailo_protocol::{Address, Amount, Hash, NodeId, hash::Domain};
+
+impl Executor {
+    pub(super) fn register(&mut self, node: NodeId, wallet: Address, stamp: u64) -> Result<(), Rejection> {
+        let ledger = &self.state.params().ledger;
+        if self.state.node(&node).is_some() {
+            return Err(Rejection::AlreadyRegistered);
+        }
+        if self.state.node_count() >= ledger.max_nodes {
+            return Err(Rejection::TooManyNodes { max: ledger.max_nodes });
+        }
+        if leading_zero_bits(&stamp_hash(&self.state.network(), &node, &wallet, stamp)) < ledger.stamp_bits {
+            return Err(Rejection::BadStamp { bits: ledger.stamp_bits });
+        }
+        self.set(Key::Node(node), Node::new(wallet, false, self.state.age_ms()));
+        self.events.push(Event::NodeRegistered { node, wallet });
+        Ok(())
+    }
+
+    pub(super) fn heartbeat(&mut self, id: NodeId, time_ms: u64, trains: bool) -> Result<(), Rejection> {
+        let mut node = self.state.node(&id).ok_or(Rejection::UnknownNode)?.clone();
+        let age = self.state.age_ms();
+        let ready = node.seen_age.saturating_add(self.state.params().ledger.heartbeat_ms / 2);
+        if node.heartbeat_time_ms != 0 && age < ready {
+            return Err(Rejection::HeartbeatTooSoon { wait_ms: ready - age });
+        }
+        if time_ms <= node.heartbeat_time_ms {
+            return Err(Rejection::StaleHeartbeat);
+        }
+        (node.seen_age, node.heartbeat_time_ms, node.trains) = (age, time_ms, trains);
+        (node.missed, node.lapsed) = (false, false);
+        self.set(Key::Node(id), node);
+        Ok(())
+    }
+
+    /// Ends the registration of nodes that were silent for too long, a bounded number a block.
+    pub(super) fn sweep_nodes(&mut self) {
+        let ledger = &self.state.params().ledger;
+        let (age, lapse_ms) = (self.state.age_ms(), ledger.lapse_ms);
+        let silent = self.state.index.seen.iter().take(ledger.sweep_per_block as usize);
+        let silent: Vec<NodeId> =
+            silent.take_while(|(seen, _)| seen.saturating_add(lapse_ms) <= age).map(|(_, node)| *node).collect();
+        for id in silent {
+            let Some(mut node) = self.state.node(&id).cloned() else { continue };
+            self.events.push(Event::NodeLapsed { node: id, wallet: node.wallet });
+            node.lapsed = true;
+            self.keep_or_forget(id, node);
+        }
+    }
+
+    /// Stores a node, unless it has lapsed and nothing holds it any more.
+    pub(super) fn keep_or_forget(&mut self, id: NodeId, node: Node) {
+        match node.lapsed && !node.founder && node.stake == Amount::ZERO {
+            true => self.remove(Key::Node(id)),
+            false => self.set(Key::Node(id), node),
+        }
+    }
+
+    /// Counts the seats of the epoch that the block begins.
+    pub(super) fn change_epoch(&mut self) {
+        let (epoch, seed) = (self.state.epoch(), self.state.seed());
+        let ledger = self.state.params().ledger.clone();
+        let before = self.state.seats(epoch).cloned().unwrap_or_default();
+        let nodes: Vec<(NodeId, Node)> = self.state.nodes().map(|(id, node)| (id, node.clone())).collect();
+        let (mut seats, mut waiting) = (Vec::new(), Vec::new());
+        for (id, mut node) in nodes {
+            let old = node.clone();
+            node.work = node.work.split_off(&epoch.saturating_sub(ledger.seat_window_epochs));
+            let rounds: u64 = node.work.values().map(|rounds| u64::from(*rounds)).sum();
+            let earns = node.stake >= ledger.seat_stake || rounds >= u64::from(ledger.seat_rounds);
+            node.qualified = match node.qualified {
+                _ if node.lapsed || !earns => None,
+                Some(since) => Some(since),
+                None => Some(epoch - 1), // It began to qualify in the epoch that just ended.
+            };
+            let seat = Seat { node: id, wallet: node.wallet };
+            let founder = node.founder && !node.lapsed && epoch < ledger.founder_seat_epochs;
+            match node.qualified {
+                _ if founder => seats.push(seat),
+                Some(_) if before.contains(&id) => seats.push(seat),
+                Some(since) if since.saturating_add(ledger.seat_delay_epochs) <= epoch => {
+                    waiting.push((since, Hash::of_parts(Domain::Lot, &[&seed.0, &id.0]), seat));
+                }
+                _ => {}
+            }
+            if node != old {
+                self.set(Key::Node(id), node);
+            }
+        }
+        let growth = (before.0.len() / ledger.seat_growth_divisor as usize).max(ledger.seat_growth_min as usize);
+        waiting.sort_unstable_by_key(|(since, lot, _)| (*since, *lot));
+        seats.extend(waiting.into_iter().take(growth).map(|(_, _, seat)| seat));
+        seats.sort_unstable_by_key(|seat| seat.node);
+        self.events.push(Event::EpochChanged { epoch, seats: seats.len() as u32 });
+        if seats != before.0 {
+            self.set(Key::Seats(epoch), Seats(seats));
+        }
+        // Keep the snapshots that were in force at or after the inclusion of any transfer that is not final.
+        let oldest = self.state.age_ms().saturating_sub(ledger.final_ms) / ledger.epoch_ms;
+        let old = self.state.entries.range(Key::Seats(0)..=Key::Seats(oldest)).map(|(key, _)| *key);
+        let old: Vec<Key> = old.rev().skip(1).collect();
+        old.into_iter().for_each(|key| self.remove(key));
+    }
+}
+
+fn leading_zero_bits(hash: &Hash) -> u32 {
+    let zero_bytes = hash.0.iter().take_while(|byte| **byte == 0).count();
+    8 * zero_bytes as u32 + hash.0.get(zero_bytes).map_or(0, |byte| byte.leading_zeros())
+}

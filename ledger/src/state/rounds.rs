@@ -1,0 +1,328 @@
+//! The round: what its transactions may do, and how it moves on at the end of each block.
+//!
+//! - *Gather*: eligible are nodes seen within `alive_ms` whose last heartbeat says that they train, and that missed no
+//!   commit since. The round opens with `target_participants` of them, or after `open_wait_ms` with at least one,
+//!   unless `rounds` rounds have closed. The lot says who takes part when there are too many, and gives the slots.
+//! - *Train*: one `Contribute` a participant. Ends when all have committed or at the deadline. Who missed it is not
+//!   eligible until its next heartbeat. A round that aborts here doubles the time of the next.
+//! - *Verify*: one `Verdict` a validator. Ends when nothing can change the accepted set and the committee has spoken,
+//!   or at the deadline.
+//! - *Vote*: one `ModelVote` a validator. More than 2/3 of the power on one root closes the round: the model's root is
+//!   set and the work is paid. Aborts as soon as no root can get there, or at the deadline.
+//!
+//! Minted at the close: the pot, shared by weight (`reward.rs`), and once an epoch the best-loss bonus, shared alike,
+//! when the voted loss is the lowest ever and at least `best_loss_ppm` below the one that earned the last bonus (so
+//! that steady small steps earn it too). Both stay within `epoch_cap`.
+
+use super::{
+    AbortReason, Commit, Event, Executor, Key, Model, Phase, Rejection, RewardKind, Round, State, Vote, money,
+    reward::{self, Work},
+};
+use ailo_protocol::{
+    Amount, Hash, NodeId,
+    amount::PPM,
+    contribution::{Contribution, Finding, MicroNats},
+    hash::Domain,
+};
+
+impl State {
+    /// Nodes that would take part in a round that opened now.
+    pub fn eligible(&self) -> Vec<NodeId> {
+        let oldest = self.age_ms().saturating_sub(self.params().ledger.alive_ms);
+        let alive = self.index.seen.range((oldest, super::FIRST_NODE)..).map(|(_, node)| *node);
+        alive.filter(|node| self.node(node).is_some_and(|node| node.trains && !node.missed)).collect()
+    }
+}
+
+/// `nodes` in the order that the lot gives them.
+fn by_lot(seed: &Hash, nodes: impl Iterator<Item = NodeId>) -> Vec<NodeId> {
+    let mut lots: Vec<(Hash, NodeId)> =
+        nodes.map(|node| (Hash::of_parts(Domain::Lot, &[&seed.0, &node.0]), node)).collect();
+    lots.sort_unstable();
+    lots.into_iter().map(|(_, node)| node).collect()
+}
+
+impl Executor {
+    /// The open round, if its number and phase are these.
+    fn round_in(&self, number: u64, phase: Phase) -> Result<Round, Rejection> {
+        let round = self.state.round();
+        if round.number != number {
+            return Err(Rejection::WrongRound { open: round.number, got: number });
+        }
+        if round.phase != phase {
+            return Err(Rejection::WrongPhase { phase: round.phase });
+        }
+        Ok(round.clone())
+    }
+
+    pub(super) fn contribute(&mut self, node: NodeId, contribution: &Contribution) -> Result<(), Rejection> {
+        let mut round = self.round_in(contribution.round, Phase::Train)?;
+        let params = self.state.params();
+        let (steps, tokens) = (params.training.inner_steps, params.training.tokens_per_round());
+        let max = params.round.max_payload_bytes;
+        let expected = round.slot(&node).ok_or(Rejection::NotParticipant)?;
+        if contribution.base_root != round.base_root {
+            return Err(Rejection::WrongBase);
+        }
+        if contribution.slot != expected {
+            return Err(Rejection::WrongSlot { expected });
+        }
+        if (contribution.steps, contribution.tokens) != (steps, tokens) {
+            return Err(Rejection::WrongWork { steps, tokens });
+        }
+        if !(1..=max).contains(&contribution.payload_bytes) {
+            return Err(Rejection::BadPayloadSize { max });
+        }
+        if round.contributions.contains_key(&node) {
+            return Err(Rejection::AlreadyContributed);
+        }
+        if round.contributions.values().any(|other| other.contribution.payload == contribution.payload) {
+            return Err(Rejection::DuplicatePayload);
+        }
+        let after_ms = self.state.age_ms() - round.opened_age;
+        let commit = Commit { contribution: contribution.clone(), after_ms, valid: 0, invalid: 0, losses: Vec::new() };
+        self.events.push(Event::Contributed { round: round.number, node, payload: contribution.payload });
+        round.contributions.insert(node, commit);
+        self.set(Key::Round, round);
+        Ok(())
+    }
+
+    pub(super) fn verdict(&mut self, judge: NodeId, number: u64, findings: &[Finding]) -> Result<(), Rejection> {
+        let mut round = self.round_in(number, Phase::Verify)?;
+        let power = round.power.power(&judge);
+        if power == 0 {
+            return Err(Rejection::NotValidator);
+        }
+        if !findings.iter().map(|finding| &finding.node).eq(round.contributions.keys()) {
+            return Err(Rejection::BadFindings);
+        }
+        let measures = round.committee.contains(&judge);
+        if findings.iter().any(|finding| finding.loss.is_some() && !(measures && finding.valid)) {
+            return Err(Rejection::BadFindings);
+        }
+        if !round.verdicts.insert(judge) {
+            return Err(Rejection::AlreadyJudged);
+        }
+        let wallet = |node: &NodeId| self.state.node(node).map(|node| node.wallet);
+        for (finding, (node, commit)) in findings.iter().zip(&mut round.contributions) {
+            *if finding.valid { &mut commit.valid } else { &mut commit.invalid } += power;
+            if wallet(node) != wallet(&judge) {
+                commit.losses.extend(finding.loss);
+            }
+        }
+        self.set(Key::Round, round);
+        Ok(())
+    }
+
+    pub(super) fn model_vote(
+        &mut self,
+        node: NodeId,
+        number: u64,
+        root: Hash,
+        loss: MicroNats,
+    ) -> Result<(), Rejection> {
+        let mut round = self.round_in(number, Phase::Vote)?;
+        if round.power.power(&node) == 0 {
+            return Err(Rejection::NotValidator);
+        }
+        if round.votes.insert(node, Vote { root, loss }).is_some() {
+            return Err(Rejection::AlreadyVoted);
+        }
+        self.set(Key::Round, round);
+        Ok(())
+    }
+
+    /// Moves the round on as far as this block allows. It ends: a round that has opened waits for transactions.
+    pub(super) fn advance_round(&mut self) {
+        while self.advance_phase() {}
+    }
+
+    fn advance_phase(&mut self) -> bool {
+        let round = self.state.round();
+        let late = self.state.age_ms() >= round.deadline_age;
+        match round.phase {
+            Phase::Gather => {
+                let eligible = self.state.eligible();
+                let params = &self.state.params().round;
+                let over = params.rounds > 0 && self.state.model().steps >= params.rounds;
+                let enough = eligible.len() >= params.target_participants as usize || (late && !eligible.is_empty());
+                let opens = enough && !over;
+                if opens {
+                    self.open_round(eligible);
+                }
+                opens
+            }
+            Phase::Train => {
+                let ends = late || round.contributions.len() == round.participants.len();
+                if ends {
+                    self.end_training(round.clone());
+                }
+                ends
+            }
+            Phase::Verify => {
+                let spoken = round.committee.is_subset(&round.verdicts);
+                let ends = late || (spoken && round.is_decided());
+                if ends {
+                    self.end_verification(round.clone());
+                }
+                ends
+            }
+            Phase::Vote => self.count_votes(late),
+        }
+    }
+
+    fn open_round(&mut self, eligible: Vec<NodeId>) {
+        let mut round = self.state.round().clone();
+        let params = &self.state.params().round;
+        let age = self.state.age_ms();
+        round.phase = Phase::Train;
+        round.seed = self.round_lot(round.number);
+        round.participants = by_lot(&round.seed, eligible.into_iter());
+        round.participants.truncate(params.max_participants as usize);
+        round.f = (round.participants.len() as u32 - 1) / 3;
+        round.protected = round.f > 0;
+        (round.opened_height, round.opened_age, round.phase_age) = (self.context.height, age, age);
+        round.deadline_age = age.saturating_add(self.state.model().train_ms);
+        round.power = self.state.validators().clone();
+        self.events.push(Event::RoundOpened {
+            round: round.number,
+            participants: round.participants.clone(),
+            f: round.f,
+            protected: round.protected,
+            deadline_age: round.deadline_age,
+        });
+        self.set(Key::Round, round);
+    }
+
+    /// A round's lot as of this block.
+    fn round_lot(&self, number: u64) -> Hash {
+        Hash::of_parts(Domain::Lot, &[&self.state.seed().0, &number.to_le_bytes()])
+    }
+
+    fn enter_phase(&mut self, mut round: Round, phase: Phase, time_ms: u64) {
+        round.phase = phase;
+        round.phase_age = self.state.age_ms();
+        round.deadline_age = round.phase_age.saturating_add(time_ms);
+        self.events.push(Event::RoundPhase { round: round.number, phase, deadline_age: round.deadline_age });
+        self.set(Key::Round, round);
+    }
+
+    fn end_training(&mut self, mut round: Round) {
+        let missed = round.participants.iter().filter(|node| !round.contributions.contains_key(node));
+        for id in missed {
+            let Some(mut node) = self.state.node(id).cloned() else { continue };
+            node.missed = true;
+            self.set(Key::Node(*id), node);
+        }
+        let params = &self.state.params().round;
+        let (members, verify_ms, max_train_ms) = (params.committee as usize, params.verify_ms, params.max_train_ms);
+        if round.contributions.len() < round.needed() {
+            let mut model = self.state.model().clone();
+            model.train_ms = model.train_ms.saturating_mul(2).min(max_train_ms);
+            self.set(Key::Model, model);
+            return self.abort(&round, AbortReason::TooFewCommits);
+        }
+        let validators = round.power.0.iter().map(|validator| validator.node);
+        round.committee = by_lot(&self.round_lot(round.number), validators).into_iter().take(members).collect();
+        self.enter_phase(round, Phase::Verify, verify_ms);
+    }
+
+    fn end_verification(&mut self, round: Round) {
+        if round.accepted().len() < round.needed() {
+            return self.abort(&round, AbortReason::TooFewAccepted);
+        }
+        let vote_ms = self.state.params().round.vote_ms;
+        self.enter_phase(round, Phase::Vote, vote_ms);
+    }
+
+    fn count_votes(&mut self, late: bool) -> bool {
+        let round = self.state.round().clone();
+        let tally = round.tally();
+        let missing = round.power.total_power() - tally.values().sum::<u64>();
+        if let Some((root, _)) = tally.iter().find(|(_, power)| round.power.is_quorum(**power)) {
+            self.close(&round, *root);
+        } else if !tally.values().chain([&0]).any(|power| round.power.is_quorum(power + missing)) {
+            self.abort(&round, AbortReason::VoteSplit);
+        } else if late {
+            self.abort(&round, AbortReason::VoteDeadline);
+        } else {
+            return false;
+        }
+        true
+    }
+
+    fn abort(&mut self, round: &Round, reason: AbortReason) {
+        self.events.push(Event::RoundAborted { round: round.number, reason });
+        self.gather(round.number + 1, round.base_root);
+    }
+
+    fn gather(&mut self, number: u64, root: Hash) {
+        let open_wait_ms = self.state.params().round.open_wait_ms;
+        self.set(Key::Round, Round::gathering(number, root, self.state.age_ms(), open_wait_ms));
+    }
+
+    fn close(&mut self, round: &Round, root: Hash) {
+        let votes = round.votes.iter().filter(|(_, vote)| vote.root == root);
+        let losses = votes.map(|(node, vote)| (vote.loss, round.power.power(node))).collect();
+        let loss = reward::weighted_median(losses).unwrap_or(MicroNats::MAX);
+        let accepted = round.accepted().iter().map(|(node, _)| *node).collect();
+        self.events.push(Event::RoundClosed { round: round.number, root, accepted, loss });
+
+        let (params, epoch) = (self.state.params().round.clone(), self.state.epoch());
+        let shares = self.weigh(round);
+        let mut model = self.state.model().clone();
+        if model.minted_epoch != epoch {
+            (model.minted_epoch, model.minted) = (epoch, Amount::ZERO);
+        }
+        let left = |model: &Model| params.epoch_cap.checked_sub(model.minted).unwrap_or_default();
+        let minted = self.pay(params.pot.min(left(&model)), &shares, RewardKind::Training, round.number);
+        money::add(&mut model.minted, minted);
+        let record = model.best_loss.is_some_and(|best| loss < best);
+        let far_enough = model.bonus_loss.is_some_and(|bar| {
+            u128::from(loss) * u128::from(PPM) <= u128::from(bar) * u128::from(PPM - params.best_loss_ppm)
+        });
+        if record && far_enough && model.bonus_epoch != Some(epoch) {
+            let bonus = params.best_loss_bonus.min(left(&model));
+            money::add(&mut model.minted, self.pay(bonus, &shares, RewardKind::BestLoss, round.number));
+            (model.bonus_loss, model.bonus_epoch) = (Some(loss), Some(epoch));
+        }
+        model.bonus_loss = model.bonus_loss.or(Some(loss));
+        model.best_loss = Some(model.best_loss.map_or(loss, |best| best.min(loss)));
+        model.loss = Some(loss);
+        model.root = root;
+        model.steps += 1;
+        model.train_ms = reward::train_ms(round.contributions.values().map(|c| c.after_ms).collect(), &params);
+        self.set(Key::Model, model);
+        self.gather(round.number + 1, root);
+    }
+
+    /// Notes the accepted work in its nodes' records; gives each node's weight in what the round pays.
+    fn weigh(&mut self, round: &Round) -> Vec<(NodeId, u64)> {
+        let epoch = self.state.epoch();
+        let accepted = round.accepted();
+        let work = |(node, commit): &(NodeId, &Commit)| Work {
+            losses: commit.losses.clone(),
+            after_ms: commit.after_ms,
+            score_ppm: self.state.node(node).map_or(0, |node| node.score_ppm),
+        };
+        let worths = reward::weigh(accepted.iter().map(work).collect(), &self.state.params().round);
+        for ((id, _), worth) in accepted.iter().zip(&worths) {
+            let Some(mut node) = self.state.node(id).cloned() else { continue };
+            node.score_ppm = worth.score_ppm;
+            *node.work.entry(epoch).or_default() += 1;
+            self.set(Key::Node(*id), node);
+        }
+        accepted.iter().zip(worths).map(|((node, _), worth)| (*node, worth.weight)).collect()
+    }
+
+    /// Mints `pot` in proportion to the weights; gives how much that was after rounding.
+    fn pay(&mut self, pot: Amount, shares: &[(NodeId, u64)], kind: RewardKind, round: u64) -> Amount {
+        let total = shares.iter().map(|(_, weight)| weight).sum();
+        let mut minted = Amount::ZERO;
+        for (node, weight) in shares {
+            let share = pot.proportion(*weight, total).unwrap_or_default();
+            money::add(&mut minted, self.mint(*node, share, kind, round));
+        }
+        minted
+    }
+}

@@ -1,0 +1,268 @@
+//! A ledger to try rules on: founders with known keys, driven block by block. Every block is built, executed again from
+//! its bytes, and compared, so each test also shows that execution is deterministic.
+
+use super::{BlockContext, Event, Executor, Key, Phase, Rejection, State, build_block, execute_block};
+use crate::{Block, Body, Transaction, transaction::stamp_hash};
+use ailo_protocol::{
+    Address, Amount, Genesis, Hash, Keypair, NodeId,
+    contribution::{Contribution, Finding},
+    genesis::{Dataset, Founder},
+    params::{LedgerParams, ModelConfig, Params, RoundParams, Style, Tokenizer, TrainingParams},
+};
+
+/// The key of the founder `i`'s node.
+pub fn node_key(i: u8) -> Keypair {
+    Keypair::from_seed([i + 1; 32])
+}
+
+/// The key of the founder `i`'s wallet.
+pub fn wallet_key(i: u8) -> Keypair {
+    Keypair::from_seed([i + 101; 32])
+}
+
+/// The address of the founder `i`'s wallet.
+pub fn wallet(i: u8) -> Address {
+    Address::from(wallet_key(i).public())
+}
+
+/// A genesis with `founders` founders, all of them validators, and short times; `edit` changes its numbers.
+pub fn genesis(founders: u8, edit: impl FnOnce(&mut Params)) -> Genesis {
+    let ledger = LedgerParams {
+        confirmations: 2,
+        pending_ms: 100_000,
+        final_ms: 200_000,
+        epoch_ms: 60_000,
+        stamp_bits: 4,
+        handover_stake: Amount::alc(400),
+        unbonding_ms: 100_000,
+        heartbeat_ms: 10_000,
+        alive_ms: 30_000,
+        lapse_ms: 1_000_000,
+        ..LedgerParams::default()
+    };
+    let round = RoundParams {
+        target_participants: u32::from(founders),
+        open_wait_ms: 5_000,
+        min_train_ms: 1_000,
+        max_train_ms: 60_000,
+        verify_ms: 10_000,
+        vote_ms: 10_000,
+        ..RoundParams::default()
+    };
+    let model = ModelConfig {
+        style: Style::Gpt2,
+        tokenizer: Tokenizer::Bytes,
+        layers: 1,
+        width: 16,
+        heads: 2,
+        kv_heads: 2,
+        ffn: 32,
+        context: 16,
+    };
+    let training = TrainingParams {
+        inner_steps: 4,
+        batch: 2,
+        sequence: 16,
+        lr: 0.01,
+        lr_floor: 0.1,
+        lr_rounds: 10,
+        warmup_steps: 1,
+        rewarm_steps: 1,
+        beta1: 0.9,
+        beta2: 0.95,
+        weight_decay: 0.1,
+        clip: 1.0,
+        outer_lr: 0.7,
+        outer_momentum: 0.9,
+        max_update_norm: 1.0,
+        eval_sequences: 1,
+        score_sequences: 1,
+    };
+    let mut params = Params { ledger, round, model, training };
+    edit(&mut params);
+    let founder = |i| Founder { node: *node_key(i).public(), wallet: wallet(i), validator: true };
+    let genesis = Genesis {
+        name: "test".into(),
+        time_ms: 1_000_000_000,
+        seed: 7,
+        founders: (0..founders).map(founder).collect(),
+        dataset: Dataset { name: "none".into(), root: Hash::ZERO, tokens: 1000, held_out: 100 },
+        model_root: Hash([9; 32]),
+        params,
+    };
+    genesis.validate().expect("the test genesis is valid");
+    genesis
+}
+
+/// Puts coins into a wallet as if they had been earned.
+pub fn fund(state: &mut State, wallet: Address, amount: Amount) {
+    let (mut supply, mut account) = (state.supply(), state.account(&wallet));
+    supply.minted = supply.minted.checked_add(amount).expect("few coins");
+    supply.free = supply.free.checked_add(amount).expect("few coins");
+    account.free = account.free.checked_add(amount).expect("few coins");
+    state.set(Key::Supply, supply);
+    state.set(Key::Account(wallet), account);
+    state.commit(vec![Key::Supply, Key::Account(wallet)]);
+}
+
+/// A stamp that registers `node` for `wallet`.
+pub fn stamp(network: &Hash, node: &NodeId, wallet: &Address, bits: u32) -> u64 {
+    let good = |stamp: &u64| {
+        let hash = stamp_hash(network, node, wallet, *stamp);
+        u64::from_be_bytes([0, 1, 2, 3, 4, 5, 6, 7].map(|i| hash.0[i])).leading_zeros() >= bits
+    };
+    (0..).find(good).expect("some stamp is good")
+}
+
+/// A ledger that tests drive.
+pub struct Ledger {
+    /// Its genesis.
+    pub genesis: Genesis,
+    /// Where it stands.
+    pub state: State,
+    /// What the last block brought about.
+    pub events: Vec<Event>,
+}
+
+impl Ledger {
+    /// A ledger at genesis: see [`genesis`].
+    pub fn new(founders: u8, edit: impl FnOnce(&mut Params)) -> Ledger {
+        let genesis = genesis(founders, edit);
+        Ledger { state: State::genesis(&genesis), genesis, events: Vec::new() }
+    }
+
+    /// Puts coins into a wallet as if they had been earned.
+    pub fn fund(&mut self, wallet: Address, amount: Amount) {
+        fund(&mut self.state, wallet, amount);
+    }
+
+    /// Signs with the next nonce, one second after the last block.
+    pub fn sign(&self, key: &Keypair, body: Body) -> Transaction {
+        let nonce = if body.is_wallets() { self.state.account(&Address::from(key.public())).nonce } else { 0 };
+        Transaction::sign(&self.state.network(), key, nonce, self.state.time_ms() + 1000, body)
+    }
+
+    /// A transfer between founders' wallets.
+    pub fn transfer(&self, from: u8, to: u8, amount: Amount) -> Transaction {
+        self.sign(&wallet_key(from), Body::Transfer { to: wallet(to), amount, memo: String::new() })
+    }
+
+    fn context(&self, after_ms: u64) -> BlockContext {
+        let proposer = self.state.validators().0[0].node;
+        BlockContext { height: self.state.height() + 1, time_ms: self.state.time_ms() + after_ms, proposer }
+    }
+
+    /// Makes a block one second after the last one; every transaction must be accepted.
+    pub fn block(&mut self, transactions: Vec<Transaction>) -> Block {
+        for (i, transaction) in transactions.iter().enumerate() {
+            let mut executor = Executor::begin(&self.state, self.context(1000)).expect("the frame is right");
+            for earlier in &transactions[..i] {
+                executor.apply(earlier).expect("accepted above");
+            }
+            if let Err(reason) = executor.apply(transaction) {
+                panic!("transaction {i} is refused: {reason}");
+            }
+        }
+        self.block_of_accepted(1000, transactions)
+    }
+
+    /// Makes a block of the transactions that are accepted.
+    pub fn block_of_accepted(&mut self, after_ms: u64, transactions: Vec<Transaction>) -> Block {
+        let context = self.context(after_ms);
+        let (block, built) =
+            build_block(&self.state, context.proposer, context.time_ms, transactions.into_iter()).expect("a block");
+        let block = Block::decode(&block.encode()).expect("canonical");
+        let executed = execute_block(&self.state, &block).expect("what was built can be executed");
+        assert_eq!(executed.state.root(), built.state.root());
+        assert_eq!(executed.state.check_supply(), Ok(()));
+        (self.state, self.events) = (executed.state, executed.events);
+        block
+    }
+
+    /// Makes empty blocks, each as far from the last as counts in full, until `ms` of age have passed.
+    pub fn pass(&mut self, ms: u64) {
+        let until = self.state.age_ms() + ms;
+        let mut events = Vec::new();
+        while self.state.age_ms() < until {
+            let gap = (until - self.state.age_ms()).min(self.state.params().ledger.max_gap_ms);
+            self.block_of_accepted(gap, Vec::new());
+            events.append(&mut self.events);
+        }
+        self.events = events;
+    }
+
+    /// Why the transaction is refused in the next block; checks that it leaves no trace.
+    pub fn refusal(&self, transaction: &Transaction) -> Rejection {
+        let mut executor = Executor::begin(&self.state, self.context(1000)).expect("the frame is right");
+        let untouched = Executor::begin(&self.state, self.context(1000)).expect("the frame is right").finish();
+        let reason = executor.apply(transaction).expect_err("the ledger must refuse this transaction");
+        let executed = executor.finish();
+        assert_eq!(executed.state.root(), untouched.state.root(), "a refused transaction left a trace");
+        assert_eq!(executed.events, untouched.events);
+        reason
+    }
+
+    /// Heartbeats of these founders, which say that they train.
+    pub fn heartbeats(&self, founders: std::ops::Range<u8>) -> Vec<Transaction> {
+        founders.map(|i| self.sign(&node_key(i), Body::Heartbeat { trains: true })).collect()
+    }
+
+    /// What the founder `i` has to contribute to the open round.
+    pub fn contribution(&self, i: u8) -> Contribution {
+        let round = self.state.round();
+        let training = &self.genesis.params.training;
+        Contribution {
+            round: round.number,
+            base_root: round.base_root,
+            payload: Hash([i + 1; 32]),
+            payload_bytes: 1000,
+            tokens: training.tokens_per_round(),
+            steps: training.inner_steps,
+            slot: round.slot(node_key(i).public()).unwrap_or(0),
+            loss_first: 3_000_000,
+            loss_last: 2_000_000,
+            class: Hash::ZERO,
+        }
+    }
+
+    /// The founder `i`'s commit to the open round.
+    pub fn commit(&self, i: u8) -> Transaction {
+        self.sign(&node_key(i), Body::Contribute(self.contribution(i)))
+    }
+
+    /// The founder `i`'s verdict, which finds everything valid; `loss` of each contributor, if it sits in the
+    /// committee.
+    pub fn verdict(&self, i: u8, loss: impl Fn(&NodeId) -> u64) -> Transaction {
+        let round = self.state.round();
+        let measures = round.committee.contains(node_key(i).public());
+        let finding = |node: &NodeId| Finding { node: *node, valid: true, loss: measures.then(|| loss(node)) };
+        let findings = round.contributions.keys().map(finding).collect();
+        self.sign(&node_key(i), Body::Verdict { round: round.number, findings })
+    }
+
+    /// The founder `i`'s vote.
+    pub fn vote(&self, i: u8, root: Hash, loss: u64) -> Transaction {
+        self.sign(&node_key(i), Body::ModelVote { round: self.state.round().number, root, loss })
+    }
+
+    /// Opens a round with these founders.
+    pub fn open_round(&mut self, founders: std::ops::Range<u8>) {
+        self.block_of_accepted(1000, self.heartbeats(founders));
+        if self.state.round().phase == Phase::Gather {
+            self.pass(self.state.params().round.open_wait_ms);
+        }
+        assert_eq!(self.state.round().phase, Phase::Train);
+    }
+
+    /// Runs a whole round of all `n` founders, each a participant and validator, to a model of held-out loss `loss`.
+    pub fn run_round(&mut self, n: u8, loss: u64) {
+        if self.state.round().phase == Phase::Gather {
+            self.pass(self.state.params().ledger.heartbeat_ms / 2);
+            self.open_round(0..n);
+        }
+        self.block((0..n).map(|i| self.commit(i)).collect());
+        self.block((0..n).map(|i| self.verdict(i, |_| loss)).collect());
+        let root = Hash([self.state.round().number as u8 + 10; 32]);
+        self.block((0..n).map(|i| self.vote(i, root, loss)).collect());
+    }
+}

@@ -1,0 +1,56 @@
+//! The rules, one claim a test.
+#![allow(clippy::unwrap_used)]
+
+mod blocks;
+mod nodes;
+mod properties;
+mod rounds;
+mod stakes;
+mod transfers;
+
+use super::testing::*;
+use super::*;
+use crate::{Body, Transaction};
+use ailo_protocol::Keypair;
+
+const ALC: fn(u64) -> Amount = Amount::alc;
+
+impl Ledger {
+    fn free(&self, i: u8) -> Amount {
+        self.state.account(&wallet(i)).free
+    }
+
+    /// The founder `i`'s attestation of the block at `height`.
+    fn attest(&self, i: u8, height: u64) -> Transaction {
+        self.sign(&node_key(i), Body::Attest { height, except: Vec::new() })
+    }
+
+    /// A stake of the founder `i` behind its own node.
+    fn stake(&self, i: u8, amount: Amount) -> Transaction {
+        self.sign(&wallet_key(i), Body::Stake { node: *node_key(i).public(), amount })
+    }
+
+    fn unstake(&self, i: u8, amount: Amount) -> Transaction {
+        self.sign(&wallet_key(i), Body::Unstake { node: *node_key(i).public(), amount })
+    }
+
+    /// The registration of a node for a wallet.
+    fn registration(&self, node: &Keypair, wallet: Address) -> Transaction {
+        let bits = self.state.params().ledger.stamp_bits;
+        let stamp = stamp(&self.state.network(), node.public(), &wallet, bits);
+        self.sign(node, Body::RegisterNode { wallet, stamp })
+    }
+
+    fn founder(&self, i: u8) -> &Node {
+        self.state.node(node_key(i).public()).unwrap()
+    }
+
+    fn holds_seat(&self, node: &Keypair) -> bool {
+        self.state.seats(self.state.epoch()).unwrap().contains(node.public())
+    }
+}
+
+/// A key that belongs to no founder.
+fn stranger(i: u8) -> Keypair {
+    Keypair::from_seed([200 + i; 32])
+}

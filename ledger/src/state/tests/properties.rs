@@ -1,0 +1,215 @@
+use super::*;
+use ailo_protocol::{
+    canonical,
+    contribution::{Contribution, Finding},
+    hash::{Domain, Stream},
+    keys::PublicKey,
+};
+
+/// Random actors who do random things, right and wrong ones.
+struct Chaos {
+    random: Stream,
+    founders: u8,
+}
+
+impl Chaos {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.random.below(bound)
+    }
+
+    fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+
+    fn amount(&mut self, ledger: &Ledger, of: u8) -> Amount {
+        match self.below(8) {
+            0 => Amount(self.random.next_u64()),
+            1 => Amount::ZERO,
+            2 => ledger.free(of),
+            3 => Amount(self.below(1000)),
+            _ => Amount(self.below(ALC(120).0)),
+        }
+    }
+
+    fn node(&mut self) -> Keypair {
+        match self.one_in(8) {
+            true => stranger(self.below(3) as u8),
+            false => node_key(self.below(self.founders.into()) as u8),
+        }
+    }
+
+    fn hash(&mut self) -> Hash {
+        Hash([self.below(4) as u8; 32])
+    }
+
+    fn body(&mut self, ledger: &Ledger, i: u8) -> (Keypair, Body) {
+        let (state, node) = (&ledger.state, self.node());
+        let id = *node.public();
+        let body = match self.below(16) {
+            0..4 => Body::Transfer {
+                to: wallet(self.below(u64::from(self.founders) + 1) as u8),
+                amount: self.amount(ledger, i),
+                memo: "x".repeat(self.below(140) as usize),
+            },
+            4 => Body::Stake { node: id, amount: self.amount(ledger, i) },
+            5 => Body::Unstake { node: id, amount: self.amount(ledger, i) },
+            6 => return (node.clone(), ledger.registration(&node, wallet(i)).unsigned.body),
+            7 => Body::Heartbeat { trains: !self.one_in(5) },
+            8..11 => {
+                let height = state.pending_blocks().next().unwrap_or(0) + self.below(2);
+                let except = if self.one_in(4) { vec![self.hash()] } else { vec![] };
+                Body::Attest { height, except }
+            }
+            _ => self.round_body(ledger, &id),
+        };
+        (if body.is_wallets() { wallet_key(i) } else { node }, body)
+    }
+
+    /// Something for the open round, mostly what it waits for.
+    fn round_body(&mut self, ledger: &Ledger, id: &NodeId) -> Body {
+        let round = ledger.state.round();
+        let phases = [Phase::Gather, Phase::Train, Phase::Verify, Phase::Vote];
+        match if self.one_in(10) { phases[self.below(4) as usize] } else { round.phase } {
+            Phase::Gather => Body::Heartbeat { trains: true },
+            Phase::Train => Body::Contribute(Contribution {
+                slot: round.slot(id).unwrap_or(0) + u32::from(self.one_in(6)),
+                payload: Hash::of(Domain::Blob, &[self.below(16) as u8]),
+                ..ledger.contribution(0)
+            }),
+            Phase::Verify => {
+                let measures = round.committee.contains(id);
+                let findings = round.contributions.keys().map(|node| {
+                    let valid = !self.one_in(12);
+                    let measures = (measures && valid) != self.one_in(40);
+                    Finding { node: *node, valid, loss: measures.then(|| self.random.next_u64() >> self.below(64)) }
+                });
+                Body::Verdict { round: round.number, findings: findings.collect() }
+            }
+            Phase::Vote => Body::ModelVote {
+                round: round.number,
+                root: if self.one_in(12) { self.hash() } else { Hash([9; 32]) },
+                loss: self.random.next_u64() >> self.below(64),
+            },
+        }
+    }
+
+    fn transaction(&mut self, ledger: &Ledger, state: &State) -> Transaction {
+        let i = self.below(self.founders.into()) as u8;
+        let (key, body) = self.body(ledger, i);
+        let nonce = if body.is_wallets() { state.account(&Address::from(key.public())).nonce } else { 0 };
+        let nonce = nonce + u64::from(self.one_in(20));
+        Transaction::sign(&state.network(), &key, nonce, ledger.state.time_ms() + self.below(2000), body)
+    }
+
+    /// A block's time after its parent: mostly short, sometimes an outage.
+    fn gap(&mut self) -> u64 {
+        match self.below(10) {
+            0 => 1 + self.below(10_000_000),
+            1..4 => 1 + self.below(30_000),
+            _ => 1 + self.below(2_000),
+        }
+    }
+}
+
+/// Runs `blocks` blocks; gives the kinds of events that were seen.
+fn run(seed: u64, blocks: u32) -> std::collections::BTreeSet<String> {
+    let mut chaos = Chaos { random: Hash::of(Domain::Lot, &seed.to_le_bytes()).stream(), founders: 6 };
+    let mut ledger = Ledger::new(6, |params| {
+        params.ledger.lapse_ms = 300_000;
+        params.ledger.sweep_per_block = 2;
+        params.ledger.pending_ms = 20_000;
+        params.ledger.final_ms = 40_000;
+        params.round.target_participants = 3;
+        (params.round.verify_ms, params.round.vote_ms) = (60_000, 60_000);
+    });
+    (0..5).for_each(|i| ledger.fund(wallet(i), ALC(500)));
+    let mut seen = std::collections::BTreeSet::new();
+    for _ in 0..blocks {
+        let after = chaos.gap();
+        let proposer = ledger.state.validators().0[chaos.below(ledger.state.validators().0.len() as u64) as usize].node;
+        let context =
+            BlockContext { height: ledger.state.height() + 1, time_ms: ledger.state.time_ms() + after, proposer };
+        let mut executor = Executor::begin(&ledger.state, context).unwrap();
+        let mut accepted = Vec::new();
+        for _ in 0..chaos.below(24) {
+            let transaction = chaos.transaction(&ledger, &executor.state);
+            let before = (executor.state.entries.clone(), executor.events.len());
+            match executor.apply(&transaction) {
+                Ok(()) => accepted.push(transaction.clone()),
+                Err(reason) => {
+                    assert!(executor.state.entries == before.0, "seed {seed}: {reason} left a trace");
+                    assert_eq!(executor.events.len(), before.1);
+                }
+            }
+            assert_eq!(executor.state.check_supply(), Ok(()), "seed {seed}: {:?}", transaction.unsigned.body);
+            let bytes = transaction.encode();
+            assert_eq!(Transaction::decode(&bytes).unwrap(), transaction);
+        }
+        let finished = executor.finish();
+        let offered = accepted.len();
+        let (block, built) = build_block(&ledger.state, proposer, context.time_ms, accepted.into_iter()).unwrap();
+        assert_eq!(block.transactions.len(), offered);
+        assert_eq!(built.state.root(), finished.state.root(), "seed {seed}");
+        let restored = State::restore(&ledger.genesis, ledger.state.entries()).unwrap();
+        let executed = execute_block(&restored, &block).unwrap();
+        assert_eq!(executed.state.check_supply(), Ok(()), "seed {seed}");
+        assert!(!executed.state.validators().0.is_empty(), "seed {seed}: somebody has to decide the next height");
+        assert_eq!(executed.writes, built.writes);
+        for event in &executed.events {
+            seen.insert(format!("{event:?}").split([' ', '{']).next().unwrap().to_owned());
+        }
+        ledger.state = executed.state;
+    }
+    seen
+}
+
+#[test]
+fn whatever_is_sent_the_supply_law_holds_and_every_node_gets_the_same_state() {
+    let mut seen = std::collections::BTreeSet::new();
+    for seed in 0..6 {
+        seen.append(&mut run(seed, 150));
+    }
+    for event in [
+        "TransferConfirmed",
+        "TransferRefunded",
+        "TransferFinal",
+        "Unbonded",
+        "RoundClosed",
+        "RoundAborted",
+        "ValidatorsChanged",
+        "NodeLapsed",
+    ] {
+        assert!(seen.contains(event), "the random runs must come to {event}, they saw {seen:?}");
+    }
+}
+
+#[test]
+fn the_same_holds_for_seeds_that_nobody_chose() {
+    for _ in 0..2 {
+        let PublicKey(fresh) = *Keypair::generate().public();
+        let seed = u64::from_le_bytes(fresh[..8].try_into().unwrap());
+        println!("seed {seed}");
+        run(seed, 100);
+    }
+}
+
+#[test]
+fn entries_have_one_encoding() {
+    let mut ledger = Ledger::new(4, |_| {});
+    ledger.fund(wallet(0), ALC(10));
+    ledger.open_round(0..4);
+    ledger.block(vec![ledger.transfer(0, 1, ALC(1)), ledger.commit(0)]);
+    for (key, bytes) in ledger.state.entries() {
+        let key: Key = canonical::decode(&key, 128).unwrap();
+        let entry: Entry = canonical::decode(&bytes, 1 << 20).unwrap();
+        assert_eq!(ledger.state.entries.get(&key), Some(&entry));
+        for i in 0..bytes.len() {
+            let mut other = bytes.clone();
+            other[i] ^= 1;
+            let decoded = canonical::decode::<Entry>(&other, 1 << 20);
+            assert!(decoded.map_or(true, |other| other != entry), "two encodings of {key:?}");
+        }
+        assert!(canonical::decode::<Entry>(&bytes[..bytes.len() - 1], 1 << 20).is_err());
+        assert!(canonical::decode::<Entry>(&[&bytes[..], &[0]].concat(), 1 << 20).is_err());
+    }
+}

@@ -1,0 +1,264 @@
+//! The state's commitment: a sparse binary Merkle tree over the hashes of the keys.
+//!
+//! A leaf lies where the bits of its key's hash, most significant first, lead to; a subtree that holds a single leaf
+//! *is* that leaf, and one that holds none is the zero hash. So a tree has one shape and one root for one set of
+//! entries, whatever the order of the changes that led there:
+//!
+//! ```text
+//! leaf   = H(H(key) || H(value))
+//! branch = H(left || right)
+//! ```
+//!
+//! with a domain of its own for each of the four hashes.
+//!
+//! A proof holds the hashes beside the path from the root, and what stands at its end: the leaf itself (presence),
+//! another leaf with the same first bits, or nothing (absence).
+//!
+//! Trees are values: a changed copy shares every untouched subtree.
+
+use ailo_protocol::{
+    Hash,
+    canonical::{Decode, Encode},
+    hash::Domain,
+};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// A copy-on-write tree from key hashes to value hashes.
+#[derive(Clone, Debug, Default)]
+pub struct Tree(Option<Arc<Subtree>>);
+
+/// One change: the hash of a key, and the hash of its new value (`None` removes it).
+pub type Change = (Hash, Option<Hash>);
+
+/// Batches at least this large are split over threads.
+const PARALLEL: usize = 1024;
+
+#[derive(Debug)]
+enum Subtree {
+    Leaf { key: Hash, value: Hash, hash: Hash },
+    Branch { left: Tree, right: Tree, hash: Hash },
+}
+
+/// The hash under which a key's bytes stand in the tree.
+pub fn key_hash(key: &[u8]) -> Hash {
+    Hash::of(Domain::StateKey, key)
+}
+
+/// The hash under which an entry's bytes stand in the tree.
+pub fn value_hash(value: &[u8]) -> Hash {
+    Hash::of(Domain::StateValue, value)
+}
+
+fn leaf_hash(key: &Hash, value: &Hash) -> Hash {
+    Hash::of_parts(Domain::MerkleLeaf, &[&key.0, &value.0])
+}
+
+fn branch_hash(left: &Hash, right: &Hash) -> Hash {
+    Hash::of_parts(Domain::MerkleNode, &[&left.0, &right.0])
+}
+
+/// The bit of `key` that chooses the side at `depth`.
+fn bit(key: &Hash, depth: usize) -> bool {
+    key.0[depth / 8] >> (7 - depth % 8) & 1 == 1
+}
+
+impl Tree {
+    /// The commitment; zero over nothing.
+    pub fn root(&self) -> Hash {
+        match self.0.as_deref() {
+            None => Hash::ZERO,
+            Some(Subtree::Leaf { hash, .. } | Subtree::Branch { hash, .. }) => *hash,
+        }
+    }
+
+    /// The tree after `changes`; of two for one key the later counts.
+    pub fn update(&self, mut changes: Vec<Change>) -> Tree {
+        changes.sort_by_key(|(key, _)| *key);
+        changes.reverse();
+        changes.dedup_by_key(|(key, _)| *key); // Stable sort, then reversed: the later change stands first and stays.
+        changes.reverse();
+        self.updated(&changes, 0)
+    }
+
+    /// `changes` are ascending, distinct, and share their first `depth` bits.
+    fn updated(&self, changes: &[Change], depth: usize) -> Tree {
+        if changes.is_empty() {
+            return self.clone();
+        }
+        let (left, right) = match self.0.as_deref() {
+            Some(Subtree::Branch { left, right, .. }) => (left.clone(), right.clone()),
+            None => match changes {
+                [(_, None)] => return Tree::default(),
+                [(key, Some(value))] => return Tree::leaf(*key, *value),
+                _ => Default::default(),
+            },
+            Some(Subtree::Leaf { key, .. }) => match changes {
+                [(changed, None)] if changed == key => return Tree::default(),
+                [(changed, Some(value))] if changed == key => return Tree::leaf(*key, *value),
+                _ if bit(key, depth) => (Tree::default(), self.clone()),
+                _ => (self.clone(), Tree::default()),
+            },
+        };
+        let (to_left, to_right) = changes.split_at(changes.partition_point(|(key, _)| !bit(key, depth)));
+        let (left, right) = if changes.len() >= PARALLEL {
+            rayon::join(|| left.updated(to_left, depth + 1), || right.updated(to_right, depth + 1))
+        } else {
+            (left.updated(to_left, depth + 1), right.updated(to_right, depth + 1))
+        };
+        Tree::branch(left, right)
+    }
+
+    fn leaf(key: Hash, value: Hash) -> Tree {
+        Tree(Some(Arc::new(Subtree::Leaf { key, value, hash: leaf_hash(&key, &value) })))
+    }
+
+    /// Two subtrees as one; a single leaf moves up.
+    fn branch(left: Tree, right: Tree) -> Tree {
+        let is_branch = |tree: &Tree| matches!(tree.0.as_deref(), Some(Subtree::Branch { .. }));
+        match (&left.0, &right.0) {
+            (None, _) if !is_branch(&right) => right,
+            (_, None) if !is_branch(&left) => left,
+            _ => {
+                let hash = branch_hash(&left.root(), &right.root());
+                Tree(Some(Arc::new(Subtree::Branch { left, right, hash })))
+            }
+        }
+    }
+
+    /// Proves what stands, or that nothing stands, under the hash `key`.
+    pub fn prove(&self, key: &Hash) -> Proof {
+        let mut beside = Vec::new();
+        let mut tree = self;
+        loop {
+            match tree.0.as_deref() {
+                None => return Proof { beside, end: None },
+                Some(Subtree::Leaf { key, value, .. }) => return Proof { beside, end: Some((*key, *value)) },
+                Some(Subtree::Branch { left, right, .. }) => {
+                    let (on, off) = if bit(key, beside.len()) { (right, left) } else { (left, right) };
+                    beside.push(off.root());
+                    tree = on;
+                }
+            }
+        }
+    }
+}
+
+/// Proof of what a root commits to under one key.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct Proof {
+    /// Hashes beside the path, from the root down.
+    pub beside: Vec<Hash>,
+    /// Hashes of the key and value of the leaf at the path's end, if there is one.
+    pub end: Option<(Hash, Hash)>,
+}
+
+impl Proof {
+    /// Whether it proves that under `root` the bytes `value` (`None`: nothing) stand at the key bytes `key`.
+    pub fn verify(&self, root: &Hash, key: &[u8], value: Option<&[u8]>) -> bool {
+        let key = key_hash(key);
+        let depth = self.beside.len();
+        let shares_path = |other: &Hash| (0..depth).all(|d| bit(other, d) == bit(&key, d));
+        let ends_well = match (&self.end, value) {
+            _ if depth > 256 => false,
+            (Some((found, hash)), Some(value)) => *found == key && *hash == value_hash(value),
+            (Some((found, _)), None) => *found != key && shares_path(found),
+            (None, value) => value.is_none(),
+        };
+        if !ends_well {
+            return false;
+        }
+        let end = self.end.map_or(Hash::ZERO, |(key, value)| leaf_hash(&key, &value));
+        let up = self.beside.iter().enumerate().rev().fold(end, |hash, (depth, beside)| {
+            if bit(&key, depth) { branch_hash(beside, &hash) } else { branch_hash(&hash, beside) }
+        });
+        up == *root
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use proptest::{
+        collection::{btree_map, vec},
+        prelude::*,
+    };
+    use std::collections::BTreeMap;
+
+    fn change(key: u16, value: Option<u8>) -> Change {
+        (key_hash(&key.to_le_bytes()), value.map(|v| value_hash(&[v])))
+    }
+
+    fn tree_of(entries: &BTreeMap<u16, u8>) -> Tree {
+        Tree::default().update(entries.iter().map(|(k, v)| change(*k, Some(*v))).collect())
+    }
+
+    #[test]
+    fn roots_of_known_trees_never_change() {
+        let roots: Vec<String> =
+            [0u16, 1, 2, 100].map(|n| tree_of(&(0..n).map(|i| (i, i as u8)).collect()).root().to_string()).to_vec();
+        assert_eq!(
+            roots,
+            [
+                "0000000000000000000000000000000000000000000000000000000000000000",
+                "7bac0729a12e98fba3c0d0703f61c12a8c9a3da5026f3690e15092e0027eec1e",
+                "18cf4eaeb8858e18a4d959f9d3228d99d782824238996fd4ec0bb2336f2871b1",
+                "9d95c38253d35db3342fcc6f8e6f985cae2282ed1744855b7ae87f41bdbea600",
+            ]
+        );
+    }
+
+    #[test]
+    fn keys_that_share_many_bits_are_told_apart() {
+        let mut near = [Hash([0; 32]), Hash([0; 32])];
+        near[1].0[31] = 1; // They differ in the last bit alone.
+        let value = value_hash(b"v");
+        let tree = Tree::default().update(near.iter().map(|k| (*k, Some(value))).collect());
+        assert_eq!(tree.prove(&near[0]).beside.len(), 256);
+        let back = tree.update(vec![(near[1], None)]);
+        assert_eq!(back.root(), leaf_hash(&near[0], &value), "a single leaf moves all the way up");
+    }
+
+    proptest! {
+        #[test]
+        fn the_root_depends_on_the_entries_alone(
+            steps in vec((0u16..60, proptest::option::of(0u8..4)), 0..200),
+            cut in 0usize..200,
+        ) {
+            let mut entries = BTreeMap::new();
+            for (key, value) in &steps {
+                match value {
+                    Some(v) => drop(entries.insert(*key, *v)),
+                    None => drop(entries.remove(key)),
+                }
+            }
+            let (a, b) = steps.split_at(cut.min(steps.len()));
+            let changes = |part: &[(u16, Option<u8>)]| part.iter().map(|(k, v)| change(*k, *v)).collect::<Vec<_>>();
+            let tree = Tree::default().update(changes(a)).update(changes(b));
+            prop_assert_eq!(tree.root(), tree_of(&entries).root());
+        }
+
+        #[test]
+        fn a_proof_holds_for_the_truth_and_for_nothing_else(
+            entries in btree_map(0u16..64, 0u8..4, 0..40),
+            key in 0u16..64,
+            flip in 0usize..1024,
+        ) {
+            let tree = tree_of(&entries);
+            let (root, bytes) = (tree.root(), key.to_le_bytes());
+            let proof = tree.prove(&key_hash(&bytes));
+            for claim in [None, Some(0u8), Some(1), Some(2), Some(3)] {
+                let holds = proof.verify(&root, &bytes, claim.as_ref().map(std::slice::from_ref));
+                prop_assert_eq!(holds, claim == entries.get(&key).copied(), "claim {:?}", claim);
+            }
+            let truth = entries.get(&key).map(std::slice::from_ref);
+            let mut forged = ailo_protocol::canonical::encode(&proof);
+            let at = flip % (forged.len() * 8);
+            forged[at / 8] ^= 1 << (at % 8);
+            if let Ok(forged) = ailo_protocol::canonical::decode::<Proof>(&forged, 1 << 20) {
+                prop_assert!(!forged.verify(&root, &bytes, truth), "bit {} of the proof does not matter", at);
+            }
+        }
+    }
+}

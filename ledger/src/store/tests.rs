@@ -1,0 +1,243 @@
+#![allow(clippy::unwrap_used)]
+use super::*;
+use crate::{
+    Body,
+    consensus::{Ballot, Host, Input, Output, Step},
+    state::{
+        build_block,
+        testing::{self, node_key},
+    },
+};
+use std::path::PathBuf;
+
+/// A ledger of one validator that writes its blocks to a store.
+struct Chain {
+    genesis: Genesis,
+    dir: tempfile::TempDir,
+    blocks: Vec<(Block, Certificate)>,
+    states: Vec<State>,
+}
+
+impl Chain {
+    /// Stores `blocks` blocks, a third of them with a heartbeat.
+    fn new(blocks: u64) -> Chain {
+        let genesis = testing::genesis(1, |_| {});
+        let dir = tempfile::tempdir().unwrap();
+        let state = State::genesis(&genesis);
+        let mut chain = Chain { genesis, dir, blocks: Vec::new(), states: vec![state] };
+        let (store, _) = chain.open();
+        for _ in 0..blocks {
+            chain.extend(&store);
+        }
+        chain
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn open(&self) -> (Store, State) {
+        Store::open(self.dir.path(), &self.genesis).unwrap()
+    }
+
+    fn extend(&mut self, store: &Store) {
+        let state = self.states.last().unwrap();
+        let (key, time_ms) = (node_key(0), state.time_ms() + 10_000);
+        let beat = Transaction::sign(&state.network(), &key, 0, time_ms, Body::Heartbeat { trains: false });
+        let candidates = if state.height() % 3 == 0 { vec![beat] } else { vec![] };
+        let (block, executed) = build_block(state, *key.public(), time_ms, candidates.into_iter()).unwrap();
+        let (height, id) = (block.header.height, block.id());
+        let ballot = Ballot { height, round: 0, step: Step::Precommit, block: Some(id) };
+        let signature = ballot.sign(&state.network(), &key).signature;
+        let certificate = Certificate { height, round: 0, block: id, signatures: vec![(*key.public(), signature)] };
+        store.append(&block, &certificate, &executed).unwrap();
+        self.states.push(executed.state);
+        self.blocks.push((block, certificate));
+    }
+
+    /// The store gives back the first `height` blocks, and their state.
+    fn check(&self, height: usize) -> Store {
+        let (store, state) = self.open();
+        assert_eq!((store.height().unwrap(), state.height()), (height as u64, height as u64));
+        assert_eq!((state.root(), state.last_block()), (self.states[height].root(), self.states[height].last_block()));
+        for (i, (block, certificate)) in self.blocks[..height].iter().enumerate() {
+            let at = i as u64 + 1;
+            assert_eq!(store.block(at).unwrap().as_ref(), Some(block));
+            assert_eq!(store.certificate(at).unwrap().as_ref(), Some(certificate));
+            assert_eq!(store.block_by_hash(&block.id()).unwrap().as_ref(), Some(block));
+            for (position, transaction) in block.transactions.iter().enumerate() {
+                let found = store.transaction(&transaction.id()).unwrap().unwrap();
+                assert_eq!(found, (transaction.clone(), at, position as u32));
+            }
+        }
+        assert_eq!(store.block(height as u64 + 1).unwrap(), None);
+        assert_eq!(store.block_by_hash(&Hash([1; 32])).unwrap(), None);
+        assert_eq!(store.transaction(&Hash([1; 32])).unwrap(), None);
+        store
+    }
+}
+
+#[test]
+fn everything_is_there_after_a_restart_and_goes_on() {
+    let mut chain = Chain::new(7);
+    for height in 7..10 {
+        let store = chain.check(height);
+        chain.extend(&store);
+    }
+    chain.check(10);
+}
+
+#[test]
+fn only_the_next_block_is_appended() {
+    let chain = Chain::new(3);
+    let (store, _) = chain.open();
+    let executed = |i: usize| execute_block(&chain.states[i], &chain.blocks[i].0).unwrap();
+    let (block, certificate) = &chain.blocks[1];
+    let again = store.append(block, certificate, &executed(1));
+    assert!(matches!(again, Err(StoreError::NotNext { last: 3, got: 2 })));
+}
+
+#[test]
+fn a_deleted_or_ruined_index_is_built_anew() {
+    let chain = Chain::new(6);
+    fs::remove_dir_all(chain.path("index")).unwrap();
+    chain.check(6);
+    for file in fs::read_dir(chain.path("index")).unwrap() {
+        let path = file.unwrap().path();
+        if path.is_file() {
+            fs::write(path, b"ruined").unwrap();
+        }
+    }
+    chain.check(6);
+}
+
+#[test]
+fn an_index_that_is_behind_the_log_is_brought_up() {
+    let mut chain = Chain::new(4);
+    let old: Vec<(PathBuf, Vec<u8>)> = copy(&chain.path("index"));
+    let (store, _) = chain.open();
+    chain.extend(&store);
+    chain.extend(&store);
+    drop(store);
+    fs::remove_dir_all(chain.path("index")).unwrap();
+    for (path, bytes) in old {
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    }
+    chain.check(6);
+}
+
+fn copy(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => files.extend(copy(&path)),
+            false => files.push((path.clone(), fs::read(path).unwrap())),
+        }
+    }
+    files
+}
+
+#[test]
+fn an_index_ahead_of_the_log_or_of_another_history_is_built_anew() {
+    let chain = Chain::new(5);
+    // The last block's frame was torn: the index knows a block that the log does not hold.
+    let log = fs::read(chain.path("blocks")).unwrap();
+    fs::write(chain.path("blocks"), &log[..log.len() - 1]).unwrap();
+    chain.check(4);
+    // An entry of the state is not what it should be.
+    let db = sled::open(chain.path("index")).unwrap();
+    let (key, _) = db.scan_prefix(b"s").last().unwrap().unwrap();
+    db.remove(key).unwrap();
+    drop(db);
+    chain.check(4);
+}
+
+#[test]
+fn a_log_with_a_block_that_does_not_follow_is_refused() {
+    let chain = Chain::new(2);
+    let other = Chain::new(0);
+    let format = Format { kind: *b"BLKS", network: chain.genesis.id(), max_frame: MAX_RECORD_BYTES };
+    let mut log = FrameLog::open(&other.path("blocks"), format).unwrap();
+    let (block, certificate) = &chain.blocks[1];
+    let record = Record { block: block.encode(), certificate: canonical::encode(certificate) };
+    log.append(&canonical::encode(&record)).unwrap();
+    let error = Store::open(other.dir.path(), &other.genesis).err().unwrap();
+    assert!(matches!(error, StoreError::Invalid { height: 2, .. }), "{error}");
+}
+
+#[test]
+fn a_wallets_history_comes_in_pages_the_latest_first() {
+    let mut chain = Chain::new(0);
+    let (store, _) = chain.open();
+    let state = chain.states.last_mut().unwrap();
+    testing::fund(state, testing::wallet(0), ailo_protocol::Amount::alc(100));
+    for nonce in 0..5 {
+        let state = chain.states.last().unwrap();
+        let body = Body::Stake { node: *node_key(0).public(), amount: ailo_protocol::Amount(nonce + 1) };
+        let time_ms = state.time_ms() + 1000;
+        let stake = Transaction::sign(&state.network(), &testing::wallet_key(0), nonce, time_ms, body);
+        let (block, executed) = build_block(state, *node_key(0).public(), time_ms, [stake].into_iter()).unwrap();
+        let certificate =
+            Certificate { height: block.header.height, round: 0, block: block.id(), signatures: Vec::new() };
+        store.append(&block, &certificate, &executed).unwrap();
+        chain.states.push(executed.state);
+    }
+    let wallet = testing::wallet(0);
+    let all = store.history(&wallet, None, usize::MAX).unwrap();
+    assert!(all.next.is_none() && all.items.len() >= 5);
+    assert!(all.items.windows(2).all(|pair| pair[0].at > pair[1].at));
+    let (mut paged, mut cursor) = (Vec::new(), None);
+    loop {
+        let page = store.history(&wallet, cursor, 2).unwrap();
+        paged.extend(page.items);
+        cursor = page.next;
+        if cursor.is_none() {
+            break;
+        }
+    }
+    assert_eq!(paged, all.items);
+    assert_eq!(store.history(&testing::wallet(9), None, 10).unwrap(), Page::default());
+}
+
+/// Runs a validator on its files until it has made `blocks` blocks or has carried out `outputs` outputs, then drops it.
+fn run_validator(chain: &Chain, blocks: u64, mut outputs: usize) -> u64 {
+    let (store, state) = chain.open();
+    let (end, mut clock) = (state.height() + blocks, state.time_ms());
+    let (files, recovered) = ConsensusFiles::open(chain.dir.path(), state.network(), state.height(), false).unwrap();
+    let mut host = Host::new(state, node_key(0), Some(files), recovered).unwrap();
+    let mut queue: std::collections::VecDeque<Input> = [Input::Start].into();
+    while let Some(input) = queue.pop_front() {
+        clock += 10;
+        for output in host.handle(input, clock).unwrap() {
+            if outputs == 0 || store.height().unwrap() == end {
+                return store.height().unwrap();
+            }
+            outputs -= 1;
+            match output {
+                Output::WantBlock { height, round } => {
+                    queue.push_back(Input::Propose { height, round, candidates: vec![] })
+                }
+                Output::Decided(decision) => {
+                    store.append(&decision.block, &decision.certificate, &decision.executed).unwrap();
+                    queue.push_back(Input::Committed { height: decision.certificate.height });
+                }
+                _ => {}
+            }
+        }
+    }
+    panic!("the validator stopped by itself at height {}", store.height().unwrap());
+}
+
+#[test]
+fn a_validator_on_its_files_goes_on_after_a_stop_at_any_output() {
+    let chain = Chain::new(0);
+    let mut height = 0;
+    for outputs in 0..24 {
+        let reached = run_validator(&chain, u64::MAX / 2, outputs);
+        assert!(reached >= height);
+        height = run_validator(&chain, 1, usize::MAX);
+        assert_eq!(height, reached + 1);
+    }
+}

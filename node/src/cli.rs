@@ -1,0 +1,278 @@
+//! The command line: every command and flag of `ailo-node`, with its help.
+
+use ailo_protocol::{Address, Amount, PublicKey};
+use clap::{Args, Parser, Subcommand};
+use serde::Deserialize;
+use std::path::PathBuf;
+
+/// Train and serve one language model together, with no coordinator.
+#[derive(Debug, Parser)]
+#[command(name = "ailo-node", version, arg_required_else_help = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+    /// Log filter on standard error, such as info or ailo_node=debug,warn.
+    #[arg(long, global = true, env = "AILO_LOG", default_value = "warn", value_name = "FILTER")]
+    pub log: String,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a node: keep the ledger, train, answer JSON-RPC.
+    Run(Box<RunArgs>),
+    /// Make a network file: parameters, founders, model, dataset root.
+    Genesis(Box<GenesisArgs>),
+    /// Make and use a wallet.
+    #[command(subcommand)]
+    Wallet(WalletCommand),
+    /// Bond coins to a node (a validator, or a seat that confirms transfers).
+    Stake(StakeArgs),
+    /// Start to free coins that were bonded to a node.
+    Unstake(StakeArgs),
+    /// Show what a running node knows: height, round, model, peers, balance.
+    Status(ClientArgs),
+    /// Continue a text with the network's model.
+    Generate(GenerateArgs),
+    /// Found a network of several nodes on this machine, train with it, and check it.
+    Localnet(Box<LocalnetArgs>),
+}
+
+/// Flags of `run`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// Config file (TOML); flags and environment win over it.
+    #[arg(long, env = "AILO_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// What the config file may hold too.
+    #[command(flatten)]
+    pub options: RunOptions,
+    /// Stop when standard input closes (for a parent process that must not leave nodes behind).
+    #[arg(long, hide = true)]
+    pub stop_on_eof: bool,
+}
+
+/// Options of `run`, from flags, environment and config file alike.
+#[derive(Debug, Default, Clone, Args, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct RunOptions {
+    /// Network to join: a network file, or `dev` for a network of this node alone.
+    #[arg(long, env = "AILO_NETWORK", value_name = "FILE|dev")]
+    pub network: Option<String>,
+    /// Folder of the node's keys, ledger and model.
+    #[arg(long, env = "AILO_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Validate: vote on blocks and check contributions, once the stake (or the genesis) allows it.
+    #[arg(long, env = "AILO_VALIDATOR", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub validator: Option<bool>,
+    /// Answer prompts, but do not train.
+    #[arg(long, env = "AILO_INFERENCE_ONLY", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub inference_only: Option<bool>,
+    /// The network's dataset: a packed dataset or a text (repeatable; joined in order). Must match the dataset root.
+    #[arg(long, value_name = "PATH")]
+    pub data: Option<Vec<PathBuf>>,
+    /// Wallet that rewards go to [default: a wallet made in the data folder].
+    #[arg(long, env = "AILO_WALLET", value_name = "ADDRESS")]
+    pub wallet: Option<Address>,
+    /// Address to listen on for peers (repeatable) [default: /ip4/0.0.0.0/tcp/8646; for dev /ip4/127.0.0.1/tcp/0].
+    #[arg(long, value_name = "MULTIADDR")]
+    pub listen: Option<Vec<String>>,
+    /// Peer to join the network through (repeatable).
+    #[arg(long, value_name = "MULTIADDR")]
+    pub bootstrap: Option<Vec<String>>,
+    /// Address of JSON-RPC, loopback unless told otherwise [default: 127.0.0.1:8645].
+    #[arg(long, env = "AILO_HTTP", value_name = "ADDR")]
+    pub http: Option<String>,
+    /// Share of the time, in percent, that training may compute [default: 90].
+    #[arg(long, env = "AILO_POWER", value_name = "20..90", value_parser = clap::value_parser!(u8).range(20..=90))]
+    pub power: Option<u8>,
+    /// Compute on the CPU even when a GPU is there.
+    #[arg(long, env = "AILO_CPU", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub cpu: Option<bool>,
+}
+
+/// Flags of `genesis`.
+#[derive(Debug, Args)]
+pub struct GenesisArgs {
+    /// Network file to write.
+    #[arg(long, value_name = "FILE")]
+    pub out: PathBuf,
+    /// Name of the network.
+    #[arg(long, default_value = "ailo")]
+    pub name: String,
+    /// A founder: node key, wallet, and `validator` if it validates (repeatable).
+    #[arg(long = "founder", value_name = "NODE,WALLET[,validator]", required = true)]
+    pub founders: Vec<String>,
+    /// The network's dataset: texts (joined in order) or one packed dataset [default: the embedded corpus].
+    #[arg(long, value_name = "PATH")]
+    pub data: Vec<PathBuf>,
+    /// Parameters (TOML, as under [params] of a network file) [default: a real network's].
+    #[arg(long, value_name = "FILE")]
+    pub params: Option<PathBuf>,
+    /// Seed of the initial weights.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+}
+
+/// How a command finds the node that it talks to.
+#[derive(Debug, Clone, Args)]
+pub struct ClientArgs {
+    /// Data folder of the node on this machine; its JSON-RPC address and wallet are read there.
+    #[arg(long, env = "AILO_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// JSON-RPC address of the node to ask [default: what the node in the data folder serves].
+    #[arg(long, env = "AILO_RPC", value_name = "URL")]
+    pub rpc: Option<String>,
+    /// Wallet file [default: wallet.json in the data folder].
+    #[arg(long, env = "AILO_WALLET_FILE", value_name = "FILE")]
+    pub wallet_file: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `wallet ...`
+#[derive(Debug, Subcommand)]
+pub enum WalletCommand {
+    /// Make a wallet file, and show the 24 words that restore it.
+    New {
+        /// Restore from 24 words (read from standard input) instead of making a new key.
+        #[arg(long)]
+        restore: bool,
+        /// Where it goes.
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Show address and balance.
+    Show(ClientArgs),
+    /// Print the address alone.
+    Address(ClientArgs),
+    /// Send coins.
+    Send {
+        /// Recipient.
+        to: Address,
+        /// Amount in ALC, such as 1.5.
+        amount: Amount,
+        /// Text that goes with it.
+        #[arg(long, default_value = "")]
+        memo: String,
+        /// Return as soon as the node has taken it, without waiting for a block.
+        #[arg(long)]
+        no_wait: bool,
+        /// Which wallet, which node.
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// List what happened to the wallet's coins.
+    History {
+        /// Entries at most.
+        #[arg(long, default_value_t = 20)]
+        limit: u32,
+        /// Which wallet, which node.
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+}
+
+/// Flags of `stake` and `unstake`.
+#[derive(Debug, Args)]
+pub struct StakeArgs {
+    /// Amount in ALC.
+    pub amount: Amount,
+    /// Node that the stake stands behind [default: the node in the data folder].
+    #[arg(long, value_name = "KEY")]
+    pub node: Option<PublicKey>,
+    /// Which wallet, which node to ask.
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+/// Flags of `generate`.
+#[derive(Debug, Args)]
+pub struct GenerateArgs {
+    /// Text to continue.
+    pub prompt: String,
+    /// Tokens at most.
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub max_tokens: u32,
+    /// Randomness; 0 always takes the likeliest token.
+    #[arg(long, default_value_t = 0.8)]
+    pub temperature: f64,
+    /// Consider only this many of the likeliest tokens; 0 considers all.
+    #[arg(long, default_value_t = 0)]
+    pub top_k: u32,
+    /// Seed; the same seed, model and prompt give the same text.
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// Which node.
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+/// Flags of `localnet`.
+#[derive(Debug, Clone, Args)]
+pub struct LocalnetArgs {
+    /// Nodes.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub nodes: u32,
+    /// Training rounds to run.
+    #[arg(long, default_value_t = 5)]
+    pub rounds: u64,
+    /// Founders that validate [default: min(nodes, 4)].
+    #[arg(long)]
+    pub validators: Option<u32>,
+    /// Text or packed dataset to train on (repeatable) [default: the embedded corpus].
+    #[arg(long, value_name = "PATH")]
+    pub data: Vec<PathBuf>,
+    /// Confirmations that a transfer needs.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=10))]
+    pub confirmations: u32,
+    /// Folder for the nodes' folders [default: a new temporary folder, removed at the end].
+    #[arg(long, value_name = "DIR")]
+    pub dir: Option<PathBuf>,
+    /// Afterwards train one plain process with as many times the batch as there are nodes, and compare.
+    #[arg(long)]
+    pub baseline: bool,
+    /// Kill -9 a validator at random times, this many times, while transfers are sent.
+    #[arg(long, default_value_t = 0)]
+    pub kills: u32,
+    /// Seed of the kill times, and of the network's initial weights.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Send transfers from node to node while it runs, and follow each to its end.
+    #[arg(long)]
+    pub transfers: bool,
+    /// Write the loss curve as an SVG picture.
+    #[arg(long, value_name = "FILE")]
+    pub plot: Option<PathBuf>,
+    /// Keep the network running after the last round, until Ctrl-C.
+    #[arg(long)]
+    pub keep: bool,
+    /// Give up after this many seconds.
+    #[arg(long, default_value_t = 3600)]
+    pub timeout: u64,
+    /// Override a parameter of the network, such as training.inner_steps=10 (repeatable).
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed_and_every_flag_has_help() {
+        Cli::command().debug_assert();
+        fn visit(command: &clap::Command) {
+            for arg in command.get_arguments() {
+                assert!(arg.get_help().is_some(), "{} {}", command.get_name(), arg.get_id());
+            }
+            command.get_subcommands().for_each(visit);
+        }
+        let mut command = Cli::command();
+        command.build();
+        visit(&command);
+    }
+}

@@ -1,0 +1,132 @@
+//! The settings of `run`, from four layers: flags, environment (both through clap), config file, defaults.
+
+use crate::{
+    cli::{RunArgs, RunOptions},
+    datadir,
+    error::NodeError,
+};
+use ailo_protocol::Address;
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+/// What `run` runs with.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Network file, or none for the development network of this node alone.
+    pub network: Option<PathBuf>,
+    /// Folder of keys, ledger and model.
+    pub data_dir: PathBuf,
+    /// Validate if the ledger allows it.
+    pub validator: bool,
+    /// Do not train.
+    pub inference_only: bool,
+    /// Dataset files; empty for the embedded corpus.
+    pub data: Vec<PathBuf>,
+    /// Wallet that rewards go to; none for the one in the data folder.
+    pub wallet: Option<Address>,
+    /// Multiaddrs to listen on.
+    pub listen: Vec<String>,
+    /// Multiaddrs to join through.
+    pub bootstrap: Vec<String>,
+    /// Address of JSON-RPC.
+    pub http: SocketAddr,
+    /// Share of the time that training may compute, in percent.
+    pub power: u8,
+    /// Never use a GPU.
+    pub cpu: bool,
+}
+
+/// Reads a config file: the options of `run` under their flags' names.
+fn read_file(path: &Path) -> Result<RunOptions, NodeError> {
+    let text = std::fs::read_to_string(path).map_err(|e| NodeError::file("read the config file", path, e))?;
+    toml::from_str(&text).map_err(|e| {
+        NodeError::Usage(format!("the config file {} is not valid: {}", path.display(), e.to_string().trim_end()))
+    })
+}
+
+impl Settings {
+    /// Merges the layers and checks what can be checked without touching anything.
+    pub fn resolve(args: &RunArgs) -> Result<Settings, NodeError> {
+        let file = args.config.as_deref().map(read_file).transpose()?.unwrap_or_default();
+        let flags = args.options.clone();
+        let network = flags.network.or(file.network).ok_or_else(|| {
+            NodeError::Usage("no network named: pass --network FILE, or --network dev to try it on this machine alone".into())
+        })?;
+        let network = (network != "dev").then(|| PathBuf::from(network));
+        let data_dir = match flags.data_dir.or(file.data_dir) {
+            Some(dir) => dir,
+            None => {
+                let name = network.as_deref().and_then(Path::file_stem).and_then(|s| s.to_str()).unwrap_or("dev");
+                datadir::default_dir(name)?
+            }
+        };
+        let power = flags.power.or(file.power).unwrap_or(90);
+        if !(20..=90).contains(&power) {
+            return Err(NodeError::Usage(format!("power is {power}: choose 20 to 90 percent")));
+        }
+        let http = flags.http.or(file.http).unwrap_or_else(|| "127.0.0.1:8645".into());
+        let http = http
+            .parse()
+            .map_err(|_| NodeError::Usage(format!("'{http}' is not an address to serve on: write it like 127.0.0.1:8645")))?;
+        let data = flags.data.or(file.data).unwrap_or_default();
+        if let Some(missing) = data.iter().find(|path| !path.exists()) {
+            return Err(NodeError::Usage(format!("the data path {} does not exist: check --data", missing.display())));
+        }
+        let default_listen = if network.is_some() { "/ip4/0.0.0.0/tcp/8646" } else { "/ip4/127.0.0.1/tcp/0" };
+        Ok(Settings {
+            validator: flags.validator.or(file.validator).unwrap_or(false),
+            inference_only: flags.inference_only.or(file.inference_only).unwrap_or(false),
+            wallet: flags.wallet.or(file.wallet),
+            listen: flags.listen.or(file.listen).unwrap_or_else(|| vec![default_listen.into()]),
+            bootstrap: flags.bootstrap.or(file.bootstrap).unwrap_or_default(),
+            cpu: flags.cpu.or(file.cpu).unwrap_or(false),
+            network,
+            data_dir,
+            data,
+            http,
+            power,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::{Cli, Command};
+    use clap::Parser;
+
+    fn resolve(args: &[&str]) -> Result<Settings, NodeError> {
+        let cli = Cli::try_parse_from(["ailo-node", "run"].iter().chain(args)).expect("flags parse");
+        let Command::Run(run) = cli.command else { unreachable!("run was given") };
+        Settings::resolve(&run)
+    }
+
+    #[test]
+    fn flags_win_over_the_file_and_the_file_over_defaults() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("node.toml");
+        std::fs::write(&file, "network = \"dev\"\npower = 40\nhttp = \"127.0.0.1:1\"\nvalidator = true\n").unwrap();
+        let settings = resolve(&["--config", file.to_str().unwrap(), "--power", "60"]).unwrap();
+        assert_eq!((settings.power, settings.http.port(), settings.validator), (60, 1, true));
+        assert!(!settings.inference_only);
+    }
+
+    #[test]
+    fn a_config_file_with_an_unknown_or_malformed_entry_names_file_and_line() {
+        let dir = tempfile::tempdir().unwrap();
+        for text in ["colour = 1\n", "power = \"much\"\n", "power = \n"] {
+            let file = dir.path().join("bad.toml");
+            std::fs::write(&file, text).unwrap();
+            let error = resolve(&["--config", file.to_str().unwrap()]).unwrap_err().to_string();
+            assert!(error.contains("bad.toml") && error.contains("line 1"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_data_path_that_does_not_exist_is_named() {
+        let error = resolve(&["--network", "dev", "--data", "/nowhere/text"]).unwrap_err().to_string();
+        assert!(error.contains("/nowhere/text does not exist"), "{error}");
+    }
+}

@@ -1,0 +1,81 @@
+//! A node's folder: its layout, its lock against a second process, and small files written atomically.
+//!
+//! ```text
+//! lock            held while a node runs
+//! network.toml    the network's founding document
+//! node.json       node key (0600)         wallet.json   wallet key (0600)
+//! ledger/         block log, consensus WAL, signature journal, index
+//! model/          model states by root    payloads/     contributions by hash
+//! rpc             address of JSON-RPC while a node runs
+//! ```
+
+use crate::error::NodeError;
+use std::{
+    fs::{self, File},
+    io::Write,
+    path::{Path, PathBuf},
+};
+
+/// A node's folder that this process holds the lock of.
+pub struct DataDir {
+    root: PathBuf,
+    _lock: File,
+}
+
+/// Where a node's folder lies when none is named: `${XDG_DATA_HOME:-~/.local/share}/ailo/NAME`.
+pub fn default_dir(name: &str) -> Result<PathBuf, NodeError> {
+    let base = std::env::var_os("XDG_DATA_HOME")
+        .map(PathBuf::from)
+        .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/share")))
+        .ok_or_else(|| NodeError::Usage("neither HOME nor XDG_DATA_HOME is set: name a folder with --data-dir".into()))?;
+    Ok(base.join("ailo").join(name))
+}
+
+impl DataDir {
+    /// Creates the folder where needed and locks it.
+    pub fn open(root: &Path) -> Result<DataDir, NodeError> {
+        for dir in [root.to_path_buf(), root.join("ledger"), root.join("model"), root.join("payloads")] {
+            fs::create_dir_all(&dir).map_err(|e| NodeError::file("create the folder", &dir, e))?;
+        }
+        let path = root.join("lock");
+        let lock = File::create(&path).map_err(|e| NodeError::file("create", &path, e))?;
+        rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive).map_err(|_| {
+            NodeError::Usage(format!(
+                "another ailo-node runs in {}: stop it first, or choose another folder with --data-dir",
+                root.display()
+            ))
+        })?;
+        Ok(DataDir { root: root.to_path_buf(), _lock: lock })
+    }
+
+    /// A path inside the folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.root.join(name)
+    }
+}
+
+/// Writes a file so that a crash leaves the old one or the new one, never a part.
+pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), NodeError> {
+    let fail = |e| NodeError::file("write", path, e);
+    let part = path.with_extension("part");
+    let mut file = File::create(&part).map_err(fail)?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(fail)?;
+    fs::rename(&part, path).map_err(fail)?;
+    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(parent).and_then(|dir| dir.sync_all()).map_err(fail)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_process_is_refused_with_advice() {
+        let dir = tempfile::tempdir().unwrap();
+        let held = DataDir::open(dir.path()).unwrap();
+        let refused = DataDir::open(dir.path()).err().unwrap().to_string();
+        assert!(refused.contains("another ailo-node runs") && refused.contains("--data-dir"), "{refused}");
+        drop(held);
+        DataDir::open(dir.path()).unwrap();
+    }
+}

@@ -1,0 +1,156 @@
+//! Network files: reading, writing, and the founding of the development network and of networks by `genesis`.
+
+use crate::{cli::GenesisArgs, datadir, error::NodeError};
+use ailo_protocol::{
+    genesis::Founder,
+    params::{LedgerParams, ModelConfig, Params, RoundParams, Tokenizer},
+    Amount, Genesis,
+};
+use ailo_training::{dataset::Dataset, presets, state::ModelState};
+use std::{
+    path::{Path, PathBuf},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+/// Milliseconds since 1970 (UTC).
+pub fn now_ms() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+}
+
+/// Reads and checks a network file.
+pub fn read(path: &Path) -> Result<Genesis, NodeError> {
+    let text = std::fs::read_to_string(path).map_err(|e| NodeError::file("read the network file", path, e))?;
+    let unusable = |why: String| NodeError::Network { path: path.display().to_string(), why };
+    let genesis: Genesis = toml::from_str(&text).map_err(|e| unusable(e.to_string().trim_end().to_string()))?;
+    genesis.validate().map_err(|e| unusable(e.to_string()))?;
+    Ok(genesis)
+}
+
+/// Writes a network file, with its id as a comment.
+pub fn write(path: &Path, genesis: &Genesis) -> Result<(), NodeError> {
+    let text = toml::to_string_pretty(genesis)
+        .map_err(|e| NodeError::Network { path: path.display().to_string(), why: e.to_string() })?;
+    let text = format!("# Founding document of an ailo network. Its id, the hash of all that follows, is\n# {}\n\n{text}", genesis.id());
+    datadir::write_atomically(path, text.as_bytes())
+}
+
+/// The network's dataset: the named files, or the embedded corpus.
+pub fn open_data(paths: &[PathBuf], model: &ModelConfig) -> Result<Dataset, NodeError> {
+    match paths {
+        [] if model.tokenizer == Tokenizer::Bytes => Ok(Dataset::embedded()),
+        [] => Err(NodeError::Usage("the embedded corpus is for byte-level models: name the network's dataset with --data".into())),
+        [path] => Ok(Dataset::open(path, model.tokenizer)?),
+        paths => {
+            let mut text = Vec::new();
+            for path in paths {
+                text.extend(std::fs::read(path).map_err(|e| NodeError::file("read", path, e))?);
+            }
+            Ok(Dataset::from_text(&format!("{} files", paths.len()), &text, model.tokenizer)?)
+        }
+    }
+}
+
+/// Founds a network: computes the initial model's root and checks everything.
+pub fn found(name: &str, seed: u64, founders: Vec<Founder>, data: &Dataset, params: Params) -> Result<Genesis, NodeError> {
+    let model_root = ModelState::initial(&params.model, seed).root();
+    let genesis =
+        Genesis { name: name.into(), time_ms: now_ms(), seed, founders, dataset: data.describe(), model_root, params };
+    genesis.validate().map_err(|e| NodeError::Network { path: name.into(), why: e.to_string() })?;
+    Ok(genesis)
+}
+
+/// Parameters of a network on one machine: small model, short epochs and deadlines, few or no confirmations.
+pub fn local_params(nodes: u32, confirmations: u32) -> Params {
+    let second = 1_000;
+    Params {
+        ledger: LedgerParams {
+            confirmations,
+            epoch_ms: 20 * second,
+            seat_stake: Amount::alc(1),
+            unbonding_ms: 60 * second,
+            pending_ms: 600 * second,
+            final_ms: 600 * second,
+            stamp_bits: 12,
+            heartbeat_ms: 4 * second,
+            alive_ms: 20 * second,
+            idle_block_ms: 2 * second,
+            ..LedgerParams::default()
+        },
+        round: RoundParams {
+            target_participants: nodes,
+            open_wait_ms: 10 * second,
+            min_train_ms: 5 * second,
+            max_train_ms: 240 * second,
+            verify_ms: 60 * second,
+            vote_ms: 60 * second,
+            committee: 2,
+            ..RoundParams::default()
+        },
+        model: presets::dev_model(),
+        training: presets::dev_training(),
+    }
+}
+
+/// The `genesis` command.
+pub fn command(args: &GenesisArgs) -> Result<(), NodeError> {
+    if args.out.exists() {
+        return Err(NodeError::Usage(format!("{} exists already: choose another --out", args.out.display())));
+    }
+    let params = match &args.params {
+        None => Params {
+            ledger: LedgerParams::default(),
+            round: RoundParams::default(),
+            model: presets::dev_model(),
+            training: presets::dev_training(),
+        },
+        Some(path) => {
+            let text = std::fs::read_to_string(path).map_err(|e| NodeError::file("read the parameters", path, e))?;
+            toml::from_str(&text)
+                .map_err(|e| NodeError::Usage(format!("the parameters {} are not valid: {}", path.display(), e.to_string().trim_end())))?
+        }
+    };
+    let founders = args.founders.iter().map(|text| parse_founder(text)).collect::<Result<_, _>>()?;
+    let data = open_data(&args.data, &params.model)?;
+    let genesis = found(&args.name, args.seed, founders, &data, params)?;
+    write(&args.out, &genesis)?;
+    println!("{}\nnetwork id {}", args.out.display(), genesis.id());
+    Ok(())
+}
+
+fn parse_founder(text: &str) -> Result<Founder, NodeError> {
+    let bad = |why: String| NodeError::Usage(format!("--founder '{text}': {why} (write NODE,WALLET or NODE,WALLET,validator)"));
+    let parts: Vec<&str> = text.split(',').collect();
+    let (node, wallet, validator) = match parts[..] {
+        [node, wallet] => (node, wallet, false),
+        [node, wallet, "validator"] => (node, wallet, true),
+        _ => return Err(bad("it has other parts".into())),
+    };
+    Ok(Founder {
+        node: node.parse().map_err(|_| bad(format!("'{node}' is not a node key of 64 hexadecimal digits")))?,
+        wallet: wallet.parse().map_err(|e: ailo_protocol::address::AddressError| bad(e.to_string()))?,
+        validator,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ailo_protocol::{Address, Keypair};
+
+    #[test]
+    fn a_network_file_keeps_the_network_id() {
+        let key = Keypair::from_seed([3; 32]);
+        let founder = Founder { node: *key.public(), wallet: Address::from(key.public()), validator: true };
+        let data = Dataset::embedded();
+        let genesis = found("test", 1, vec![founder], &data, local_params(1, 0)).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("network.toml");
+        write(&path, &genesis).unwrap();
+        assert_eq!(read(&path).unwrap().id(), genesis.id());
+
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, text.replace("confirmations = 0", "confirmations = 11")).unwrap();
+        let refused = read(&path).unwrap_err().to_string();
+        assert!(refused.contains("network.toml") && refused.contains("confirmations"), "{refused}");
+    }
+}

@@ -1,0 +1,13 @@
+//! The node as a library: what `ailo-node` is made of, so that tests and tools can found and watch networks of real
+//! processes. The program itself is `main.rs`; its commands are in [`commands`], the running node in [`service`].
+
+pub mod cli;
+pub mod client;
+pub mod commands;
+pub mod config;
+pub mod datadir;
+pub mod error;
+pub mod genesis;
+pub mod localnet;
+pub mod rpc;
+pub mod service;

@@ -1,0 +1,222 @@
+//! `localnet`: founds a network of real node processes on this machine, trains with it, and checks what a network owes
+//! its users. Exit code 0 only if every check holds.
+
+mod chart;
+mod checks;
+mod faults;
+pub mod net;
+mod table;
+
+use crate::{cli::LocalnetArgs, error::NodeError, genesis, rpc::types::*};
+use ailo_protocol::params::Params;
+use ailo_training::{dataset::Dataset, eval, reference, state::ModelState};
+use checks::Observed;
+use net::{Net, Spec};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+
+/// Runs the command until its checks are made, or Ctrl-C.
+pub async fn run(args: LocalnetArgs) -> Result<(), NodeError> {
+    let temporary = args.dir.is_none().then(temporary_dir).transpose()?;
+    let dir = args.dir.clone().or_else(|| temporary.clone()).unwrap_or_default();
+    let validators = args.validators.unwrap_or(args.nodes.min(4));
+    if validators == 0 || validators > args.nodes {
+        return Err(NodeError::Usage(format!("--validators {validators}: choose 1 to {}", args.nodes)));
+    }
+    let mut params = override_params(genesis::local_params(args.nodes, args.confirmations), &args.set)?;
+    params.round.rounds = args.rounds;
+    let mut net = Net::found(Spec {
+        program: std::env::current_exe().map_err(|e| NodeError::io("find this program", e))?,
+        dir: dir.clone(),
+        nodes: args.nodes,
+        validators,
+        data: args.data.clone(),
+        seed: args.seed,
+        params,
+    })?;
+    println!("network {} of {} nodes, {validators} validators, in {}", net.genesis.id().short(), args.nodes, dir.display());
+
+    let outcome = tokio::select! {
+        outcome = train_and_check(&mut net, &args) => outcome,
+        signal = tokio::signal::ctrl_c() => {
+            signal.map_err(|e| NodeError::io("listen for Ctrl-C", e))?;
+            Err(NodeError::Check("stopped by Ctrl-C before the checks were made".into()))
+        }
+    };
+    net.stop_all().await?;
+    let outcome = match outcome {
+        Ok(observed) => conclude(&net, &args, &observed),
+        Err(e) => Err(e),
+    };
+    if let Some(dir) = temporary {
+        match &outcome {
+            Ok(()) => std::fs::remove_dir_all(&dir).map_err(|e| NodeError::file("remove", &dir, e))?,
+            Err(_) => println!("the nodes' folders stay in {} for a look", dir.display()),
+        }
+    }
+    outcome
+}
+
+/// Trains the rounds, with the faults and transfers asked for, then makes the live checks.
+async fn train_and_check(net: &mut Net, args: &LocalnetArgs) -> Result<Observed, NodeError> {
+    let started = Instant::now();
+    let limit = Duration::from_secs(args.timeout);
+    net.start_all()?;
+    let mut observed = Observed::new(started);
+    let mut table = table::Table::new();
+    let mut faults = faults::Faults::new(args.kills, args.seed, net.validators);
+    let mut transfers = (args.transfers || args.kills > 0).then(|| faults::Transfers::new(args.seed));
+    loop {
+        let statuses = net.statuses().await;
+        observed.record(&statuses);
+        table.show(&statuses, net);
+        if let Some(fallen) = net.fallen() {
+            return Err(NodeError::Check(fallen));
+        }
+        faults.step(net, &statuses).await?;
+        if let Some(transfers) = &mut transfers {
+            transfers.step(net, &statuses).await;
+        }
+        let trained = |s: &Option<At<Status>>| s.as_ref().is_some_and(|s| s.value.model.local_rounds >= Some(args.rounds));
+        if faults.done() && statuses.iter().all(trained) {
+            break;
+        }
+        if started.elapsed() > limit {
+            return Err(NodeError::Check(format!("{} rounds were not done within {} s", args.rounds, args.timeout)));
+        }
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+    table.finish();
+    let seconds = started.elapsed().as_secs();
+    println!("\n{} rounds in {seconds} s", args.rounds);
+    if let Some(transfers) = &transfers {
+        transfers.check(net).await?;
+    }
+    faults.report();
+    checks::state_roots_are_equal_at_the_same_height(net).await?;
+    checks::model_roots_are_equal_at_the_same_round(&observed, args.nodes, args.rounds)?;
+    checks::the_supply_law_holds(net).await?;
+    if args.keep {
+        println!("the network runs on until Ctrl-C; node 0 answers at {}", net.nodes[0].dir.join("rpc").display());
+        std::future::pending::<()>().await;
+    }
+    Ok(observed)
+}
+
+/// After the nodes have stopped: the final loss over all held-out text, the baseline, the picture.
+fn conclude(net: &Net, args: &LocalnetArgs, observed: &Observed) -> Result<(), NodeError> {
+    let params = &net.genesis.params;
+    let data = genesis::open_data(&args.data, &params.model)?;
+    ailo_training::set_threads(std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(1)));
+    let first = ModelState::initial(&params.model, args.seed);
+    let last = observed.final_root().ok_or_else(|| NodeError::Check("no model root was seen".into()))?;
+    let path = net.nodes[0].dir.join("model").join(format!("{last}.state"));
+    let last = ModelState::load(&params.model, &path, &last)?;
+    let sequence = params.training.sequence;
+    let all = data.held_out_windows(sequence, None, u32::MAX);
+    let loss = |state: &ModelState| {
+        eval::held_out_loss(&params.model, &state.weights, &data, sequence, &all, ailo_training::device(false))
+    };
+    let (before, after) = (loss(&first)?, loss(&last)?);
+    println!("held-out loss {:.4} -> {:.4} nats a token over {} tokens", nats(before), nats(after), data.held_out);
+    if args.rounds > 0 {
+        checks::the_held_out_loss_fell(before, after)?;
+    }
+    let mut curves = vec![chart::Series { name: format!("{} nodes, DiLoCo", args.nodes), points: observed.loss_curve(nats(before)) }];
+    if args.baseline {
+        let best = baseline(args, params, &data)?;
+        let gap = 100.0 * (nats(after) / nats(best.loss) - 1.0);
+        println!("data-parallel equivalent {:.4} (learning rate {}), so the network is {gap:+.2} % off", nats(best.loss), best.lr);
+        curves.push(chart::Series { name: "one process, same tokens".into(), points: best.curve });
+    }
+    if let Some(path) = &args.plot {
+        let tokens = params.training.tokens_per_round() * args.rounds * u64::from(args.nodes);
+        let caption = format!(
+            "{}, dataset root {}…, {} nodes x {} rounds x {} inner steps, {:.1} M tokens",
+            data.name,
+            data.root().short(),
+            args.nodes,
+            args.rounds,
+            params.training.inner_steps,
+            tokens as f64 / 1e6
+        );
+        let svg = chart::line_chart("Held-out loss of the network's model", "round", "nats a token", &caption, &curves);
+        std::fs::write(path, svg).map_err(|e| NodeError::file("write", path, e))?;
+        println!("loss curve in {}", path.display());
+    }
+    println!("all checks hold");
+    Ok(())
+}
+
+/// The data-parallel equivalent: one process, the nodes' batches together, as many steps, the best of three rates.
+fn baseline(args: &LocalnetArgs, params: &Params, data: &Dataset) -> Result<reference::Run, NodeError> {
+    let mut best: Option<reference::Run> = None;
+    let setup = reference::Setup {
+        model: &params.model,
+        training: &params.training,
+        data,
+        seed: args.seed,
+        workers: args.nodes,
+        rounds: args.rounds,
+    };
+    for factor in [0.5, 1.0, 2.0] {
+        let run = setup.data_parallel(params.training.lr * factor)?;
+        println!("baseline: learning rate {} ends at {:.4}", run.lr, nats(run.loss));
+        if best.as_ref().is_none_or(|b| run.loss < b.loss) {
+            best = Some(run);
+        }
+    }
+    best.ok_or_else(|| NodeError::Check("no baseline was run".into()))
+}
+
+fn nats(micro: u64) -> f64 {
+    micro as f64 / 1e6
+}
+
+fn temporary_dir() -> Result<PathBuf, NodeError> {
+    let base = std::env::temp_dir();
+    let unique = ailo_protocol::Keypair::generate();
+    let dir = base.join(format!("ailo-localnet-{}", unique.public().short()));
+    std::fs::create_dir_all(&dir).map_err(|e| NodeError::file("create the folder", &dir, e))?;
+    Ok(dir)
+}
+
+/// Applies `--set section.key=value` to the parameters, by way of their text form.
+fn override_params(params: Params, set: &[String]) -> Result<Params, NodeError> {
+    let bad = |text: &str, why: String| NodeError::Usage(format!("--set {text}: {why} (write SECTION.KEY=VALUE, such as training.inner_steps=10)"));
+    let mut table = toml::Table::try_from(&params).map_err(|e| bad("", e.to_string()))?;
+    for text in set {
+        let (key, value) = text.split_once('=').ok_or_else(|| bad(text, "it has no '='".into()))?;
+        let (section, name) = key.split_once('.').ok_or_else(|| bad(text, "it has no '.'".into()))?;
+        let parsed: toml::Table =
+            toml::from_str(&format!("v = {value}")).or_else(|_| toml::from_str(&format!("v = \"{value}\""))).map_err(|e| bad(text, e.to_string()))?;
+        let section = table
+            .get_mut(section)
+            .and_then(toml::Value::as_table_mut)
+            .ok_or_else(|| bad(text, format!("there is no section {section}")))?;
+        let slot = section.get_mut(name).ok_or_else(|| bad(text, format!("there is no parameter {name}")))?;
+        *slot = parsed["v"].clone();
+    }
+    let params: Params = table.try_into().map_err(|e: toml::de::Error| NodeError::Usage(format!("--set: {}", e.to_string().trim_end())))?;
+    params.validate().map_err(|e| NodeError::Usage(format!("--set: {e}")))?;
+    Ok(params)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameters_can_be_overridden_and_mistakes_are_named() {
+        let base = || genesis::local_params(4, 0);
+        let changed = override_params(base(), &["training.inner_steps=7".into(), "ledger.fee=0.5".into()]).unwrap();
+        assert_eq!(changed.training.inner_steps, 7);
+        assert_eq!(changed.ledger.fee, "0.5".parse().unwrap());
+        for wrong in ["training.inner_steps", "nothing.x=1", "training.nothing=1", "training.inner_steps=many", "training.inner_steps=0"] {
+            let error = override_params(base(), &[wrong.into()]).unwrap_err().to_string();
+            assert!(error.contains("--set"), "{error}");
+        }
+    }
+}

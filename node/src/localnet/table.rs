@@ -1,0 +1,80 @@
+//! The live table of a localnet: on a terminal redrawn in place, elsewhere a line whenever a round closes.
+
+use super::net::Net;
+use crate::rpc::types::*;
+use std::io::{IsTerminal, Write};
+
+/// The table.
+pub struct Table {
+    live: bool,
+    drawn: usize,
+    rounds: u64,
+}
+
+impl Table {
+    /// A table on standard output.
+    pub fn new() -> Table {
+        Table { live: std::io::stdout().is_terminal(), drawn: 0, rounds: 0 }
+    }
+
+    /// Shows what the nodes say.
+    pub fn show(&mut self, statuses: &[Option<At<Status>>], net: &Net) {
+        if self.live {
+            self.draw(statuses, net);
+        } else if let Some(best) = statuses.iter().flatten().max_by_key(|s| s.value.model.rounds) {
+            if best.value.model.rounds > self.rounds {
+                self.rounds = best.value.model.rounds;
+                let speed: f64 = statuses.iter().flatten().map(|s| s.value.round.tokens_per_s).sum();
+                println!(
+                    "round {:>3} closed at height {:>5}: model {}, held-out {}, {speed:.0} tokens/s, {} of {} nodes answer",
+                    self.rounds,
+                    best.height,
+                    best.value.model.root.short(),
+                    loss(best.value.model.held_out_loss),
+                    statuses.iter().flatten().count(),
+                    statuses.len()
+                );
+            }
+        }
+    }
+
+    fn draw(&mut self, statuses: &[Option<At<Status>>], net: &Net) {
+        let mut out = String::new();
+        if self.drawn > 0 {
+            out.push_str(&format!("\x1b[{}A", self.drawn));
+        }
+        out.push_str("\x1b[2K node  height  round  phase   step     model     held-out  loss    tokens/s  peers  balance\n");
+        for (i, status) in statuses.iter().enumerate() {
+            let row = match status {
+                None => if net.is_up(i) { "starting".to_string() } else { "killed".to_string() },
+                Some(s) => format!(
+                    "{:<7} {:<6} {:<7} {:>3}/{:<4} {}  {:<8}  {:<6}  {:<8.0}  {:<5}  {}",
+                    s.height,
+                    s.value.round.number,
+                    s.value.round.phase,
+                    s.value.round.step,
+                    s.value.round.steps,
+                    s.value.model.local_root.map_or("-       ".into(), |r| r.short()),
+                    loss(s.value.model.held_out_loss),
+                    loss(s.value.round.loss),
+                    s.value.round.tokens_per_s,
+                    s.value.peers,
+                    s.value.account.free
+                ),
+            };
+            out.push_str(&format!("\x1b[2K {i:>4}  {row}\n"));
+        }
+        print!("{out}");
+        let _ = std::io::stdout().flush(); // a closed terminal loses the table, nothing else
+        self.drawn = statuses.len() + 1;
+    }
+
+    /// Leaves the table as it stands.
+    pub fn finish(&mut self) {
+        self.drawn = 0;
+    }
+}
+
+fn loss(value: Option<f64>) -> String {
+    value.map_or("-".into(), |v| format!("{v:.4}"))
+}

@@ -1,0 +1,474 @@
+//! JSON-RPC over HTTP and WebSocket at `/rpc`, on axum. Methods take named parameters and answer with height and state
+//! root beside their value ([`types`] holds every shape). Nothing here can spend: transactions come signed.
+//!
+//! | method | parameters | answer |
+//! | --- | --- | --- |
+//! | `ailo_status` | | [`Status`] |
+//! | `ailo_block` | `height` or `hash` | [`BlockView`] |
+//! | `ailo_transaction` | `id` | [`TransactionView`] |
+//! | `ailo_account` | `address` | [`AccountView`] |
+//! | `ailo_history` | `address`, `cursor`?, `limit`? | [`HistoryView`] |
+//! | `ailo_round` | | [`RoundView`] |
+//! | `ailo_model` | | [`ModelStatus`] |
+//! | `ailo_peers` | | [`PeersView`] |
+//! | `ailo_submit` | `transaction`: canonical bytes in hexadecimal | [`Submitted`] |
+//! | `ailo_generate` | `request`: [`GenerateRequest`] | [`Generated`] |
+//! | `ailo_subscribeBlocks` | | a [`Header`](ailo_ledger::Header) for each new block |
+
+pub mod types;
+
+use crate::{
+    error::NodeError,
+    service::{
+        chain::{Chain, Head},
+        compute::Worker,
+        models::Models,
+        rounds::Progress,
+    },
+};
+use ailo_ledger::{
+    state::{Event, TransferStatus},
+    store::{Cursor, MAX_PAGE},
+    Transaction,
+};
+use ailo_protocol::{keys, net, Address, Genesis, Hash, NodeId};
+use ailo_training::{
+    generate::{Generator, Sampling},
+    Control, Device,
+};
+use jsonrpsee::{
+    server::{stop_channel, BatchRequestConfig, RpcModule, ServerBuilder, ServerConfig, ServerHandle, SubscriptionMessage},
+    types::{ErrorObjectOwned, Params},
+};
+use serde::{de::DeserializeOwned, Deserialize};
+use std::{net::SocketAddr, sync::Arc, time::Instant};
+use tokio::sync::watch;
+use types::*;
+
+/// Bounds of the server.
+const MAX_CONNECTIONS: u32 = 512;
+const MAX_REQUEST_BYTES: u32 = 1 << 20;
+const MAX_RESPONSE_BYTES: u32 = 16 << 20;
+const MAX_BATCH: u32 = 64;
+const MAX_SUBSCRIPTIONS: u32 = 16;
+/// A prompt, in bytes, at most; and tokens generated for one.
+const MAX_PROMPT_BYTES: usize = 64 << 10;
+const MAX_GENERATED_TOKENS: u32 = 4096;
+
+/// Error codes, beside JSON-RPC's own.
+mod code {
+    /// The request's parameters are not what the method takes.
+    pub const INVALID_PARAMS: i32 = -32602;
+    /// No such block, transaction or cursor.
+    pub const NOT_FOUND: i32 = -32001;
+    /// The ledger or mempool refused a transaction.
+    pub const REFUSED: i32 = -32002;
+    /// The node cannot do this right now.
+    pub const UNAVAILABLE: i32 = -32003;
+}
+
+/// What the methods read.
+pub struct Context {
+    /// The network.
+    pub genesis: Arc<Genesis>,
+    /// This node.
+    pub node: NodeId,
+    /// The wallet it works for.
+    pub wallet: Address,
+    /// Whether it trains.
+    pub trains: bool,
+    /// Whether it was asked to validate.
+    pub validator: bool,
+    /// The ledger.
+    pub chain: Chain,
+    /// Peers.
+    pub net: net::Handle,
+    /// Model states.
+    pub models: Models,
+    /// What training does.
+    pub progress: watch::Receiver<Progress>,
+    /// Thread that generates.
+    pub worker: Worker,
+    /// Where it computes.
+    pub device: Device,
+}
+
+type Answer<T> = Result<At<T>, ErrorObjectOwned>;
+
+fn error(code: i32, message: impl Into<String>) -> ErrorObjectOwned {
+    ErrorObjectOwned::owned(code, message, None::<()>)
+}
+
+fn parse<T: DeserializeOwned>(params: &Params<'_>) -> Result<T, ErrorObjectOwned> {
+    params.parse().map_err(|e| error(code::INVALID_PARAMS, format!("these parameters are not what the method takes: {}", e.data().map_or(e.message(), |d| d.get()))))
+}
+
+impl Context {
+    fn at<T>(&self, head: &Head, value: T) -> At<T> {
+        At { height: head.state.height(), state_root: head.state.root(), value }
+    }
+
+    /// What `ailo_status` answers; the live line shows it too.
+    pub fn status(&self) -> At<Status> {
+        let head = self.chain.head();
+        let state = &head.state;
+        let params = &self.genesis.params;
+        let progress = self.progress.borrow().clone();
+        let round = state.round();
+        let mut notes = Vec::new();
+        if params.ledger.confirmations < 10 {
+            notes.push(format!("transfers need {} confirmations here, not ten: a development network", params.ledger.confirmations));
+        }
+        let unprotected = !round.participants.is_empty() && !round.protected;
+        if unprotected {
+            notes.push(format!("round {} is UNPROTECTED: fewer than four participants, nothing outvotes a liar", round.number));
+        }
+        let validating = state.validators().power(&self.node) > 0;
+        if self.validator && !validating {
+            let stake = state.node(&self.node).map(|node| node.stake).unwrap_or_default();
+            notes.push(format!("not in the validator set yet: {stake} ALC are staked behind this node; add some with `ailo-node stake`"));
+        }
+        let supply = state.supply();
+        self.at(
+            &head,
+            Status {
+                version: env!("CARGO_PKG_VERSION").into(),
+                network: state.network(),
+                network_name: self.genesis.name.clone(),
+                node: self.node,
+                wallet: self.wallet,
+                validating,
+                training: self.trains,
+                block_time_ms: state.time_ms(),
+                block: state.last_block(),
+                epoch: state.epoch(),
+                peers: count(self.net.peers().len()),
+                listen: self.net.listeners().iter().map(ToString::to_string).collect(),
+                confirmations: params.ledger.confirmations,
+                validators: count(state.validators().0.len()),
+                seats: count(state.seats(state.epoch()).map_or(0, |seats| seats.0.len())),
+                round: RoundStatus {
+                    number: round.number,
+                    phase: round.phase.to_string(),
+                    participants: count(round.participants.len()),
+                    tolerates: round.f,
+                    committed: count(round.contributions.len()),
+                    unprotected,
+                    step: progress.step,
+                    steps: params.training.inner_steps,
+                    tokens_per_s: progress.tokens_per_s,
+                    loss: progress.loss,
+                },
+                model: self.model(&head),
+                account: account_view(&head, &self.wallet),
+                supply: SupplyView {
+                    minted: supply.minted,
+                    free: supply.free,
+                    pending: supply.pending,
+                    staked: supply.staked,
+                    unbonding: supply.unbonding,
+                    escrow: supply.escrow,
+                    burned: supply.burned,
+                    law_holds: state.check_supply().is_ok(),
+                },
+                notes,
+            },
+        )
+    }
+
+    fn model(&self, head: &Head) -> ModelStatus {
+        let model = head.state.model();
+        let progress = self.progress.borrow();
+        ModelStatus {
+            rounds: model.steps,
+            root: model.root,
+            held_out_loss: model.loss.map(|micro| micro as f64 / 1e6),
+            local_rounds: progress.local_rounds,
+            local_root: progress.local_root,
+            parameters: ailo_training::model::parameter_count(&self.genesis.params.model) as u64,
+        }
+    }
+
+    fn block(&self, params: &Params<'_>) -> Answer<BlockView> {
+        #[derive(Deserialize)]
+        struct By {
+            height: Option<u64>,
+            hash: Option<Hash>,
+        }
+        let by: By = parse(params)?;
+        let head = self.chain.head();
+        let height = match by {
+            By { height: Some(height), hash: None } => Some(height),
+            By { height: None, hash: Some(hash) } => self.chain.height_of(&hash),
+            _ => return Err(error(code::INVALID_PARAMS, "name the block by height or by hash")),
+        };
+        let (block, certificate) = height
+            .and_then(|height| self.chain.block(height))
+            .ok_or_else(|| error(code::NOT_FOUND, "there is no such block here"))?;
+        let hash = block.id();
+        let transactions =
+            block.transactions.into_iter().map(|transaction| TransactionInBlock { id: transaction.id(), transaction }).collect();
+        Ok(self.at(&head, BlockView { hash, header: block.header, transactions, certificate }))
+    }
+
+    async fn transaction(&self, params: &Params<'_>) -> Answer<TransactionView> {
+        #[derive(Deserialize)]
+        struct By {
+            id: Hash,
+        }
+        let By { id } = parse(params)?;
+        let head = self.chain.head();
+        if let Some((transaction, height)) = self.chain.transaction(&id) {
+            let standing = head.state.transfer(&id);
+            let is_transfer = matches!(transaction.unsigned.body, ailo_ledger::Body::Transfer { .. });
+            let status = match standing.map(|t| t.status) {
+                Some(TransferStatus::Pending) => "pending",
+                Some(TransferStatus::Confirmed) => "confirmed",
+                None if is_transfer => self.transfer_end(&id, &transaction),
+                None => "included",
+            };
+            let attested_by = standing.map(|t| t.confirmers.clone()).unwrap_or_default();
+            let view = TransactionView { id, status: status.into(), block_height: Some(height), attested_by, transaction };
+            return Ok(self.at(&head, view));
+        }
+        let waiting = self.chain.waiting(&id).await;
+        let transaction = waiting.ok_or_else(|| error(code::NOT_FOUND, "this node knows no such transaction"))?;
+        Ok(self.at(&head, TransactionView { id, status: "waiting".into(), block_height: None, attested_by: vec![], transaction }))
+    }
+
+    /// How a transfer ended that the ledger's state no longer holds: its sender's history tells.
+    fn transfer_end(&self, id: &Hash, transaction: &Transaction) -> &'static str {
+        let sender = Address::from(&transaction.unsigned.signer);
+        let mut before = None;
+        loop {
+            let page = self.chain.history(&sender, before, MAX_PAGE);
+            for item in &page.items {
+                match &item.event {
+                    Event::TransferRefunded { id: ended, .. } if ended == id => return "refunded",
+                    Event::TransferFinal { id: ended, .. } if ended == id => return "final",
+                    _ => {}
+                }
+            }
+            match page.next {
+                Some(next) => before = Some(next),
+                None => return "included",
+            }
+        }
+    }
+
+    fn account(&self, params: &Params<'_>) -> Answer<AccountView> {
+        #[derive(Deserialize)]
+        struct By {
+            address: Address,
+        }
+        let By { address } = parse(params)?;
+        let head = self.chain.head();
+        Ok(self.at(&head, account_view(&head, &address)))
+    }
+
+    fn history(&self, params: &Params<'_>) -> Answer<HistoryView> {
+        #[derive(Deserialize)]
+        struct By {
+            address: Address,
+            cursor: Option<String>,
+            limit: Option<u32>,
+        }
+        let by: By = parse(params)?;
+        let head = self.chain.head();
+        let bad_cursor = || error(code::INVALID_PARAMS, "the cursor is not one that this node gave");
+        let before = match &by.cursor {
+            None => None,
+            Some(text) => {
+                let (height, event) = text.split_once('-').ok_or_else(bad_cursor)?;
+                let height = height.parse().map_err(|_| bad_cursor())?;
+                Some(Cursor { height, event: event.parse().map_err(|_| bad_cursor())? })
+            }
+        };
+        let page = self.chain.history(&by.address, before, by.limit.unwrap_or(50).clamp(1, count(MAX_PAGE)) as usize);
+        let entries = page.items.into_iter().map(|item| HistoryEntry {
+            height: item.at.height,
+            time_ms: item.time_ms,
+            event: item.event,
+        });
+        let next = page.next.map(|cursor| format!("{}-{}", cursor.height, cursor.event));
+        Ok(self.at(&head, HistoryView { entries: entries.collect(), next }))
+    }
+
+    fn round(&self) -> Answer<RoundView> {
+        let head = self.chain.head();
+        Ok(self.at(&head, RoundView { round: crate::client::json(head.state.round()) }))
+    }
+
+    fn peers(&self) -> Answer<PeersView> {
+        let head = self.chain.head();
+        let peers = self.net.peers().into_iter().map(|peer| PeerView {
+            node: peer.node,
+            address: peer.address.to_string(),
+            rtt_ms: peer.rtt.map(|rtt| rtt.as_secs_f64() * 1e3),
+        });
+        Ok(self.at(&head, PeersView { peers: peers.collect() }))
+    }
+
+    async fn submit(&self, params: &Params<'_>) -> Answer<Submitted> {
+        #[derive(Deserialize)]
+        struct By {
+            transaction: String,
+        }
+        let by: By = parse(params)?;
+        let malformed = |why: String| error(code::INVALID_PARAMS, format!("the transaction is malformed: {why}"));
+        let bytes = hex::decode(&by.transaction).map_err(|e| malformed(e.to_string()))?;
+        let transaction = Transaction::decode(&bytes).map_err(|e| malformed(e.to_string()))?;
+        let id = self.chain.submit(transaction).await.map_err(|e| error(code::REFUSED, e.to_string()))?;
+        Ok(self.at(&self.chain.head(), Submitted { id }))
+    }
+
+    async fn generate(&self, params: &Params<'_>) -> Answer<Generated> {
+        #[derive(Deserialize)]
+        struct By {
+            request: GenerateRequest,
+        }
+        let By { request } = parse(params)?;
+        if request.prompt.len() > MAX_PROMPT_BYTES || !(1..=MAX_GENERATED_TOKENS).contains(&request.max_tokens) {
+            return Err(error(code::INVALID_PARAMS, format!("a prompt has at most {MAX_PROMPT_BYTES} bytes, an answer 1 to {MAX_GENERATED_TOKENS} tokens")));
+        }
+        if !(0.0..=10.0).contains(&request.temperature) {
+            return Err(error(code::INVALID_PARAMS, "temperature is 0 to 10"));
+        }
+        let head = self.chain.head();
+        let root = head.state.model().root;
+        let held = self.models.get(&root).ok_or_else(|| error(code::UNAVAILABLE, "this node does not hold the model yet: try again soon"))?;
+        let (config, device) = (*self.models.config(), self.device);
+        let seed = request.seed.unwrap_or_else(|| Hash(keys::random_bytes()).stream().next_u64());
+        let started = Instant::now();
+        let sampling = Sampling {
+            max_tokens: request.max_tokens,
+            temperature: request.temperature,
+            top_k: request.top_k,
+            top_p: 1.0,
+            seed,
+        };
+        let made = self.worker.run(move || {
+            Generator::new(&config, &held.state.weights, device)?.generate(&request.prompt, &sampling, &mut |_| Control::Continue)
+        });
+        let made = made.await.map_err(|e| error(code::UNAVAILABLE, e.to_string()))?;
+        let made = made.map_err(|e| error(code::INVALID_PARAMS, e.to_string()))?;
+        let tokens = made.tokens;
+        let speed = f64::from(tokens) / started.elapsed().as_secs_f64();
+        Ok(self.at(&head, Generated { text: made.text, tokens, tokens_per_s: speed, seed, model: root }))
+    }
+}
+
+fn count(n: usize) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+fn account_view(head: &Head, address: &Address) -> AccountView {
+    let account = head.state.account(address);
+    AccountView {
+        address: *address,
+        free: account.free,
+        pending: account.incoming,
+        staked: account.staked,
+        unbonding: account.unbonding,
+        nonce: account.nonce,
+    }
+}
+
+fn methods(context: Arc<Context>) -> Result<RpcModule<Arc<Context>>, NodeError> {
+    let mut module = RpcModule::new(context);
+    let twice = |e: jsonrpsee::server::RegisterMethodError| NodeError::Rpc(format!("a method is registered twice: {e}"));
+    module.register_method("ailo_status", |_, c, _| Answer::Ok(c.status())).map_err(twice)?;
+    module.register_method("ailo_block", |p, c, _| c.block(&p)).map_err(twice)?;
+    module.register_async_method("ailo_transaction", |p, c, _| async move { c.transaction(&p).await }).map_err(twice)?;
+    module.register_method("ailo_account", |p, c, _| c.account(&p)).map_err(twice)?;
+    module.register_method("ailo_history", |p, c, _| c.history(&p)).map_err(twice)?;
+    module.register_method("ailo_round", |_, c, _| c.round()).map_err(twice)?;
+    module
+        .register_method("ailo_model", |_, c, _| {
+            let head = c.chain.head();
+            Answer::Ok(c.at(&head, c.model(&head)))
+        })
+        .map_err(twice)?;
+    module.register_method("ailo_peers", |_, c, _| c.peers()).map_err(twice)?;
+    module.register_async_method("ailo_submit", |p, c, _| async move { c.submit(&p).await }).map_err(twice)?;
+    module.register_async_method("ailo_generate", |p, c, _| async move { c.generate(&p).await }).map_err(twice)?;
+    module
+        .register_subscription("ailo_subscribeBlocks", "ailo_newBlock", "ailo_unsubscribeBlocks", |_, pending, c, _| async move {
+            let mut heads = c.chain.heads();
+            let Ok(sink) = pending.accept().await else { return };
+            let mut next = heads.borrow_and_update().state.height() + 1;
+            // Every block once and in order; a slow reader is served from the store, not from a queue.
+            loop {
+                while let Some((block, _)) = c.chain.block(next) {
+                    let Ok(text) = serde_json::value::to_raw_value(&block.header) else { return };
+                    if sink.send(SubscriptionMessage::from(text)).await.is_err() {
+                        return;
+                    }
+                    next += 1;
+                }
+                tokio::select! {
+                    changed = heads.changed() => if changed.is_err() { return },
+                    () = sink.closed() => return,
+                }
+            }
+        })
+        .map_err(twice)?;
+    Ok(module)
+}
+
+/// A running server.
+pub struct Server {
+    /// Where it listens.
+    pub address: SocketAddr,
+    handle: ServerHandle,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Server {
+    /// Binds and serves.
+    pub async fn start(address: SocketAddr, context: Arc<Context>) -> Result<Server, NodeError> {
+        let listener = tokio::net::TcpListener::bind(address).await.map_err(|e| match e.kind() {
+            std::io::ErrorKind::AddrInUse => NodeError::Usage(format!(
+                "the address {address} is in use: stop what serves there, or choose another with --http 127.0.0.1:PORT"
+            )),
+            _ => NodeError::io(format!("serve on {address}"), e),
+        })?;
+        let address = listener.local_addr().map_err(|e| NodeError::io(format!("serve on {address}"), e))?;
+        let config = ServerConfig::builder()
+            .max_connections(MAX_CONNECTIONS)
+            .max_request_body_size(MAX_REQUEST_BYTES)
+            .max_response_body_size(MAX_RESPONSE_BYTES)
+            .max_subscriptions_per_connection(MAX_SUBSCRIPTIONS)
+            .set_batch_request_config(BatchRequestConfig::Limit(MAX_BATCH))
+            .build();
+        let (stop, handle) = stop_channel();
+        let rpc = ServerBuilder::with_config(config).to_service_builder().build(methods(context)?, stop.clone());
+        let router = axum::Router::new()
+            .route_service("/rpc", tower::service_fn(move |request| {
+                let mut rpc = rpc.clone();
+                async move {
+                    let response = tower::Service::call(&mut rpc, request).await;
+                    // Only a broken connection makes jsonrpsee fail here; the connection is gone then.
+                    Ok::<_, std::convert::Infallible>(response.unwrap_or_else(|_| {
+                        jsonrpsee::server::http::response::internal_error()
+                    }))
+                }
+            }))
+            .route("/health", axum::routing::get(|| async { "ok" }));
+        let task = tokio::spawn(async move {
+            let served = axum::serve(listener, router).with_graceful_shutdown(stop.shutdown()).await;
+            if let Err(e) = served {
+                tracing::error!(error = %e, "the HTTP server ended");
+            }
+        });
+        Ok(Server { address, handle, task })
+    }
+
+    /// Stops serving; connections that do not end by themselves are dropped.
+    pub async fn stop(self) {
+        let _ = self.handle.stop(); // already stopped is stopped
+        if tokio::time::timeout(std::time::Duration::from_secs(1), self.task).await.is_err() {
+            tracing::debug!("some HTTP connections were cut");
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! What JSON-RPC replies hold; the server fills these, the command line and localnet read them.
+//! Amounts are decimal strings in ALC, hashes and keys hexadecimal, losses nats a token, times milliseconds since 1970.
+
+use ailo_ledger::{state::Event, Certificate, Header, Transaction};
+use ailo_protocol::{Address, Amount, Hash, NodeId};
+use serde::{Deserialize, Serialize};
+
+/// Every reply names the block that it was read at.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct At<T> {
+    /// Height of the newest block here.
+    pub height: u64,
+    /// Root of the ledger's state after it.
+    pub state_root: Hash,
+    /// The reply itself.
+    #[serde(flatten)]
+    pub value: T,
+}
+
+/// `ailo_status`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Status {
+    /// Software version.
+    pub version: String,
+    /// Network id.
+    pub network: Hash,
+    /// Network's name.
+    pub network_name: String,
+    /// This node.
+    pub node: NodeId,
+    /// The wallet it works for.
+    pub wallet: Address,
+    /// Whether it is in the validator set that decides the next block.
+    pub validating: bool,
+    /// Whether it trains.
+    pub training: bool,
+    /// Time of the newest block.
+    pub block_time_ms: u64,
+    /// Id of the newest block.
+    pub block: Hash,
+    /// Epoch of the ledger.
+    pub epoch: u64,
+    /// Connected peers.
+    pub peers: u32,
+    /// Addresses that peers can reach this node at.
+    pub listen: Vec<String>,
+    /// Attesting nodes that make a transfer spendable here.
+    pub confirmations: u32,
+    /// Validators of the next height.
+    pub validators: u32,
+    /// Nodes that hold a seat in this epoch.
+    pub seats: u32,
+    /// The open round.
+    pub round: RoundStatus,
+    /// The model's head.
+    pub model: ModelStatus,
+    /// The node's wallet.
+    pub account: AccountView,
+    /// Coins.
+    pub supply: SupplyView,
+    /// What a person should know: few confirmations, an unprotected round, waiting for stake.
+    pub notes: Vec<String>,
+}
+
+/// The open round, and this node's part in it.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct RoundStatus {
+    /// Number, from 0.
+    pub number: u64,
+    /// gather, train, verify or vote.
+    pub phase: String,
+    /// Nodes that take part.
+    pub participants: u32,
+    /// Byzantine participants that aggregation tolerates.
+    pub tolerates: u32,
+    /// Contributions committed so far.
+    pub committed: u32,
+    /// Fewer than four participants: nothing protects the model from a liar.
+    pub unprotected: bool,
+    /// Inner steps that this node has taken.
+    pub step: u32,
+    /// Inner steps of a round.
+    pub steps: u32,
+    /// This node's speed.
+    pub tokens_per_s: f64,
+    /// This node's training loss.
+    pub loss: Option<f64>,
+}
+
+/// The model that the ledger names.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ModelStatus {
+    /// Rounds closed.
+    pub rounds: u64,
+    /// Merkle root of weights and momentum.
+    pub root: Hash,
+    /// Held-out loss that the validators voted for.
+    pub held_out_loss: Option<f64>,
+    /// Rounds closed in the state that this node itself holds and trains from.
+    pub local_rounds: Option<u64>,
+    /// Merkle root of that state.
+    pub local_root: Option<Hash>,
+    /// Parameters.
+    pub parameters: u64,
+}
+
+/// `ailo_account`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct AccountView {
+    /// Address.
+    pub address: Address,
+    /// Spendable.
+    pub free: Amount,
+    /// On the way to this account, not yet spendable.
+    pub pending: Amount,
+    /// Bonded to nodes.
+    pub staked: Amount,
+    /// On its way back from a stake.
+    pub unbonding: Amount,
+    /// Number of the next transaction.
+    pub nonce: u64,
+}
+
+/// Where all coins are.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct SupplyView {
+    pub minted: Amount,
+    pub free: Amount,
+    pub pending: Amount,
+    pub staked: Amount,
+    pub unbonding: Amount,
+    pub escrow: Amount,
+    pub burned: Amount,
+    /// Whether the parts sum to what was minted, recomputed from all entries.
+    pub law_holds: bool,
+}
+
+/// `ailo_block`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct BlockView {
+    /// Id.
+    pub hash: Hash,
+    /// Header.
+    pub header: Header,
+    /// Transactions with their ids.
+    pub transactions: Vec<TransactionInBlock>,
+    /// The certificate that makes it final.
+    pub certificate: Certificate,
+}
+
+/// A transaction as it stands in a block.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TransactionInBlock {
+    /// Id.
+    pub id: Hash,
+    /// Content.
+    pub transaction: Transaction,
+}
+
+/// `ailo_transaction`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TransactionView {
+    /// Id.
+    pub id: Hash,
+    /// Where it stands: waiting, included, or for transfers pending, confirmed, refunded, final.
+    pub status: String,
+    /// Height of its block; none while it waits.
+    pub block_height: Option<u64>,
+    /// Nodes that attested it so far.
+    pub attested_by: Vec<NodeId>,
+    /// Content.
+    pub transaction: Transaction,
+}
+
+/// A page of `ailo_history`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct HistoryView {
+    /// Newest first.
+    pub entries: Vec<HistoryEntry>,
+    /// Pass this as `cursor` for the next page; none at the end.
+    pub next: Option<String>,
+}
+
+/// Something that touched an account.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct HistoryEntry {
+    /// Height of the block.
+    pub height: u64,
+    /// Time of the block.
+    pub time_ms: u64,
+    /// What happened.
+    pub event: Event,
+}
+
+/// `ailo_round`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RoundView {
+    /// The open round as the ledger holds it.
+    pub round: serde_json::Value,
+}
+
+/// A peer.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PeerView {
+    /// Node.
+    pub node: NodeId,
+    /// Address.
+    pub address: String,
+    /// Round-trip time in milliseconds.
+    pub rtt_ms: Option<f64>,
+}
+
+/// `ailo_peers`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PeersView {
+    /// Connected peers.
+    pub peers: Vec<PeerView>,
+}
+
+/// `ailo_submit`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Submitted {
+    /// The transaction's id.
+    pub id: Hash,
+}
+
+/// Parameter of `ailo_generate`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct GenerateRequest {
+    /// Text to continue.
+    pub prompt: String,
+    /// Tokens at most.
+    pub max_tokens: u32,
+    /// Randomness.
+    pub temperature: f64,
+    /// Likeliest tokens considered; 0 for all.
+    pub top_k: u32,
+    /// Seed; none draws one.
+    pub seed: Option<u64>,
+}
+
+/// `ailo_generate`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Generated {
+    /// The continuation.
+    pub text: String,
+    /// Tokens made.
+    pub tokens: u32,
+    /// Speed.
+    pub tokens_per_s: f64,
+    /// Seed that was used.
+    pub seed: u64,
+    /// Root of the model state that wrote it.
+    pub model: Hash,
+}

@@ -1,0 +1,66 @@
+//! Threads that compute: long-lived, because libtorch keeps state in each thread that used it, and apart from the
+//! runtime, so that network and RPC stay responsive. Two of them: one trains, one does what others wait for
+//! (evaluation, aggregation, generation).
+
+use std::sync::mpsc::{sync_channel, SyncSender};
+use tokio::sync::oneshot;
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// Jobs that may wait for one thread.
+const QUEUE: usize = 64;
+
+/// A thread that runs jobs one after the other.
+#[derive(Clone)]
+pub struct Worker {
+    jobs: SyncSender<Job>,
+}
+
+/// The worker's queue is full, or its thread is gone.
+#[derive(Debug, thiserror::Error)]
+#[error("the compute thread is busy: try again in a moment")]
+pub struct Busy;
+
+impl Worker {
+    /// Starts the thread; `niceness` 0 to 19 lowers its share of a busy processor.
+    pub fn spawn(name: &str, niceness: i32) -> std::io::Result<Worker> {
+        let (jobs, queue) = sync_channel::<Job>(QUEUE);
+        std::thread::Builder::new().name(name.into()).spawn(move || {
+            // On Linux a thread has a niceness of its own; failing to lower it costs responsiveness only.
+            if let Err(e) = rustix::process::setpriority_process(Some(rustix::thread::gettid()), niceness) {
+                tracing::debug!(error = %e, "cannot lower the priority of a compute thread");
+            }
+            ailo_training::set_threads(1);
+            while let Ok(job) = queue.recv() {
+                job();
+            }
+        })?;
+        Ok(Worker { jobs })
+    }
+
+    /// Runs `work` on the thread and returns what it returns; a job that panics is an error here, not the thread's end.
+    pub async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Busy> {
+        let (send, receive) = oneshot::channel();
+        let job: Job = Box::new(move || {
+            let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+            if let Ok(value) = outcome {
+                let _ = send.send(value); // nobody waits any more: the caller was cancelled
+            }
+        });
+        self.jobs.try_send(job).map_err(|_| Busy)?;
+        receive.await.map_err(|_| Busy)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn jobs_run_in_order_and_a_panic_does_not_end_the_thread() {
+        let worker = Worker::spawn("test", 10).unwrap();
+        assert_eq!(worker.run(|| 1 + 1).await.unwrap(), 2);
+        assert!(worker.run(|| panic!("on purpose")).await.is_err());
+        assert_eq!(worker.run(|| 3).await.unwrap(), 3);
+    }
+}

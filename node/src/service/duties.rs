@@ -1,0 +1,127 @@
+//! What a node owes the ledger beside training: its registration, heartbeats, and attestations of blocks with transfers.
+
+use super::chain::{Chain, Head};
+use crate::genesis::now_ms;
+use ailo_ledger::{transaction::stamp_hash, Body, Transaction};
+use ailo_protocol::{Address, Genesis, Hash, Keypair};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::sync::watch;
+
+/// A transaction that the ledger does not show yet is sent again after this time.
+const RESEND: Duration = Duration::from_secs(5);
+
+/// The service.
+pub struct Duties {
+    genesis: Arc<Genesis>,
+    network: Hash,
+    key: Keypair,
+    wallet: Address,
+    trains: bool,
+    chain: Chain,
+    stamp: Option<u64>,
+    registered: Option<Instant>,
+    heartbeat: Option<Instant>,
+    attested: BTreeMap<u64, Instant>,
+}
+
+impl Duties {
+    /// A service that has done nothing yet.
+    pub fn new(genesis: Arc<Genesis>, key: Keypair, wallet: Address, trains: bool, chain: Chain) -> Duties {
+        let network = genesis.id();
+        Duties { genesis, network, key, wallet, trains, chain, stamp: None, registered: None, heartbeat: None, attested: BTreeMap::new() }
+    }
+
+    /// Runs until `stop` changes.
+    pub async fn run(mut self, mut stop: watch::Receiver<bool>) {
+        let mut heads = self.chain.heads();
+        let mut tick = tokio::time::interval(Duration::from_millis(500));
+        loop {
+            let head = heads.borrow_and_update().clone();
+            self.register(&head).await;
+            self.beat(&head).await;
+            self.attest(&head).await;
+            tokio::select! {
+                changed = heads.changed() => if changed.is_err() { break },
+                _ = tick.tick() => {}
+                _ = stop.changed() => break,
+            }
+        }
+    }
+
+    async fn register(&mut self, head: &Head) {
+        let me = *self.key.public();
+        if head.state.node(&me).is_some() || self.registered.is_some_and(|at| at.elapsed() < RESEND) {
+            return;
+        }
+        let stamp = match self.stamp {
+            Some(stamp) => stamp,
+            None => {
+                let (network, wallet, bits) = (self.network, self.wallet, self.genesis.params.ledger.stamp_bits);
+                // Seconds of work at most at the largest setting in use; off the runtime all the same.
+                let found = tokio::task::spawn_blocking(move || {
+                    (0..u64::MAX).find(|stamp| leading_zero_bits(&stamp_hash(&network, &me, &wallet, *stamp)) >= bits)
+                });
+                let Ok(Some(stamp)) = found.await else { return };
+                self.stamp = Some(stamp);
+                stamp
+            }
+        };
+        self.registered = Some(Instant::now());
+        self.send(Body::RegisterNode { wallet: self.wallet, stamp }).await;
+    }
+
+    async fn beat(&mut self, head: &Head) {
+        let Some(node) = head.state.node(self.key.public()) else { return };
+        let params = &self.genesis.params.ledger;
+        let age = head.state.age_ms().saturating_sub(node.seen_age);
+        // A node that the ledger believes absent says at once that it is not.
+        let due = age >= params.heartbeat_ms || node.heartbeat_time_ms == 0 || node.missed || node.lapsed || node.trains != self.trains;
+        if due && self.heartbeat.is_none_or(|at| at.elapsed() >= Duration::from_millis(params.heartbeat_ms / 2).min(RESEND)) {
+            self.heartbeat = Some(Instant::now());
+            self.send(Body::Heartbeat { trains: self.trains }).await;
+        }
+    }
+
+    async fn attest(&mut self, head: &Head) {
+        self.attested.retain(|_, at| at.elapsed() < RESEND);
+        for height in head.state.pending_blocks() {
+            if head.state.may_attest(self.key.public(), height) && !self.attested.contains_key(&height) {
+                self.attested.insert(height, Instant::now());
+                // This node executed the block itself, which verified each of its transfers.
+                self.send(Body::Attest { height, except: vec![] }).await;
+            }
+        }
+    }
+
+    async fn send(&self, body: Body) {
+        let transaction = Transaction::sign(&self.network, &self.key, 0, now_ms(), body);
+        if let Err(e) = self.chain.submit(transaction).await {
+            tracing::debug!(error = %e, "the ledger does not take this yet");
+        }
+    }
+}
+
+fn leading_zero_bits(hash: &Hash) -> u32 {
+    let zeros = hash.0.iter().take_while(|byte| **byte == 0).count();
+    let rest = hash.0.get(zeros).map_or(0, |byte| byte.leading_zeros());
+    u32::try_from(zeros).unwrap_or(0) * 8 + rest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leading_zero_bits_count_across_bytes() {
+        let mut hash = Hash([0xff; 32]);
+        assert_eq!(leading_zero_bits(&hash), 0);
+        hash.0[0] = 0;
+        hash.0[1] = 0b0001_0000;
+        assert_eq!(leading_zero_bits(&hash), 11);
+        assert_eq!(leading_zero_bits(&Hash::ZERO), 256);
+    }
+}

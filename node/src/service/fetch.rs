@@ -1,0 +1,128 @@
+//! Fetching from peers: blobs by hash and model states by root, in pieces, from several peers at once, every piece checked.
+
+use super::models::Models;
+use ailo_proto::{request, response, BlobRequest, ModelChunkRequest, ModelManifestRequest, Request};
+use ailo_protocol::{
+    hash::Domain,
+    merkle,
+    net::{Handle, Offence},
+    Hash, NodeId,
+};
+use ailo_training::state::{self, ModelState};
+use futures::{stream, StreamExt};
+use std::collections::VecDeque;
+
+/// Bytes asked for in one request.
+const PIECE: u32 = 4 << 20;
+/// Chunk requests under way at once.
+const IN_FLIGHT: usize = 8;
+/// Bytes of a hash.
+const HASH: usize = 32;
+
+/// Why something could not be fetched.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// No peer gave it.
+    #[error("no connected peer has {0}")]
+    NoPeer(Hash),
+    /// What came together is not what was asked for.
+    #[error("peers gave {0} in pieces that do not belong together")]
+    Mismatch(Hash),
+}
+
+async fn ask(net: &Handle, peer: NodeId, body: request::Body) -> Option<response::Body> {
+    match net.request(peer, Request::from(body)).await {
+        Ok(response) => Some(response),
+        Err(e) => {
+            tracing::debug!(peer = %peer.short(), error = %e, "a request failed");
+            None
+        }
+    }
+}
+
+async fn blame(net: &Handle, peer: NodeId) {
+    if net.report(peer, Offence::WrongData).await.is_err() {
+        tracing::debug!("the network layer has stopped");
+    }
+}
+
+/// The connected peers, `first` before all others.
+fn providers(net: &Handle, first: Option<NodeId>) -> Vec<NodeId> {
+    let connected = net.peers().into_iter().map(|peer| peer.node).filter(|node| Some(*node) != first);
+    first.into_iter().chain(connected).collect()
+}
+
+/// A blob of exactly `bytes` bytes with this hash, from its maker or from whoever has it.
+pub async fn blob(net: &Handle, hash: Hash, bytes: u64, maker: NodeId) -> Result<Vec<u8>, FetchError> {
+    for peer in providers(net, Some(maker)) {
+        if let Some(blob) = blob_from(net, peer, hash, bytes).await {
+            if Hash::of(Domain::Blob, &blob) == hash {
+                return Ok(blob);
+            }
+            blame(net, peer).await;
+        }
+    }
+    Err(FetchError::NoPeer(hash))
+}
+
+async fn blob_from(net: &Handle, peer: NodeId, hash: Hash, bytes: u64) -> Option<Vec<u8>> {
+    let mut blob: Vec<u8> = Vec::new();
+    while (blob.len() as u64) < bytes {
+        let left = bytes - blob.len() as u64;
+        let length = PIECE.min(u32::try_from(left).unwrap_or(PIECE));
+        let request = BlobRequest { hash: hash.0.to_vec().into(), offset: blob.len() as u64, length };
+        match ask(net, peer, request::Body::Blob(request)).await? {
+            response::Body::Blob(piece) if piece.total == bytes && !piece.data.is_empty() && piece.data.len() <= length as usize => {
+                blob.extend_from_slice(&piece.data);
+            }
+            _ => return None,
+        }
+    }
+    Some(blob)
+}
+
+/// The model state with this Merkle root: the list of chunk hashes from one peer, the chunks from all of them.
+pub async fn model(net: &Handle, models: &Models, root: Hash) -> Result<ModelState, FetchError> {
+    let peers = providers(net, None);
+    let count = state::chunk_count(models.config());
+    let mut hashes = Vec::new();
+    for peer in &peers {
+        let request = ModelManifestRequest { root: root.0.to_vec().into() };
+        if let Some(response::Body::ModelManifest(manifest)) = ask(net, *peer, request::Body::ModelManifest(request)).await {
+            let list: Vec<Hash> = manifest.chunks.chunks_exact(HASH).filter_map(|c| c.try_into().ok().map(Hash)).collect();
+            if manifest.chunks.len() == count * HASH && merkle::root(&list) == root {
+                hashes = list;
+                break;
+            }
+            blame(net, *peer).await;
+        }
+    }
+    if hashes.len() != count {
+        return Err(FetchError::NoPeer(root));
+    }
+    let fetches = hashes.into_iter().enumerate().map(|(i, hash)| {
+        // Each chunk starts its search at another peer, so that the load is spread.
+        let mut order: VecDeque<NodeId> = peers.iter().copied().collect();
+        order.rotate_left(i % peers.len().max(1));
+        chunk(net.clone(), order, root, u32::try_from(i).unwrap_or(u32::MAX), hash)
+    });
+    let chunks: Vec<Option<Vec<u8>>> = stream::iter(fetches).buffered(IN_FLIGHT).collect().await;
+    let mut bytes = Vec::new();
+    for chunk in chunks {
+        bytes.extend(chunk.ok_or(FetchError::NoPeer(root))?);
+    }
+    ModelState::from_bytes(models.config(), &bytes).map_err(|_| FetchError::Mismatch(root))
+}
+
+async fn chunk(net: Handle, peers: VecDeque<NodeId>, root: Hash, index: u32, hash: Hash) -> Option<Vec<u8>> {
+    for peer in peers {
+        let request = ModelChunkRequest { root: root.0.to_vec().into(), index };
+        if let Some(response::Body::ModelChunk(chunk)) = ask(&net, peer, request::Body::ModelChunk(request)).await {
+            if Hash::of(Domain::ModelChunk, &chunk.data) == hash {
+                return Some(chunk.data.to_vec());
+            }
+            blame(&net, peer).await;
+        }
+    }
+    None
+}

@@ -1,0 +1,233 @@
+//! `run`: a node from its start to its stop. Opens the folder, joins the network, and runs the services until Ctrl-C
+//! (or, as a child of `localnet`, until its parent is gone).
+
+pub mod chain;
+pub mod compute;
+mod duties;
+mod fetch;
+mod line;
+pub mod models;
+pub mod payloads;
+pub mod rounds;
+mod serve;
+mod sync;
+
+use crate::{config::Settings, datadir::DataDir, error::NodeError, genesis, rpc};
+use ailo_protocol::{
+    genesis::Founder,
+    keystore,
+    net::{self, NetConfig},
+    Address, Genesis, Keypair,
+};
+use ailo_training::{class, dataset::Dataset};
+use chain::Chain;
+use compute::Worker;
+use models::Models;
+use payloads::Payloads;
+use rounds::{Progress, Rounds, Setup};
+use std::{io::Read, path::Path, sync::Arc, time::Duration};
+use tokio::sync::watch;
+
+/// All services have stopped within this time of the signal, or are left behind.
+const STOP_WITHIN: Duration = Duration::from_secs(4);
+/// How much lower the training thread's priority is, so that network and RPC answer first.
+const TRAINER_NICENESS: i32 = 10;
+
+/// Runs a node until it is told to stop.
+pub async fn run(settings: Settings, stop_on_eof: bool) -> Result<(), NodeError> {
+    let dir = DataDir::open(&settings.data_dir)?;
+    let key = key_file(&dir.path("node.json"), keystore::Kind::Node)?;
+    let wallet = match settings.wallet {
+        Some(address) => address,
+        None => Address::from(key_file(&dir.path("wallet.json"), keystore::Kind::Wallet)?.public()),
+    };
+    let (genesis, data) = network(&settings, &dir, &key, wallet)?;
+    let genesis = Arc::new(genesis);
+    let network = genesis.id();
+
+    let trainer = Worker::spawn("trainer", TRAINER_NICENESS).map_err(|e| NodeError::io("start the training thread", e))?;
+    let worker = Worker::spawn("compute", 0).map_err(|e| NodeError::io("start the compute thread", e))?;
+    let device = ailo_training::device(!settings.cpu);
+    let class = trainer.run(move || class::determinism_class(device)).await;
+    let class = class.map_err(|e| NodeError::io("run the determinism probe", std::io::Error::other(e)))??;
+
+    let listen = addresses(&settings.listen, "--listen")?;
+    let bootstrap = addresses(&settings.bootstrap, "--bootstrap")?;
+    let (net, events) = net::start(NetConfig { listen, bootstrap, ..NetConfig::new(key.clone(), network) }).await?;
+    let (stop, stopped) = watch::channel(false);
+    let (chain, ledger_ended) = Chain::start(&dir.path("ledger"), genesis.clone(), key.clone(), settings.validator, net.clone())?;
+    let models = Models::open(dir.path("model"), genesis.params.model);
+    let payloads = Payloads::open(dir.path("payloads"));
+    let (progress, progress_seen) = watch::channel(Progress::default());
+    let trains = !settings.inference_only;
+
+    let context = Arc::new(rpc::Context {
+        genesis: genesis.clone(),
+        node: *key.public(),
+        wallet,
+        trains,
+        validator: settings.validator,
+        chain: chain.clone(),
+        net: net.clone(),
+        models: models.clone(),
+        progress: progress_seen,
+        worker: worker.clone(),
+        device,
+    });
+    let server = rpc::Server::start(settings.http, context.clone()).await?;
+    let url = format!("http://{}/rpc", server.address);
+    crate::datadir::write_atomically(&dir.path("rpc"), url.as_bytes())?;
+
+    let serve = serve::Serve { chain: chain.clone(), models: models.clone(), payloads: payloads.clone(), node: *key.public() };
+    let rounds = Rounds::new(Setup {
+        genesis: genesis.clone(),
+        key: key.clone(),
+        chain: chain.clone(),
+        net: net.clone(),
+        models,
+        payloads,
+        data: Arc::new(data),
+        trains,
+        power: settings.power,
+        device,
+        class,
+        trainer,
+        worker,
+        progress,
+    });
+    let duties = duties::Duties::new(genesis.clone(), key.clone(), wallet, trains, chain.clone());
+    let services = [
+        tokio::spawn(dispatch(events, chain.clone(), serve, stopped.clone())),
+        tokio::spawn(rounds.run(stopped.clone())),
+        tokio::spawn(duties.run(stopped.clone())),
+        tokio::spawn(line::run(context, url, stopped.clone())),
+    ];
+
+    let outcome = tokio::select! {
+        signal = stop_signal(stop_on_eof) => signal,
+        ended = ledger_ended => Err(ended.unwrap_or_else(|_| NodeError::Check("the ledger's thread ended by itself".into()))),
+    };
+    let _ = stop.send(true); // every receiver that is left hears it
+    let shutdown = async {
+        server.stop().await;
+        for service in services {
+            let _ = service.await; // a service that failed has said so in the log
+        }
+        chain.stop().await;
+        net.shutdown().await;
+    };
+    if tokio::time::timeout(STOP_WITHIN, shutdown).await.is_err() {
+        tracing::warn!("some services did not stop in time and are left behind");
+    }
+    let _ = std::fs::remove_file(dir.path("rpc")); // a stale one only makes a client say that nobody answers
+    outcome
+}
+
+/// The key in a file, made if there is none.
+fn key_file(path: &Path, kind: keystore::Kind) -> Result<Keypair, NodeError> {
+    if path.exists() {
+        return Ok(keystore::load(path, kind)?);
+    }
+    let key = match kind {
+        keystore::Kind::Node => Keypair::generate(),
+        keystore::Kind::Wallet => keystore::key_from_phrase(&keystore::new_phrase())?,
+    };
+    keystore::create(path, kind, &key)?;
+    Ok(key)
+}
+
+/// The founding document and the data that belongs to it.
+fn network(settings: &Settings, dir: &DataDir, key: &Keypair, wallet: Address) -> Result<(Genesis, Dataset), NodeError> {
+    let kept = dir.path("network.toml");
+    let genesis = match &settings.network {
+        Some(file) => {
+            let genesis = genesis::read(file)?;
+            if kept.exists() && genesis::read(&kept)?.id() != genesis.id() {
+                return Err(NodeError::Network {
+                    path: file.display().to_string(),
+                    why: format!(
+                        "the folder {} belongs to another network: choose another --data-dir, or the network file it was made with",
+                        settings.data_dir.display()
+                    ),
+                });
+            }
+            genesis
+        }
+        None if kept.exists() => genesis::read(&kept)?,
+        None => {
+            let params = genesis::local_params(1, 0);
+            let data = genesis::open_data(&settings.data, &params.model)?;
+            let founder = Founder { node: *key.public(), wallet, validator: true };
+            genesis::found("dev", 1, vec![founder], &data, params)?
+        }
+    };
+    if !kept.exists() {
+        genesis::write(&kept, &genesis)?;
+    }
+    let data = genesis::open_data(&settings.data, &genesis.params.model)?;
+    if data.root() != genesis.dataset.root {
+        return Err(NodeError::Usage(format!(
+            "this data is not the network's: the network trains on {} (dataset root {}), not on one with root {}: pass the right files with --data",
+            genesis.dataset.name,
+            genesis.dataset.root.short(),
+            data.root().short()
+        )));
+    }
+    Ok((genesis, data))
+}
+
+fn addresses(texts: &[String], flag: &str) -> Result<Vec<net::Multiaddr>, NodeError> {
+    let parse = |text: &String| {
+        text.parse().map_err(|e| NodeError::Usage(format!("{flag} '{text}' is not a multiaddr (like /ip4/127.0.0.1/tcp/8646): {e}")))
+    };
+    texts.iter().map(parse).collect()
+}
+
+/// Ctrl-C, SIGTERM, or, if asked for, the end of standard input.
+async fn stop_signal(stop_on_eof: bool) -> Result<(), NodeError> {
+    use tokio::signal::unix::{signal, SignalKind};
+    let mut terminate = signal(SignalKind::terminate()).map_err(|e| NodeError::io("listen for signals", e))?;
+    let (gone, mut parent_gone) = tokio::sync::mpsc::channel::<()>(1);
+    if stop_on_eof {
+        // A thread of its own: it blocks until the parent's pipe closes.
+        std::thread::spawn(move || {
+            let mut buffer = [0; 64];
+            while std::io::stdin().read(&mut buffer).is_ok_and(|n| n > 0) {}
+            drop(gone);
+        });
+    }
+    tokio::select! {
+        signal = tokio::signal::ctrl_c() => signal.map_err(|e| NodeError::io("listen for Ctrl-C", e)),
+        _ = terminate.recv() => Ok(()),
+        _ = parent_gone.recv(), if stop_on_eof => Ok(()),
+    }
+}
+
+/// Hands what peers send to whom it concerns.
+async fn dispatch(
+    mut events: tokio::sync::mpsc::Receiver<net::Event>,
+    chain: Chain,
+    serve: serve::Serve,
+    mut stop: watch::Receiver<bool>,
+) {
+    loop {
+        let event = tokio::select! {
+            event = events.recv() => event,
+            _ = stop.changed() => None,
+        };
+        match event {
+            None => break,
+            Some(net::Event::Gossip { from, message, verdict }) => chain.gossip(from, message, verdict).await,
+            Some(net::Event::Request { request, reply, .. }) => {
+                let serve = serve.clone();
+                tokio::task::spawn_blocking(move || serve.answer(request, reply));
+            }
+            Some(net::Event::Connected(node)) => {
+                tracing::info!(peer = %node.short(), "peer connected");
+                chain.peer_connected(node).await;
+            }
+            Some(net::Event::Disconnected(node)) => tracing::info!(peer = %node.short(), "peer gone"),
+            Some(net::Event::WrongNetwork { .. }) => {} // the swarm has said so
+        }
+    }
+}

@@ -1,0 +1,485 @@
+//! This node's part in the training rounds. It watches the ledger's head and does, phase by phase, what
+//! `docs/architecture.md` ("A training round") asks of it:
+//!
+//! | the ledger says | this node |
+//! | --- | --- |
+//! | a model root that it does not hold | fetches the state from peers |
+//! | Train, and it takes part | trains on its slot's slice, seals the payload, sends `Contribute` |
+//! | Verify | fetches every payload; as a validator checks them (as a committee member measures losses), sends `Verdict` |
+//! | Vote | aggregates, takes the outer step, keeps the result; as a validator sends `ModelVote` |
+//!
+//! Everything is derived from the ledger at every head, so a node that was killed goes on where the round now is.
+
+use super::{
+    chain::{Chain, Head},
+    compute::Worker,
+    fetch,
+    models::{Held, Models},
+    payloads::Payloads,
+};
+use crate::genesis::now_ms;
+use ailo_ledger::{
+    state::{Phase, Round, State},
+    Body, Transaction,
+};
+use ailo_protocol::{
+    contribution::{Contribution, Finding, Payload},
+    keys, net, Genesis, Hash, Keypair, NodeId,
+};
+use ailo_training::{aggregate, check, codec, dataset::Dataset, eval, inner, outer, state::ModelState, Device};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        Arc,
+    },
+    time::{Duration, Instant},
+};
+use tokio::{sync::watch, task::JoinHandle};
+
+/// A transaction that the ledger does not show yet is sent again after this time.
+const RESEND: Duration = Duration::from_secs(3);
+
+/// What this node does right now, for status and the live line.
+#[derive(Debug, Clone, Default)]
+pub struct Progress {
+    /// Round that it trains, or trained last.
+    pub round: u64,
+    /// Inner steps taken.
+    pub step: u32,
+    /// Speed of the last steps.
+    pub tokens_per_s: f64,
+    /// Training loss in nats a token.
+    pub loss: Option<f64>,
+    /// Rounds closed in the state that the node holds.
+    pub local_rounds: Option<u64>,
+    /// Root of that state.
+    pub local_root: Option<Hash>,
+}
+
+/// What the service works with.
+pub struct Setup {
+    /// The network.
+    pub genesis: Arc<Genesis>,
+    /// This node's key.
+    pub key: Keypair,
+    /// The ledger.
+    pub chain: Chain,
+    /// Peers.
+    pub net: net::Handle,
+    /// Model states.
+    pub models: Models,
+    /// Payloads.
+    pub payloads: Payloads,
+    /// Training data.
+    pub data: Arc<Dataset>,
+    /// Whether this node contributes.
+    pub trains: bool,
+    /// Share of the time that training may compute, in percent.
+    pub power: u8,
+    /// Where to compute.
+    pub device: Device,
+    /// Determinism class of this machine.
+    pub class: Hash,
+    /// Thread that trains.
+    pub trainer: Worker,
+    /// Thread for what others wait for.
+    pub worker: Worker,
+    /// Where progress is shown.
+    pub progress: watch::Sender<Progress>,
+}
+
+/// The service.
+pub struct Rounds {
+    setup: Arc<Setup>,
+    training: Option<Training>,
+    verifying: Option<(u64, JoinHandle<Option<Vec<Finding>>>)>,
+    findings: Option<(u64, Vec<Finding>)>,
+    computing: Option<(u64, JoinHandle<Option<Next>>)>,
+    next: Option<Next>,
+    fetching: Option<(Hash, JoinHandle<Option<ModelState>>)>,
+    sent: BTreeMap<&'static str, (u64, Instant)>,
+    sealed: Option<(u64, Hash, Contribution)>,
+}
+
+struct Training {
+    round: u64,
+    base: Hash,
+    stop: Arc<AtomicBool>,
+    task: JoinHandle<Option<Contribution>>,
+}
+
+/// The state that a round leads to, as this node computed it.
+struct Next {
+    round: u64,
+    /// Rounds closed once the network votes for it.
+    steps: u64,
+    held: Arc<Held>,
+    loss: u64,
+}
+
+impl Rounds {
+    /// A service that has done nothing yet.
+    pub fn new(setup: Setup) -> Rounds {
+        Rounds {
+            setup: Arc::new(setup),
+            training: None,
+            verifying: None,
+            findings: None,
+            computing: None,
+            next: None,
+            fetching: None,
+            sent: BTreeMap::new(),
+            sealed: None,
+        }
+    }
+
+    /// Runs until `stop` changes.
+    pub async fn run(mut self, mut stop: watch::Receiver<bool>) {
+        let mut heads = self.setup.chain.heads();
+        let mut tick = tokio::time::interval(Duration::from_millis(500));
+        loop {
+            let head = heads.borrow_and_update().clone();
+            self.collect().await;
+            self.advance(&head).await;
+            tokio::select! {
+                changed = heads.changed() => if changed.is_err() { break },
+                _ = tick.tick() => {}
+                _ = stop.changed() => break,
+            }
+        }
+        self.abandon_training();
+    }
+
+    /// Does what the head asks for. Readable top to bottom: one round of one node.
+    async fn advance(&mut self, head: &Head) {
+        let state = &head.state;
+        let Some(base) = self.hold_model(state) else { return };
+        let round = state.round();
+        self.setup.payloads.prune(round.number.saturating_sub(self.setup.genesis.params.round.keep_rounds));
+        if round.phase != Phase::Train || self.training.as_ref().is_some_and(|t| t.round != round.number || t.base != round.base_root) {
+            self.abandon_training();
+        }
+        match round.phase {
+            Phase::Gather => {}
+            Phase::Train => self.contribute(round, base, state.model().steps).await,
+            Phase::Verify => self.verify(round, base).await,
+            Phase::Vote => self.vote(round, base, state.model().steps).await,
+        }
+    }
+
+    /// The state that the ledger names, if it is here; else begins to fetch it.
+    fn hold_model(&mut self, state: &State) -> Option<Arc<Held>> {
+        let model = state.model();
+        let held = self.setup.models.get(&model.root);
+        if let Some(held) = held {
+            let (rounds, root) = (Some(model.steps), Some(held.root));
+            self.setup.progress.send_if_modified(|p| {
+                let changed = (p.local_rounds, p.local_root) != (rounds, root);
+                (p.local_rounds, p.local_root) = (rounds, root);
+                changed
+            });
+            return Some(held);
+        }
+        if let Some(next) = self.next.take() {
+            if next.steps == model.steps {
+                tracing::error!(
+                    round = next.round, mine = %next.held.root, voted = %model.root,
+                    "this node computed another model than the network voted for: it stops training and fetches the state"
+                );
+            }
+        }
+        if self.fetching.as_ref().is_none_or(|(root, _)| *root != model.root) {
+            let (setup, root) = (self.setup.clone(), model.root);
+            let task = tokio::spawn(async move {
+                if root == setup.genesis.model_root {
+                    return setup.worker.run(initial_state(&setup)).await.ok();
+                }
+                fetch::model(&setup.net, &setup.models, root)
+                    .await
+                    .inspect_err(|e| tracing::info!(error = %e, "the model state is not to be had yet"))
+                    .ok()
+            });
+            self.fetching = Some((model.root, task));
+        }
+        None
+    }
+
+    /// Takes in what background work has finished.
+    async fn collect(&mut self) {
+        if self.fetching.as_ref().is_some_and(|(_, task)| task.is_finished()) {
+            if let Some((root, task)) = self.fetching.take() {
+                if let Ok(Some(state)) = task.await {
+                    match self.setup.models.put(state) {
+                        Ok(_) => tracing::info!(root = %root.short(), "model state is here"),
+                        Err(e) => tracing::error!(error = %e, "cannot keep the model state"),
+                    }
+                }
+            }
+        }
+        if self.training.as_ref().is_some_and(|t| t.task.is_finished()) {
+            if let Some(training) = self.training.take() {
+                if let Ok(Some(contribution)) = training.task.await {
+                    self.sealed = Some((training.round, training.base, contribution));
+                }
+            }
+        }
+        if self.verifying.as_ref().is_some_and(|(_, task)| task.is_finished()) {
+            if let Some((round, task)) = self.verifying.take() {
+                self.findings = task.await.ok().flatten().map(|findings| (round, findings));
+            }
+        }
+        if self.computing.as_ref().is_some_and(|(_, task)| task.is_finished()) {
+            if let Some((_, task)) = self.computing.take() {
+                self.next = task.await.ok().flatten();
+            }
+        }
+    }
+
+    /// Train: once a round and base, then the same contribution until the ledger shows it.
+    async fn contribute(&mut self, round: &Round, base: Arc<Held>, steps: u64) {
+        let me = *self.setup.key.public();
+        let Some(slot) = round.slot(&me) else { return };
+        if !self.setup.trains || round.contributions.contains_key(&me) {
+            return;
+        }
+        let sealed = self.sealed.as_ref().filter(|(number, root, _)| *number == round.number && *root == round.base_root);
+        if let Some((_, _, contribution)) = sealed {
+            let body = Body::Contribute(contribution.clone());
+            self.send("contribute", round.number, body).await;
+            return;
+        }
+        if self.training.is_none() {
+            let stop = Arc::new(AtomicBool::new(false));
+            let job = Job {
+                round: round.number,
+                steps,
+                base_root: round.base_root,
+                seed: round.seed,
+                slot,
+                slots: u32::try_from(round.participants.len()).unwrap_or(u32::MAX),
+            };
+            let task = tokio::spawn(train(self.setup.clone(), job, base, stop.clone()));
+            self.training = Some(Training { round: round.number, base: round.base_root, stop, task });
+        }
+    }
+
+    fn abandon_training(&mut self) {
+        if let Some(training) = self.training.take() {
+            training.stop.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Verify: every node fetches what it will aggregate; validators check it and say what they found.
+    async fn verify(&mut self, round: &Round, base: Arc<Held>) {
+        let me = *self.setup.key.public();
+        if let Some((_, findings)) = self.findings.as_ref().filter(|(number, _)| *number == round.number) {
+            if round.power.power(&me) > 0 && !round.verdicts.contains(&me) {
+                let body = Body::Verdict { round: round.number, findings: findings.clone() };
+                self.send("verdict", round.number, body).await;
+            }
+            return;
+        }
+        if self.verifying.as_ref().is_none_or(|(number, _)| *number != round.number) {
+            let task = tokio::spawn(examine(self.setup.clone(), round.clone(), base));
+            self.verifying = Some((round.number, task));
+        }
+    }
+
+    /// Vote: the next state from the accepted set; validators say its root.
+    async fn vote(&mut self, round: &Round, base: Arc<Held>, steps: u64) {
+        let me = *self.setup.key.public();
+        if let Some(next) = self.next.as_ref().filter(|next| next.round == round.number) {
+            if round.power.power(&me) > 0 && !round.votes.contains_key(&me) {
+                let body = Body::ModelVote { round: round.number, root: next.held.root, loss: next.loss };
+                self.send("vote", round.number, body).await;
+            }
+            return;
+        }
+        if self.computing.as_ref().is_none_or(|(number, _)| *number != round.number) {
+            let task = tokio::spawn(compute_next(self.setup.clone(), round.clone(), base, steps));
+            self.computing = Some((round.number, task));
+        }
+    }
+
+    /// Signs and submits, not more often than every [`RESEND`].
+    async fn send(&mut self, what: &'static str, round: u64, body: Body) {
+        let recently = self.sent.get(what).is_some_and(|(number, at)| *number == round && at.elapsed() < RESEND);
+        if recently {
+            return;
+        }
+        self.sent.insert(what, (round, Instant::now()));
+        let network = self.setup.genesis.id();
+        let transaction = Transaction::sign(&network, &self.setup.key, 0, now_ms(), body);
+        if let Err(e) = self.setup.chain.submit(transaction).await {
+            tracing::info!(what, round, error = %e, "the ledger does not take this yet");
+        }
+    }
+}
+
+/// The initial state, which genesis determines.
+fn initial_state(setup: &Setup) -> impl FnOnce() -> ModelState + Send + 'static {
+    let (config, seed) = (setup.genesis.params.model, setup.genesis.seed);
+    move || ModelState::initial(&config, seed)
+}
+
+struct Job {
+    round: u64,
+    /// Rounds closed before this one: where the learning-rate schedule stands.
+    steps: u64,
+    base_root: Hash,
+    seed: Hash,
+    slot: u32,
+    slots: u32,
+}
+
+/// Trains a round on the training thread, seals the payload and gives the contribution; `None` when stopped or failed.
+async fn train(setup: Arc<Setup>, job: Job, base: Arc<Held>, stop: Arc<AtomicBool>) -> Option<Contribution> {
+    let params = setup.genesis.params.clone();
+    let (data, device, power) = (setup.data.clone(), setup.device, setup.power);
+    let (progress, number) = (setup.progress.clone(), job.round);
+    let windows = data.windows(&params.training, &job.seed, job.slot, job.slots);
+    let trained = setup.trainer.run(move || {
+        let mut last = Instant::now();
+        let mut control = |at: inner::Progress| {
+            progress.send_modify(|p| {
+                p.round = number;
+                p.step = at.step;
+                p.loss = Some(at.loss);
+                p.tokens_per_s = at.tokens_per_s;
+            });
+            // The power setting: rest in proportion to the time that the step took.
+            std::thread::sleep(last.elapsed() * u32::from(100 - power) / u32::from(power));
+            last = Instant::now();
+            if stop.load(Ordering::Relaxed) { inner::Control::Stop } else { inner::Control::Continue }
+        };
+        inner::train(&params.model, &params.training, job.steps, &base.state, &data, &windows, device, &mut control)
+    });
+    let local = match trained.await {
+        Ok(Ok(local)) => local,
+        Ok(Err(e)) => {
+            tracing::info!(round = job.round, error = %e, "training ended early");
+            return None;
+        }
+        Err(e) => {
+            tracing::warn!(round = job.round, error = %e, "training could not run");
+            return None;
+        }
+    };
+    let salt = keys::random_bytes();
+    let payload = Payload {
+        network: setup.genesis.id(),
+        round: job.round,
+        base_root: job.base_root,
+        node: *setup.key.public(),
+        salt,
+        update: codec::encode(&local.update)
+            .inspect_err(|e| tracing::error!(error = %e, "this node's own update cannot be encoded"))
+            .ok()?,
+    };
+    let (bytes, hash) = payload.seal();
+    if let Err(e) = setup.payloads.put(job.round, hash, &bytes) {
+        tracing::error!(error = %e, "cannot keep this node's own payload");
+        return None;
+    }
+    Some(Contribution {
+        round: job.round,
+        base_root: job.base_root,
+        payload: hash,
+        payload_bytes: bytes.len() as u64,
+        tokens: local.tokens,
+        steps: local.steps,
+        slot: job.slot,
+        loss_first: local.loss_first,
+        loss_last: local.loss_last,
+        class: setup.class,
+    })
+}
+
+/// The payload of a contribution, from here or from peers.
+async fn payload_of(setup: &Setup, node: NodeId, contribution: &Contribution) -> Option<Vec<u8>> {
+    if let Some(bytes) = setup.payloads.get(&contribution.payload) {
+        return Some(bytes);
+    }
+    let bytes = fetch::blob(&setup.net, contribution.payload, contribution.payload_bytes, node).await.ok()?;
+    if let Err(e) = setup.payloads.put(contribution.round, contribution.payload, &bytes) {
+        tracing::error!(error = %e, "cannot keep a payload");
+    }
+    Some(bytes)
+}
+
+/// Opens a payload and makes every cheap check: it names this round, base and node, decodes, is finite, and is not too large.
+fn open_update(setup: &Setup, node: NodeId, contribution: &Contribution, bytes: &[u8], base: &ModelState) -> Option<Vec<f32>> {
+    let params = &setup.genesis.params;
+    let max = usize::try_from(params.round.max_payload_bytes).unwrap_or(usize::MAX);
+    let payload = Payload::open(bytes, max).ok()?;
+    let named = (payload.network, payload.round, payload.base_root, payload.node);
+    if named != (setup.genesis.id(), contribution.round, contribution.base_root, node) {
+        return None;
+    }
+    let update = codec::decode(&payload.update, base.weights.len()).ok()?;
+    check::check_update(&update, base, &params.training).ok()?;
+    Some(update)
+}
+
+/// Fetches and checks every contribution of a round, in the order of their nodes.
+async fn examine(setup: Arc<Setup>, round: Round, base: Arc<Held>) -> Option<Vec<Finding>> {
+    let me = *setup.key.public();
+    let measures = round.committee.contains(&me);
+    let training = setup.genesis.params.training;
+    let windows = setup.data.held_out_windows(training.sequence, Some(&round.seed), training.score_sequences);
+    // All at once: a contributor that does not answer must not hold up the others.
+    let fetches = round.contributions.iter().map(|(node, made)| payload_of(&setup, *node, &made.contribution));
+    let payloads = futures::future::join_all(fetches).await;
+    let mut findings = Vec::new();
+    for ((node, made), bytes) in round.contributions.iter().zip(payloads) {
+        let (setup_, base_, windows_) = (setup.clone(), base.clone(), windows.clone());
+        let (node, contribution) = (*node, made.contribution.clone());
+        let finding = setup.worker.run(move || {
+            let update = bytes.and_then(|bytes| open_update(&setup_, node, &contribution, &bytes, &base_.state));
+            let loss = update.as_ref().filter(|_| measures).and_then(|update| {
+                let params = &setup_.genesis.params;
+                let weights: Vec<f32> = base_.state.weights.iter().zip(update).map(|(w, u)| w - u).collect();
+                eval::held_out_loss(&params.model, &weights, &setup_.data, training.sequence, &windows_, setup_.device).ok()
+            });
+            Finding { node, valid: update.is_some(), loss }
+        });
+        findings.push(finding.await.ok()?);
+    }
+    Some(findings)
+}
+
+/// Aggregates the accepted contributions in slot order, takes the outer step, keeps the state and measures it.
+async fn compute_next(setup: Arc<Setup>, round: Round, base: Arc<Held>, steps: u64) -> Option<Next> {
+    let accepted: Vec<(NodeId, Contribution)> =
+        round.accepted().into_iter().map(|(node, commit)| (node, commit.contribution.clone())).collect();
+    let fetches = accepted.iter().map(|(node, contribution)| payload_of(&setup, *node, contribution));
+    let payloads = futures::future::join_all(fetches).await;
+    let missing = payloads.iter().filter(|bytes| bytes.is_none()).count();
+    if missing > 0 {
+        tracing::info!(round = round.number, missing, "accepted payloads are not to be had yet");
+        return None;
+    }
+    let (setup_, number, f) = (setup.clone(), round.number, round.f as usize);
+    let computed = setup.worker.run(move || {
+        let params = &setup_.genesis.params;
+        let updates: Option<Vec<Vec<f32>>> = accepted
+            .iter()
+            .zip(payloads.iter().flatten())
+            .map(|((node, contribution), bytes)| open_update(&setup_, *node, contribution, bytes, &base.state))
+            .collect();
+        let updates = updates?;
+        let views: Vec<&[f32]> = updates.iter().map(Vec::as_slice).collect();
+        // f is the opening's; the ledger closes a round only with at least 2f + 1 accepted contributions.
+        let mean = aggregate::trimmed_mean(&views, f).ok()?;
+        let state = outer::outer_step(&base.state, &mean, &params.training).ok()?;
+        let sequence = params.training.sequence;
+        let windows = setup_.data.held_out_windows(sequence, None, params.training.eval_sequences);
+        let loss =
+            eval::held_out_loss(&params.model, &state.weights, &setup_.data, sequence, &windows, setup_.device).ok()?;
+        Some((state, loss))
+    });
+    let (state, loss) = computed.await.ok()??;
+    let held = setup.models.put(state).inspect_err(|e| tracing::error!(error = %e, "cannot keep the next state")).ok()?;
+    Some(Next { round: number, steps: steps + 1, held, loss })
+}

@@ -1,0 +1,92 @@
+//! Answers peers' requests: blocks with their certificates, payloads, model states.
+
+use super::{chain::Chain, models::Models, payloads::Payloads};
+use ailo_ledger::state::Phase;
+use ailo_proto::{request, response, BlobResponse, BlockWithCertificate, BlocksResponse, Head, ModelChunkResponse, ModelManifestResponse};
+use ailo_protocol::{net::Reply, Hash, NodeId};
+
+/// Blocks in one answer, at most, by number and by bytes.
+const MAX_BLOCKS: u32 = 256;
+const MAX_BLOCKS_BYTES: usize = 4 << 20;
+/// Bytes of a blob in one answer, at most.
+const MAX_PIECE: u32 = 4 << 20;
+
+/// What can be served.
+#[derive(Clone)]
+pub struct Serve {
+    /// The ledger.
+    pub chain: Chain,
+    /// Model states.
+    pub models: Models,
+    /// Payloads.
+    pub payloads: Payloads,
+    /// This node.
+    pub node: NodeId,
+}
+
+fn hash(bytes: &[u8]) -> Option<Hash> {
+    bytes.try_into().ok().map(Hash)
+}
+
+impl Serve {
+    /// Answers one request; reads files, so it runs where blocking is allowed.
+    pub fn answer(&self, request: request::Body, reply: Reply) {
+        match self.find(request) {
+            Ok(body) => reply.send(body),
+            Err(reason) => reply.refuse(reason),
+        }
+    }
+
+    fn find(&self, request: request::Body) -> Result<response::Body, &'static str> {
+        const LACKING: &str = "not here";
+        match request {
+            request::Body::Head(_) => {
+                let head = self.chain.head();
+                let block = head.state.last_block().0.to_vec().into();
+                Ok(response::Body::Head(Head { height: head.state.height(), block }))
+            }
+            request::Body::Blocks(request) => {
+                let mut blocks = Vec::new();
+                let mut bytes = 0;
+                for height in (request.from_height..).take(request.max_count.min(MAX_BLOCKS) as usize) {
+                    let Some((block, certificate)) = self.chain.block_bytes(height) else { break };
+                    bytes += block.len() + certificate.len();
+                    if bytes > MAX_BLOCKS_BYTES && !blocks.is_empty() {
+                        break;
+                    }
+                    blocks.push(BlockWithCertificate { block: block.into(), certificate: certificate.into() });
+                }
+                Ok(response::Body::Blocks(BlocksResponse { blocks }))
+            }
+            request::Body::Blob(request) => {
+                let hash = hash(&request.hash).ok_or("malformed hash")?;
+                if self.is_sealed(&hash) {
+                    return Err("sealed until the round's commits have closed");
+                }
+                let length = request.length.min(MAX_PIECE) as usize;
+                let (total, data) = self.payloads.read(&hash, request.offset, length).ok_or(LACKING)?;
+                Ok(response::Body::Blob(BlobResponse { total, data: data.into() }))
+            }
+            request::Body::ModelManifest(request) => {
+                let held = hash(&request.root).and_then(|root| self.models.get(&root)).ok_or(LACKING)?;
+                let chunks: Vec<u8> = held.chunk_hashes.iter().flat_map(|hash| hash.0).collect();
+                Ok(response::Body::ModelManifest(ModelManifestResponse { chunks: chunks.into() }))
+            }
+            request::Body::ModelChunk(request) => {
+                let held = hash(&request.root).and_then(|root| self.models.get(&root)).ok_or(LACKING)?;
+                let data = held.state.chunk(request.index as usize).ok_or(LACKING)?;
+                Ok(response::Body::ModelChunk(ModelChunkResponse { data: data.into() }))
+            }
+        }
+    }
+
+    /// A payload of the open round stays sealed while commits may still come: this node's own, committed or not.
+    fn is_sealed(&self, payload: &Hash) -> bool {
+        let head = self.chain.head();
+        let round = head.state.round();
+        let revealed = round.phase == Phase::Verify || round.phase == Phase::Vote;
+        let committed = round.contributions.get(&self.node).is_some_and(|c| c.contribution.payload == *payload);
+        let unknown_yet = self.payloads.round_of(payload) == Some(round.number);
+        !revealed && (committed || unknown_yet)
+    }
+}

@@ -1,0 +1,57 @@
+//! Block sync, the asking side: the newest height of a peer, and blocks with their certificates from whoever has them.
+//! Each question is a task of its own that ends by telling the ledger's thread what came of it.
+
+use super::chain::Command;
+use ailo_ledger::{block::MAX_CERTIFICATE_BYTES, Block, Certificate};
+use ailo_proto::{request, response, BlocksRequest, BlocksResponse, HeadRequest};
+use ailo_protocol::{
+    canonical,
+    net::{Handle, Offence},
+    NodeId,
+};
+use std::sync::Arc;
+use tokio::sync::mpsc::Sender;
+
+/// Blocks asked for at once.
+const BATCH: u32 = 128;
+/// Peers asked before giving up.
+const TRIES: usize = 4;
+
+/// Asks a peer how far it is.
+pub(super) fn ask_head(net: Handle, peer: NodeId, ledger: Sender<Command>) {
+    tokio::spawn(async move {
+        if let Ok(response::Body::Head(head)) = net.request(peer, request::Body::Head(HeadRequest {})).await {
+            let _ = ledger.send(Command::Head(peer, head.height)).await; // stopping
+        }
+    });
+}
+
+/// Asks for blocks from `height` on: `first`, which claims to have them, then others.
+pub(super) fn ask_blocks(net: Handle, first: Option<NodeId>, height: u64, ledger: Sender<Command>) {
+    tokio::spawn(async move {
+        let others = net.peers().into_iter().map(|peer| peer.node).filter(|node| Some(*node) != first);
+        let mut found = (None, Vec::new());
+        for peer in first.into_iter().chain(others).take(TRIES) {
+            let request = request::Body::Blocks(BlocksRequest { from_height: height, max_count: BATCH });
+            let Ok(response::Body::Blocks(answer)) = net.request(peer, request).await else { continue };
+            match decode(&answer) {
+                Some(blocks) if !blocks.is_empty() => {
+                    found = (Some(peer), blocks);
+                    break;
+                }
+                Some(_) => {} // not that far itself
+                None => drop(net.report(peer, Offence::Invalid).await),
+            }
+        }
+        let _ = ledger.send(Command::Synced(found.0, found.1)).await; // stopping
+    });
+}
+
+fn decode(answer: &BlocksResponse) -> Option<Vec<(Arc<Block>, Certificate)>> {
+    let decode = |pair: &ailo_proto::BlockWithCertificate| {
+        let block = Block::decode(&pair.block).ok()?;
+        let certificate = canonical::decode(&pair.certificate, MAX_CERTIFICATE_BYTES).ok()?;
+        Some((Arc::new(block), certificate))
+    };
+    answer.blocks.iter().take(BATCH as usize).map(decode).collect()
+}

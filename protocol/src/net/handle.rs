@@ -1,0 +1,291 @@
+//! The swarm's front: commands in, answers out.
+
+use super::{Multiaddr, NetError, NetLimits, Offence, task::Answer};
+use crate::NodeId;
+use ailo_proto::{Gossip, Message, Refused, Request, Response, response};
+use libp2p::{
+    PeerId,
+    gossipsub::{MessageAcceptance, MessageId},
+    request_response::ResponseChannel,
+};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// A connected peer.
+#[derive(Clone, Debug)]
+pub struct PeerInfo {
+    /// Its key.
+    pub node: NodeId,
+    /// The other end of the connection.
+    pub address: Multiaddr,
+    /// Last round trip time; none before the first ping came back.
+    pub rtt: Option<Duration>,
+    /// Name and version of its software, as it says.
+    pub agent: String,
+    /// When it was ready.
+    pub connected_since: SystemTime,
+}
+
+/// Counters since the start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// Gossip messages handed to the consumer.
+    pub gossip_received: u64,
+    /// Gossip messages dropped because the consumer is slow.
+    pub gossip_dropped: u64,
+    /// Gossip messages that could not be sent because the queues to all peers were full.
+    pub gossip_unsent: u64,
+    /// Gossip messages rejected, by the consumer or because they do not decode.
+    pub gossip_rejected: u64,
+    /// Requests handed to the consumer.
+    pub requests_received: u64,
+    /// Requests refused because of a bound.
+    pub requests_refused: u64,
+    /// Peers banned.
+    pub bans: u64,
+}
+
+/// The counters behind [`Stats`].
+#[derive(Default)]
+pub(super) struct Counters {
+    pub gossip_received: AtomicU64,
+    pub gossip_dropped: AtomicU64,
+    pub gossip_unsent: AtomicU64,
+    pub gossip_rejected: AtomicU64,
+    pub requests_received: AtomicU64,
+    pub requests_refused: AtomicU64,
+    pub bans: AtomicU64,
+}
+
+pub(super) fn count(counter: &AtomicU64) {
+    counter.fetch_add(1, Ordering::Relaxed);
+}
+
+/// Why a message was not published. Having no peers is no error: there is just nobody to tell.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PublishError {
+    /// Above the bound of the wire.
+    #[error("a gossip message of {bytes} bytes exceeds the bound of {max} bytes")]
+    TooLong {
+        /// Encoded length.
+        bytes: usize,
+        /// The bound.
+        max: usize,
+    },
+    /// A gossip without a body.
+    #[error("a gossip message without a body")]
+    Empty,
+    /// The swarm has stopped.
+    #[error("the network layer has stopped")]
+    Closed,
+}
+
+/// Why a request has no response.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// Above the bound of the wire, or without a body.
+    #[error("the request is empty or longer than {max} bytes")]
+    BadRequest {
+        /// The bound.
+        max: usize,
+    },
+    /// Too many requests to this peer are under way: await some of them first.
+    #[error("too many requests to this peer are under way")]
+    Busy,
+    /// No connection, and no address known or none that answers.
+    #[error("the peer can't be reached: {0}")]
+    Unreachable(String),
+    /// Not in time.
+    #[error("the peer did not answer in time")]
+    Timeout,
+    /// The peer says no.
+    #[error("the peer refused: {0}")]
+    Refused(String),
+    /// What came back is no response.
+    #[error("the peer's response is invalid: {0}")]
+    BadResponse(String),
+    /// The swarm has stopped.
+    #[error("the network layer has stopped")]
+    Closed,
+}
+
+pub(super) enum Command {
+    Publish(Gossip),
+    Request { node: NodeId, request: Request, answer: oneshot::Sender<Result<response::Body, RequestError>> },
+    Dial(Multiaddr),
+    Report(NodeId, Offence),
+    Shutdown,
+}
+
+/// The way to talk to the swarm. The swarm stops when it is told to, or when all handles or the event queue are gone.
+#[derive(Clone)]
+pub struct Handle {
+    pub(super) node: NodeId,
+    pub(super) limits: Arc<NetLimits>,
+    pub(super) commands: mpsc::Sender<Command>,
+    pub(super) peers: watch::Receiver<Arc<[PeerInfo]>>,
+    pub(super) listeners: watch::Receiver<Arc<[Multiaddr]>>,
+    pub(super) counters: Arc<Counters>,
+}
+
+impl Handle {
+    /// This node.
+    pub fn node(&self) -> &NodeId {
+        &self.node
+    }
+
+    /// Sends gossip to all peers. Bytes that travelled within the last minute do not travel again: to repeat a message
+    /// on purpose, change its nonce. Waits only while the command queue is full.
+    pub async fn publish(&self, message: impl Into<Gossip>) -> Result<(), PublishError> {
+        let (message, max) = (message.into(), self.limits.gossip_bytes);
+        if message.body.is_none() {
+            return Err(PublishError::Empty);
+        }
+        let bytes = message.encoded_len();
+        if bytes > max {
+            return Err(PublishError::TooLong { bytes, max });
+        }
+        self.commands.send(Command::Publish(message)).await.map_err(|_| PublishError::Closed)
+    }
+
+    /// Asks a peer; dials it first when it is not connected but its address is known. [`response::Body::Refused`]
+    /// comes back as [`RequestError::Refused`].
+    pub async fn request(&self, node: NodeId, request: impl Into<Request>) -> Result<response::Body, RequestError> {
+        let (request, max) = (request.into(), self.limits.request_bytes);
+        if request.body.is_none() || request.encoded_len() > max {
+            return Err(RequestError::BadRequest { max });
+        }
+        let (answer, response) = oneshot::channel();
+        let exchange = async {
+            let command = Command::Request { node, request, answer };
+            self.commands.send(command).await.map_err(|_| RequestError::Closed)?;
+            response.await.map_err(|_| RequestError::Closed)?
+        };
+        // The swarm bounds the exchange itself; dialling comes on top.
+        let limit = self.limits.request_timeout + self.limits.handshake_timeout * 2;
+        tokio::time::timeout(limit, exchange).await.unwrap_or(Err(RequestError::Timeout))
+    }
+
+    /// The peers that are connected and ready.
+    pub fn peers(&self) -> Vec<PeerInfo> {
+        self.peers.borrow().to_vec()
+    }
+
+    /// The addresses this node listens on, each with `/p2p/<peer id>`: what another node may bootstrap from.
+    pub fn listeners(&self) -> Vec<Multiaddr> {
+        self.listeners.borrow().to_vec()
+    }
+
+    /// Counters since the start.
+    pub fn stats(&self) -> Stats {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Stats {
+            gossip_received: get(&self.counters.gossip_received),
+            gossip_dropped: get(&self.counters.gossip_dropped),
+            gossip_unsent: get(&self.counters.gossip_unsent),
+            gossip_rejected: get(&self.counters.gossip_rejected),
+            requests_received: get(&self.counters.requests_received),
+            requests_refused: get(&self.counters.requests_refused),
+            bans: get(&self.counters.bans),
+        }
+    }
+
+    /// Dials an address now, and again while there are too few peers, like those given at the start.
+    pub async fn dial(&self, address: Multiaddr) -> Result<(), NetError> {
+        super::task::check_address(&address)?;
+        self.commands.send(Command::Dial(address)).await.map_err(|_| NetError::Closed)
+    }
+
+    /// Blames a peer; too many offences disconnect and ban it for a while.
+    pub async fn report(&self, node: NodeId, offence: Offence) -> Result<(), NetError> {
+        self.commands.send(Command::Report(node, offence)).await.map_err(|_| NetError::Closed)
+    }
+
+    /// Stops the swarm and closes all connections; returns once that is done.
+    pub async fn shutdown(&self) {
+        // Either the command arrives or the task has ended; in both cases its receiver closes.
+        let _ = self.commands.send(Command::Shutdown).await;
+        self.commands.closed().await;
+    }
+}
+
+/// The duty to judge one gossip message; dropping it ignores the message.
+pub struct Verdict {
+    pub(super) message: MessageId,
+    pub(super) peer: PeerId,
+    pub(super) bytes: usize,
+    pub(super) acceptance: MessageAcceptance,
+    pub(super) answers: mpsc::UnboundedSender<Answer>,
+}
+
+impl Verdict {
+    /// Valid and new: hand it on.
+    pub fn accept(mut self) {
+        self.acceptance = MessageAcceptance::Accept;
+    }
+
+    /// Not worth handing on, but nobody's fault.
+    pub fn ignore(self) {}
+
+    /// Invalid beyond doubt: do not hand it on, and blame the peer that did.
+    pub fn reject(mut self) {
+        self.acceptance = MessageAcceptance::Reject;
+    }
+}
+
+impl Drop for Verdict {
+    fn drop(&mut self) {
+        let acceptance = std::mem::replace(&mut self.acceptance, MessageAcceptance::Ignore);
+        let (message, peer, bytes) = (self.message.clone(), self.peer, self.bytes);
+        // An error means that the swarm has stopped: nothing is left to tell.
+        let _ = self.answers.send(Answer::Verdict { message, peer, bytes, acceptance });
+    }
+}
+
+impl std::fmt::Debug for Verdict {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Verdict({})", self.message)
+    }
+}
+
+/// The duty to answer one request; dropping it refuses.
+pub struct Reply {
+    pub(super) channel: Option<ResponseChannel<Response>>,
+    pub(super) answers: mpsc::UnboundedSender<Answer>,
+}
+
+impl Reply {
+    /// Answers. A response above the bound of the wire is replaced by a refusal.
+    pub fn send(mut self, response: impl Into<Response>) {
+        self.answer(response.into());
+    }
+
+    /// Refuses, with a reason for people.
+    pub fn refuse(self, reason: impl Into<String>) {
+        self.send(Refused { reason: reason.into() });
+    }
+
+    fn answer(&mut self, response: Response) {
+        if let Some(channel) = self.channel.take() {
+            let _ = self.answers.send(Answer::Response { channel, response });
+        }
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        self.answer(Refused { reason: "not answered, try again later".into() }.into());
+    }
+}
+
+impl std::fmt::Debug for Reply {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Reply")
+    }
+}

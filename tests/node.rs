@@ -1,0 +1,284 @@
+//! One node as a real process: what it does with bad input, how it starts, answers, stops and goes on.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use ailo_node::rpc::types::*;
+use serde_json::{json, Value};
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_ailo-node");
+
+fn ailo(args: &[&str]) -> Output {
+    Command::new(PROGRAM).args(args).env_remove("AILO_DATA_DIR").stdin(Stdio::null()).output().unwrap()
+}
+
+/// A development node in its own folder; killed when the test ends, however it ends.
+struct Dev {
+    child: Child,
+    url: String,
+}
+
+impl Drop for Dev {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Dev {
+    fn start(dir: &Path, more: &[&str]) -> Dev {
+        let _ = std::fs::remove_file(dir.join("rpc"));
+        let dir_text = dir.to_str().unwrap();
+        let log = std::fs::File::options().create(true).append(true).open(dir.join("log")).unwrap();
+        let child = Command::new(PROGRAM)
+            .args(["run", "--network", "dev", "--validator", "--cpu", "--http", "127.0.0.1:0", "--data-dir", dir_text])
+            .args(more)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let mut dev = Dev { child, url: String::new() };
+        let started = Instant::now();
+        while dev.url.is_empty() {
+            assert!(dev.child.try_wait().unwrap().is_none(), "the node ended: {}", dev.log(dir));
+            assert!(started.elapsed() < Duration::from_secs(60), "no JSON-RPC after 60 s: {}", dev.log(dir));
+            dev.url = std::fs::read_to_string(dir.join("rpc")).unwrap_or_default();
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        dev
+    }
+
+    fn log(&self, dir: &Path) -> String {
+        std::fs::read_to_string(dir.join("log")).unwrap_or_default()
+    }
+
+    /// A bare HTTP POST, so that the test does not depend on our own client.
+    fn post(&self, body: &str) -> String {
+        let address: SocketAddr = self.url.trim_start_matches("http://").trim_end_matches("/rpc").parse().unwrap();
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        let head = format!(
+            "POST /rpc HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        stream.write_all(body.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer.split_once("\r\n\r\n").unwrap().1.to_string()
+    }
+
+    fn call(&self, method: &str, params: Value) -> Value {
+        let text = self.post(&json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).to_string());
+        serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"))
+    }
+
+    fn status(&self) -> At<Status> {
+        serde_json::from_value(self.call("ailo_status", json!({}))["result"].clone()).unwrap()
+    }
+
+    fn wait(&self, what: &str, seconds: u64, condition: impl Fn(&At<Status>) -> bool) -> At<Status> {
+        let started = Instant::now();
+        loop {
+            let status = self.status();
+            if condition(&status) {
+                return status;
+            }
+            assert!(started.elapsed() < Duration::from_secs(seconds), "{what}: not within {seconds} s: {status:?}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    fn interrupt(mut self) -> (Duration, std::process::ExitStatus) {
+        let started = Instant::now();
+        let pid = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+        let status = self.child.wait().unwrap();
+        (started.elapsed(), status)
+    }
+}
+
+#[test]
+fn bad_input_gives_one_sentence_an_exit_code_and_no_panic() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_string();
+    std::fs::write(path("bad.toml"), "power = \"much\"\n").unwrap();
+    std::fs::write(path("network.toml"), "name = 1\n").unwrap();
+    std::fs::write(path("text"), "too short").unwrap();
+    let busy = TcpListener::bind("127.0.0.1:0").unwrap();
+    let busy_http = busy.local_addr().unwrap().to_string();
+    let busy_listen = format!("/ip4/127.0.0.1/tcp/{}", busy.local_addr().unwrap().port());
+    let data = path("data");
+    let dev = ["run", "--network", "dev", "--validator", "--data-dir", &data];
+    let with = |more: &[&str]| dev.iter().chain(more).map(ToString::to_string).collect::<Vec<_>>();
+    let run = |args: &[&str]| args.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let cases = [
+        (run(&["run", "--config", &path("bad.toml")]), "bad.toml"),
+        (run(&["run", "--network", &path("network.toml"), "--data-dir", &data]), "network.toml"),
+        (run(&["run", "--network", &path("missing.toml"), "--data-dir", &data]), "missing.toml"),
+        (run(&["run"]), "--network"),
+        (with(&["--colour"]), "--colour"),
+        (with(&["--power", "95"]), "95"),
+        (with(&["--data", &path("nowhere")]), "nowhere does not exist"),
+        (with(&["--data", &path("text")]), "too small"),
+        (with(&["--wallet", "ailo1qqqq"]), "address"),
+        (with(&["--listen", "somewhere"]), "--listen"),
+        (with(&["--http", &busy_http]), "in use"),
+        (with(&["--http", "127.0.0.1:0", "--listen", &busy_listen]), "in use"),
+        (run(&["wallet", "send", "ailo1nonsense", "1", "--data-dir", &data]), "ailo1nonsense"),
+        (run(&["status", "--data-dir", &path("empty")]), "no node runs"),
+        (run(&["status", "--rpc", "http://127.0.0.1:1/rpc"]), "no node answers"),
+        (run(&["localnet", "--nodes", "2", "--validators", "3"]), "--validators 3"),
+        (run(&["localnet", "--set", "training.colour=1"]), "no parameter colour"),
+        (run(&["genesis", "--out", &path("new.toml"), "--founder", "abc"]), "--founder"),
+    ];
+    for (args, expected) in cases {
+        let output = ailo(&args.iter().map(String::as_str).collect::<Vec<_>>());
+        let said = String::from_utf8_lossy(&output.stderr).to_string();
+        assert!(!output.status.success(), "{args:?} must fail");
+        assert!(said.contains(expected), "{args:?} must say {expected:?}, not: {said}");
+        assert!(!said.contains("panicked"), "{args:?}: {said}");
+        assert_eq!(said.matches("error:").count(), 1, "{args:?} says one thing: {said}");
+    }
+}
+
+#[test]
+fn a_full_disk_is_said_and_ends_the_node() {
+    let mount = tempfile::tempdir().unwrap();
+    let target = mount.path().to_str().unwrap();
+    let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", "size=6m", "tmpfs", target]).output();
+    if !mounted.is_ok_and(|o| o.status.success()) {
+        println!("SKIPPED: this needs the right to mount a small tmpfs");
+        return;
+    }
+    let data = mount.path().join("node");
+    let output = Command::new(PROGRAM)
+        .args(["run", "--network", "dev", "--validator", "--cpu", "--http", "127.0.0.1:0", "--data-dir", data.to_str().unwrap()])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .and_then(|child| {
+            // Fill what is left once the node has its folder, so that the ledger itself meets the full disk.
+            let started = Instant::now();
+            while !data.join("rpc").exists() && started.elapsed() < Duration::from_secs(60) {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            let mut filler = std::fs::File::create(mount.path().join("filler"))?;
+            while filler.write_all(&[0; 4096]).is_ok() {}
+            child.wait_with_output()
+        });
+    let unmounted = Command::new("umount").arg("-l").arg(target).status();
+    assert!(unmounted.unwrap().success());
+    let output = output.unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success());
+    assert!(said.contains("error:") && said.contains("space"), "{said}");
+    assert!(!said.contains("panicked"), "{said}");
+}
+
+#[test]
+fn a_development_node_trains_answers_stops_and_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Dev::start(dir.path(), &[]);
+
+    let first = node.wait("it trains", 60, |s| s.value.round.step > 0);
+    assert_eq!(first.value.confirmations, 0);
+    assert!(first.value.notes.iter().any(|n| n.contains("0 confirmations")), "{:?}", first.value.notes);
+
+    // RPC answers quickly while training runs at full load.
+    let mut times: Vec<Duration> = (0..100)
+        .map(|_| {
+            let started = Instant::now();
+            node.status();
+            started.elapsed()
+        })
+        .collect();
+    times.sort();
+    println!("status while training: median {:?}, 90th percentile {:?}, worst {:?}", times[50], times[90], times[99]);
+    assert!(times[50] < Duration::from_millis(50), "median {:?}", times[50]);
+
+    // Garbage gets an answer that says what is wrong, and the node lives on.
+    for (body, expected) in [
+        ("nonsense".to_string(), "-32700"),
+        (json!({"jsonrpc": "2.0", "id": 1, "method": "ailo_nothing"}).to_string(), "-32601"),
+        (json!({"jsonrpc": "2.0", "id": 1, "method": "ailo_block", "params": {"height": "x"}}).to_string(), "-32602"),
+        (json!({"jsonrpc": "2.0", "id": 1, "method": "ailo_submit", "params": {"transaction": "zz"}}).to_string(), "malformed"),
+        (json!({"jsonrpc": "2.0", "id": 1, "method": "ailo_submit", "params": {"transaction": "00ff00"}}).to_string(), "malformed"),
+        (json!({"jsonrpc": "2.0", "id": 1, "method": "ailo_block", "params": {"height": 4_000_000_000u64}}).to_string(), "-32001"),
+    ] {
+        let answer = node.post(&body);
+        assert!(answer.contains(expected), "{body} must be answered with {expected}, not {answer}");
+    }
+
+    let closed = node.wait("a round closes", 240, |s| s.value.model.rounds >= 1);
+    assert!(closed.value.account.free > ailo_protocol::Amount::ZERO, "the round paid: {closed:?}");
+    assert!(closed.value.supply.law_holds);
+
+    // A transfer on this network of no confirmations is confirmed in its block.
+    let dir_text = dir.path().to_str().unwrap();
+    let to = ailo_protocol::Address::from(ailo_protocol::Keypair::from_seed([9; 32]).public()).to_string();
+    let sent = ailo(&["wallet", "send", &to, "0.25", "--memo", "thanks", "--json", "--data-dir", dir_text]);
+    assert!(sent.status.success(), "{}", String::from_utf8_lossy(&sent.stderr));
+    let sent: At<TransactionView> = serde_json::from_slice(&sent.stdout).unwrap();
+    assert_eq!(sent.value.status, "confirmed");
+    let account = node.call("ailo_account", json!({"address": to}));
+    assert_eq!(account["result"]["free"], "0.25");
+    let history = ailo(&["wallet", "history", "--data-dir", dir_text]);
+    assert!(String::from_utf8_lossy(&history.stdout).contains("0.25"), "{history:?}");
+    let too_much = ailo(&["wallet", "send", &to, "1000000", "--data-dir", dir_text]);
+    assert!(!too_much.status.success());
+
+    // It writes text.
+    let text = ailo(&["generate", "The ledger", "--max-tokens", "20", "--seed", "1", "--data-dir", dir_text]);
+    assert!(text.status.success() && text.stdout.len() > 20, "{text:?}");
+
+    let before = node.status();
+    let (took, status) = node.interrupt();
+    assert!(took < Duration::from_secs(5), "Ctrl-C took {took:?}");
+    assert!(status.success(), "{status}");
+
+    let again = Dev::start(dir.path(), &[]);
+    let after = again.status();
+    assert!(after.height >= before.height && after.value.model.rounds >= before.value.model.rounds);
+    assert_eq!(after.value.network, before.value.network);
+    again.wait("it trains again", 60, |s| s.value.round.step > 0 && s.height > before.height);
+}
+
+#[test]
+fn every_block_reaches_a_subscriber_once_and_in_order() {
+    use jsonrpsee::core::client::{Subscription, SubscriptionClientT};
+    let dir = tempfile::tempdir().unwrap();
+    let node = Dev::start(dir.path(), &["--inference-only"]);
+    let url = node.url.replace("http://", "ws://");
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let heights: Vec<u64> = runtime.block_on(async {
+        let client = jsonrpsee_ws_client::WsClientBuilder::default().build(&url).await.unwrap();
+        let no_params = jsonrpsee::core::params::ArrayParams::new();
+        let mut blocks: Subscription<ailo_ledger::Header> =
+            client.subscribe("ailo_subscribeBlocks", no_params, "ailo_unsubscribeBlocks").await.unwrap();
+        let mut heights = Vec::new();
+        while heights.len() < 3 {
+            let header = tokio::time::timeout(Duration::from_secs(30), blocks.next()).await.unwrap().unwrap().unwrap();
+            heights.push(header.height);
+        }
+        heights
+    });
+    assert!(heights.windows(2).all(|w| w[1] == w[0] + 1), "{heights:?}");
+}
+
+#[test]
+fn a_second_process_in_the_same_folder_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let _node = Dev::start(dir.path(), &["--inference-only"]);
+    let second = ailo(&["run", "--network", "dev", "--data-dir", dir.path().to_str().unwrap(), "--http", "127.0.0.1:0"]);
+    assert!(!second.status.success());
+    assert!(String::from_utf8_lossy(&second.stderr).contains("another ailo-node runs"));
+}

@@ -1,0 +1,174 @@
+//! Tunes a network's training parameters: simulates W workers over R rounds in one process, with the very code that
+//! nodes run (training, codec, aggregation, outer step), or trains the data-parallel equivalent to compare with.
+//!
+//!     cargo run -p ailo-training --example tune -- diloco   data=tinyshakespeare.txt
+//!     cargo run -p ailo-training --example tune -- baseline data=tinyshakespeare.txt lr=0.003
+//!
+//! `diloco` prints the held-out loss of the aggregated model after every round. `baseline` trains one model with W times the batch on the
+//! same tokens in the same order, for the same R * H steps, with an optimiser that is never reset.
+//!
+//! Settings are `name=value`; what is not set comes from `presets::dev_model` and `presets::dev_training`:
+//!   data=FILE            text to train on (the embedded corpus)
+//!   workers=4 faulty=1 rounds=20 seed=1 every=5 (rounds between evaluations on a sample; the last is over all held-out text)
+//!   style=gpt2|modern layers width heads kv_heads ffn context
+//!   inner_steps batch sequence lr lr_floor lr_rounds warmup_steps rewarm_steps beta1 beta2 weight_decay clip
+//!   outer_lr outer_momentum
+
+use ailo_protocol::{
+    Hash,
+    hash::Domain,
+    params::{ModelConfig, Style, Tokenizer, TrainingParams},
+};
+use ailo_training::{
+    Control, Dataset, Device, ModelState, aggregate, check, codec, eval, inner,
+    inner::{AdamW, learning_rate, train},
+    model::{Model, parameter_count},
+    outer, presets, set_threads,
+};
+use std::{error::Error, path::Path, time::Instant};
+use tch::Tensor;
+
+struct Experiment {
+    cfg: ModelConfig,
+    params: TrainingParams,
+    data: Dataset,
+    workers: u32,
+    rounds: u64,
+    seed: u64,
+    every: u64,
+    faulty: usize,
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let Some((mode, settings)) = args.split_first().filter(|(mode, _)| ["diloco", "baseline"].contains(&mode.as_str()))
+    else {
+        return Err(
+            "usage: tune diloco|baseline [name=value...]; the settings are listed at the top of examples/tune.rs"
+                .into(),
+        );
+    };
+    set_threads(1);
+    let experiment = Experiment::parse(settings)?;
+    let started = Instant::now();
+    let weights = if mode == "diloco" { experiment.diloco()? } else { experiment.baseline()? };
+    let seconds = started.elapsed().as_secs_f64();
+    let Experiment { params: p, data, workers, rounds, cfg, .. } = &experiment;
+    let tokens = p.tokens_per_round() * u64::from(*workers) * rounds;
+    println!(
+        "{mode} {} | held-out {:.4} | {tokens} tokens, {} parameters, {seconds:.0} s, {:.0} tokens/s",
+        settings.join(" "),
+        experiment.loss(&weights, u32::MAX)?,
+        parameter_count(cfg),
+        tokens as f64 / seconds,
+    );
+    let _ = data;
+    Ok(())
+}
+
+impl Experiment {
+    fn parse(settings: &[String]) -> Result<Experiment, Box<dyn Error>> {
+        let (mut cfg, mut p) = (presets::dev_model(), presets::dev_training());
+        let (mut workers, mut rounds, mut seed, mut every, mut faulty, mut path) = (4, 20, 1, 5, 1, None);
+        for setting in settings {
+            let (name, value) = setting.split_once('=').ok_or_else(|| format!("{setting}: settings are name=value"))?;
+            match name {
+                "data" => path = Some(value),
+                "workers" => workers = value.parse()?,
+                "rounds" => rounds = value.parse()?,
+                "seed" => seed = value.parse()?,
+                "faulty" => faulty = value.parse()?,
+                "every" => every = value.parse()?,
+                "style" => cfg.style = if value == "modern" { Style::Modern } else { Style::Gpt2 },
+                "layers" => cfg.layers = value.parse()?,
+                "width" => cfg.width = value.parse()?,
+                "heads" => cfg.heads = value.parse()?,
+                "kv_heads" => cfg.kv_heads = value.parse()?,
+                "ffn" => cfg.ffn = value.parse()?,
+                "context" => cfg.context = value.parse()?,
+                "inner_steps" => p.inner_steps = value.parse()?,
+                "batch" => p.batch = value.parse()?,
+                "sequence" => p.sequence = value.parse()?,
+                "lr" => p.lr = value.parse()?,
+                "lr_floor" => p.lr_floor = value.parse()?,
+                "lr_rounds" => p.lr_rounds = value.parse()?,
+                "warmup_steps" => p.warmup_steps = value.parse()?,
+                "rewarm_steps" => p.rewarm_steps = value.parse()?,
+                "beta1" => p.beta1 = value.parse()?,
+                "beta2" => p.beta2 = value.parse()?,
+                "weight_decay" => p.weight_decay = value.parse()?,
+                "clip" => p.clip = value.parse()?,
+                "outer_lr" => p.outer_lr = value.parse()?,
+                "outer_momentum" => p.outer_momentum = value.parse()?,
+                _ => return Err(format!("unknown setting {name}").into()),
+            }
+        }
+        let data = match path {
+            Some(path) => Dataset::open(Path::new(path), Tokenizer::Bytes)?,
+            None => Dataset::embedded(),
+        };
+        Ok(Experiment { cfg, params: p, data, workers, rounds, seed, every, faulty })
+    }
+
+    fn diloco(&self) -> Result<Vec<f32>, Box<dyn Error>> {
+        let mut state = ModelState::initial(&self.cfg, self.seed);
+        for round in 0..self.rounds {
+            let (mut updates, mut losses) = (Vec::new(), (0, 0));
+            for slot in 0..self.workers {
+                let windows = self.windows(round, slot);
+                let control = &mut |_| Control::Continue;
+                let local = train(&self.cfg, &self.params, round, &state, &self.data, &windows, Device::Cpu, control)?;
+                let update = codec::decode(&codec::encode(&local.update)?, state.weights.len())?;
+                check::check_update(&update, &state, &self.params)?;
+                updates.push(update);
+                losses = (losses.0 + local.loss_first, losses.1 + local.loss_last);
+            }
+            let updates: Vec<&[f32]> = updates.iter().map(Vec::as_slice).collect();
+            let mean = aggregate::trimmed_mean(&updates, self.faulty)?;
+            let ratio = check::norm(&mean) / check::norm(&state.weights);
+            state = outer::outer_step(&state, &mean, &self.params)?;
+            let mean_loss = |sum: u64| sum as f64 / 1e6 / f64::from(self.workers);
+            let note = format!("workers {:.3} to {:.3}, update norm {ratio:.3}", mean_loss(losses.0), mean_loss(losses.1));
+            self.report(round, &state.weights, &note)?;
+        }
+        Ok(state.weights)
+    }
+
+    fn baseline(&self) -> Result<Vec<f32>, Box<dyn Error>> {
+        let (p, sequence) = (&self.params, self.params.sequence as usize);
+        let schedule = TrainingParams { rewarm_steps: 1, ..*p };
+        let model = Model::new(&self.cfg, &ModelState::initial(&self.cfg, self.seed).weights, Device::Cpu, true)?;
+        let mut optimiser = AdamW::new(&self.cfg, &model, p);
+        for round in 0..self.rounds {
+            let slots: Vec<Vec<usize>> = (0..self.workers).map(|slot| self.windows(round, slot)).collect();
+            for step in 0..p.inner_steps {
+                let batch = p.batch as usize;
+                let first = step as usize * batch;
+                let windows: Vec<usize> = slots.iter().flat_map(|slot| &slot[first..first + batch]).copied().collect();
+                let loss = model.loss(&inner::batch_tensor(&self.data, &windows, sequence, Device::Cpu)?);
+                let gradients = Tensor::f_run_backward(&[&loss], model.parameters(), false, false)?;
+                optimiser.step(&gradients, learning_rate(&schedule, round, step));
+            }
+            self.report(round, &Vec::try_from(model.flat())?, "")?;
+        }
+        Ok(Vec::try_from(model.flat())?)
+    }
+
+    fn windows(&self, round: u64, slot: u32) -> Vec<usize> {
+        let seed = Hash::of_parts(Domain::Lot, &[&self.seed.to_le_bytes(), &round.to_le_bytes()]);
+        self.data.windows(&self.params, &seed, slot, self.workers)
+    }
+
+    fn loss(&self, weights: &[f32], count: u32) -> Result<f64, Box<dyn Error>> {
+        let sequence = self.params.sequence;
+        let windows = self.data.held_out_windows(sequence, None, count);
+        Ok(eval::held_out_loss(&self.cfg, weights, &self.data, sequence, &windows, Device::Cpu)? as f64 / 1e6)
+    }
+
+    fn report(&self, round: u64, weights: &[f32], note: &str) -> Result<(), Box<dyn Error>> {
+        if (round + 1) % self.every == 0 && round + 1 < self.rounds {
+            println!("  round {:3}: held-out {:.4} {note}", round + 1, self.loss(weights, self.params.eval_sequences)?);
+        }
+        Ok(())
+    }
+}
