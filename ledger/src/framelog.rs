@@ -16,7 +16,7 @@
 use ailo_protocol::Hash;
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Read, Seek, SeekFrom, Write},
+    io::{self, Read, Write},
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
 };
@@ -244,7 +244,7 @@ impl FrameLog {
     }
 
     fn scan(&self, offset: u64, end: u64) -> Scan<'_> {
-        Scan { log: self, reader: io::BufReader::with_capacity(1 << 20, &self.file), positioned: false, offset, end }
+        Scan { log: self, reader: io::BufReader::with_capacity(1 << 20, Reader(&self.file, offset)), offset, end }
     }
 }
 
@@ -257,19 +257,25 @@ struct Frame {
 /// Reads frame after frame, up to the first that is not one.
 struct Scan<'a> {
     log: &'a FrameLog,
-    reader: io::BufReader<&'a File>,
-    positioned: bool,
+    reader: io::BufReader<Reader<'a>>,
     offset: u64,
     end: u64,
+}
+
+/// Reads a file from a position on, whatever others do with it.
+struct Reader<'a>(&'a File, u64);
+
+impl Read for Reader<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.0.read_at(buffer, self.1)?;
+        self.1 += read as u64;
+        Ok(read)
+    }
 }
 
 impl Scan<'_> {
     fn next_frame(&mut self) -> Result<Option<Frame>, LogError> {
         let failed = |e| error("read", &self.log.path, e);
-        if !self.positioned {
-            self.reader.seek(SeekFrom::Start(self.offset)).map_err(failed)?;
-            self.positioned = true;
-        }
         let left = self.end - self.offset;
         if left < FRAME_HEAD as u64 {
             return Ok(None);

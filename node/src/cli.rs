@@ -5,6 +5,9 @@ use clap::{Args, Parser, Subcommand};
 use serde::Deserialize;
 use std::path::PathBuf;
 
+/// libp2p warns of what is normal in a small network: messages said twice, nobody known yet.
+const DEFAULT_LOG: &str = "warn,libp2p_gossipsub=error,libp2p_kad=error";
+
 /// Train and serve one language model together, with no coordinator.
 #[derive(Debug, Parser)]
 #[command(name = "ailo-node", version, arg_required_else_help = true)]
@@ -13,7 +16,7 @@ pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
     /// Log filter on standard error, such as info or ailo_node=debug,warn.
-    #[arg(long, global = true, env = "AILO_LOG", default_value = "warn", value_name = "FILTER")]
+    #[arg(long, global = true, env = "AILO_LOG", default_value = DEFAULT_LOG, value_name = "FILTER")]
     pub log: String,
 }
 

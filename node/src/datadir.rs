@@ -12,7 +12,6 @@
 use crate::error::NodeError;
 use std::{
     fs::{self, File},
-    io::Write,
     path::{Path, PathBuf},
 };
 
@@ -56,13 +55,7 @@ impl DataDir {
 
 /// Writes a file so that a crash leaves the old one or the new one, never a part.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), NodeError> {
-    let fail = |e| NodeError::file("write", path, e);
-    let part = path.with_extension("part");
-    let mut file = File::create(&part).map_err(fail)?;
-    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(fail)?;
-    fs::rename(&part, path).map_err(fail)?;
-    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(parent).and_then(|dir| dir.sync_all()).map_err(fail)
+    ailo_protocol::file::write_atomically(path, [bytes]).map_err(|e| NodeError::file("write", path, e))
 }
 
 #[cfg(test)]

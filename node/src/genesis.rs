@@ -81,8 +81,8 @@ pub fn local_params(nodes: u32, confirmations: u32) -> Params {
             open_wait_ms: 10 * second,
             min_train_ms: 5 * second,
             max_train_ms: 240 * second,
-            verify_ms: 60 * second,
-            vote_ms: 60 * second,
+            verify_ms: 16 * second,
+            vote_ms: 30 * second,
             committee: 2,
             ..RoundParams::default()
         },

@@ -12,6 +12,7 @@ pub mod address;
 pub mod amount;
 pub mod canonical;
 pub mod contribution;
+pub mod file;
 pub mod genesis;
 pub mod hash;
 pub mod keys;

@@ -14,19 +14,12 @@
 //!   inner_steps batch sequence lr lr_floor lr_rounds warmup_steps rewarm_steps beta1 beta2 weight_decay clip
 //!   outer_lr outer_momentum
 
-use ailo_protocol::{
-    Hash,
-    hash::Domain,
-    params::{ModelConfig, Style, Tokenizer, TrainingParams},
-};
+use ailo_protocol::params::{ModelConfig, Style, Tokenizer, TrainingParams};
 use ailo_training::{
-    Control, Dataset, Device, ModelState, aggregate, check, codec, eval, inner,
-    inner::{AdamW, learning_rate, train},
-    model::{Model, parameter_count},
-    outer, presets, set_threads,
+    Control, Dataset, Device, ModelState, aggregate, check, codec, inner::train, model::parameter_count, outer,
+    presets, reference::Setup, set_threads,
 };
 use std::{error::Error, path::Path, time::Instant};
-use tch::Tensor;
 
 struct Experiment {
     cfg: ModelConfig,
@@ -53,8 +46,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     let started = Instant::now();
     let weights = if mode == "diloco" { experiment.diloco()? } else { experiment.baseline()? };
     let seconds = started.elapsed().as_secs_f64();
-    let Experiment { params: p, data, workers, rounds, cfg, .. } = &experiment;
-    let tokens = p.tokens_per_round() * u64::from(*workers) * rounds;
+    let Experiment { params, workers, rounds, cfg, .. } = &experiment;
+    let tokens = params.tokens_per_round() * u64::from(*workers) * rounds;
     println!(
         "{mode} {} | held-out {:.4} | {tokens} tokens, {} parameters, {seconds:.0} s, {:.0} tokens/s",
         settings.join(" "),
@@ -62,7 +55,6 @@ fn main() -> Result<(), Box<dyn Error>> {
         parameter_count(cfg),
         tokens as f64 / seconds,
     );
-    let _ = data;
     Ok(())
 }
 
@@ -115,7 +107,7 @@ impl Experiment {
         for round in 0..self.rounds {
             let (mut updates, mut losses) = (Vec::new(), (0, 0));
             for slot in 0..self.workers {
-                let windows = self.windows(round, slot);
+                let windows = self.setup().windows(round, slot);
                 let control = &mut |_| Control::Continue;
                 let local = train(&self.cfg, &self.params, round, &state, &self.data, &windows, Device::Cpu, control)?;
                 let update = codec::decode(&codec::encode(&local.update)?, state.weights.len())?;
@@ -128,41 +120,28 @@ impl Experiment {
             let ratio = check::norm(&mean) / check::norm(&state.weights);
             state = outer::outer_step(&state, &mean, &self.params)?;
             let mean_loss = |sum: u64| sum as f64 / 1e6 / f64::from(self.workers);
-            let note = format!("workers {:.3} to {:.3}, update norm {ratio:.3}", mean_loss(losses.0), mean_loss(losses.1));
+            let note =
+                format!("workers {:.3} to {:.3}, update norm {ratio:.3}", mean_loss(losses.0), mean_loss(losses.1));
             self.report(round, &state.weights, &note)?;
         }
         Ok(state.weights)
     }
 
     fn baseline(&self) -> Result<Vec<f32>, Box<dyn Error>> {
-        let (p, sequence) = (&self.params, self.params.sequence as usize);
-        let schedule = TrainingParams { rewarm_steps: 1, ..*p };
-        let model = Model::new(&self.cfg, &ModelState::initial(&self.cfg, self.seed).weights, Device::Cpu, true)?;
-        let mut optimiser = AdamW::new(&self.cfg, &model, p);
-        for round in 0..self.rounds {
-            let slots: Vec<Vec<usize>> = (0..self.workers).map(|slot| self.windows(round, slot)).collect();
-            for step in 0..p.inner_steps {
-                let batch = p.batch as usize;
-                let first = step as usize * batch;
-                let windows: Vec<usize> = slots.iter().flat_map(|slot| &slot[first..first + batch]).copied().collect();
-                let loss = model.loss(&inner::batch_tensor(&self.data, &windows, sequence, Device::Cpu)?);
-                let gradients = Tensor::f_run_backward(&[&loss], model.parameters(), false, false)?;
-                optimiser.step(&gradients, learning_rate(&schedule, round, step));
-            }
-            self.report(round, &Vec::try_from(model.flat())?, "")?;
+        let run = self.setup().data_parallel(self.params.lr)?;
+        for (round, loss) in run.curve.iter().filter(|(round, _)| *round as u64 % self.every == 0) {
+            println!("  round {round:3}: held-out {loss:.4}");
         }
-        Ok(Vec::try_from(model.flat())?)
+        Ok(run.weights)
     }
 
-    fn windows(&self, round: u64, slot: u32) -> Vec<usize> {
-        let seed = Hash::of_parts(Domain::Lot, &[&self.seed.to_le_bytes(), &round.to_le_bytes()]);
-        self.data.windows(&self.params, &seed, slot, self.workers)
+    fn setup(&self) -> Setup<'_> {
+        let Experiment { cfg, params, data, seed, workers, rounds, .. } = self;
+        Setup { model: cfg, training: params, data, seed: *seed, workers: *workers, rounds: *rounds }
     }
 
-    fn loss(&self, weights: &[f32], count: u32) -> Result<f64, Box<dyn Error>> {
-        let sequence = self.params.sequence;
-        let windows = self.data.held_out_windows(sequence, None, count);
-        Ok(eval::held_out_loss(&self.cfg, weights, &self.data, sequence, &windows, Device::Cpu)? as f64 / 1e6)
+    fn loss(&self, weights: &[f32], count: u32) -> ailo_training::Result<f64> {
+        Ok(self.setup().loss(weights, count)? as f64 / 1e6)
     }
 
     fn report(&self, round: u64, weights: &[f32], note: &str) -> Result<(), Box<dyn Error>> {

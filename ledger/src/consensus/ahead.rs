@@ -16,16 +16,18 @@ pub(super) struct Ahead {
 }
 
 impl Ahead {
-    /// Keeps a message, if its node has room.
-    pub fn keep(&mut self, signed: Signed, message: Message) {
+    /// Keeps a message, if it is new and its node has room.
+    pub fn keep(&mut self, signed: Signed, message: Message) -> bool {
         let bytes = message.encode().len();
         let theirs = self.messages.keys().filter(|(node, _)| *node == signed.node).count();
         let key = (signed.node, signed.ballot);
-        let fits = theirs < MAX_AHEAD_PER_NODE && self.bytes + bytes <= MAX_AHEAD_BYTES;
-        if fits && !self.messages.contains_key(&key) {
+        let kept =
+            theirs < MAX_AHEAD_PER_NODE && self.bytes + bytes <= MAX_AHEAD_BYTES && !self.messages.contains_key(&key);
+        if kept {
             self.bytes += bytes;
             self.messages.insert(key, (message, bytes));
         }
+        kept
     }
 
     /// Those of `height`, proposals first; all are forgotten.

@@ -317,3 +317,91 @@ impl From<&RoundProof> for RoundCertificate<Ledger> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::state::{State, build_block, testing};
+
+    const NETWORK: Hash = Hash([1; 32]);
+
+    fn ballot(step: Step, block: Option<Hash>) -> Ballot {
+        Ballot { height: 7, round: 2, step, block }
+    }
+
+    fn messages() -> Vec<Message> {
+        let key = testing::node_key(0);
+        let state = State::genesis(&testing::genesis(1, |_| {}));
+        let (block, _) = build_block(&state, *key.public(), 0, std::iter::empty()).unwrap();
+        let signed = |step| ballot(step, Some(block.id())).sign(&NETWORK, &key);
+        let vote = signed(Step::Prevote);
+        let polka =
+            Certificate { height: 7, round: 2, block: block.id(), signatures: vec![(vote.node, vote.signature)] };
+        let votes = vec![(true, None, vote.node, vote.signature), (false, Some(block.id()), vote.node, vote.signature)];
+        vec![
+            Message::Vote(vote),
+            Message::Vote(ballot(Step::Precommit, None).sign(&NETWORK, &key)),
+            Message::Proposal(signed(Step::Propose { pol_round: Some(1) }), Arc::new(block)),
+            Message::Polka(polka),
+            Message::Round(RoundProof { height: 7, round: 2, ends: false, votes }),
+        ]
+    }
+
+    #[test]
+    fn messages_survive_the_wire_and_nothing_else_decodes_to_them() {
+        for message in messages() {
+            let bytes = message.encode();
+            assert_eq!(Message::decode(&bytes).unwrap(), message);
+            assert_eq!(message.height(), 7);
+            for cut in 0..bytes.len() {
+                assert!(Message::decode(&bytes[..cut]).is_err());
+            }
+            assert!(Message::decode(&[&bytes[..], &[0]].concat()).is_err());
+        }
+        assert!(matches!(Message::decode(&vec![0; MAX_MESSAGE_BYTES + 1]), Err(CodecError::TooLong { .. })));
+    }
+
+    #[test]
+    fn the_cores_types_and_ours_say_the_same() {
+        for message in messages() {
+            match message {
+                Message::Vote(signed) => assert_eq!(Signed::from(&signed.to_vote().unwrap()), signed),
+                Message::Proposal(signed, _) => assert_eq!(Signed::from(&signed.to_proposal().unwrap()), signed),
+                Message::Polka(polka) => assert_eq!(Certificate::from(&to_polka(&polka)), polka),
+                Message::Round(proof) => {
+                    assert_eq!(RoundProof::from(&RoundCertificate::<Ledger>::from(&proof)), proof)
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_signed_is_pinned() {
+        let prevote = ballot(Step::Prevote, Some(Hash([9; 32])));
+        let expected = "0700000000000000020000000100000001".to_owned() + &"09".repeat(32);
+        assert_eq!(hex(&canonical::encode(&prevote)), expected);
+        let fresh = ballot(Step::Propose { pol_round: None }, Some(Hash([9; 32])));
+        assert_eq!(
+            hex(&canonical::encode(&fresh)),
+            "070000000000000002000000000000000001".to_owned() + &"09".repeat(32)
+        );
+        assert_eq!(hex(&prevote.signing_bytes(&NETWORK)), PREVOTE_DIGEST);
+        let others = [
+            ballot(Step::Precommit, prevote.block),
+            ballot(Step::Prevote, None),
+            Ballot { height: 8, ..prevote },
+            Ballot { round: 3, ..prevote },
+            ballot(Step::Propose { pol_round: Some(0) }, prevote.block),
+            fresh,
+        ];
+        assert!(others.iter().all(|other| other.signing_bytes(&NETWORK) != prevote.signing_bytes(&NETWORK)));
+        assert_ne!(prevote.signing_bytes(&Hash([2; 32])), prevote.signing_bytes(&NETWORK));
+    }
+
+    const PREVOTE_DIGEST: &str = "d5cd8dfc7c70efc2a010c68864318e0a01945427158a39061a378c8607f422a7";
+
+    fn hex(bytes: &[u8]) -> String {
+        bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}

@@ -71,7 +71,7 @@ pub(super) enum Phase {
     Committing(State),
 }
 
-/// A block and what it does; nothing if it is invalid.
+/// A valid block and what it does.
 pub(super) struct Held {
     pub block: Arc<Block>,
     pub executed: Executed,

@@ -31,7 +31,7 @@
 use super::{
     ahead::Ahead,
     certificate::{BadCertificate, verify_certificate, verify_polka, verify_round},
-    codec::{self, Message, Signed, Step, WalEntry},
+    codec::{self, Message, RoundProof, Signed, Step, WalEntry},
     context::{Address, BlockId, Height, Ledger, UncountableSet, ValidatorSet},
     effects::{Held, Node, Phase},
     persist::{Persist, Recovered},
@@ -386,7 +386,7 @@ impl<P: Persist> Host<P> {
     /// Checks a message of the running height: all that can be said without executing a block.
     fn judge(&self, message: &Message, height: u64) -> Verdict {
         let round = self.core.round().as_u32().unwrap_or(0);
-        let set = self.node.state.validators();
+        let (set, votes) = (self.node.state.validators(), self.core.driver.votes());
         let too_far = |r: u32| r > round.saturating_add(MAX_ROUNDS_AHEAD);
         let proof = |known: bool, verify: &dyn Fn() -> Result<(), BadCertificate>| match known {
             true => Verdict::Ignore,
@@ -397,7 +397,7 @@ impl<P: Persist> Host<P> {
             Message::Vote(signed) => match signed.to_vote() {
                 None => Verdict::Reject,
                 Some(_) if too_far(signed.ballot.round) => Verdict::Ignore,
-                Some(vote) if self.core.driver.votes().has_vote(&vote) => Verdict::Ignore,
+                Some(vote) if votes.has_vote(&vote) || votes.is_saturated_conflict(&vote) => Verdict::Ignore,
                 Some(_) if set.power(&signed.node) == 0 || !signed.verifies(&self.node.network) => Verdict::Reject,
                 Some(_) => Verdict::Accept,
             },
@@ -420,12 +420,16 @@ impl<P: Persist> Host<P> {
             }
             Message::Round(votes) => {
                 let superseded = if votes.ends { votes.round < round } else { votes.round <= round };
-                proof(superseded, &|| verify_round(&self.node.network, set, votes))
+                let same = |known: &RoundProof| (known.round, known.ends) == (votes.round, votes.ends);
+                let entered = self.core.round_certificate().map(|entered| RoundProof::from(&entered.certificate));
+                proof(superseded || entered.as_ref().is_some_and(same), &|| {
+                    verify_round(&self.node.network, set, votes)
+                })
             }
         }
     }
 
-    /// Keeps a message of the next height; says that the network is ahead.
+    /// Keeps a message of the next height; says so where the network is ahead.
     fn judge_ahead(&mut self, message: Message, height: u64) -> Verdict {
         let (next, committing) = match &self.node.phase {
             Phase::Committing(next) => (next.validators(), true),
@@ -444,10 +448,8 @@ impl<P: Persist> Host<P> {
         if at > height + 1 || !committing {
             self.node.outputs.push(Output::Behind { height: at });
         }
-        if at == height + 1 {
-            self.ahead.keep(signed, message);
-        }
-        Verdict::Accept
+        // What is not kept here is not passed on either, so nobody can flood the network with votes of the far future.
+        if at == height + 1 && self.ahead.keep(signed, message) { Verdict::Accept } else { Verdict::Ignore }
     }
 
     /// Gives an accepted message of the running height to the core; with a proposal, its block first executed.

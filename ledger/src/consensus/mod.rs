@@ -21,8 +21,10 @@ mod host;
 mod persist;
 #[cfg(test)]
 mod simulation;
+#[cfg(test)]
+mod tests;
 
-pub use certificate::{verify_certificate, BadCertificate};
+pub use certificate::{BadCertificate, verify_certificate};
 pub use codec::{Ballot, Message, Step};
 pub use host::{Decision, Host, HostError, Input, Output, TimeoutId, TimeoutKind, Verdict};
 pub use persist::{Persist, Recovered, SignError};

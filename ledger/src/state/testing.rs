@@ -33,7 +33,7 @@ pub fn genesis(founders: u8, edit: impl FnOnce(&mut Params)) -> Genesis {
         final_ms: 200_000,
         epoch_ms: 60_000,
         stamp_bits: 4,
-        handover_stake: Amount::alc(400),
+        handover_stake: Amount::alc(450),
         unbonding_ms: 100_000,
         heartbeat_ms: 10_000,
         alive_ms: 30_000,

@@ -16,17 +16,17 @@ mod consensus;
 mod index;
 
 pub use consensus::ConsensusFiles;
-pub use index::{Cursor, HistoryItem, Page, MAX_PAGE};
+pub use index::{Cursor, HistoryItem, MAX_PAGE, Page};
 
 use crate::{
+    Transaction,
     block::{Block, Certificate, MAX_BLOCK_BYTES, MAX_CERTIFICATE_BYTES},
     framelog::{Format, FrameLog, LogError},
-    state::{execute_block, Executed, State},
-    Transaction,
+    state::{Executed, State, execute_block},
 };
 use ailo_protocol::{
-    canonical::{self, CodecError, Decode, Encode},
     Address, Genesis, Hash,
+    canonical::{self, CodecError, Decode, Encode},
 };
 use index::{Head, Index};
 use std::{
@@ -43,12 +43,15 @@ pub struct Store {
     index: Index,
 }
 
-/// A frame of the block log: canonical bytes, as peers get them.
+/// A frame of the block log.
 #[derive(Encode, Decode)]
 struct Record {
     block: Vec<u8>,
     certificate: Vec<u8>,
 }
+
+/// Canonical bytes of a block and of its certificate, as peers get them.
+pub type EncodedBlock = (Vec<u8>, Vec<u8>);
 
 /// Why the store can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -68,10 +71,14 @@ pub enum StoreError {
         source: std::io::Error,
     },
     /// Bytes in the block log that are no block.
-    #[error("the block log can't be read ({0}): was it written by another version? move it away and sync again from peers")]
+    #[error(
+        "the block log can't be read ({0}): was it written by another version? move it away and sync again from peers"
+    )]
     Codec(#[from] CodecError),
     /// A block in the log that does not follow.
-    #[error("block {height} of the block log is refused ({reason}): was it written by another version? move the log away and sync again from peers")]
+    #[error(
+        "block {height} of the block log is refused ({reason}): was it written by another version? move the log away and sync again from peers"
+    )]
     Invalid {
         /// Its height.
         height: u64,
@@ -105,6 +112,7 @@ impl Store {
         let format = Format { kind: *b"BLKS", network: genesis.id(), max_frame: MAX_RECORD_BYTES };
         let log = FrameLog::open(&dir.join("blocks"), format)?;
         let path = dir.join("index");
+        let is_new = !path.exists();
         let opened = Index::open(&path).ok().and_then(|index| {
             let (head, state) = index.load(genesis)?;
             fits(&log, &head, &state).then_some((index, head, state))
@@ -112,7 +120,7 @@ impl Store {
         let (index, head, mut state) = match opened {
             Some(opened) => opened,
             None => {
-                if path.exists() {
+                if !is_new {
                     tracing::warn!("the index does not fit the block log; building it anew");
                     fs::remove_dir_all(&path).map_err(folder)?;
                 }
@@ -156,7 +164,7 @@ impl Store {
     }
 
     /// Canonical bytes of the block at `height` and of its certificate.
-    pub fn encoded(&self, height: u64) -> Result<Option<(Vec<u8>, Vec<u8>)>, StoreError> {
+    pub fn encoded(&self, height: u64) -> Result<Option<EncodedBlock>, StoreError> {
         let Some(offset) = self.index.offset(height)? else { return Ok(None) };
         let bytes = self.log.read().unwrap_or_else(PoisonError::into_inner).read(offset)?;
         let record = Record::decode(&bytes)?;
@@ -175,7 +183,7 @@ impl Store {
 
     /// What finalised the block at `height`.
     pub fn certificate(&self, height: u64) -> Result<Option<Certificate>, StoreError> {
-        let decode = |(_, bytes): (Vec<u8>, Vec<u8>)| canonical::decode(&bytes, MAX_CERTIFICATE_BYTES);
+        let decode = |(_, bytes): EncodedBlock| canonical::decode(&bytes, MAX_CERTIFICATE_BYTES);
         Ok(self.encoded(height)?.map(decode).transpose()?)
     }
 

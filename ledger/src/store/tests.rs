@@ -44,7 +44,7 @@ impl Chain {
         let state = self.states.last().unwrap();
         let (key, time_ms) = (node_key(0), state.time_ms() + 10_000);
         let beat = Transaction::sign(&state.network(), &key, 0, time_ms, Body::Heartbeat { trains: false });
-        let candidates = if state.height() % 3 == 0 { vec![beat] } else { vec![] };
+        let candidates = if state.height().is_multiple_of(3) { vec![beat] } else { vec![] };
         let (block, executed) = build_block(state, *key.public(), time_ms, candidates.into_iter()).unwrap();
         let (height, id) = (block.header.height, block.id());
         let ballot = Ballot { height, round: 0, step: Step::Precommit, block: Some(id) };

@@ -190,13 +190,14 @@ fn override_params(params: Params, set: &[String]) -> Result<Params, NodeError> 
     for text in set {
         let (key, value) = text.split_once('=').ok_or_else(|| bad(text, "it has no '='".into()))?;
         let (section, name) = key.split_once('.').ok_or_else(|| bad(text, "it has no '.'".into()))?;
-        let parsed: toml::Table =
-            toml::from_str(&format!("v = {value}")).or_else(|_| toml::from_str(&format!("v = \"{value}\""))).map_err(|e| bad(text, e.to_string()))?;
         let section = table
             .get_mut(section)
             .and_then(toml::Value::as_table_mut)
             .ok_or_else(|| bad(text, format!("there is no section {section}")))?;
         let slot = section.get_mut(name).ok_or_else(|| bad(text, format!("there is no parameter {name}")))?;
+        // Amounts are strings in the text form, though they look like numbers.
+        let quoted = if slot.is_str() { format!("v = \"{value}\"") } else { format!("v = {value}") };
+        let parsed: toml::Table = toml::from_str(&quoted).map_err(|_| bad(text, format!("'{value}' is no value")))?;
         *slot = parsed["v"].clone();
     }
     let params: Params = table.try_into().map_err(|e: toml::de::Error| NodeError::Usage(format!("--set: {}", e.to_string().trim_end())))?;

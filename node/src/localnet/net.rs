@@ -14,6 +14,9 @@ use std::{
 };
 use tokio::process::{Child, Command};
 
+/// What a node writes into its log, unless the environment asks for more or less.
+const NODE_LOG: &str = "ailo_node=info,ailo_ledger=info,ailo_protocol=info,warn,libp2p_gossipsub=error,libp2p_kad=error";
+
 /// What to found.
 pub struct Spec {
     /// The `ailo-node` program.
@@ -101,7 +104,7 @@ impl Net {
         let log = log.map_err(|e| NodeError::file("open", &log_path, e))?;
         let _ = fs::remove_file(dir.join("rpc")); // of the process before
         let mut command = Command::new(&self.program);
-        command.arg("--log").arg(std::env::var("AILO_LOG").unwrap_or_else(|_| "info".into()));
+        command.arg("--log").arg(std::env::var("AILO_LOG").unwrap_or_else(|_| NODE_LOG.into()));
         command.arg("run").arg("--network").arg(&self.network_file).arg("--data-dir").arg(&dir);
         command.arg("--listen").arg(self.address(i)).arg("--http").arg("127.0.0.1:0").arg("--stop-on-eof").arg("--cpu");
         if self.nodes.len() > 1 {

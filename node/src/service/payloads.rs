@@ -13,42 +13,57 @@ use std::{
 #[derive(Clone)]
 pub struct Payloads {
     dir: PathBuf,
-    /// Round of each payload that this process knows.
+    /// Round of each payload; it stands in the file's name too, so that a restart knows it.
     known: Arc<Mutex<BTreeMap<Hash, u64>>>,
 }
 
 impl Payloads {
-    /// Opens the folder; files of earlier runs are found again by hash.
+    /// Opens the folder and finds what earlier runs left there.
     pub fn open(dir: PathBuf) -> Payloads {
-        Payloads { dir, known: Arc::default() }
+        let files = std::fs::read_dir(&dir).into_iter().flatten().flatten();
+        let known = files.filter_map(|file| {
+            let name = file.file_name();
+            let (round, hash) = name.to_str()?.split_once('-')?;
+            Some((hash.parse().ok()?, round.parse().ok()?))
+        });
+        let known = known.collect();
+        Payloads { dir, known: Arc::new(Mutex::new(known)) }
     }
 
-    fn path(&self, hash: &Hash) -> PathBuf {
-        self.dir.join(hash.to_string())
+    fn known(&self) -> std::sync::MutexGuard<'_, BTreeMap<Hash, u64>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn file(&self, round: u64, hash: &Hash) -> PathBuf {
+        self.dir.join(format!("{round}-{hash}"))
+    }
+
+    fn path(&self, hash: &Hash) -> Option<PathBuf> {
+        self.round_of(hash).map(|round| self.file(round, hash))
     }
 
     /// Keeps the payload of a round.
     pub fn put(&self, round: u64, hash: Hash, bytes: &[u8]) -> Result<(), NodeError> {
-        write_atomically(&self.path(&hash), bytes)?;
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(hash, round);
+        write_atomically(&self.file(round, &hash), bytes)?;
+        self.known().insert(hash, round);
         Ok(())
     }
 
     /// The round that a payload belongs to, as far as this process knows.
     pub fn round_of(&self, hash: &Hash) -> Option<u64> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).get(hash).copied()
+        self.known().get(hash).copied()
     }
 
     /// The payload's bytes, if they are here and whole.
     pub fn get(&self, hash: &Hash) -> Option<Vec<u8>> {
-        let bytes = std::fs::read(self.path(hash)).ok()?;
+        let bytes = std::fs::read(self.path(hash)?).ok()?;
         (Hash::of(Domain::Blob, &bytes) == *hash).then_some(bytes)
     }
 
     /// Total length and the bytes from `offset`, at most `length` of them.
     pub fn read(&self, hash: &Hash, offset: u64, length: usize) -> Option<(u64, Vec<u8>)> {
         use std::io::{Read, Seek, SeekFrom};
-        let mut file = std::fs::File::open(self.path(hash)).ok()?;
+        let mut file = std::fs::File::open(self.path(hash)?).ok()?;
         let total = file.metadata().ok()?.len();
         file.seek(SeekFrom::Start(offset.min(total))).ok()?;
         let mut bytes = Vec::new();
@@ -56,19 +71,36 @@ impl Payloads {
         Some((total, bytes))
     }
 
-    /// Forgets payloads of rounds before `oldest`, and files that no round of this process claims.
+    /// Forgets payloads of rounds before `oldest`.
     pub fn prune(&self, oldest: u64) {
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.retain(|_, round| *round >= oldest);
-        let Ok(files) = std::fs::read_dir(&self.dir) else { return };
-        for file in files.flatten() {
-            let name = file.file_name();
-            let hash = name.to_str().and_then(|name| name.parse::<Hash>().ok());
-            if hash.is_none_or(|hash| !known.contains_key(&hash)) {
-                if let Err(e) = std::fs::remove_file(file.path()) {
-                    tracing::debug!(error = %e, "cannot remove an old payload");
-                }
+        self.known().retain(|hash, round| {
+            let keep = *round >= oldest;
+            if !keep && let Err(e) = std::fs::remove_file(self.file(*round, hash)) {
+                tracing::debug!(error = %e, "cannot remove an old payload");
             }
-        }
+            keep
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn payloads_survive_a_restart_and_go_with_their_round() {
+        let dir = tempfile::tempdir().unwrap();
+        let hash = |bytes: &[u8]| Hash::of(Domain::Blob, bytes);
+        let first = Payloads::open(dir.path().into());
+        first.put(3, hash(b"three"), b"three").unwrap();
+        first.put(4, hash(b"four"), b"four").unwrap();
+        let again = Payloads::open(dir.path().into());
+        assert_eq!((again.get(&hash(b"three")).unwrap(), again.round_of(&hash(b"four"))), (b"three".to_vec(), Some(4)));
+        assert_eq!(again.read(&hash(b"four"), 1, 2), Some((4, b"ou".to_vec())));
+        again.prune(4);
+        assert_eq!((again.get(&hash(b"three")), std::fs::read_dir(dir.path()).unwrap().count()), (None, 1));
+        std::fs::write(again.path(&hash(b"four")).unwrap(), b"FOUR").unwrap();
+        assert_eq!(again.get(&hash(b"four")), None, "a damaged payload is none");
     }
 }

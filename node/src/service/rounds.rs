@@ -40,6 +40,9 @@ use tokio::{sync::watch, task::JoinHandle};
 /// A transaction that the ledger does not show yet is sent again after this time.
 const RESEND: Duration = Duration::from_secs(3);
 
+/// A payload that no peer gave is asked for again after this time.
+const REFETCH: Duration = Duration::from_millis(200);
+
 /// What this node does right now, for status and the live line.
 #[derive(Debug, Clone, Default)]
 pub struct Progress {
@@ -396,12 +399,23 @@ async fn train(setup: Arc<Setup>, job: Job, base: Arc<Held>, stop: Arc<AtomicBoo
     })
 }
 
-/// The payload of a contribution, from here or from peers.
+/// The payload of a contribution, from here or from peers. A contributor may see the block that unseals it a moment
+/// later than this node, so a refusal is not final before half of the verification's time is over.
 async fn payload_of(setup: &Setup, node: NodeId, contribution: &Contribution) -> Option<Vec<u8>> {
     if let Some(bytes) = setup.payloads.get(&contribution.payload) {
         return Some(bytes);
     }
-    let bytes = fetch::blob(&setup.net, contribution.payload, contribution.payload_bytes, node).await.ok()?;
+    let give_up = Instant::now() + Duration::from_millis(setup.genesis.params.round.verify_ms / 2);
+    let bytes = loop {
+        match fetch::blob(&setup.net, contribution.payload, contribution.payload_bytes, node).await {
+            Ok(bytes) => break bytes,
+            Err(_) if Instant::now() < give_up => tokio::time::sleep(REFETCH).await,
+            Err(e) => {
+                tracing::info!(contributor = %node.short(), error = %e, "a payload is not to be had");
+                return None;
+            }
+        }
+    };
     if let Err(e) = setup.payloads.put(contribution.round, contribution.payload, &bytes) {
         tracing::error!(error = %e, "cannot keep a payload");
     }

@@ -126,12 +126,15 @@ fn every_entry_is_proved_by_the_root_and_a_missing_one_too() {
 #[test]
 fn a_known_history_has_a_known_root() {
     let mut ledger = funded();
-    assert_eq!(State::genesis(&ledger.genesis).root().to_string(), "99bd18cfc75252374e5741293509834150e95bc620ba815bbdf70c8d5c394863");
+    assert_eq!(
+        State::genesis(&ledger.genesis).root().to_string(),
+        "2217e2205c9fbcc2bcdaf65610c7eb7bdc6ea9640fa6853ce9d5c096496742b2"
+    );
     ledger.open_round(0..5);
     ledger.block(vec![ledger.transfer(0, 1, ALC(1)), ledger.commit(1)]);
     ledger.block(vec![ledger.stake(0, ALC(20)), ledger.attest(3, ledger.state.height())]);
     ledger.pass(120_000);
-    assert_eq!(ledger.state.root().to_string(), "571cf511f5026bfd9bd4a7533d4e7ba9b711c823f45263946c62ab3c50de63bc");
+    assert_eq!(ledger.state.root().to_string(), "a3d077eaede39a87f6760cd47250ee0ff778048ebe95f9a9e6faad23894db449");
 }
 
 #[test]

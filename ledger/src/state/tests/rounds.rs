@@ -134,13 +134,14 @@ fn who_misses_a_commit_sits_out_until_its_next_heartbeat() {
     ledger.open_round(0..4);
     ledger.block((0..3).map(|i| ledger.commit(i)).collect());
     assert_eq!(ledger.state.round().phase, Phase::Train);
-    ledger.pass(10_000);
-    ledger.block((0..4).map(|i| ledger.sign(&node_key(i), Body::Heartbeat { trains: true })).collect());
-    ledger.pass(50_000);
+    ledger.pass(40_000);
+    ledger.block(ledger.heartbeats(0..4));
+    ledger.pass(18_000);
     assert_eq!(ledger.state.round().phase, Phase::Verify, "three of four are enough");
-    assert!(ledger.founder(3).missed && !ledger.founder(0).missed);
-    ledger.block_of_accepted(1000, ledger.heartbeats(3..4));
-    assert!(!ledger.founder(3).missed);
+    let latecomer = node_key(3);
+    assert!(ledger.founder(3).missed && !ledger.state.eligible().contains(latecomer.public()));
+    ledger.block_of_accepted(1000, ledger.heartbeats(0..4));
+    assert!(!ledger.founder(3).missed && ledger.state.eligible().contains(latecomer.public()));
 }
 
 #[test]
@@ -196,20 +197,24 @@ fn a_verdict_must_speak_about_each_contribution_and_measure_only_if_drawn() {
     assert_eq!(ledger.refusal(&ledger.verdict(0, |_| 1)), Rejection::AlreadyJudged);
 }
 
+/// The founders' verdicts, of which the first `against` find the contributions of the founders `bad` invalid.
+fn verdicts_against(ledger: &Ledger, bad: std::ops::Range<u8>, against: u8) -> Vec<Transaction> {
+    let bad: Vec<NodeId> = bad.map(|i| *node_key(i).public()).collect();
+    let verdict = |i| {
+        let Body::Verdict { round, mut findings } = ledger.verdict(i, |_| 1).unsigned.body else { panic!() };
+        for finding in findings.iter_mut().filter(|finding| i < against && bad.contains(&finding.node)) {
+            (finding.valid, finding.loss) = (false, None);
+        }
+        ledger.sign(&node_key(i), Body::Verdict { round, findings })
+    };
+    (0..4).map(verdict).collect()
+}
+
 #[test]
 fn a_contribution_counts_only_when_more_than_two_thirds_found_it_held_and_valid() {
-    for (against, accepted) in [(1u8, 4), (2, 3)] {
+    for (against, accepted) in [(1, 4), (2, 3)] {
         let mut ledger = committed(4, |_| {});
-        let target = *node_key(0).public();
-        let verdicts = (0..4).map(|i| {
-            let Body::Verdict { round, mut findings } = ledger.verdict(i, |_| 1).unsigned.body else { panic!() };
-            for finding in findings.iter_mut().filter(|f| f.node == target && i < against) {
-                (finding.valid, finding.loss) = (false, None);
-            }
-            ledger.sign(&node_key(i), Body::Verdict { round, findings })
-        });
-        let verdicts = verdicts.collect();
-        ledger.block(verdicts);
+        ledger.block(verdicts_against(&ledger, 0..1, against));
         assert_eq!(ledger.state.round().phase, Phase::Vote);
         assert_eq!(ledger.state.round().accepted().len(), accepted, "with {against} of 4 against it");
     }
@@ -234,12 +239,16 @@ fn verification_waits_for_the_committee_but_not_past_the_deadline() {
 }
 
 #[test]
-fn too_few_accepted_contributions_abort_the_round() {
-    let mut ledger = committed(4, |_| {});
-    ledger.block((0..2).map(|i| ledger.verdict(i, |_| 1)).collect());
-    ledger.pass(9_000);
-    assert_eq!(aborted(&ledger), Some(AbortReason::TooFewAccepted));
-    assert_eq!(ledger.state.supply().minted, Amount::ZERO);
+fn fewer_accepted_contributions_than_2f_plus_1_abort_the_round() {
+    let mut silent = committed(4, |_| {});
+    silent.block((0..2).map(|i| silent.verdict(i, |_| 1)).collect());
+    silent.pass(9_000);
+    let mut refused = committed(4, |_| {});
+    refused.block(verdicts_against(&refused, 0..2, 2));
+    for ledger in [silent, refused] {
+        assert_eq!(aborted(&ledger), Some(AbortReason::TooFewAccepted));
+        assert_eq!((ledger.state.model().steps, ledger.state.supply().minted), (0, Amount::ZERO));
+    }
 }
 
 #[test]
@@ -282,7 +291,7 @@ fn the_power_of_a_round_is_that_of_its_opening() {
     let mut ledger = ledger(5, |params| params.target_participants = 4);
     (0..5).for_each(|i| ledger.fund(wallet(i), ALC(1000)));
     ledger.open_round(0..4);
-    ledger.block((1..5).map(|i| ledger.stake(i, ALC(100))).collect());
+    ledger.block((1..5).map(|i| ledger.stake(i, ALC(120))).collect());
     assert_eq!(ledger.state.validators().power(node_key(0).public()), 0, "the founders have handed over");
     ledger.block((0..4).map(|i| ledger.commit(i)).collect());
     ledger.block((0..5).map(|i| ledger.verdict(i, |_| 1)).collect());
