@@ -3,13 +3,13 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+use ailo_ledger::Body;
 use ailo_node::{
     commands, genesis,
     localnet::net::{Net, Spec},
     rpc::types::*,
 };
-use ailo_ledger::Body;
-use ailo_protocol::{params::Params, Address, Amount, Hash};
+use ailo_protocol::{Address, Amount, Hash, params::Params};
 use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -61,7 +61,13 @@ fn four_nodes_train_one_model_and_keep_one_ledger() {
     let plot = dir.path().join("loss.svg");
     let (ok, text) = localnet(&["--nodes", "4", "--rounds", "3", "--transfers", "--plot", plot.to_str().unwrap()]);
     assert!(ok, "{text}");
-    for claim in ["state roots are equal", "model roots are equal", "supply law holds", "held-out loss fell", "acknowledged transfers"] {
+    for claim in [
+        "state roots are equal",
+        "model roots are equal",
+        "supply law holds",
+        "held-out loss fell",
+        "acknowledged transfers",
+    ] {
         assert!(text.contains(claim), "{claim:?} is missing in: {text}");
     }
     assert!(std::fs::read_to_string(plot).unwrap().contains("<polyline"));
@@ -85,7 +91,8 @@ fn no_node_outlives_a_localnet_that_is_killed() {
         .spawn()
         .unwrap();
     let running = || {
-        let found = Command::new("pgrep").args(["-f", &format!("run --network {}", dir.path().display())]).output().unwrap();
+        let found =
+            Command::new("pgrep").args(["-f", &format!("run --network {}", dir.path().display())]).output().unwrap();
         found.stdout.iter().filter(|byte| **byte == b'\n').count()
     };
     let wait = |what: &str, count: usize| {
@@ -109,7 +116,8 @@ async fn a_newcomer_fetches_the_model_takes_part_and_is_paid() {
     let mut net = found(dir.path(), 2, 2, params);
     net.start_all().unwrap();
     let limit = Duration::from_secs(120);
-    let rounds = |count: u64| move |all: &[Option<At<Status>>]| all[0].as_ref().is_some_and(|s| s.value.model.rounds >= count);
+    let rounds =
+        |count: u64| move |all: &[Option<At<Status>>]| all[0].as_ref().is_some_and(|s| s.value.model.rounds >= count);
     let before = net.wait_until("two rounds close", limit, rounds(2)).await.unwrap();
 
     let newcomer = dir.path().join("newcomer");
@@ -212,7 +220,8 @@ async fn a_transfer_is_confirmed_by_ten_attestations_and_not_before() {
     let mut net = found(dir.path(), 14, 4, params);
     net.start_all().unwrap();
     let earned = |all: &[Option<At<Status>>]| {
-        all.iter().all(|s| s.as_ref().is_some_and(|s| s.value.model.rounds >= 2 && s.value.account.free > Amount(3_000_000)))
+        all.iter()
+            .all(|s| s.as_ref().is_some_and(|s| s.value.model.rounds >= 2 && s.value.account.free > Amount(3_000_000)))
     };
     net.wait_until("two rounds pay everybody", Duration::from_secs(240), earned).await.unwrap();
 
@@ -254,11 +263,8 @@ async fn a_transfer_is_confirmed_by_ten_attestations_and_not_before() {
     assert_eq!(seen(&mut net, 0, &id).await.status, "pending");
     assert_eq!((after.free, after.pending), (before.free, Amount(500_000)));
     let client = net.client(13).unwrap();
-    let all_and_more = Body::Transfer {
-        to: Address::from(net.nodes[0].wallet.public()),
-        amount: after.free,
-        memo: String::new(),
-    };
+    let all_and_more =
+        Body::Transfer { to: Address::from(net.nodes[0].wallet.public()), amount: after.free, memo: String::new() };
     let greedy = commands::sign(&client, &net.nodes[13].wallet, all_and_more).await.unwrap();
     assert!(client.submit(&greedy).await.is_err(), "pending coins do not pay even the fee");
 

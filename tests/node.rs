@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 use ailo_node::rpc::types::*;
-use serde_json::{json, Value};
+use serde_json::{Value, json};
 use std::{
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
@@ -127,7 +127,7 @@ fn bad_input_gives_one_sentence_an_exit_code_and_no_panic() {
         (with(&["--colour"]), "--colour"),
         (with(&["--power", "95"]), "95"),
         (with(&["--data", &path("nowhere")]), "nowhere does not exist"),
-        (with(&["--data", &path("text")]), "too small"),
+        (with(&["--data", &path("text")]), "give it more text"),
         (with(&["--wallet", "ailo1qqqq"]), "address"),
         (with(&["--listen", "somewhere"]), "--listen"),
         (with(&["--http", &busy_http]), "in use"),
@@ -160,7 +160,17 @@ fn a_full_disk_is_said_and_ends_the_node() {
     }
     let data = mount.path().join("node");
     let output = Command::new(PROGRAM)
-        .args(["run", "--network", "dev", "--validator", "--cpu", "--http", "127.0.0.1:0", "--data-dir", data.to_str().unwrap()])
+        .args([
+            "run",
+            "--network",
+            "dev",
+            "--validator",
+            "--cpu",
+            "--http",
+            "127.0.0.1:0",
+            "--data-dir",
+            data.to_str().unwrap(),
+        ])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
@@ -210,9 +220,20 @@ fn a_development_node_trains_answers_stops_and_goes_on() {
         ("nonsense".to_string(), "-32700"),
         (json!({"jsonrpc": "2.0", "id": 1, "method": "ailo_nothing"}).to_string(), "-32601"),
         (json!({"jsonrpc": "2.0", "id": 1, "method": "ailo_block", "params": {"height": "x"}}).to_string(), "-32602"),
-        (json!({"jsonrpc": "2.0", "id": 1, "method": "ailo_submit", "params": {"transaction": "zz"}}).to_string(), "malformed"),
-        (json!({"jsonrpc": "2.0", "id": 1, "method": "ailo_submit", "params": {"transaction": "00ff00"}}).to_string(), "malformed"),
-        (json!({"jsonrpc": "2.0", "id": 1, "method": "ailo_block", "params": {"height": 4_000_000_000u64}}).to_string(), "-32001"),
+        (
+            json!({"jsonrpc": "2.0", "id": 1, "method": "ailo_submit", "params": {"transaction": "zz"}}).to_string(),
+            "malformed",
+        ),
+        (
+            json!({"jsonrpc": "2.0", "id": 1, "method": "ailo_submit", "params": {"transaction": "00ff00"}})
+                .to_string(),
+            "malformed",
+        ),
+        (
+            json!({"jsonrpc": "2.0", "id": 1, "method": "ailo_block", "params": {"height": 4_000_000_000u64}})
+                .to_string(),
+            "-32001",
+        ),
     ] {
         let answer = node.post(&body);
         assert!(answer.contains(expected), "{body} must be answered with {expected}, not {answer}");
@@ -278,7 +299,8 @@ fn every_block_reaches_a_subscriber_once_and_in_order() {
 fn a_second_process_in_the_same_folder_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let _node = Dev::start(dir.path(), &["--inference-only"]);
-    let second = ailo(&["run", "--network", "dev", "--data-dir", dir.path().to_str().unwrap(), "--http", "127.0.0.1:0"]);
+    let second =
+        ailo(&["run", "--network", "dev", "--data-dir", dir.path().to_str().unwrap(), "--http", "127.0.0.1:0"]);
     assert!(!second.status.success());
     assert!(String::from_utf8_lossy(&second.stderr).contains("another ailo-node runs"));
 }

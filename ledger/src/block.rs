@@ -1,9 +1,10 @@
 //! Blocks, and the certificates that finalise them.
 
 use ailo_protocol::{
+    Hash, NodeId, Signature,
     canonical::{self, CodecError, Decode, Encode},
     hash::Domain,
-    merkle, Hash, NodeId, Signature,
+    merkle,
 };
 use serde::{Deserialize, Serialize};
 

@@ -1,11 +1,11 @@
 //! Transactions: what wallets and nodes ask of the ledger, and how they sign it.
 
 use ailo_protocol::{
+    Address, Amount, Hash, Keypair, NodeId, PublicKey, Signature,
     canonical::{self, CodecError, Decode, Encode},
     contribution::{Contribution, Finding, MicroNats},
     hash::Domain,
-    keys::{signing_bytes, BadSignature},
-    Address, Amount, Hash, Keypair, NodeId, PublicKey, Signature,
+    keys::{BadSignature, signing_bytes},
 };
 use serde::{Deserialize, Serialize};
 

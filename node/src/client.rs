@@ -2,13 +2,13 @@
 
 use crate::{cli::ClientArgs, datadir, error::NodeError, rpc::types::*};
 use ailo_ledger::Transaction;
-use ailo_protocol::{keystore, Address, Hash, Keypair};
+use ailo_protocol::{Address, Hash, Keypair, keystore};
 use jsonrpsee::core::{
     client::{ClientT, Error as RpcError},
     params::ObjectParams,
 };
 use jsonrpsee_http_client::{HttpClient, HttpClientBuilder};
-use serde::{de::DeserializeOwned, Serialize};
+use serde::{Serialize, de::DeserializeOwned};
 use std::{path::PathBuf, time::Duration};
 
 /// A node's JSON-RPC.
@@ -21,10 +21,9 @@ pub struct Client {
 impl Client {
     /// A client of the node at `url`, such as `http://127.0.0.1:8645/rpc`.
     pub fn new(url: &str) -> Result<Client, NodeError> {
-        let http = HttpClientBuilder::default()
-            .request_timeout(Duration::from_secs(60))
-            .build(url)
-            .map_err(|e| NodeError::Usage(format!("'{url}' is not a JSON-RPC address (like http://127.0.0.1:8645/rpc): {e}")))?;
+        let http = HttpClientBuilder::default().request_timeout(Duration::from_secs(60)).build(url).map_err(|e| {
+            NodeError::Usage(format!("'{url}' is not a JSON-RPC address (like http://127.0.0.1:8645/rpc): {e}"))
+        })?;
         Ok(Client { http, url: url.into() })
     }
 
@@ -44,16 +43,21 @@ impl Client {
     }
 
     /// Calls a method with named parameters.
-    pub async fn call<T: DeserializeOwned>(&self, method: &str, params: &[(&str, serde_json::Value)]) -> Result<T, NodeError> {
+    pub async fn call<T: DeserializeOwned>(
+        &self,
+        method: &str,
+        params: &[(&str, serde_json::Value)],
+    ) -> Result<T, NodeError> {
         let mut object = ObjectParams::new();
         for (name, value) in params {
             object.insert(name, value).map_err(|e| NodeError::Rpc(e.to_string()))?;
         }
         self.http.request(method, object).await.map_err(|e| match e {
             RpcError::Call(refusal) => NodeError::Rpc(refusal.message().to_string()),
-            RpcError::Transport(_) | RpcError::RequestTimeout => {
-                NodeError::Rpc(format!("no node answers at {}: start one with `ailo-node run`, or name another with --rpc", self.url))
-            }
+            RpcError::Transport(_) | RpcError::RequestTimeout => NodeError::Rpc(format!(
+                "no node answers at {}: start one with `ailo-node run`, or name another with --rpc",
+                self.url
+            )),
             other => NodeError::Rpc(format!("{} answered in a way that is not understood: {other}", self.url)),
         })
     }

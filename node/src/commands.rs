@@ -2,15 +2,15 @@
 
 use crate::{
     cli::*,
-    client::{self, json, Client},
+    client::{self, Client, json},
     config::Settings,
     error::NodeError,
     genesis, localnet,
     rpc::types::*,
     service,
 };
-use ailo_ledger::{state::Event, Body, Transaction};
-use ailo_protocol::{keystore, Address, Keypair};
+use ailo_ledger::{Body, Transaction, state::Event};
+use ailo_protocol::{Address, Keypair, keystore};
 use std::{
     io::{IsTerminal, Write},
     time::{Duration, Instant},
@@ -32,8 +32,9 @@ pub async fn dispatch(cli: Cli) -> Result<(), NodeError> {
 }
 
 fn start_log(filter: &str) -> Result<(), NodeError> {
-    let filter = tracing_subscriber::EnvFilter::try_new(filter)
-        .map_err(|e| NodeError::Usage(format!("--log '{filter}' is not a filter (like info or ailo_node=debug,warn): {e}")))?;
+    let filter = tracing_subscriber::EnvFilter::try_new(filter).map_err(|e| {
+        NodeError::Usage(format!("--log '{filter}' is not a filter (like info or ailo_node=debug,warn): {e}"))
+    })?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -79,7 +80,9 @@ fn wallet_new(restore: bool, args: &ClientArgs) -> Result<(), NodeError> {
     println!("address  {}", Address::from(key.public()));
     println!("file     {}", path.display());
     if !restore {
-        println!("\nThese 24 words restore the wallet. Write them down, keep them off-line, show them to nobody:\n\n{phrase}");
+        println!(
+            "\nThese 24 words restore the wallet. Write them down, keep them off-line, show them to nobody:\n\n{phrase}"
+        );
     }
     Ok(())
 }
@@ -130,7 +133,9 @@ fn describe(own: &Address, event: &Event) -> String {
         Event::Staked { node, amount, .. } => format!("staked     {amount} ALC behind node {}", node.short()),
         Event::Unstaked { node, amount, .. } => format!("unbonding  {amount} ALC from node {}", node.short()),
         Event::Unbonded { node, amount, .. } => format!("unbonded   {amount} ALC from node {}", node.short()),
-        Event::Reward { node, amount, kind, .. } => format!("reward     {amount} ALC for {kind:?} of node {}", node.short()),
+        Event::Reward { node, amount, kind, .. } => {
+            format!("reward     {amount} ALC for {kind:?} of node {}", node.short())
+        }
         other => format!("{other:?}"),
     }
 }
@@ -156,7 +161,11 @@ async fn send(args: &ClientArgs, body: Body, wait: bool, done: &str) -> Result<(
     let transaction = sign(&client, &key, body).await?;
     let id = client.submit(&transaction).await?;
     if !wait {
-        if args.json { print_json(&id) } else { println!("submitted {id}") }
+        if args.json {
+            print_json(&id)
+        } else {
+            println!("submitted {id}")
+        }
         return Ok(());
     }
     let deadline = Instant::now() + Duration::from_secs(60);
@@ -166,12 +175,18 @@ async fn send(args: &ClientArgs, body: Body, wait: bool, done: &str) -> Result<(
             if args.json {
                 print_json(&seen);
             } else {
-                println!("{done}\ntransaction {id}, {}, in block {}", seen.value.status, seen.value.block_height.unwrap_or_default());
+                println!(
+                    "{done}\ntransaction {id}, {}, in block {}",
+                    seen.value.status,
+                    seen.value.block_height.unwrap_or_default()
+                );
             }
             return Ok(());
         }
         if Instant::now() > deadline {
-            return Err(NodeError::Rpc(format!("transaction {id} is in no block after 60 s: ask again with `status`, it may still enter one")));
+            return Err(NodeError::Rpc(format!(
+                "transaction {id} is in no block after 60 s: ask again with `status`, it may still enter one"
+            )));
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
@@ -193,9 +208,17 @@ async fn status(args: ClientArgs) -> Result<(), NodeError> {
     let (height, s) = (status.height, status.value);
     let loss = |l: Option<f64>| l.map_or("none yet".into(), |l| format!("{l:.4} nats/token"));
     println!("network     {} ({})", s.network_name, s.network.short());
-    println!("node        {}{}{}", s.node, if s.validating { ", validating" } else { "" }, if s.training { ", training" } else { "" });
+    println!(
+        "node        {}{}{}",
+        s.node,
+        if s.validating { ", validating" } else { "" },
+        if s.training { ", training" } else { "" }
+    );
     println!("block       {height} {}, epoch {}", s.block.short(), s.epoch);
-    println!("peers       {}, {} validators, {} seats, {} confirmations", s.peers, s.validators, s.seats, s.confirmations);
+    println!(
+        "peers       {}, {} validators, {} seats, {} confirmations",
+        s.peers, s.validators, s.seats, s.confirmations
+    );
     println!(
         "round       {} {}: {} participants, tolerates {}, {} committed, step {}/{} at {:.0} tokens/s, loss {}",
         s.round.number,
@@ -208,10 +231,24 @@ async fn status(args: ClientArgs) -> Result<(), NodeError> {
         s.round.tokens_per_s,
         loss(s.round.loss)
     );
-    println!("model       {} after {} rounds, {} parameters, held-out loss {}", s.model.root.short(), s.model.rounds, s.model.parameters, loss(s.model.held_out_loss));
+    println!(
+        "model       {} after {} rounds, {} parameters, held-out loss {}",
+        s.model.root.short(),
+        s.model.rounds,
+        s.model.parameters,
+        loss(s.model.held_out_loss)
+    );
     println!("wallet      {}", s.wallet);
-    println!("balance     {} ALC, pending {}, staked {}, unbonding {}", s.account.free, s.account.pending, s.account.staked, s.account.unbonding);
-    println!("supply      {} ALC minted, {} burned, law {}", s.supply.minted, s.supply.burned, if s.supply.law_holds { "holds" } else { "BROKEN" });
+    println!(
+        "balance     {} ALC, pending {}, staked {}, unbonding {}",
+        s.account.free, s.account.pending, s.account.staked, s.account.unbonding
+    );
+    println!(
+        "supply      {} ALC minted, {} burned, law {}",
+        s.supply.minted,
+        s.supply.burned,
+        if s.supply.law_holds { "holds" } else { "BROKEN" }
+    );
     for note in &s.notes {
         println!("note        {note}");
     }
@@ -226,7 +263,8 @@ async fn generate(args: GenerateArgs) -> Result<(), NodeError> {
         top_k: args.top_k,
         seed: args.seed,
     };
-    let reply: At<Generated> = Client::find(&args.client)?.call("ailo_generate", &[("request", json(&request))]).await?;
+    let reply: At<Generated> =
+        Client::find(&args.client)?.call("ailo_generate", &[("request", json(&request))]).await?;
     if args.client.json {
         print_json(&reply);
         return Ok(());
@@ -234,6 +272,12 @@ async fn generate(args: GenerateArgs) -> Result<(), NodeError> {
     let made = reply.value;
     println!("{}{}", args.prompt, made.text);
     let _ = std::io::stdout().flush(); // nothing is lost when nobody reads
-    eprintln!("{} tokens at {:.0} tokens/s, seed {}, model {}", made.tokens, made.tokens_per_s, made.seed, made.model.short());
+    eprintln!(
+        "{} tokens at {:.0} tokens/s, seed {}, model {}",
+        made.tokens,
+        made.tokens_per_s,
+        made.seed,
+        made.model.short()
+    );
     Ok(())
 }

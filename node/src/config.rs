@@ -52,7 +52,9 @@ impl Settings {
         let file = args.config.as_deref().map(read_file).transpose()?.unwrap_or_default();
         let flags = args.options.clone();
         let network = flags.network.or(file.network).ok_or_else(|| {
-            NodeError::Usage("no network named: pass --network FILE, or --network dev to try it on this machine alone".into())
+            NodeError::Usage(
+                "no network named: pass --network FILE, or --network dev to try it on this machine alone".into(),
+            )
         })?;
         let network = (network != "dev").then(|| PathBuf::from(network));
         let data_dir = match flags.data_dir.or(file.data_dir) {
@@ -67,9 +69,9 @@ impl Settings {
             return Err(NodeError::Usage(format!("power is {power}: choose 20 to 90 percent")));
         }
         let http = flags.http.or(file.http).unwrap_or_else(|| "127.0.0.1:8645".into());
-        let http = http
-            .parse()
-            .map_err(|_| NodeError::Usage(format!("'{http}' is not an address to serve on: write it like 127.0.0.1:8645")))?;
+        let http = http.parse().map_err(|_| {
+            NodeError::Usage(format!("'{http}' is not an address to serve on: write it like 127.0.0.1:8645"))
+        })?;
         let data = flags.data.or(file.data).unwrap_or_default();
         if let Some(missing) = data.iter().find(|path| !path.exists()) {
             return Err(NodeError::Usage(format!("the data path {} does not exist: check --data", missing.display())));

@@ -26,7 +26,9 @@ pub fn default_dir(name: &str) -> Result<PathBuf, NodeError> {
     let base = std::env::var_os("XDG_DATA_HOME")
         .map(PathBuf::from)
         .or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/share")))
-        .ok_or_else(|| NodeError::Usage("neither HOME nor XDG_DATA_HOME is set: name a folder with --data-dir".into()))?;
+        .ok_or_else(|| {
+            NodeError::Usage("neither HOME nor XDG_DATA_HOME is set: name a folder with --data-dir".into())
+        })?;
     Ok(base.join("ailo").join(name))
 }
 

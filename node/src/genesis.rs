@@ -2,9 +2,9 @@
 
 use crate::{cli::GenesisArgs, datadir, error::NodeError};
 use ailo_protocol::{
+    Amount, Genesis,
     genesis::Founder,
     params::{LedgerParams, ModelConfig, Params, RoundParams, Tokenizer},
-    Amount, Genesis,
 };
 use ailo_training::{dataset::Dataset, presets, state::ModelState};
 use std::{
@@ -30,7 +30,10 @@ pub fn read(path: &Path) -> Result<Genesis, NodeError> {
 pub fn write(path: &Path, genesis: &Genesis) -> Result<(), NodeError> {
     let text = toml::to_string_pretty(genesis)
         .map_err(|e| NodeError::Network { path: path.display().to_string(), why: e.to_string() })?;
-    let text = format!("# Founding document of an ailo network. Its id, the hash of all that follows, is\n# {}\n\n{text}", genesis.id());
+    let text = format!(
+        "# Founding document of an ailo network. Its id, the hash of all that follows, is\n# {}\n\n{text}",
+        genesis.id()
+    );
     datadir::write_atomically(path, text.as_bytes())
 }
 
@@ -38,7 +41,9 @@ pub fn write(path: &Path, genesis: &Genesis) -> Result<(), NodeError> {
 pub fn open_data(paths: &[PathBuf], model: &ModelConfig) -> Result<Dataset, NodeError> {
     match paths {
         [] if model.tokenizer == Tokenizer::Bytes => Ok(Dataset::embedded()),
-        [] => Err(NodeError::Usage("the embedded corpus is for byte-level models: name the network's dataset with --data".into())),
+        [] => Err(NodeError::Usage(
+            "the embedded corpus is for byte-level models: name the network's dataset with --data".into(),
+        )),
         [path] => Ok(Dataset::open(path, model.tokenizer)?),
         paths => {
             let mut text = Vec::new();
@@ -51,7 +56,13 @@ pub fn open_data(paths: &[PathBuf], model: &ModelConfig) -> Result<Dataset, Node
 }
 
 /// Founds a network: computes the initial model's root and checks everything.
-pub fn found(name: &str, seed: u64, founders: Vec<Founder>, data: &Dataset, params: Params) -> Result<Genesis, NodeError> {
+pub fn found(
+    name: &str,
+    seed: u64,
+    founders: Vec<Founder>,
+    data: &Dataset,
+    params: Params,
+) -> Result<Genesis, NodeError> {
     let model_root = ModelState::initial(&params.model, seed).root();
     let genesis =
         Genesis { name: name.into(), time_ms: now_ms(), seed, founders, dataset: data.describe(), model_root, params };
@@ -105,8 +116,13 @@ pub fn command(args: &GenesisArgs) -> Result<(), NodeError> {
         },
         Some(path) => {
             let text = std::fs::read_to_string(path).map_err(|e| NodeError::file("read the parameters", path, e))?;
-            toml::from_str(&text)
-                .map_err(|e| NodeError::Usage(format!("the parameters {} are not valid: {}", path.display(), e.to_string().trim_end())))?
+            toml::from_str(&text).map_err(|e| {
+                NodeError::Usage(format!(
+                    "the parameters {} are not valid: {}",
+                    path.display(),
+                    e.to_string().trim_end()
+                ))
+            })?
         }
     };
     let founders = args.founders.iter().map(|text| parse_founder(text)).collect::<Result<_, _>>()?;
@@ -118,7 +134,9 @@ pub fn command(args: &GenesisArgs) -> Result<(), NodeError> {
 }
 
 fn parse_founder(text: &str) -> Result<Founder, NodeError> {
-    let bad = |why: String| NodeError::Usage(format!("--founder '{text}': {why} (write NODE,WALLET or NODE,WALLET,validator)"));
+    let bad = |why: String| {
+        NodeError::Usage(format!("--founder '{text}': {why} (write NODE,WALLET or NODE,WALLET,validator)"))
+    };
     let parts: Vec<&str> = text.split(',').collect();
     let (node, wallet, validator) = match parts[..] {
         [node, wallet] => (node, wallet, false),

@@ -2,9 +2,9 @@
 //! address is refused instead of losing coins.
 
 use crate::{
+    Hash, PublicKey,
     canonical::{Decode, Encode},
     hash::Domain,
-    Hash, PublicKey,
 };
 use bech32::{Bech32m, Hrp};
 use std::{fmt, str::FromStr};

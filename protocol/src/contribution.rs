@@ -3,9 +3,9 @@
 //! can be handed in by somebody else.
 
 use crate::{
+    Hash, NodeId,
     canonical::{self, CodecError, Decode, Encode},
     hash::Domain,
-    Hash, NodeId,
 };
 use serde::{Deserialize, Serialize};
 

@@ -1,10 +1,10 @@
 //! The genesis: what founds a network. Its hash is the network's id, and a node of another id is refused at the handshake.
 
 use crate::{
+    Address, Hash, PublicKey,
     canonical::{Decode, Encode},
     hash::Domain,
     params::{ParamError, Params},
-    Address, Hash, PublicKey,
 };
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -71,7 +71,9 @@ pub enum GenesisError {
     #[error("more founders than params.ledger.max_nodes")]
     TooManyFounders,
     /// The data cannot fill a sequence.
-    #[error("the dataset is too small: training and held-out part must each hold more than one sequence of {sequence} tokens")]
+    #[error(
+        "the dataset is too small: training and held-out part must each hold more than one sequence of {sequence} tokens"
+    )]
     DatasetTooSmall {
         /// Tokens of a sequence.
         sequence: u32,

@@ -2,9 +2,9 @@
 //! the same answer on every machine (batch verification can differ and would fork a ledger).
 
 use crate::{
-    canonical::{Decode, Encode},
-    hash::{serde_as_text, Domain},
     Hash,
+    canonical::{Decode, Encode},
+    hash::{Domain, serde_as_text},
 };
 use ed25519_dalek::{Signer, SigningKey, VerifyingKey};
 use std::{fmt, str::FromStr};
@@ -86,7 +86,9 @@ impl Keypair {
 /// a word for the kind of object, then its canonical bytes.
 pub fn signing_bytes<T: Encode>(network: &Hash, kind: &str, value: &T) -> Vec<u8> {
     let body = crate::canonical::encode(value);
-    Hash::of_parts(Domain::Signing, &[&network.0, &(kind.len() as u64).to_le_bytes(), kind.as_bytes(), &body]).0.to_vec()
+    Hash::of_parts(Domain::Signing, &[&network.0, &(kind.len() as u64).to_le_bytes(), kind.as_bytes(), &body])
+        .0
+        .to_vec()
 }
 
 impl fmt::Debug for Keypair {
@@ -133,7 +135,11 @@ mod tests {
         let signature = a.sign(&bytes);
         assert!(a.public().verify(&bytes, &signature).is_ok());
         assert!(b.public().verify(&bytes, &signature).is_err());
-        for wrong in [signing_bytes(&other, "transfer", &5u64), signing_bytes(&net, "stake", &5u64), signing_bytes(&net, "transfer", &6u64)] {
+        for wrong in [
+            signing_bytes(&other, "transfer", &5u64),
+            signing_bytes(&net, "stake", &5u64),
+            signing_bytes(&net, "transfer", &6u64),
+        ] {
             assert!(a.public().verify(&wrong, &signature).is_err());
         }
     }

@@ -3,7 +3,7 @@
 //! An odd node is carried up unchanged (never doubled, which would give two lists one root), and the number of leaves
 //! is hashed into the root.
 
-use crate::{hash::Domain, Hash};
+use crate::{Hash, hash::Domain};
 
 /// The root over `leaves`, in order; `Hash::ZERO` over none.
 pub fn root(leaves: &[Hash]) -> Hash {

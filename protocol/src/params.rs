@@ -159,7 +159,14 @@ impl Default for LedgerParams {
             seat_growth_min: 4,
             seat_growth_divisor: 10,
             founder_seat_epochs: 24 * 30,
-            stake_tiers: vec![tier(2, 0), tier(10, 100), tier(50, 250), tier(200, 500), tier(1000, 1000), tier(u32::MAX, 2500)],
+            stake_tiers: vec![
+                tier(2, 0),
+                tier(10, 100),
+                tier(50, 250),
+                tier(200, 500),
+                tier(1000, 1000),
+                tier(u32::MAX, 2500),
+            ],
             handover_validators: 4,
             handover_stake: Amount::alc(1000),
             unbonding_ms: 21 * DAY,
@@ -181,10 +188,18 @@ impl Default for LedgerParams {
 
 impl LedgerParams {
     fn validate(&self) -> Result<(), ParamError> {
-        check(self.fee_burn_ppm.saturating_add(self.fee_proposer_ppm) <= PPM, "fee_burn_ppm", "burn and proposer shares are at most 1 000 000 ppm together")?;
+        check(
+            self.fee_burn_ppm.saturating_add(self.fee_proposer_ppm) <= PPM,
+            "fee_burn_ppm",
+            "burn and proposer shares are at most 1 000 000 ppm together",
+        )?;
         check(self.confirmations <= 10, "confirmations", "at most ten confirmations are tracked")?;
         check(self.memo_bytes <= 1024, "memo_bytes", "at most 1024")?;
-        check(self.pending_ms > 0 && self.final_ms >= self.pending_ms, "final_ms", "at least pending_ms, which is positive")?;
+        check(
+            self.pending_ms > 0 && self.final_ms >= self.pending_ms,
+            "final_ms",
+            "at least pending_ms, which is positive",
+        )?;
         check((1..=10_000).contains(&self.sweep_per_block), "sweep_per_block", "1 to 10 000")?;
         check(self.epoch_ms >= SECOND, "epoch_ms", "at least 1 000")?;
         check((1..=64).contains(&self.seat_delay_epochs), "seat_delay_epochs", "1 to 64")?;
@@ -198,8 +213,16 @@ impl LedgerParams {
         )?;
         check((1..=4096).contains(&self.handover_validators), "handover_validators", "1 to 4096")?;
         check(self.stamp_bits <= 40, "stamp_bits", "at most 40")?;
-        check(self.alive_ms >= self.heartbeat_ms && self.heartbeat_ms > 0, "alive_ms", "at least heartbeat_ms, which is positive")?;
-        check((64 << 10..=768 << 10).contains(&self.block_bytes), "block_bytes", "64 KiB to 768 KiB (a proposal travels in one gossip message)")?;
+        check(
+            self.alive_ms >= self.heartbeat_ms && self.heartbeat_ms > 0,
+            "alive_ms",
+            "at least heartbeat_ms, which is positive",
+        )?;
+        check(
+            (64 << 10..=768 << 10).contains(&self.block_bytes),
+            "block_bytes",
+            "64 KiB to 768 KiB (a proposal travels in one gossip message)",
+        )?;
         check(self.attest_quota_ppm <= PPM, "attest_quota_ppm", "at most 1 000 000")?;
         check((100..=60 * SECOND).contains(&self.idle_block_ms), "idle_block_ms", "100 to 60 000")?;
         check(self.max_gap_ms >= self.idle_block_ms, "max_gap_ms", "at least idle_block_ms")
@@ -284,9 +307,17 @@ impl Default for RoundParams {
 
 impl RoundParams {
     fn validate(&self) -> Result<(), ParamError> {
-        check(self.target_participants >= 1 && self.target_participants <= self.max_participants, "target_participants", "1 to max_participants")?;
+        check(
+            self.target_participants >= 1 && self.target_participants <= self.max_participants,
+            "target_participants",
+            "1 to max_participants",
+        )?;
         check((1..=1024).contains(&self.max_participants), "max_participants", "1 to 1024")?;
-        check(self.min_train_ms > 0 && self.min_train_ms <= self.max_train_ms, "min_train_ms", "positive, at most max_train_ms")?;
+        check(
+            self.min_train_ms > 0 && self.min_train_ms <= self.max_train_ms,
+            "min_train_ms",
+            "positive, at most max_train_ms",
+        )?;
         check(self.train_mad_ppm <= 100 * PPM, "train_mad_ppm", "at most 100 000 000")?;
         check(self.verify_ms > 0 && self.vote_ms > 0, "verify_ms", "verify_ms and vote_ms are positive")?;
         check((1..=128).contains(&self.committee), "committee", "1 to 128")?;
@@ -359,7 +390,11 @@ impl ModelConfig {
         check(self.heads > 0 && self.width.is_multiple_of(self.heads), "heads", "divides width")?;
         check(self.kv_heads > 0 && self.heads.is_multiple_of(self.kv_heads), "kv_heads", "divides heads")?;
         check(self.style == Style::Modern || self.kv_heads == self.heads, "kv_heads", "equals heads in gpt2 style")?;
-        check(self.style == Style::Gpt2 || (self.width / self.heads).is_multiple_of(2), "heads", "an even head width, for rotary positions")?;
+        check(
+            self.style == Style::Gpt2 || (self.width / self.heads).is_multiple_of(2),
+            "heads",
+            "an even head width, for rotary positions",
+        )?;
         check((8..=1 << 20).contains(&self.ffn), "ffn", "8 to 1 048 576")?;
         check((8..=1 << 20).contains(&self.context), "context", "8 to 1 048 576")
     }
@@ -420,7 +455,11 @@ impl TrainingParams {
         check(self.outer_lr > 0.0 && self.outer_lr <= 10.0, "outer_lr", "above 0, at most 10")?;
         check((0.0..1.0).contains(&self.outer_momentum), "outer_momentum", "0 to below 1")?;
         check(self.max_update_norm > 0.0 && self.max_update_norm.is_finite(), "max_update_norm", "positive")?;
-        check((1..=1 << 20).contains(&self.eval_sequences) && (1..=1 << 20).contains(&self.score_sequences), "eval_sequences", "1 to 1 048 576")
+        check(
+            (1..=1 << 20).contains(&self.eval_sequences) && (1..=1 << 20).contains(&self.score_sequences),
+            "eval_sequences",
+            "1 to 1 048 576",
+        )
     }
 
     /// Tokens that one contribution trains on.

@@ -87,7 +87,7 @@ fn decode_block(bytes: &[u8], out: &mut [f32]) -> Result<()> {
     let largest = values.iter().map(|&b| (b as i8).unsigned_abs()).max().unwrap_or(0);
     let canonical = match scale.to_bits() {
         0 => largest == 0,
-        bits => bits & LOW_BITS == 0 && scale >= f32::MIN_POSITIVE && scale <= MAX_SCALE && largest == 127,
+        bits => bits & LOW_BITS == 0 && (f32::MIN_POSITIVE..=MAX_SCALE).contains(&scale) && largest == 127,
     };
     if !canonical {
         return Err(TrainingError::Codec("a block is not the one encoding of its values"));

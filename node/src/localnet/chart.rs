@@ -63,8 +63,7 @@ pub fn line_chart(title: &str, x_label: &str, y_label: &str, caption: &str, seri
     }
     for (i, line) in series.iter().enumerate() {
         let colour = COLOURS[i % COLOURS.len()];
-        let points: Vec<String> =
-            line.points.iter().map(|(x, y)| format!("{:.1},{:.1}", x_at(*x), y_at(*y))).collect();
+        let points: Vec<String> = line.points.iter().map(|(x, y)| format!("{:.1},{:.1}", x_at(*x), y_at(*y))).collect();
         let legend_x = LEFT + 190.0 * i as f64;
         let _ = writeln!(
             svg,

@@ -30,10 +30,10 @@ impl Observed {
             if let (Some(rounds), Some(root)) = (model.local_rounds, model.local_root) {
                 self.roots.entry(rounds).or_default().insert(i, root);
             }
-            if let (Some(loss), true) = (model.held_out_loss, model.rounds > 0) {
-                if self.losses.insert(model.rounds, loss).is_none() {
-                    tracing::info!(rounds = model.rounds, loss, seconds = self.started.elapsed().as_secs(), "round closed");
-                }
+            if let (Some(loss), true) = (model.held_out_loss, model.rounds > 0)
+                && self.losses.insert(model.rounds, loss).is_none()
+            {
+                tracing::info!(rounds = model.rounds, loss, seconds = self.started.elapsed().as_secs(), "round closed");
             }
         }
     }
@@ -76,7 +76,9 @@ pub fn model_roots_are_equal_at_the_same_round(observed: &Observed, nodes: u32, 
     for (round, roots) in &observed.roots {
         let different: BTreeSet<_> = roots.values().collect();
         if different.len() > 1 {
-            return claim(false, "model roots are equal at the same round", || format!("{} at round {round}", different.len()));
+            return claim(false, "model roots are equal at the same round", || {
+                format!("{} at round {round}", different.len())
+            });
         }
     }
     let at_end = observed.roots.get(&rounds).map_or(0, BTreeMap::len);
@@ -90,7 +92,9 @@ pub async fn the_supply_law_holds(net: &mut Net) -> Result<(), NodeError> {
     let broken: Vec<usize> =
         (0..statuses.len()).filter(|i| statuses[*i].as_ref().is_none_or(|s| !s.value.supply.law_holds)).collect();
     let minted = statuses.iter().flatten().map(|s| s.value.supply.minted).max().unwrap_or_default();
-    claim(broken.is_empty(), &format!("the supply law holds ({minted} ALC minted)"), || format!("not at nodes {broken:?}"))
+    claim(broken.is_empty(), &format!("the supply law holds ({minted} ALC minted)"), || {
+        format!("not at nodes {broken:?}")
+    })
 }
 
 /// The model learned something.

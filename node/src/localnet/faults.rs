@@ -4,7 +4,7 @@
 use super::net::Net;
 use crate::{error::NodeError, rpc::types::*};
 use ailo_ledger::Body;
-use ailo_protocol::{hash::Domain, hash::Stream, Address, Amount, Hash};
+use ailo_protocol::{Address, Amount, Hash, hash::Domain, hash::Stream};
 use std::time::{Duration, Instant};
 
 /// A killed node must be back at the others' height within this time of its restart.
@@ -104,15 +104,19 @@ impl Faults {
     /// Says what was done.
     pub fn report(&self) {
         if self.done > 0 {
-            println!("holds: the network survived {} kills (slowest return {:.1} s)", self.done, self.slowest.as_secs_f64());
+            println!(
+                "holds: the network survived {} kills (slowest return {:.1} s)",
+                self.done,
+                self.slowest.as_secs_f64()
+            );
         }
     }
 }
 
 struct Sent {
     id: Hash,
-    /// A node said that it stands in a final block.
-    acknowledged: bool,
+    /// Height of the final block that a node said it stands in.
+    acknowledged: Option<u64>,
 }
 
 /// Small transfers from node to node.
@@ -130,11 +134,11 @@ impl Transfers {
 
     /// Sends one a second where a wallet can pay for it, and notes what was acknowledged.
     pub async fn step(&mut self, net: &mut Net, statuses: &[Option<At<Status>>]) {
-        for sent in self.sent.iter_mut().filter(|s| !s.acknowledged) {
+        for sent in self.sent.iter_mut().filter(|s| s.acknowledged.is_none()) {
             for i in 0..net.nodes.len() {
                 let Some(client) = net.client(i) else { continue };
                 if let Ok(seen) = client.transaction(&sent.id).await {
-                    sent.acknowledged |= seen.value.block_height.is_some();
+                    sent.acknowledged = seen.value.block_height;
                     break;
                 }
             }
@@ -155,30 +159,33 @@ impl Transfers {
         let Some(client) = net.client(from) else { return };
         let body = Body::Transfer { to, amount, memo: format!("localnet {}", self.sent.len()) };
         // A node that dies meanwhile, or a nonce that is already taken, refuses: then nothing was promised.
-        if let Ok(transaction) = crate::commands::sign(&client, &key, body).await {
-            if let Ok(id) = client.submit(&transaction).await {
-                self.sent.push(Sent { id, acknowledged: false });
-            }
+        if let Ok(transaction) = crate::commands::sign(&client, &key, body).await
+            && let Ok(id) = client.submit(&transaction).await
+        {
+            self.sent.push(Sent { id, acknowledged: None });
         }
     }
 
-    /// Every transfer that any node acknowledged stands in the same block of every node.
+    /// Every transfer that any node acknowledged stands in the same block of every node, once all are at that height.
     pub async fn check(&self, net: &mut Net) -> Result<(), NodeError> {
-        let acknowledged: Vec<&Sent> = self.sent.iter().filter(|s| s.acknowledged).collect();
-        for sent in &acknowledged {
-            let mut heights = std::collections::BTreeSet::new();
+        let acknowledged: Vec<(Hash, u64)> = self.sent.iter().filter_map(|s| Some((s.id, s.acknowledged?))).collect();
+        let last = acknowledged.iter().map(|(_, height)| *height).max().unwrap_or(0);
+        let there = |all: &[Option<At<Status>>]| all.iter().all(|s| s.as_ref().is_some_and(|s| s.height >= last));
+        net.wait_until(&format!("every node reaches height {last}"), CATCH_UP, there).await?;
+        for (id, height) in &acknowledged {
             for i in 0..net.nodes.len() {
                 let client = net.client(i).ok_or_else(|| NodeError::Check(format!("node {i} does not answer")))?;
-                let seen = client.transaction(&sent.id).await.map_err(|e| {
-                    NodeError::Check(format!("node {i} lost the acknowledged transaction {}: {e}", sent.id))
-                })?;
-                heights.insert(seen.value.block_height);
-            }
-            if heights.len() != 1 || heights.contains(&None) {
-                return Err(NodeError::Check(format!("transaction {} stands in blocks {heights:?}", sent.id)));
+                let lost = |e| NodeError::Check(format!("node {i} lost the acknowledged transaction {id}: {e}"));
+                let here = client.transaction(id).await.map_err(lost)?.value.block_height;
+                if here != Some(*height) {
+                    return Err(NodeError::Check(format!(
+                        "transaction {id} was acknowledged in block {height}, and stands in {here:?} at node {i}"
+                    )));
+                }
             }
         }
-        println!("holds: all {} acknowledged transfers (of {} sent) are in every node's ledger", acknowledged.len(), self.sent.len());
+        let (kept, sent) = (acknowledged.len(), self.sent.len());
+        println!("holds: all {kept} acknowledged transfers (of {sent} sent) are in every node's ledger");
         Ok(())
     }
 }

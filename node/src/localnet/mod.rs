@@ -36,7 +36,12 @@ pub async fn run(args: LocalnetArgs) -> Result<(), NodeError> {
         seed: args.seed,
         params,
     })?;
-    println!("network {} of {} nodes, {validators} validators, in {}", net.genesis.id().short(), args.nodes, dir.display());
+    println!(
+        "network {} of {} nodes, {validators} validators, in {}",
+        net.genesis.id().short(),
+        args.nodes,
+        dir.display()
+    );
 
     let outcome = tokio::select! {
         outcome = train_and_check(&mut net, &args) => outcome,
@@ -79,7 +84,8 @@ async fn train_and_check(net: &mut Net, args: &LocalnetArgs) -> Result<Observed,
         if let Some(transfers) = &mut transfers {
             transfers.step(net, &statuses).await;
         }
-        let trained = |s: &Option<At<Status>>| s.as_ref().is_some_and(|s| s.value.model.local_rounds >= Some(args.rounds));
+        let trained =
+            |s: &Option<At<Status>>| s.as_ref().is_some_and(|s| s.value.model.local_rounds >= Some(args.rounds));
         if faults.done() && statuses.iter().all(trained) {
             break;
         }
@@ -124,11 +130,18 @@ fn conclude(net: &Net, args: &LocalnetArgs, observed: &Observed) -> Result<(), N
     if args.rounds > 0 {
         checks::the_held_out_loss_fell(before, after)?;
     }
-    let mut curves = vec![chart::Series { name: format!("{} nodes, DiLoCo", args.nodes), points: observed.loss_curve(nats(before)) }];
+    let mut curves = vec![chart::Series {
+        name: format!("{} nodes, DiLoCo", args.nodes),
+        points: observed.loss_curve(nats(before)),
+    }];
     if args.baseline {
         let best = baseline(args, params, &data)?;
         let gap = 100.0 * (nats(after) / nats(best.loss) - 1.0);
-        println!("data-parallel equivalent {:.4} (learning rate {}), so the network is {gap:+.2} % off", nats(best.loss), best.lr);
+        println!(
+            "data-parallel equivalent {:.4} (learning rate {}), so the network is {gap:+.2} % off",
+            nats(best.loss),
+            best.lr
+        );
         curves.push(chart::Series { name: "one process, same tokens".into(), points: best.curve });
     }
     if let Some(path) = &args.plot {
@@ -185,7 +198,9 @@ fn temporary_dir() -> Result<PathBuf, NodeError> {
 
 /// Applies `--set section.key=value` to the parameters, by way of their text form.
 fn override_params(params: Params, set: &[String]) -> Result<Params, NodeError> {
-    let bad = |text: &str, why: String| NodeError::Usage(format!("--set {text}: {why} (write SECTION.KEY=VALUE, such as training.inner_steps=10)"));
+    let bad = |text: &str, why: String| {
+        NodeError::Usage(format!("--set {text}: {why} (write SECTION.KEY=VALUE, such as training.inner_steps=10)"))
+    };
     let mut table = toml::Table::try_from(&params).map_err(|e| bad("", e.to_string()))?;
     for text in set {
         let (key, value) = text.split_once('=').ok_or_else(|| bad(text, "it has no '='".into()))?;
@@ -200,7 +215,9 @@ fn override_params(params: Params, set: &[String]) -> Result<Params, NodeError> 
         let parsed: toml::Table = toml::from_str(&quoted).map_err(|_| bad(text, format!("'{value}' is no value")))?;
         *slot = parsed["v"].clone();
     }
-    let params: Params = table.try_into().map_err(|e: toml::de::Error| NodeError::Usage(format!("--set: {}", e.to_string().trim_end())))?;
+    let params: Params = table
+        .try_into()
+        .map_err(|e: toml::de::Error| NodeError::Usage(format!("--set: {}", e.to_string().trim_end())))?;
     params.validate().map_err(|e| NodeError::Usage(format!("--set: {e}")))?;
     Ok(params)
 }
@@ -215,7 +232,13 @@ mod tests {
         let changed = override_params(base(), &["training.inner_steps=7".into(), "ledger.fee=0.5".into()]).unwrap();
         assert_eq!(changed.training.inner_steps, 7);
         assert_eq!(changed.ledger.fee, "0.5".parse().unwrap());
-        for wrong in ["training.inner_steps", "nothing.x=1", "training.nothing=1", "training.inner_steps=many", "training.inner_steps=0"] {
+        for wrong in [
+            "training.inner_steps",
+            "nothing.x=1",
+            "training.nothing=1",
+            "training.inner_steps=many",
+            "training.inner_steps=0",
+        ] {
             let error = override_params(base(), &[wrong.into()]).unwrap_err().to_string();
             assert!(error.contains("--set"), "{error}");
         }

@@ -4,7 +4,7 @@
 //! outlives its parent, even one that was killed.
 
 use crate::{client::Client, error::NodeError, genesis, rpc::types::*};
-use ailo_protocol::{genesis::Founder, keystore, params::Params, Address, Genesis, Keypair};
+use ailo_protocol::{Address, Genesis, Keypair, genesis::Founder, keystore, params::Params};
 use std::{
     fs::{self, File},
     net::TcpListener,
@@ -15,7 +15,8 @@ use std::{
 use tokio::process::{Child, Command};
 
 /// What a node writes into its log, unless the environment asks for more or less.
-const NODE_LOG: &str = "ailo_node=info,ailo_ledger=info,ailo_protocol=info,warn,libp2p_gossipsub=error,libp2p_kad=error";
+const NODE_LOG: &str =
+    "ailo_node=info,ailo_ledger=info,ailo_protocol=info,warn,libp2p_gossipsub=error,libp2p_kad=error";
 
 /// What to found.
 pub struct Spec {
@@ -72,7 +73,11 @@ impl Net {
             let (key, wallet) = (Keypair::generate(), Keypair::generate());
             keystore::create(&dir.join("node.json"), keystore::Kind::Node, &key)?;
             keystore::create(&dir.join("wallet.json"), keystore::Kind::Wallet, &wallet)?;
-            founders.push(Founder { node: *key.public(), wallet: Address::from(wallet.public()), validator: i < spec.validators });
+            founders.push(Founder {
+                node: *key.public(),
+                wallet: Address::from(wallet.public()),
+                validator: i < spec.validators,
+            });
             let socket = TcpListener::bind("127.0.0.1:0").map_err(|e| NodeError::io("find a free port", e))?;
             let port = socket.local_addr().map_err(|e| NodeError::io("find a free port", e))?.port();
             sockets.push(socket);

@@ -21,20 +21,20 @@ impl Table {
     pub fn show(&mut self, statuses: &[Option<At<Status>>], net: &Net) {
         if self.live {
             self.draw(statuses, net);
-        } else if let Some(best) = statuses.iter().flatten().max_by_key(|s| s.value.model.rounds) {
-            if best.value.model.rounds > self.rounds {
-                self.rounds = best.value.model.rounds;
-                let speed: f64 = statuses.iter().flatten().map(|s| s.value.round.tokens_per_s).sum();
-                println!(
-                    "round {:>3} closed at height {:>5}: model {}, held-out {}, {speed:.0} tokens/s, {} of {} nodes answer",
-                    self.rounds,
-                    best.height,
-                    best.value.model.root.short(),
-                    loss(best.value.model.held_out_loss),
-                    statuses.iter().flatten().count(),
-                    statuses.len()
-                );
-            }
+        } else if let Some(best) = statuses.iter().flatten().max_by_key(|s| s.value.model.rounds)
+            && best.value.model.rounds > self.rounds
+        {
+            self.rounds = best.value.model.rounds;
+            let speed: f64 = statuses.iter().flatten().map(|s| s.value.round.tokens_per_s).sum();
+            println!(
+                "round {:>3} closed at height {:>5}: model {}, held-out {}, {speed:.0} tokens/s, {} of {} nodes answer",
+                self.rounds,
+                best.height,
+                best.value.model.root.short(),
+                loss(best.value.model.held_out_loss),
+                statuses.iter().flatten().count(),
+                statuses.len()
+            );
         }
     }
 
@@ -43,10 +43,18 @@ impl Table {
         if self.drawn > 0 {
             out.push_str(&format!("\x1b[{}A", self.drawn));
         }
-        out.push_str("\x1b[2K node  height  round  phase   step     model     held-out  loss    tokens/s  peers  balance\n");
+        out.push_str(
+            "\x1b[2K node  height  round  phase   step     model     held-out  loss    tokens/s  peers  balance\n",
+        );
         for (i, status) in statuses.iter().enumerate() {
             let row = match status {
-                None => if net.is_up(i) { "starting".to_string() } else { "killed".to_string() },
+                None => {
+                    if net.is_up(i) {
+                        "starting".to_string()
+                    } else {
+                        "killed".to_string()
+                    }
+                }
                 Some(s) => format!(
                     "{:<7} {:<6} {:<7} {:>3}/{:<4} {}  {:<8}  {:<6}  {:<8.0}  {:<5}  {}",
                     s.height,

@@ -27,20 +27,22 @@ use crate::{
     },
 };
 use ailo_ledger::{
+    Transaction,
     state::{Event, TransferStatus},
     store::{Cursor, MAX_PAGE},
-    Transaction,
 };
-use ailo_protocol::{keys, net, Address, Genesis, Hash, NodeId};
+use ailo_protocol::{Address, Genesis, Hash, NodeId, keys, net};
 use ailo_training::{
-    generate::{Generator, Sampling},
     Control, Device,
+    generate::{Generator, Sampling},
 };
 use jsonrpsee::{
-    server::{stop_channel, BatchRequestConfig, RpcModule, ServerBuilder, ServerConfig, ServerHandle, SubscriptionMessage},
+    server::{
+        BatchRequestConfig, RpcModule, ServerBuilder, ServerConfig, ServerHandle, SubscriptionMessage, stop_channel,
+    },
     types::{ErrorObjectOwned, Params},
 };
-use serde::{de::DeserializeOwned, Deserialize};
+use serde::{Deserialize, de::DeserializeOwned};
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 use tokio::sync::watch;
 use types::*;
@@ -100,7 +102,12 @@ fn error(code: i32, message: impl Into<String>) -> ErrorObjectOwned {
 }
 
 fn parse<T: DeserializeOwned>(params: &Params<'_>) -> Result<T, ErrorObjectOwned> {
-    params.parse().map_err(|e| error(code::INVALID_PARAMS, format!("these parameters are not what the method takes: {}", e.data().map_or(e.message(), |d| d.get()))))
+    params.parse().map_err(|e| {
+        error(
+            code::INVALID_PARAMS,
+            format!("these parameters are not what the method takes: {}", e.data().map_or(e.message(), |d| d.get())),
+        )
+    })
 }
 
 impl Context {
@@ -117,16 +124,24 @@ impl Context {
         let round = state.round();
         let mut notes = Vec::new();
         if params.ledger.confirmations < 10 {
-            notes.push(format!("transfers need {} confirmations here, not ten: a development network", params.ledger.confirmations));
+            notes.push(format!(
+                "transfers need {} confirmations here, not ten: a development network",
+                params.ledger.confirmations
+            ));
         }
         let unprotected = !round.participants.is_empty() && !round.protected;
         if unprotected {
-            notes.push(format!("round {} is UNPROTECTED: fewer than four participants, nothing outvotes a liar", round.number));
+            notes.push(format!(
+                "round {} is UNPROTECTED: fewer than four participants, nothing outvotes a liar",
+                round.number
+            ));
         }
         let validating = state.validators().power(&self.node) > 0;
         if self.validator && !validating {
             let stake = state.node(&self.node).map(|node| node.stake).unwrap_or_default();
-            notes.push(format!("not in the validator set yet: {stake} ALC are staked behind this node; add some with `ailo-node stake`"));
+            notes.push(format!(
+                "not in the validator set yet: {stake} ALC are staked behind this node; add some with `ailo-node stake`"
+            ));
         }
         let supply = state.supply();
         self.at(
@@ -206,8 +221,11 @@ impl Context {
             .and_then(|height| self.chain.block(height))
             .ok_or_else(|| error(code::NOT_FOUND, "there is no such block here"))?;
         let hash = block.id();
-        let transactions =
-            block.transactions.into_iter().map(|transaction| TransactionInBlock { id: transaction.id(), transaction }).collect();
+        let transactions = block
+            .transactions
+            .into_iter()
+            .map(|transaction| TransactionInBlock { id: transaction.id(), transaction })
+            .collect();
         Ok(self.at(&head, BlockView { hash, header: block.header, transactions, certificate }))
     }
 
@@ -228,12 +246,16 @@ impl Context {
                 None => "included",
             };
             let attested_by = standing.map(|t| t.confirmers.clone()).unwrap_or_default();
-            let view = TransactionView { id, status: status.into(), block_height: Some(height), attested_by, transaction };
+            let view =
+                TransactionView { id, status: status.into(), block_height: Some(height), attested_by, transaction };
             return Ok(self.at(&head, view));
         }
         let waiting = self.chain.waiting(&id).await;
         let transaction = waiting.ok_or_else(|| error(code::NOT_FOUND, "this node knows no such transaction"))?;
-        Ok(self.at(&head, TransactionView { id, status: "waiting".into(), block_height: None, attested_by: vec![], transaction }))
+        Ok(self.at(
+            &head,
+            TransactionView { id, status: "waiting".into(), block_height: None, attested_by: vec![], transaction },
+        ))
     }
 
     /// How a transfer ended that the ledger's state no longer holds: its sender's history tells.
@@ -329,14 +351,20 @@ impl Context {
         }
         let By { request } = parse(params)?;
         if request.prompt.len() > MAX_PROMPT_BYTES || !(1..=MAX_GENERATED_TOKENS).contains(&request.max_tokens) {
-            return Err(error(code::INVALID_PARAMS, format!("a prompt has at most {MAX_PROMPT_BYTES} bytes, an answer 1 to {MAX_GENERATED_TOKENS} tokens")));
+            return Err(error(
+                code::INVALID_PARAMS,
+                format!("a prompt has at most {MAX_PROMPT_BYTES} bytes, an answer 1 to {MAX_GENERATED_TOKENS} tokens"),
+            ));
         }
         if !(0.0..=10.0).contains(&request.temperature) {
             return Err(error(code::INVALID_PARAMS, "temperature is 0 to 10"));
         }
         let head = self.chain.head();
         let root = head.state.model().root;
-        let held = self.models.get(&root).ok_or_else(|| error(code::UNAVAILABLE, "this node does not hold the model yet: try again soon"))?;
+        let held = self
+            .models
+            .get(&root)
+            .ok_or_else(|| error(code::UNAVAILABLE, "this node does not hold the model yet: try again soon"))?;
         let (config, device) = (*self.models.config(), self.device);
         let seed = request.seed.unwrap_or_else(|| Hash(keys::random_bytes()).stream().next_u64());
         let started = Instant::now();
@@ -348,7 +376,8 @@ impl Context {
             seed,
         };
         let made = self.worker.run(move || {
-            Generator::new(&config, &held.state.weights, device)?.generate(&request.prompt, &sampling, &mut |_| Control::Continue)
+            Generator::new(&config, &held.state.weights, device)?
+                .generate(&request.prompt, &sampling, &mut |_| Control::Continue)
         });
         let made = made.await.map_err(|e| error(code::UNAVAILABLE, e.to_string()))?;
         let made = made.map_err(|e| error(code::INVALID_PARAMS, e.to_string()))?;
@@ -376,10 +405,13 @@ fn account_view(head: &Head, address: &Address) -> AccountView {
 
 fn methods(context: Arc<Context>) -> Result<RpcModule<Arc<Context>>, NodeError> {
     let mut module = RpcModule::new(context);
-    let twice = |e: jsonrpsee::server::RegisterMethodError| NodeError::Rpc(format!("a method is registered twice: {e}"));
+    let twice =
+        |e: jsonrpsee::server::RegisterMethodError| NodeError::Rpc(format!("a method is registered twice: {e}"));
     module.register_method("ailo_status", |_, c, _| Answer::Ok(c.status())).map_err(twice)?;
     module.register_method("ailo_block", |p, c, _| c.block(&p)).map_err(twice)?;
-    module.register_async_method("ailo_transaction", |p, c, _| async move { c.transaction(&p).await }).map_err(twice)?;
+    module
+        .register_async_method("ailo_transaction", |p, c, _| async move { c.transaction(&p).await })
+        .map_err(twice)?;
     module.register_method("ailo_account", |p, c, _| c.account(&p)).map_err(twice)?;
     module.register_method("ailo_history", |p, c, _| c.history(&p)).map_err(twice)?;
     module.register_method("ailo_round", |_, c, _| c.round()).map_err(twice)?;
@@ -393,25 +425,30 @@ fn methods(context: Arc<Context>) -> Result<RpcModule<Arc<Context>>, NodeError> 
     module.register_async_method("ailo_submit", |p, c, _| async move { c.submit(&p).await }).map_err(twice)?;
     module.register_async_method("ailo_generate", |p, c, _| async move { c.generate(&p).await }).map_err(twice)?;
     module
-        .register_subscription("ailo_subscribeBlocks", "ailo_newBlock", "ailo_unsubscribeBlocks", |_, pending, c, _| async move {
-            let mut heads = c.chain.heads();
-            let Ok(sink) = pending.accept().await else { return };
-            let mut next = heads.borrow_and_update().state.height() + 1;
-            // Every block once and in order; a slow reader is served from the store, not from a queue.
-            loop {
-                while let Some((block, _)) = c.chain.block(next) {
-                    let Ok(text) = serde_json::value::to_raw_value(&block.header) else { return };
-                    if sink.send(SubscriptionMessage::from(text)).await.is_err() {
-                        return;
+        .register_subscription(
+            "ailo_subscribeBlocks",
+            "ailo_newBlock",
+            "ailo_unsubscribeBlocks",
+            |_, pending, c, _| async move {
+                let mut heads = c.chain.heads();
+                let Ok(sink) = pending.accept().await else { return };
+                let mut next = heads.borrow_and_update().state.height() + 1;
+                // Every block once and in order; a slow reader is served from the store, not from a queue.
+                loop {
+                    while let Some((block, _)) = c.chain.block(next) {
+                        let Ok(text) = serde_json::value::to_raw_value(&block.header) else { return };
+                        if sink.send(SubscriptionMessage::from(text)).await.is_err() {
+                            return;
+                        }
+                        next += 1;
                     }
-                    next += 1;
+                    tokio::select! {
+                        changed = heads.changed() => if changed.is_err() { return },
+                        () = sink.closed() => return,
+                    }
                 }
-                tokio::select! {
-                    changed = heads.changed() => if changed.is_err() { return },
-                    () = sink.closed() => return,
-                }
-            }
-        })
+            },
+        )
         .map_err(twice)?;
     Ok(module)
 }
@@ -444,16 +481,19 @@ impl Server {
         let (stop, handle) = stop_channel();
         let rpc = ServerBuilder::with_config(config).to_service_builder().build(methods(context)?, stop.clone());
         let router = axum::Router::new()
-            .route_service("/rpc", tower::service_fn(move |request| {
-                let mut rpc = rpc.clone();
-                async move {
-                    let response = tower::Service::call(&mut rpc, request).await;
-                    // Only a broken connection makes jsonrpsee fail here; the connection is gone then.
-                    Ok::<_, std::convert::Infallible>(response.unwrap_or_else(|_| {
-                        jsonrpsee::server::http::response::internal_error()
-                    }))
-                }
-            }))
+            .route_service(
+                "/rpc",
+                tower::service_fn(move |request| {
+                    let mut rpc = rpc.clone();
+                    async move {
+                        let response = tower::Service::call(&mut rpc, request).await;
+                        // Only a broken connection makes jsonrpsee fail here; the connection is gone then.
+                        Ok::<_, std::convert::Infallible>(
+                            response.unwrap_or_else(|_| jsonrpsee::server::http::response::internal_error()),
+                        )
+                    }
+                }),
+            )
             .route("/health", axum::routing::get(|| async { "ok" }));
         let task = tokio::spawn(async move {
             let served = axum::serve(listener, router).with_graceful_shutdown(stop.shutdown()).await;

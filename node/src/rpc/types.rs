@@ -1,7 +1,7 @@
 //! What JSON-RPC replies hold; the server fills these, the command line and localnet read them.
 //! Amounts are decimal strings in ALC, hashes and keys hexadecimal, losses nats a token, times milliseconds since 1970.
 
-use ailo_ledger::{state::Event, Certificate, Header, Transaction};
+use ailo_ledger::{Certificate, Header, Transaction, state::Event};
 use ailo_protocol::{Address, Amount, Hash, NodeId};
 use serde::{Deserialize, Serialize};
 

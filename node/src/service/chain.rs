@@ -8,23 +8,18 @@
 use super::sync;
 use crate::{error::NodeError, genesis::now_ms};
 use ailo_ledger::{
+    Block, Body, Certificate, Transaction,
     consensus::{Decision, Host, Input, Message, Output, TimeoutId, Verdict as Opinion},
     mempool::{AdmissionError, Mempool},
     state::{Event, State},
     store::{ConsensusFiles, Cursor, Page, Store, StoreError},
-    Block, Body, Certificate, Transaction,
 };
-use ailo_proto::{gossip, Consensus};
+use ailo_proto::{Consensus, gossip};
 use ailo_protocol::{
-    net::{self, Offence, Verdict},
     Address, Genesis, Hash, Keypair, NodeId,
+    net::{self, Offence, Verdict},
 };
-use std::{
-    collections::BTreeMap,
-    path::Path,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::Instant,
@@ -267,7 +262,8 @@ impl Ledger {
             Command::Submit(transaction, reply) => {
                 let outcome = self.take(&transaction);
                 if outcome.is_ok() {
-                    let body = gossip::Body::Transaction(ailo_proto::Transaction { canonical: transaction.encode().into() });
+                    let body =
+                        gossip::Body::Transaction(ailo_proto::Transaction { canonical: transaction.encode().into() });
                     self.publish(body, 0).await;
                 }
                 let _ = reply.send(outcome.map_err(SubmitError::Refused)); // whoever asked may have gone

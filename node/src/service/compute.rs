@@ -2,7 +2,7 @@
 //! runtime, so that network and RPC stay responsive. Two of them: one trains, one does what others wait for
 //! (evaluation, aggregation, generation).
 
-use std::sync::mpsc::{sync_channel, SyncSender};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use tokio::sync::oneshot;
 
 type Job = Box<dyn FnOnce() + Send>;

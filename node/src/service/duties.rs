@@ -2,7 +2,7 @@
 
 use super::chain::{Chain, Head};
 use crate::genesis::now_ms;
-use ailo_ledger::{transaction::stamp_hash, Body, Transaction};
+use ailo_ledger::{Body, Transaction, transaction::stamp_hash};
 use ailo_protocol::{Address, Genesis, Hash, Keypair};
 use std::{
     collections::BTreeMap,
@@ -32,7 +32,18 @@ impl Duties {
     /// A service that has done nothing yet.
     pub fn new(genesis: Arc<Genesis>, key: Keypair, wallet: Address, trains: bool, chain: Chain) -> Duties {
         let network = genesis.id();
-        Duties { genesis, network, key, wallet, trains, chain, stamp: None, registered: None, heartbeat: None, attested: BTreeMap::new() }
+        Duties {
+            genesis,
+            network,
+            key,
+            wallet,
+            trains,
+            chain,
+            stamp: None,
+            registered: None,
+            heartbeat: None,
+            attested: BTreeMap::new(),
+        }
     }
 
     /// Runs until `stop` changes.
@@ -79,8 +90,16 @@ impl Duties {
         let params = &self.genesis.params.ledger;
         let age = head.state.age_ms().saturating_sub(node.seen_age);
         // A node that the ledger believes absent says at once that it is not.
-        let due = age >= params.heartbeat_ms || node.heartbeat_time_ms == 0 || node.missed || node.lapsed || node.trains != self.trains;
-        if due && self.heartbeat.is_none_or(|at| at.elapsed() >= Duration::from_millis(params.heartbeat_ms / 2).min(RESEND)) {
+        let due = age >= params.heartbeat_ms
+            || node.heartbeat_time_ms == 0
+            || node.missed
+            || node.lapsed
+            || node.trains != self.trains;
+        if due
+            && self
+                .heartbeat
+                .is_none_or(|at| at.elapsed() >= Duration::from_millis(params.heartbeat_ms / 2).min(RESEND))
+        {
             self.heartbeat = Some(Instant::now());
             self.send(Body::Heartbeat { trains: self.trains }).await;
         }

@@ -1,15 +1,15 @@
 //! Fetching from peers: blobs by hash and model states by root, in pieces, from several peers at once, every piece checked.
 
 use super::models::Models;
-use ailo_proto::{request, response, BlobRequest, ModelChunkRequest, ModelManifestRequest, Request};
+use ailo_proto::{BlobRequest, ModelChunkRequest, ModelManifestRequest, Request, request, response};
 use ailo_protocol::{
+    Hash, NodeId,
     hash::Domain,
     merkle,
     net::{Handle, Offence},
-    Hash, NodeId,
 };
 use ailo_training::state::{self, ModelState};
-use futures::{stream, StreamExt};
+use futures::{StreamExt, stream};
 use std::collections::VecDeque;
 
 /// Bytes asked for in one request.
@@ -72,7 +72,9 @@ async fn blob_from(net: &Handle, peer: NodeId, hash: Hash, bytes: u64) -> Option
         let length = PIECE.min(u32::try_from(left).unwrap_or(PIECE));
         let request = BlobRequest { hash: hash.0.to_vec().into(), offset: blob.len() as u64, length };
         match ask(net, peer, request::Body::Blob(request)).await? {
-            response::Body::Blob(piece) if piece.total == bytes && !piece.data.is_empty() && piece.data.len() <= length as usize => {
+            response::Body::Blob(piece)
+                if piece.total == bytes && !piece.data.is_empty() && piece.data.len() <= length as usize =>
+            {
                 blob.extend_from_slice(&piece.data);
             }
             _ => return None,
@@ -88,8 +90,11 @@ pub async fn model(net: &Handle, models: &Models, root: Hash) -> Result<ModelSta
     let mut hashes = Vec::new();
     for peer in &peers {
         let request = ModelManifestRequest { root: root.0.to_vec().into() };
-        if let Some(response::Body::ModelManifest(manifest)) = ask(net, *peer, request::Body::ModelManifest(request)).await {
-            let list: Vec<Hash> = manifest.chunks.chunks_exact(HASH).filter_map(|c| c.try_into().ok().map(Hash)).collect();
+        if let Some(response::Body::ModelManifest(manifest)) =
+            ask(net, *peer, request::Body::ModelManifest(request)).await
+        {
+            let list: Vec<Hash> =
+                manifest.chunks.chunks_exact(HASH).filter_map(|c| c.try_into().ok().map(Hash)).collect();
             if manifest.chunks.len() == count * HASH && merkle::root(&list) == root {
                 hashes = list;
                 break;

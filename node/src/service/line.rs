@@ -1,6 +1,6 @@
 //! The live line: on a terminal one line, redrawn; elsewhere a line every few seconds.
 
-use crate::rpc::{types::*, Context};
+use crate::rpc::{Context, types::*};
 use std::{
     io::{IsTerminal, Write},
     sync::Arc,

@@ -14,10 +14,10 @@ mod sync;
 
 use crate::{config::Settings, datadir::DataDir, error::NodeError, genesis, rpc};
 use ailo_protocol::{
+    Address, Genesis, Keypair,
     genesis::Founder,
     keystore,
     net::{self, NetConfig},
-    Address, Genesis, Keypair,
 };
 use ailo_training::{class, dataset::Dataset};
 use chain::Chain;
@@ -45,7 +45,8 @@ pub async fn run(settings: Settings, stop_on_eof: bool) -> Result<(), NodeError>
     let genesis = Arc::new(genesis);
     let network = genesis.id();
 
-    let trainer = Worker::spawn("trainer", TRAINER_NICENESS).map_err(|e| NodeError::io("start the training thread", e))?;
+    let trainer =
+        Worker::spawn("trainer", TRAINER_NICENESS).map_err(|e| NodeError::io("start the training thread", e))?;
     let worker = Worker::spawn("compute", 0).map_err(|e| NodeError::io("start the compute thread", e))?;
     let device = ailo_training::device(!settings.cpu);
     let class = trainer.run(move || class::determinism_class(device)).await;
@@ -55,7 +56,8 @@ pub async fn run(settings: Settings, stop_on_eof: bool) -> Result<(), NodeError>
     let bootstrap = addresses(&settings.bootstrap, "--bootstrap")?;
     let (net, events) = net::start(NetConfig { listen, bootstrap, ..NetConfig::new(key.clone(), network) }).await?;
     let (stop, stopped) = watch::channel(false);
-    let (chain, ledger_ended) = Chain::start(&dir.path("ledger"), genesis.clone(), key.clone(), settings.validator, net.clone())?;
+    let (chain, ledger_ended) =
+        Chain::start(&dir.path("ledger"), genesis.clone(), key.clone(), settings.validator, net.clone())?;
     let models = Models::open(dir.path("model"), genesis.params.model);
     let payloads = Payloads::open(dir.path("payloads"));
     let (progress, progress_seen) = watch::channel(Progress::default());
@@ -78,7 +80,8 @@ pub async fn run(settings: Settings, stop_on_eof: bool) -> Result<(), NodeError>
     let url = format!("http://{}/rpc", server.address);
     crate::datadir::write_atomically(&dir.path("rpc"), url.as_bytes())?;
 
-    let serve = serve::Serve { chain: chain.clone(), models: models.clone(), payloads: payloads.clone(), node: *key.public() };
+    let serve =
+        serve::Serve { chain: chain.clone(), models: models.clone(), payloads: payloads.clone(), node: *key.public() };
     let rounds = Rounds::new(Setup {
         genesis: genesis.clone(),
         key: key.clone(),
@@ -137,7 +140,12 @@ fn key_file(path: &Path, kind: keystore::Kind) -> Result<Keypair, NodeError> {
 }
 
 /// The founding document and the data that belongs to it.
-fn network(settings: &Settings, dir: &DataDir, key: &Keypair, wallet: Address) -> Result<(Genesis, Dataset), NodeError> {
+fn network(
+    settings: &Settings,
+    dir: &DataDir,
+    key: &Keypair,
+    wallet: Address,
+) -> Result<(Genesis, Dataset), NodeError> {
     let kept = dir.path("network.toml");
     let genesis = match &settings.network {
         Some(file) => {
@@ -178,14 +186,16 @@ fn network(settings: &Settings, dir: &DataDir, key: &Keypair, wallet: Address) -
 
 fn addresses(texts: &[String], flag: &str) -> Result<Vec<net::Multiaddr>, NodeError> {
     let parse = |text: &String| {
-        text.parse().map_err(|e| NodeError::Usage(format!("{flag} '{text}' is not a multiaddr (like /ip4/127.0.0.1/tcp/8646): {e}")))
+        text.parse().map_err(|e| {
+            NodeError::Usage(format!("{flag} '{text}' is not a multiaddr (like /ip4/127.0.0.1/tcp/8646): {e}"))
+        })
     };
     texts.iter().map(parse).collect()
 }
 
 /// Ctrl-C, SIGTERM, or, if asked for, the end of standard input.
 async fn stop_signal(stop_on_eof: bool) -> Result<(), NodeError> {
-    use tokio::signal::unix::{signal, SignalKind};
+    use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate()).map_err(|e| NodeError::io("listen for signals", e))?;
     let (gone, mut parent_gone) = tokio::sync::mpsc::channel::<()>(1);
     if stop_on_eof {

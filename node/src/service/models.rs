@@ -2,7 +2,7 @@
 //! next start, each under its Merkle root.
 
 use crate::error::NodeError;
-use ailo_protocol::{params::ModelConfig, Hash};
+use ailo_protocol::{Hash, params::ModelConfig};
 use ailo_training::state::ModelState;
 use std::{
     collections::VecDeque,
@@ -76,7 +76,8 @@ impl Models {
             all.iter().map(|h| self.path(&h.root)).collect()
         };
         if let Ok(files) = std::fs::read_dir(&self.dir) {
-            let states = files.flatten().map(|f| f.path()).filter(|path| path.extension().is_some_and(|e| e == "state"));
+            let states =
+                files.flatten().map(|f| f.path()).filter(|path| path.extension().is_some_and(|e| e == "state"));
             for file in states.filter(|path| !kept.contains(path)) {
                 if let Err(e) = std::fs::remove_file(&file) {
                     tracing::debug!(error = %e, "cannot remove an old model state");

@@ -2,7 +2,7 @@
 //! others that it fetched.
 
 use crate::{datadir::write_atomically, error::NodeError};
-use ailo_protocol::{hash::Domain, Hash};
+use ailo_protocol::{Hash, hash::Domain};
 use std::{
     collections::BTreeMap,
     path::PathBuf,

@@ -19,19 +19,20 @@ use super::{
 };
 use crate::genesis::now_ms;
 use ailo_ledger::{
-    state::{Phase, Round, State},
     Body, Transaction,
+    state::{Phase, Round, State},
 };
 use ailo_protocol::{
+    Genesis, Hash, Keypair, NodeId,
     contribution::{Contribution, Finding, Payload},
-    keys, net, Genesis, Hash, Keypair, NodeId,
+    keys, net,
 };
-use ailo_training::{aggregate, check, codec, dataset::Dataset, eval, inner, outer, state::ModelState, Device};
+use ailo_training::{Device, aggregate, check, codec, dataset::Dataset, eval, inner, outer, state::ModelState};
 use std::{
     collections::BTreeMap,
     sync::{
-        atomic::{AtomicBool, Ordering},
         Arc,
+        atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -95,21 +96,38 @@ pub struct Setup {
 /// The service.
 pub struct Rounds {
     setup: Arc<Setup>,
-    training: Option<Training>,
-    verifying: Option<(u64, JoinHandle<Option<Vec<Finding>>>)>,
+    training: Option<Task<Training, Contribution>>,
+    verifying: Option<Task<u64, Vec<Finding>>>,
     findings: Option<(u64, Vec<Finding>)>,
-    computing: Option<(u64, JoinHandle<Option<Next>>)>,
+    computing: Option<Task<u64, Next>>,
     next: Option<Next>,
-    fetching: Option<(Hash, JoinHandle<Option<ModelState>>)>,
+    fetching: Option<Task<Hash, ModelState>>,
     sent: BTreeMap<&'static str, (u64, Instant)>,
     sealed: Option<(u64, Hash, Contribution)>,
+}
+
+/// Work in the background, and what it is for.
+struct Task<K, T> {
+    of: K,
+    handle: JoinHandle<Option<T>>,
+}
+
+impl<K, T: Send + 'static> Task<K, T> {
+    fn spawn(of: K, work: impl Future<Output = Option<T>> + Send + 'static) -> Option<Task<K, T>> {
+        Some(Task { of, handle: tokio::spawn(work) })
+    }
+}
+
+/// Empties the slot if its work has finished; the result is `None` if that failed.
+async fn take_finished<K, T>(slot: &mut Option<Task<K, T>>) -> Option<(K, Option<T>)> {
+    let task = slot.take_if(|task| task.handle.is_finished())?;
+    Some((task.of, task.handle.await.ok().flatten()))
 }
 
 struct Training {
     round: u64,
     base: Hash,
     stop: Arc<AtomicBool>,
-    task: JoinHandle<Option<Contribution>>,
 }
 
 /// The state that a round leads to, as this node computed it.
@@ -160,7 +178,9 @@ impl Rounds {
         let Some(base) = self.hold_model(state) else { return };
         let round = state.round();
         self.setup.payloads.prune(round.number.saturating_sub(self.setup.genesis.params.round.keep_rounds));
-        if round.phase != Phase::Train || self.training.as_ref().is_some_and(|t| t.round != round.number || t.base != round.base_root) {
+        if round.phase != Phase::Train
+            || self.training.as_ref().is_some_and(|t| t.of.round != round.number || t.of.base != round.base_root)
+        {
             self.abandon_training();
         }
         match round.phase {
@@ -184,58 +204,41 @@ impl Rounds {
             });
             return Some(held);
         }
-        if let Some(next) = self.next.take() {
-            if next.steps == model.steps {
-                tracing::error!(
-                    round = next.round, mine = %next.held.root, voted = %model.root,
-                    "this node computed another model than the network voted for: it stops training and fetches the state"
-                );
-            }
+        if let Some(next) = self.next.take_if(|next| next.steps == model.steps) {
+            tracing::error!(
+                round = next.round, mine = %next.held.root, voted = %model.root,
+                "this node computed another model than the network voted for: it stops training and fetches the state"
+            );
         }
-        if self.fetching.as_ref().is_none_or(|(root, _)| *root != model.root) {
+        if self.fetching.as_ref().is_none_or(|task| task.of != model.root) {
             let (setup, root) = (self.setup.clone(), model.root);
-            let task = tokio::spawn(async move {
+            self.fetching = Task::spawn(root, async move {
                 if root == setup.genesis.model_root {
                     return setup.worker.run(initial_state(&setup)).await.ok();
                 }
-                fetch::model(&setup.net, &setup.models, root)
-                    .await
-                    .inspect_err(|e| tracing::info!(error = %e, "the model state is not to be had yet"))
-                    .ok()
+                let fetched = fetch::model(&setup.net, &setup.models, root).await;
+                fetched.inspect_err(|e| tracing::info!(error = %e, "the model state is not to be had yet")).ok()
             });
-            self.fetching = Some((model.root, task));
         }
         None
     }
 
     /// Takes in what background work has finished.
     async fn collect(&mut self) {
-        if self.fetching.as_ref().is_some_and(|(_, task)| task.is_finished()) {
-            if let Some((root, task)) = self.fetching.take() {
-                if let Ok(Some(state)) = task.await {
-                    match self.setup.models.put(state) {
-                        Ok(_) => tracing::info!(root = %root.short(), "model state is here"),
-                        Err(e) => tracing::error!(error = %e, "cannot keep the model state"),
-                    }
-                }
+        if let Some((root, Some(state))) = take_finished(&mut self.fetching).await {
+            match self.setup.models.put(state) {
+                Ok(_) => tracing::info!(root = %root.short(), "model state is here"),
+                Err(e) => tracing::error!(error = %e, "cannot keep the model state"),
             }
         }
-        if self.training.as_ref().is_some_and(|t| t.task.is_finished()) {
-            if let Some(training) = self.training.take() {
-                if let Ok(Some(contribution)) = training.task.await {
-                    self.sealed = Some((training.round, training.base, contribution));
-                }
-            }
+        if let Some((of, Some(contribution))) = take_finished(&mut self.training).await {
+            self.sealed = Some((of.round, of.base, contribution));
         }
-        if self.verifying.as_ref().is_some_and(|(_, task)| task.is_finished()) {
-            if let Some((round, task)) = self.verifying.take() {
-                self.findings = task.await.ok().flatten().map(|findings| (round, findings));
-            }
+        if let Some((round, findings)) = take_finished(&mut self.verifying).await {
+            self.findings = findings.map(|findings| (round, findings));
         }
-        if self.computing.as_ref().is_some_and(|(_, task)| task.is_finished()) {
-            if let Some((_, task)) = self.computing.take() {
-                self.next = task.await.ok().flatten();
-            }
+        if let Some((_, next)) = take_finished(&mut self.computing).await {
+            self.next = next;
         }
     }
 
@@ -246,7 +249,8 @@ impl Rounds {
         if !self.setup.trains || round.contributions.contains_key(&me) {
             return;
         }
-        let sealed = self.sealed.as_ref().filter(|(number, root, _)| *number == round.number && *root == round.base_root);
+        let sealed =
+            self.sealed.as_ref().filter(|(number, root, _)| *number == round.number && *root == round.base_root);
         if let Some((_, _, contribution)) = sealed {
             let body = Body::Contribute(contribution.clone());
             self.send("contribute", round.number, body).await;
@@ -262,14 +266,14 @@ impl Rounds {
                 slot,
                 slots: u32::try_from(round.participants.len()).unwrap_or(u32::MAX),
             };
-            let task = tokio::spawn(train(self.setup.clone(), job, base, stop.clone()));
-            self.training = Some(Training { round: round.number, base: round.base_root, stop, task });
+            let of = Training { round: round.number, base: round.base_root, stop: stop.clone() };
+            self.training = Task::spawn(of, train(self.setup.clone(), job, base, stop));
         }
     }
 
     fn abandon_training(&mut self) {
         if let Some(training) = self.training.take() {
-            training.stop.store(true, Ordering::Relaxed);
+            training.of.stop.store(true, Ordering::Relaxed);
         }
     }
 
@@ -283,9 +287,8 @@ impl Rounds {
             }
             return;
         }
-        if self.verifying.as_ref().is_none_or(|(number, _)| *number != round.number) {
-            let task = tokio::spawn(examine(self.setup.clone(), round.clone(), base));
-            self.verifying = Some((round.number, task));
+        if self.verifying.as_ref().is_none_or(|task| task.of != round.number) {
+            self.verifying = Task::spawn(round.number, examine(self.setup.clone(), round.clone(), base));
         }
     }
 
@@ -299,9 +302,8 @@ impl Rounds {
             }
             return;
         }
-        if self.computing.as_ref().is_none_or(|(number, _)| *number != round.number) {
-            let task = tokio::spawn(compute_next(self.setup.clone(), round.clone(), base, steps));
-            self.computing = Some((round.number, task));
+        if self.computing.as_ref().is_none_or(|task| task.of != round.number) {
+            self.computing = Task::spawn(round.number, compute_next(self.setup.clone(), round.clone(), base, steps));
         }
     }
 
@@ -423,7 +425,13 @@ async fn payload_of(setup: &Setup, node: NodeId, contribution: &Contribution) ->
 }
 
 /// Opens a payload and makes every cheap check: it names this round, base and node, decodes, is finite, and is not too large.
-fn open_update(setup: &Setup, node: NodeId, contribution: &Contribution, bytes: &[u8], base: &ModelState) -> Option<Vec<f32>> {
+fn open_update(
+    setup: &Setup,
+    node: NodeId,
+    contribution: &Contribution,
+    bytes: &[u8],
+    base: &ModelState,
+) -> Option<Vec<f32>> {
     let params = &setup.genesis.params;
     let max = usize::try_from(params.round.max_payload_bytes).unwrap_or(usize::MAX);
     let payload = Payload::open(bytes, max).ok()?;
@@ -454,7 +462,8 @@ async fn examine(setup: Arc<Setup>, round: Round, base: Arc<Held>) -> Option<Vec
             let loss = update.as_ref().filter(|_| measures).and_then(|update| {
                 let params = &setup_.genesis.params;
                 let weights: Vec<f32> = base_.state.weights.iter().zip(update).map(|(w, u)| w - u).collect();
-                eval::held_out_loss(&params.model, &weights, &setup_.data, training.sequence, &windows_, setup_.device).ok()
+                eval::held_out_loss(&params.model, &weights, &setup_.data, training.sequence, &windows_, setup_.device)
+                    .ok()
             });
             Finding { node, valid: update.is_some(), loss }
         });
@@ -494,6 +503,7 @@ async fn compute_next(setup: Arc<Setup>, round: Round, base: Arc<Held>, steps: u
         Some((state, loss))
     });
     let (state, loss) = computed.await.ok()??;
-    let held = setup.models.put(state).inspect_err(|e| tracing::error!(error = %e, "cannot keep the next state")).ok()?;
+    let held =
+        setup.models.put(state).inspect_err(|e| tracing::error!(error = %e, "cannot keep the next state")).ok()?;
     Some(Next { round: number, steps: steps + 1, held, loss })
 }

@@ -2,8 +2,11 @@
 
 use super::{chain::Chain, models::Models, payloads::Payloads};
 use ailo_ledger::state::Phase;
-use ailo_proto::{request, response, BlobResponse, BlockWithCertificate, BlocksResponse, Head, ModelChunkResponse, ModelManifestResponse};
-use ailo_protocol::{net::Reply, Hash, NodeId};
+use ailo_proto::{
+    BlobResponse, BlockWithCertificate, BlocksResponse, Head, ModelChunkResponse, ModelManifestResponse, request,
+    response,
+};
+use ailo_protocol::{Hash, NodeId, net::Reply};
 
 /// Blocks in one answer, at most, by number and by bytes.
 const MAX_BLOCKS: u32 = 256;

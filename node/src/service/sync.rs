@@ -2,12 +2,11 @@
 //! Each question is a task of its own that ends by telling the ledger's thread what came of it.
 
 use super::chain::Command;
-use ailo_ledger::{block::MAX_CERTIFICATE_BYTES, Block, Certificate};
-use ailo_proto::{request, response, BlocksRequest, BlocksResponse, HeadRequest};
+use ailo_ledger::{Block, Certificate, block::MAX_CERTIFICATE_BYTES};
+use ailo_proto::{BlocksRequest, BlocksResponse, HeadRequest, request, response};
 use ailo_protocol::{
-    canonical,
+    NodeId, canonical,
     net::{Handle, Offence},
-    NodeId,
 };
 use std::sync::Arc;
 use tokio::sync::mpsc::Sender;
