@@ -16,6 +16,9 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// One network at a time: each of them fills the machine.
+static MACHINE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ailo-node");
 
 /// Rounds of a second or so: what these tests are about is not how well the model learns.
@@ -57,6 +60,7 @@ fn localnet(args: &[&str]) -> (bool, String) {
 
 #[test]
 fn four_nodes_train_one_model_and_keep_one_ledger() {
+    let _alone = MACHINE.blocking_lock();
     let dir = tempfile::tempdir().unwrap();
     let plot = dir.path().join("loss.svg");
     let (ok, text) = localnet(&["--nodes", "4", "--rounds", "3", "--transfers", "--plot", plot.to_str().unwrap()]);
@@ -75,6 +79,7 @@ fn four_nodes_train_one_model_and_keep_one_ledger() {
 
 #[test]
 fn validators_killed_at_random_times_come_back_and_nothing_is_lost() {
+    let _alone = MACHINE.blocking_lock();
     let (ok, text) = localnet(&["--nodes", "4", "--rounds", "2", "--kills", "3", "--seed", "7"]);
     assert!(ok, "{text}");
     assert!(text.contains("survived 3 kills") && text.contains("acknowledged transfers"), "{text}");
@@ -82,6 +87,7 @@ fn validators_killed_at_random_times_come_back_and_nothing_is_lost() {
 
 #[test]
 fn no_node_outlives_a_localnet_that_is_killed() {
+    let _alone = MACHINE.blocking_lock();
     let dir = tempfile::tempdir().unwrap();
     let mut parent = Command::new(PROGRAM)
         .args(["localnet", "--nodes", "2", "--rounds", "1000", "--dir", dir.path().to_str().unwrap()])
@@ -110,6 +116,7 @@ fn no_node_outlives_a_localnet_that_is_killed() {
 
 #[tokio::test]
 async fn a_newcomer_fetches_the_model_takes_part_and_is_paid() {
+    let _alone = MACHINE.lock().await;
     let dir = tempfile::tempdir().unwrap();
     let mut params = quick(2, 0);
     params.round.max_participants = 8;
@@ -153,6 +160,7 @@ async fn a_newcomer_fetches_the_model_takes_part_and_is_paid() {
 
 #[tokio::test]
 async fn a_node_of_another_network_is_refused() {
+    let _alone = MACHINE.lock().await;
     let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let mut one = found(a.path(), 1, 1, quick(1, 0));
     let mut other = found(b.path(), 1, 1, quick(1, 0));
@@ -214,6 +222,7 @@ async fn send(net: &mut Net, from: usize, to: usize, amount: &str) -> Hash {
 
 #[tokio::test]
 async fn a_transfer_is_confirmed_by_ten_attestations_and_not_before() {
+    let _alone = MACHINE.lock().await;
     let dir = tempfile::tempdir().unwrap();
     let mut params = quick(14, 10);
     params.round.rounds = 2; // enough to earn coins; then the machine is left to the ledger

@@ -110,7 +110,7 @@ pub struct GenesisArgs {
     /// The network's dataset: texts (joined in order) or one packed dataset [default: the embedded corpus].
     #[arg(long, value_name = "PATH")]
     pub data: Vec<PathBuf>,
-    /// Parameters (TOML, as under [params] of a network file) [default: a real network's].
+    /// Parameters (TOML, as in a network file) [default: a real network's].
     #[arg(long, value_name = "FILE")]
     pub params: Option<PathBuf>,
     /// Seed of the initial weights.
