@@ -1,10 +1,12 @@
 //! Transactions that wait for a block. Pure: the caller passes state and clock.
 //!
 //! *Admission.* The signature verifies, and the transaction would be accepted in the next block after what the same
-//! signer already has waiting. A wallet's transaction whose nonce is a few ahead is held until the gap is filled.
+//! signer already has waiting. A wallet's transaction whose nonce is a few ahead is held until the gap is filled. Where
+//! the signer's own fill the block already, a node's transaction must be acceptable alone in it.
 //!
 //! *Order.* First what nodes sign (contributions, verdicts, votes, attestations, heartbeats: few, free of fee, and the
-//! state limits each node), then what wallets sign; each in order of arrival, so a wallet's nonces ascend.
+//! state limits each node), then what wallets sign; each in order of arrival, so a wallet's nonces ascend. Attestations
+//! and registrations get no more than their quotas of a block, and what does not fit lets the next one pass.
 //!
 //! *Bounds.* Number and bytes for nodes' and wallets' transactions apart, so that neither can crowd out the other; and
 //! number for each signer. Nothing that was admitted is dropped for a newcomer.
@@ -13,11 +15,11 @@
 //! included, expired, superseded, no longer covered.
 
 use crate::{
-    Block, Transaction,
+    Block, Body, Transaction,
     state::{BlockContext, Executor, Rejection, State},
 };
-use ailo_protocol::{Address, Hash, PublicKey, keys::BadSignature};
-use std::collections::BTreeMap;
+use ailo_protocol::{Address, Hash, PublicKey, amount::PPM, keys::BadSignature};
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Transactions of nodes that wait, at most; and as many of wallets.
 pub const MAX_COUNT: usize = 4096;
@@ -145,13 +147,13 @@ impl Mempool {
         for place in self.signers.get(&signer).into_iter().flatten() {
             let _ = self.ready.get(place).map(|earlier| trial.apply(&earlier.transaction));
         }
-        fits(trial.apply(&entry.transaction))?;
+        fits(&mut trial, &entry.transaction, state, now_ms)?;
         self.push(entry, lane);
         // What was held behind it may follow now.
         let mut next = nonce.saturating_add(1);
         while let Some(follower) = (lane == Lane::Wallets).then(|| self.held.remove(&(signer, next))).flatten() {
             self.uncount(&follower, lane);
-            if fits(trial.apply(&follower.transaction)).is_err() {
+            if fits(&mut trial, &follower.transaction, state, now_ms).is_err() {
                 break;
             }
             self.push(follower, lane);
@@ -178,7 +180,7 @@ impl Mempool {
         for places in self.signers.values() {
             let Ok(mut trial) = trial(state, now_ms) else { return };
             for entry in places.iter().filter_map(|place| self.ready.get(place)) {
-                if fits(trial.apply(&entry.transaction)).is_err() {
+                if fits(&mut trial, &entry.transaction, state, now_ms).is_err() {
                     dropped.push(entry.id);
                 }
             }
@@ -196,14 +198,35 @@ impl Mempool {
         }
     }
 
-    /// What the next block may hold, in order of preference, up to about `bytes`.
-    pub fn candidates(&self, bytes: usize) -> Vec<Transaction> {
-        let fits = |used: &mut usize, entry: &&Entry| {
-            *used += entry.bytes;
-            Some((*used <= bytes).then(|| entry.transaction.clone()))
-        };
-        let mut used = 0;
-        self.ready.values().filter_map(|entry| fits(&mut used, &entry)).map_while(|transaction| transaction).collect()
+    /// What the block after `state` may hold, in order of preference and within its quotas.
+    pub fn candidates(&self, state: &State) -> Vec<Transaction> {
+        let ledger = &state.params().ledger;
+        let mut bytes = u64::from(ledger.block_bytes);
+        let mut attest_bytes = bytes * ledger.attest_quota_ppm / PPM;
+        let mut registrations = u64::from(ledger.registrations_per_block);
+        let mut passed_over = BTreeSet::new();
+        let mut chosen = Vec::new();
+        for (place, Entry { transaction, bytes: size, .. }) in &self.ready {
+            let (signer, size) = (transaction.unsigned.signer, *size as u64);
+            let (quota, share) = match transaction.unsigned.body {
+                Body::Attest { .. } => (Some(&mut attest_bytes), size),
+                Body::RegisterNode { .. } => (Some(&mut registrations), 1),
+                _ => (None, 0),
+            };
+            if size > bytes || quota.as_ref().is_some_and(|left| share > **left) || passed_over.contains(&signer) {
+                // A wallet's later nonces can't go without this one; what a node signs stands alone.
+                if place.lane == Lane::Wallets {
+                    passed_over.insert(signer);
+                }
+                continue;
+            }
+            bytes -= size;
+            if let Some(left) = quota {
+                *left -= share;
+            }
+            chosen.push(transaction.clone());
+        }
+        chosen
     }
 
     /// Whether this transaction waits.
@@ -299,10 +322,17 @@ fn trial(state: &State, now_ms: u64) -> Result<Executor, Rejection> {
     Executor::begin(state, BlockContext { height: state.height() + 1, time_ms, proposer })
 }
 
-/// A full block is no reason against a transaction: it waits for the next one.
-fn fits(result: Result<(), Rejection>) -> Result<(), Rejection> {
-    match result {
-        Err(Rejection::BlockFull | Rejection::AttestQuota | Rejection::RegistrationQuota) => Ok(()),
+/// Applies a transaction to the signer's trial. A full block is no reason against it: it waits for the next one. But
+/// quotas are checked before the rules, so a node's transaction must then pass alone, or it might never be checked. A
+/// wallet's can't be tried without the nonces before it; its turn comes when they are included.
+fn fits(waiting: &mut Executor, transaction: &Transaction, state: &State, now_ms: u64) -> Result<(), Rejection> {
+    match waiting.apply(transaction) {
+        Err(Rejection::BlockFull | Rejection::AttestQuota | Rejection::RegistrationQuota) => {
+            match lane_of(transaction) {
+                Lane::Nodes => trial(state, now_ms)?.apply(transaction),
+                Lane::Wallets => Ok(()),
+            }
+        }
         result => result,
     }
 }
@@ -313,9 +343,9 @@ mod tests {
     use super::*;
     use crate::{
         Body,
-        state::testing::{Ledger, node_key, wallet, wallet_key},
+        state::testing::{Ledger, node_key, stamp, wallet, wallet_key},
     };
-    use ailo_protocol::{Amount, Keypair};
+    use ailo_protocol::{Amount, Keypair, params::LedgerParams};
 
     fn ledger() -> Ledger {
         let mut ledger = Ledger::new(4, |_| {});
@@ -327,6 +357,25 @@ mod tests {
     fn stake(ledger: &Ledger, key: &Keypair, nonce: u64, units: u64) -> Transaction {
         let body = Body::Stake { node: *node_key(0).public(), amount: Amount(units) };
         Transaction::sign(&ledger.state.network(), key, nonce, ledger.state.time_ms(), body)
+    }
+
+    /// A ledger with 100 ALC in the first wallet and a pending transfer at the height that it returns.
+    fn with_pending(founders: u8, edit: impl FnOnce(&mut LedgerParams)) -> (Ledger, u64) {
+        let mut ledger = Ledger::new(founders, |params| edit(&mut params.ledger));
+        (0..2).for_each(|i| ledger.fund(wallet(i), Amount::alc(100)));
+        ledger.block(vec![ledger.transfer(0, 1, Amount::alc(1))]);
+        let height = ledger.state.height();
+        (ledger, height)
+    }
+
+    /// An attestation that makes exceptions of `except` transfers which do not exist, 32 bytes each.
+    fn attest(ledger: &Ledger, key: &Keypair, height: u64, except: u16) -> Transaction {
+        let hash = |i: u16| {
+            let mut bytes = [7; 32];
+            bytes[..2].copy_from_slice(&i.to_be_bytes());
+            Hash(bytes)
+        };
+        ledger.sign(key, Body::Attest { height, except: (0..except).map(hash).collect() })
     }
 
     fn nonces(pool: &Mempool) -> Vec<u64> {
@@ -344,7 +393,7 @@ mod tests {
         assert_eq!(nonces(&pool), [0, 1, 2, 3, 4, 5]);
         assert_eq!(pool.next_nonce(state, wallet_key(0).public()), 6);
         let block = Ledger { genesis: ledger.genesis.clone(), state: state.clone(), events: vec![] }
-            .block(pool.candidates(1 << 20));
+            .block(pool.candidates(state));
         assert_eq!(block.transactions.len(), 6);
     }
 
@@ -384,8 +433,7 @@ mod tests {
         let [a, b] = [1, 2].map(|i| ledger.sign(&node_key(i), Body::Heartbeat { trains: true }));
         let [c, d] = [0, 1].map(|nonce| stake(&ledger, &wallet_key(0), nonce, 1));
         let ids = [&c, &b, &d, &a].map(|transaction| pool.add(transaction.clone(), state, now).unwrap());
-        assert_eq!(pool.candidates(1 << 20), [b.clone(), a, c, d]);
-        assert_eq!(pool.candidates(b.encode().len()), [b]);
+        assert_eq!(pool.candidates(state), [b, a, c, d]);
         assert!(ids.iter().all(|id| pool.contains(id) && pool.get(id).unwrap().id() == *id));
     }
 
@@ -439,5 +487,84 @@ mod tests {
         assert_eq!(pool.add(stake(&ledger, &wallet_key(0), 1, 1), state, now), Err(AdmissionError::Full));
         pool.add(ledger.sign(&node_key(1), Body::Heartbeat { trains: true }), state, now).unwrap();
         assert!(pool.contains(&first.id()));
+    }
+
+    #[test]
+    fn a_quota_hides_no_transaction_of_a_node_from_the_rules() {
+        let (mut ledger, height) = with_pending(6, |_| {});
+        let mut pool = Mempool::default();
+        let now = ledger.state.time_ms() + 1000;
+        // Alone above the attestations' share of a block, whoever signs it; and twice within it, of no registered node.
+        let stranger = Keypair::from_seed([200; 32]);
+        for key in [&stranger, &node_key(2)] {
+            let large = attest(&ledger, key, height, 1900);
+            assert!(large.encode().len() > 60_000);
+            assert_eq!(pool.add(large, &ledger.state, now), Err(Rejection::AttestQuota.into()));
+        }
+        for except in [1200, 1201] {
+            let refused = pool.add(attest(&ledger, &stranger, height, except), &ledger.state, now);
+            assert_eq!(refused, Err(Rejection::UnknownNode.into()));
+        }
+        // One that is refused behind what its node has waiting is refused alone too, or waits for its turn...
+        ledger.block(vec![ledger.transfer(0, 1, Amount::alc(1))]);
+        let later = attest(&ledger, &node_key(4), height + 1, 1200);
+        pool.add(later.clone(), &ledger.state, now).unwrap();
+        let wrong = attest(&ledger, &node_key(4), height + 9, 1200);
+        let nothing = Rejection::NothingPending { height: height + 9 };
+        assert_eq!(pool.add(wrong, &ledger.state, now), Err(nothing.into()));
+        let first = attest(&ledger, &node_key(4), height, 1200);
+        pool.add(first.clone(), &ledger.state, now).unwrap();
+        // ...and goes when others have left it nothing to attest.
+        let block = ledger.block([2, 3].map(|i| attest(&ledger, &node_key(i), height, 0)).into());
+        pool.update(&block, &ledger.state, now);
+        assert!(pool.contains(&later.id()) && !pool.contains(&first.id()));
+    }
+
+    #[test]
+    fn what_does_not_fit_a_block_lets_pass_what_does_but_not_its_wallets_later_nonces() {
+        let (ledger, height) = with_pending(4, |ledger| {
+            (ledger.block_bytes, ledger.attest_quota_ppm) = (64 << 10, PPM);
+        });
+        let (state, now) = (&ledger.state, ledger.state.time_ms() + 1000);
+        let [large, too_large] = [2, 3].map(|i| attest(&ledger, &node_key(i), height, 2033));
+        let heartbeat = ledger.sign(&node_key(1), Body::Heartbeat { trains: true });
+        let body = Body::Transfer { to: wallet(1), amount: Amount(1), memo: "x".repeat(128) };
+        let transfer = ledger.sign(&wallet_key(0), body);
+        let follower = stake(&ledger, &wallet_key(0), transfer.unsigned.nonce + 1, 1);
+        let other = stake(&ledger, &wallet_key(1), 0, 1);
+        let left = (64 << 10) - large.encode().len() - heartbeat.encode().len();
+        assert!((other.encode().len()..transfer.encode().len()).contains(&left), "{left} bytes are left");
+        assert_eq!(follower.encode().len(), other.encode().len());
+        let mut pool = Mempool::default();
+        for transaction in [&large, &too_large, &heartbeat, &transfer, &follower, &other] {
+            pool.add(transaction.clone(), state, now).unwrap();
+        }
+        let ids: Vec<Hash> = pool.candidates(state).iter().map(Transaction::id).collect();
+        assert_eq!(ids, [&large, &heartbeat, &other].map(Transaction::id));
+    }
+
+    #[test]
+    fn attestations_and_registrations_leave_a_block_to_the_others() {
+        let (ledger, height) = with_pending(8, |ledger| {
+            (ledger.attest_quota_ppm, ledger.registrations_per_block) = (2_000, 2);
+        });
+        let (state, now) = (&ledger.state, ledger.state.time_ms() + 1000);
+        let attests: Vec<Transaction> = (2..8).map(|i| attest(&ledger, &node_key(i), height, 10)).collect();
+        let bits = state.params().ledger.stamp_bits;
+        let register = |i: u8| {
+            let node = Keypair::from_seed([200 + i; 32]);
+            let stamp = stamp(&state.network(), node.public(), &wallet(0), bits);
+            ledger.sign(&node, Body::RegisterNode { wallet: wallet(0), stamp })
+        };
+        let registrations: Vec<Transaction> = (0..4).map(register).collect();
+        let heartbeat = ledger.sign(&node_key(1), Body::Heartbeat { trains: true });
+        let mut pool = Mempool::default();
+        for transaction in attests.iter().chain(&registrations).chain([&heartbeat]) {
+            pool.add(transaction.clone(), state, now).unwrap();
+        }
+        let fit = (512 << 10) / 500 / attests[0].encode().len();
+        assert!(0 < fit && fit < attests.len(), "the test needs more attestations than fit");
+        let expected = [&attests[..fit], &registrations[..2], &[heartbeat]].concat();
+        assert_eq!(pool.candidates(state), expected);
     }
 }

@@ -46,6 +46,13 @@ impl DataDir {
                 root.display()
             ))
         })?;
+        // What a killed process left half written; nobody else writes here while the lock is held.
+        for dir in [root.to_path_buf(), root.join("model"), root.join("payloads")] {
+            let parts = fs::read_dir(&dir).into_iter().flatten().flatten().map(|file| file.path());
+            for part in parts.filter(|path| path.extension().is_some_and(|e| e == "part")) {
+                fs::remove_file(&part).map_err(|e| NodeError::file("remove", &part, e))?;
+            }
+        }
         Ok(DataDir { root: root.to_path_buf(), _lock: lock })
     }
 

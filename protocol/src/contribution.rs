@@ -55,6 +55,9 @@ pub struct Payload {
 }
 
 impl Payload {
+    /// Canonical bytes of everything but the update's own: so a payload's length is known before it is fetched.
+    pub const FRAME_BYTES: usize = 32 + 8 + 32 + 32 + 32 + 8;
+
     /// Canonical bytes, and the hash that a [`Contribution`] commits to.
     pub fn seal(&self) -> (Vec<u8>, Hash) {
         let bytes = canonical::encode(self);
@@ -77,4 +80,29 @@ pub struct Finding {
     pub valid: bool,
     /// Held-out loss of base minus update; only drawn committee members measure it.
     pub loss: Option<MicroNats>,
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::PublicKey;
+
+    #[test]
+    fn a_payload_is_its_frame_and_its_update() {
+        let update = vec![1, 2, 3];
+        let payload = Payload {
+            network: Hash([1; 32]),
+            round: 2,
+            base_root: Hash([3; 32]),
+            node: PublicKey([4; 32]),
+            salt: [5; 32],
+            update: update.clone(),
+        };
+        let (bytes, hash) = payload.seal();
+        assert_eq!(bytes.len(), Payload::FRAME_BYTES + update.len());
+        assert_eq!(Payload::open(&bytes, bytes.len()).unwrap(), payload);
+        assert_eq!(hash, Hash::of(Domain::Blob, &bytes));
+        assert!(Payload::open(&bytes, bytes.len() - 1).is_err());
+    }
 }

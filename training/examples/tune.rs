@@ -129,7 +129,7 @@ impl Experiment {
 
     fn baseline(&self) -> Result<Vec<f32>, Box<dyn Error>> {
         let run = self.setup().data_parallel(self.params.lr)?;
-        for (round, loss) in run.curve.iter().filter(|(round, _)| *round as u64 % self.every == 0) {
+        for (round, loss) in run.curve.iter().filter(|(round, _)| (*round as u64).is_multiple_of(self.every)) {
             println!("  round {round:3}: held-out {loss:.4}");
         }
         Ok(run.weights)
@@ -145,7 +145,7 @@ impl Experiment {
     }
 
     fn report(&self, round: u64, weights: &[f32], note: &str) -> Result<(), Box<dyn Error>> {
-        if (round + 1) % self.every == 0 && round + 1 < self.rounds {
+        if (round + 1).is_multiple_of(self.every) && round + 1 < self.rounds {
             println!("  round {:3}: held-out {:.4} {note}", round + 1, self.loss(weights, self.params.eval_sequences)?);
         }
         Ok(())

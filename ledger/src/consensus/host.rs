@@ -383,7 +383,8 @@ impl<P: Persist> Host<P> {
         Ok(())
     }
 
-    /// Checks a message of the running height: all that can be said without executing a block.
+    /// Checks a message of the running height: all that can be said without executing a block. Whose vote counts and whose
+    /// turn it is can't be known one height behind, so what fails only there is ignored: who passed it on is honest.
     fn judge(&self, message: &Message, height: u64) -> Verdict {
         let round = self.core.round().as_u32().unwrap_or(0);
         let (set, votes) = (self.node.state.validators(), self.core.driver.votes());
@@ -398,7 +399,8 @@ impl<P: Persist> Host<P> {
                 None => Verdict::Reject,
                 Some(_) if too_far(signed.ballot.round) => Verdict::Ignore,
                 Some(vote) if votes.has_vote(&vote) || votes.is_saturated_conflict(&vote) => Verdict::Ignore,
-                Some(_) if set.power(&signed.node) == 0 || !signed.verifies(&self.node.network) => Verdict::Reject,
+                Some(_) if !signed.verifies(&self.node.network) => Verdict::Reject,
+                Some(_) if set.power(&signed.node) == 0 => Verdict::Ignore,
                 Some(_) => Verdict::Accept,
             },
             Message::Proposal(signed, block) => {
@@ -408,10 +410,12 @@ impl<P: Persist> Host<P> {
                 let known = self.core.full_proposal_at_round_and_value(&Height(height), Round::new(r), &id).is_some();
                 if known || too_far(r) || self.core.exceeds_per_round_cap(Height(height), Round::new(r), &id) {
                     Verdict::Ignore
-                } else if signed.node == proposer && is_sound(signed, block, &self.node.network) {
-                    Verdict::Accept
-                } else {
+                } else if !is_sound(signed, block, &self.node.network) {
                     Verdict::Reject
+                } else if signed.node != proposer {
+                    Verdict::Ignore
+                } else {
+                    Verdict::Accept
                 }
             }
             Message::Polka(polka) => {

@@ -153,16 +153,16 @@ fn what_nobody_honest_sends_is_rejected_and_what_is_of_no_use_ignored() {
     assert_ne!(transactions_root(&other.transactions), good.header.transactions_root);
     let signed = bench.signed(&bench.proposer, Step::Propose { pol_round: None }, id);
     assert_eq!(bench.hear(Message::Proposal(signed, Arc::new(other))), (Verdict::Reject, vec![]));
-    // A proposal of somebody whose turn it is not; a polka round that is not earlier.
-    let not_mine = bench.signed(&bench.others[0], Step::Propose { pol_round: None }, id);
-    assert_eq!(bench.hear(Message::Proposal(not_mine, Arc::new(good.clone()))), (Verdict::Reject, vec![]));
+    // A polka round that is not earlier; a signature of somebody else.
     let same_round = bench.signed(&bench.proposer, Step::Propose { pol_round: Some(0) }, id);
     assert_eq!(bench.hear(Message::Proposal(same_round, Arc::new(good.clone()))), (Verdict::Reject, vec![]));
+    let not_its = Signed { node: *bench.others[0].public(), ..signed };
+    assert_eq!(bench.hear(Message::Proposal(not_its, Arc::new(good.clone()))), (Verdict::Reject, vec![]));
     // Votes.
     let vote = bench.signed(&bench.others[0], Step::Prevote, id);
     let forged = Signed { node: *bench.others[1].public(), ..vote };
-    let strange = bench.signed(&stranger, Step::Prevote, id);
-    for bad in [forged, strange, signed] {
+    let forged_stranger = Signed { node: *stranger.public(), ..vote };
+    for bad in [forged, forged_stranger, signed] {
         assert_eq!(bench.hear(Message::Vote(bad)), (Verdict::Reject, vec![]));
     }
     assert_eq!(bench.hear(Message::Vote(vote)), (Verdict::Accept, vec![]));
@@ -175,6 +175,26 @@ fn what_nobody_honest_sends_is_rejected_and_what_is_of_no_use_ignored() {
     let mut weak = bench.certificate(&good);
     weak.signatures.truncate(2);
     assert_eq!(bench.hear(Message::Polka(weak)), (Verdict::Reject, vec![]));
+}
+
+#[test]
+fn what_a_node_one_height_behind_would_pass_on_is_not_held_against_it() {
+    let mut bench = Bench::new();
+    let block = bench.block(bench.now_ms);
+    let id = Some(block.id());
+    let stranger = Keypair::from_seed([77; 32]);
+    // Proposals of a validator whose turn it is not, and of a node that is no validator; the latter's vote.
+    for key in [bench.others[0].clone(), stranger.clone()] {
+        let signed = bench.signed(&key, Step::Propose { pol_round: None }, id);
+        assert_eq!(bench.hear(Message::Proposal(signed, Arc::new(block.clone()))), (Verdict::Ignore, vec![]));
+    }
+    for step in [Step::Prevote, Step::Precommit] {
+        let vote = bench.signed(&stranger, step, id);
+        assert_eq!(bench.hear(Message::Vote(vote)), (Verdict::Ignore, vec![]));
+    }
+    // None of it took the proposer's place.
+    let prevote = bench.ballot(Step::Prevote, id);
+    assert_eq!(bench.hear(bench.proposal(block)), (Verdict::Accept, vec![prevote]));
 }
 
 #[test]

@@ -43,8 +43,15 @@ use jsonrpsee::{
     types::{ErrorObjectOwned, Params},
 };
 use serde::{Deserialize, de::DeserializeOwned};
-use std::{net::SocketAddr, sync::Arc, time::Instant};
-use tokio::sync::watch;
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
+use tokio::sync::{Semaphore, watch};
 use types::*;
 
 /// Bounds of the server.
@@ -56,6 +63,9 @@ const MAX_SUBSCRIPTIONS: u32 = 16;
 /// A prompt, in bytes, at most; and tokens generated for one.
 const MAX_PROMPT_BYTES: usize = 64 << 10;
 const MAX_GENERATED_TOKENS: u32 = 4096;
+
+/// Texts that are being written or wait for it, at most.
+pub const MAX_GENERATIONS: usize = 4;
 
 /// Error codes, beside JSON-RPC's own.
 mod code {
@@ -91,6 +101,8 @@ pub struct Context {
     pub progress: watch::Receiver<Progress>,
     /// Thread that generates.
     pub worker: Worker,
+    /// Places for [`MAX_GENERATIONS`].
+    pub generating: Arc<Semaphore>,
     /// Where it computes.
     pub device: Device,
 }
@@ -235,27 +247,38 @@ impl Context {
             id: Hash,
         }
         let By { id } = parse(params)?;
-        let head = self.chain.head();
-        if let Some((transaction, height)) = self.chain.transaction(&id) {
-            let standing = head.state.transfer(&id);
-            let is_transfer = matches!(transaction.unsigned.body, ailo_ledger::Body::Transfer { .. });
-            let status = match standing.map(|t| t.status) {
-                Some(TransferStatus::Pending) => "pending",
-                Some(TransferStatus::Confirmed) => "confirmed",
-                None if is_transfer => self.transfer_end(&id, &transaction),
-                None => "included",
-            };
-            let attested_by = standing.map(|t| t.confirmers.clone()).unwrap_or_default();
-            let view =
-                TransactionView { id, status: status.into(), block_height: Some(height), attested_by, transaction };
-            return Ok(self.at(&head, view));
+        // Asked again after the mempool: meanwhile it may have gone from there into a block.
+        let mut included = self.chain.transaction(&id);
+        if included.is_none() {
+            if let Some(transaction) = self.chain.waiting(&id).await {
+                let view = TransactionView {
+                    id,
+                    status: "waiting".into(),
+                    block_height: None,
+                    attested_by: vec![],
+                    transaction,
+                };
+                return Ok(self.at(&self.chain.head(), view));
+            }
+            included = self.chain.transaction(&id);
         }
-        let waiting = self.chain.waiting(&id).await;
-        let transaction = waiting.ok_or_else(|| error(code::NOT_FOUND, "this node knows no such transaction"))?;
-        Ok(self.at(
-            &head,
-            TransactionView { id, status: "waiting".into(), block_height: None, attested_by: vec![], transaction },
-        ))
+        let unknown = || error(code::NOT_FOUND, "this node knows no such transaction");
+        let (transaction, height) = included.ok_or_else(unknown)?;
+        // The store knows a block a moment before the head does.
+        let mut heads = self.chain.heads();
+        let shown = heads.wait_for(|head| head.state.height() >= height).await;
+        let head = shown.map_err(|_| error(code::UNAVAILABLE, "the node is stopping"))?.clone();
+        let standing = head.state.transfer(&id);
+        let is_transfer = matches!(transaction.unsigned.body, ailo_ledger::Body::Transfer { .. });
+        let status = match standing.map(|t| t.status) {
+            Some(TransferStatus::Pending) => "pending",
+            Some(TransferStatus::Confirmed) => "confirmed",
+            None if is_transfer => self.transfer_end(&id, &transaction),
+            None => "included",
+        };
+        let attested_by = standing.map(|t| t.confirmers.clone()).unwrap_or_default();
+        let view = TransactionView { id, status: status.into(), block_height: Some(height), attested_by, transaction };
+        Ok(self.at(&head, view))
     }
 
     /// How a transfer ended that the ledger's state no longer holds: its sender's history tells.
@@ -375,9 +398,13 @@ impl Context {
             top_p: 1.0,
             seed,
         };
+        let full = |_| error(code::UNAVAILABLE, "the node is writing as many texts as it can: try again soon");
+        let _place = self.generating.try_acquire().map_err(full)?;
+        let asked = Asked::default();
+        let gone = asked.0.clone();
         let made = self.worker.run(move || {
-            Generator::new(&config, &held.state.weights, device)?
-                .generate(&request.prompt, &sampling, &mut |_| Control::Continue)
+            let mut control = |_: &str| if gone.load(Ordering::Relaxed) { Control::Stop } else { Control::Continue };
+            Generator::new(&config, &held.state.weights, device)?.generate(&request.prompt, &sampling, &mut control)
         });
         let made = made.await.map_err(|e| error(code::UNAVAILABLE, e.to_string()))?;
         let made = made.map_err(|e| error(code::INVALID_PARAMS, e.to_string()))?;
@@ -389,6 +416,16 @@ impl Context {
 
 fn count(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
+}
+
+/// Held by whoever waits for a text; its end tells the generator to stop.
+#[derive(Default)]
+struct Asked(Arc<AtomicBool>);
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 fn account_view(head: &Head, address: &Address) -> AccountView {
@@ -407,13 +444,13 @@ fn methods(context: Arc<Context>) -> Result<RpcModule<Arc<Context>>, NodeError> 
     let mut module = RpcModule::new(context);
     let twice =
         |e: jsonrpsee::server::RegisterMethodError| NodeError::Rpc(format!("a method is registered twice: {e}"));
-    module.register_method("ailo_status", |_, c, _| Answer::Ok(c.status())).map_err(twice)?;
-    module.register_method("ailo_block", |p, c, _| c.block(&p)).map_err(twice)?;
+    module.register_blocking_method("ailo_status", |_, c, _| Answer::Ok(c.status())).map_err(twice)?;
+    module.register_blocking_method("ailo_block", |p, c, _| c.block(&p)).map_err(twice)?;
     module
         .register_async_method("ailo_transaction", |p, c, _| async move { c.transaction(&p).await })
         .map_err(twice)?;
     module.register_method("ailo_account", |p, c, _| c.account(&p)).map_err(twice)?;
-    module.register_method("ailo_history", |p, c, _| c.history(&p)).map_err(twice)?;
+    module.register_blocking_method("ailo_history", |p, c, _| c.history(&p)).map_err(twice)?;
     module.register_method("ailo_round", |_, c, _| c.round()).map_err(twice)?;
     module
         .register_method("ailo_model", |_, c, _| {

@@ -27,6 +27,10 @@ use tokio::{
 
 /// Commands that wait for the thread, at most; then callers wait.
 const QUEUE: usize = 1024;
+/// An own transaction that still waits is said again after this time.
+const REPEAT: Duration = Duration::from_secs(3);
+/// Claims of blocks further ahead than this are not passed on: nothing supports them.
+const CLAIMS_AHEAD: u64 = 16;
 /// Transactions that arrive within this time of the first go into the same block.
 const GATHER: Duration = Duration::from_millis(20);
 
@@ -93,6 +97,7 @@ impl Chain {
             timers: BTreeMap::new(),
             wanted: None,
             urgent: None,
+            own: BTreeMap::new(),
             ahead: Ahead::default(),
             idle: Duration::from_millis(genesis.params.ledger.idle_block_ms),
         };
@@ -200,6 +205,9 @@ struct Ledger {
     wanted: Option<Wanted>,
     /// Transactions wait that a block should be made for at once, since when.
     urgent: Option<Instant>,
+    /// This node's own transactions that wait, and when each is said again: gossip may be lost, and a peer that was a
+    /// block behind has not passed it on.
+    own: BTreeMap<Hash, Instant>,
     /// What is known of blocks above the own head.
     ahead: Ahead,
     idle: Duration,
@@ -245,6 +253,7 @@ impl Ledger {
             }
             self.run_out_timers().await?;
             self.propose_when_due().await?;
+            self.repeat_own().await;
             self.sync_when_behind();
         }
     }
@@ -254,17 +263,16 @@ impl Ledger {
         let propose = self.wanted.as_ref().map(|wanted| self.propose_at(wanted));
         let sync = self.ahead.since.filter(|_| !self.ahead.asking).map(|since| since + self.patience());
         let far = Instant::now() + Duration::from_secs(3600);
-        timers.chain(propose).chain(sync).min().unwrap_or(far)
+        timers.chain(propose).chain(sync).chain(self.own.values().copied()).min().unwrap_or(far)
     }
 
     async fn command(&mut self, command: Command) -> Result<(), NodeError> {
         match command {
             Command::Submit(transaction, reply) => {
                 let outcome = self.take(&transaction);
-                if outcome.is_ok() {
-                    let body =
-                        gossip::Body::Transaction(ailo_proto::Transaction { canonical: transaction.encode().into() });
-                    self.publish(body, 0).await;
+                if let Ok(id) = outcome {
+                    self.own.insert(id, Instant::now() + REPEAT);
+                    self.publish(transaction_gossip(&transaction), 0).await;
                 }
                 let _ = reply.send(outcome.map_err(SubmitError::Refused)); // whoever asked may have gone
             }
@@ -272,7 +280,11 @@ impl Ledger {
                 let _ = reply.send(self.mempool.get(&id).cloned()); // whoever asked may have gone
             }
             Command::Gossip(from, body, verdict) => self.gossip(from, body, verdict).await?,
-            Command::Connected(peer) => sync::ask_head(self.net.clone(), peer, self.commands.clone()),
+            Command::Connected(peer) => {
+                sync::ask_head(self.net.clone(), peer, self.commands.clone());
+                let soon = Instant::now() + GATHER;
+                self.own.values_mut().for_each(|at| *at = (*at).min(soon));
+            }
             Command::Head(peer, height) => self.claim(peer, height),
             Command::Synced(peer, blocks) => self.synced(peer, blocks).await?,
             Command::Stop(_) => {} // handled by the loop
@@ -307,12 +319,13 @@ impl Ledger {
                 },
             },
             gossip::Body::Head(head) => {
-                if head.height > self.height() {
+                let news = self.height().max(self.ahead.height) < head.height;
+                if news && head.height <= self.height() + CLAIMS_AHEAD {
                     verdict.accept();
-                    self.claim(from, head.height);
                 } else {
                     verdict.ignore();
                 }
+                self.claim(from, head.height);
             }
         }
         Ok(())
@@ -377,6 +390,18 @@ impl Ledger {
         }
     }
 
+    async fn repeat_own(&mut self) {
+        let now = Instant::now();
+        self.own.retain(|id, _| self.mempool.contains(id));
+        let due: Vec<Hash> = self.own.iter().filter(|(_, at)| **at <= now).map(|(id, _)| *id).collect();
+        for id in due {
+            self.own.insert(id, now + REPEAT);
+            if let Some(transaction) = self.mempool.get(&id) {
+                self.publish(transaction_gossip(transaction), now_ms()).await;
+            }
+        }
+    }
+
     async fn run_out_timers(&mut self) -> Result<(), NodeError> {
         let now = Instant::now();
         while let Some(id) = self.timers.iter().find(|(_, at)| **at <= now).map(|(id, _)| *id) {
@@ -399,7 +424,7 @@ impl Ledger {
     async fn propose_when_due(&mut self) -> Result<(), NodeError> {
         let due = self.wanted.as_ref().is_some_and(|wanted| self.propose_at(wanted) <= Instant::now());
         if let Some(Wanted { height, round, .. }) = self.wanted.take_if(|_| due) {
-            let candidates = self.mempool.candidates(self.host.state().params().ledger.block_bytes as usize);
+            let candidates = self.mempool.candidates(self.host.state());
             self.feed(Input::Propose { height, round, candidates }).await?;
         }
         Ok(())
@@ -447,6 +472,11 @@ impl Ledger {
                 break;
             }
         }
+        if peer.is_some() && peer != self.ahead.peer {
+            // Another peer had to help: whoever claimed more is forgotten, with its claim.
+            self.ahead.peer = peer;
+            self.ahead.height = self.height() + 1;
+        }
         self.ahead.since = if self.height() == before {
             // Whoever claimed more could not show it: nothing is believed until it is said again.
             self.ahead = Ahead::default();
@@ -456,6 +486,10 @@ impl Ledger {
         };
         Ok(())
     }
+}
+
+fn transaction_gossip(transaction: &Transaction) -> gossip::Body {
+    gossip::Body::Transaction(ailo_proto::Transaction { canonical: transaction.encode().into() })
 }
 
 /// Whether a block should be made for it at once; heartbeats can wait for the next.

@@ -10,12 +10,14 @@ use ailo_protocol::{
 };
 use ailo_training::state::{self, ModelState};
 use futures::{StreamExt, stream};
-use std::collections::VecDeque;
+use std::{collections::VecDeque, time::Duration};
 
 /// Bytes asked for in one request.
 const PIECE: u32 = 4 << 20;
 /// Chunk requests under way at once.
 const IN_FLIGHT: usize = 8;
+/// A peer that does not give a piece within this time is passed over.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// Bytes of a hash.
 const HASH: usize = 32;
 
@@ -31,9 +33,13 @@ pub enum FetchError {
 }
 
 async fn ask(net: &Handle, peer: NodeId, body: request::Body) -> Option<response::Body> {
-    match net.request(peer, Request::from(body)).await {
-        Ok(response) => Some(response),
-        Err(e) => {
+    match tokio::time::timeout(PATIENCE, net.request(peer, Request::from(body))).await {
+        Ok(Ok(response)) => Some(response),
+        Err(_) => {
+            tracing::debug!(peer = %peer.short(), "a peer was too slow and is passed over");
+            None
+        }
+        Ok(Err(e)) => {
             tracing::debug!(peer = %peer.short(), error = %e, "a request failed");
             None
         }

@@ -32,6 +32,8 @@ use tokio::sync::watch;
 const STOP_WITHIN: Duration = Duration::from_secs(4);
 /// How much lower the training thread's priority is, so that network and RPC answer first.
 const TRAINER_NICENESS: i32 = 10;
+/// Texts that people wait for come before training, and after what the network waits for.
+const INFERENCE_NICENESS: i32 = 5;
 
 /// Runs a node until it is told to stop.
 pub async fn run(settings: Settings, stop_on_eof: bool) -> Result<(), NodeError> {
@@ -48,6 +50,8 @@ pub async fn run(settings: Settings, stop_on_eof: bool) -> Result<(), NodeError>
     let trainer =
         Worker::spawn("trainer", TRAINER_NICENESS).map_err(|e| NodeError::io("start the training thread", e))?;
     let worker = Worker::spawn("compute", 0).map_err(|e| NodeError::io("start the compute thread", e))?;
+    let inference =
+        Worker::spawn("inference", INFERENCE_NICENESS).map_err(|e| NodeError::io("start the inference thread", e))?;
     let device = ailo_training::device(!settings.cpu);
     let class = trainer.run(move || class::determinism_class(device)).await;
     let class = class.map_err(|e| NodeError::io("run the determinism probe", std::io::Error::other(e)))??;
@@ -73,7 +77,8 @@ pub async fn run(settings: Settings, stop_on_eof: bool) -> Result<(), NodeError>
         net: net.clone(),
         models: models.clone(),
         progress: progress_seen,
-        worker: worker.clone(),
+        worker: inference,
+        generating: Arc::new(tokio::sync::Semaphore::new(rpc::MAX_GENERATIONS)),
         device,
     });
     let server = rpc::Server::start(settings.http, context.clone()).await?;

@@ -28,13 +28,21 @@ pub struct Held {
 pub struct Models {
     dir: PathBuf,
     config: ModelConfig,
-    held: Arc<RwLock<VecDeque<Arc<Held>>>>,
+    inner: Arc<RwLock<Inner>>,
+}
+
+#[derive(Default)]
+struct Inner {
+    /// The oldest first.
+    held: VecDeque<Arc<Held>>,
+    /// The network's head: never dropped, however many states were computed that nobody voted for.
+    head: Option<Hash>,
 }
 
 impl Models {
     /// Opens the folder; nothing is loaded before it is asked for.
     pub fn open(dir: PathBuf, config: ModelConfig) -> Models {
-        Models { dir, config, held: Arc::default() }
+        Models { dir, config, inner: Arc::default() }
     }
 
     /// Shape of the network's model.
@@ -48,21 +56,31 @@ impl Models {
 
     /// The state with this root, from memory or disk.
     pub fn get(&self, root: &Hash) -> Option<Arc<Held>> {
-        let in_memory =
-            self.held.read().unwrap_or_else(PoisonError::into_inner).iter().find(|h| h.root == *root).cloned();
+        let in_memory = self.read().held.iter().find(|h| h.root == *root).cloned();
         in_memory.or_else(|| {
             let state = ModelState::load(&self.config, &self.path(root), root).ok()?;
             Some(self.remember(Held::new(state)))
         })
     }
 
+    fn read(&self) -> std::sync::RwLockReadGuard<'_, Inner> {
+        self.inner.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Says which state is the network's head.
+    pub fn pin(&self, root: Hash) {
+        self.inner.write().unwrap_or_else(PoisonError::into_inner).head = Some(root);
+    }
+
     fn remember(&self, held: Held) -> Arc<Held> {
         let held = Arc::new(held);
-        let mut all = self.held.write().unwrap_or_else(PoisonError::into_inner);
-        all.retain(|h| h.root != held.root);
-        all.push_back(held.clone());
-        while all.len() > KEPT {
-            all.pop_front();
+        let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
+        inner.held.retain(|h| h.root != held.root);
+        inner.held.push_back(held.clone());
+        while inner.held.len() > KEPT {
+            // The newest is at the end, so one of the others goes: the oldest that is not the head.
+            let oldest = inner.held.iter().position(|h| Some(h.root) != inner.head).unwrap_or(0);
+            inner.held.remove(oldest);
         }
         held
     }
@@ -71,10 +89,7 @@ impl Models {
     pub fn put(&self, state: ModelState) -> Result<Arc<Held>, NodeError> {
         let held = self.remember(Held::new(state));
         held.state.save(&self.path(&held.root))?;
-        let kept: Vec<PathBuf> = {
-            let all = self.held.read().unwrap_or_else(PoisonError::into_inner);
-            all.iter().map(|h| self.path(&h.root)).collect()
-        };
+        let kept: Vec<PathBuf> = self.read().held.iter().map(|h| self.path(&h.root)).collect();
         if let Ok(files) = std::fs::read_dir(&self.dir) {
             let states =
                 files.flatten().map(|f| f.path()).filter(|path| path.extension().is_some_and(|e| e == "state"));
@@ -92,5 +107,27 @@ impl Held {
     fn new(state: ModelState) -> Held {
         let chunk_hashes = state.chunk_hashes();
         Held { root: ailo_protocol::merkle::root(&chunk_hashes), state, chunk_hashes }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn states_that_nobody_voted_for_never_push_out_the_head() {
+        let dir = tempfile::tempdir().unwrap();
+        let config =
+            ModelConfig { layers: 1, width: 8, heads: 1, kv_heads: 1, ffn: 8, ..ailo_training::presets::dev_model() };
+        let models = Models::open(dir.path().into(), config);
+        let head = models.put(ModelState::initial(&config, 0)).unwrap().root;
+        models.pin(head);
+        for seed in 1..10 {
+            models.put(ModelState::initial(&config, seed)).unwrap();
+        }
+        assert!(models.get(&head).is_some());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), KEPT);
+        assert!(Models::open(dir.path().into(), config).get(&head).is_some(), "it is on disk too");
     }
 }

@@ -27,7 +27,10 @@ use ailo_protocol::{
     contribution::{Contribution, Finding, Payload},
     keys, net,
 };
-use ailo_training::{Device, aggregate, check, codec, dataset::Dataset, eval, inner, outer, state::ModelState};
+use ailo_training::{
+    Device, aggregate, check, codec, dataset::Dataset, eval, inner, model::parameter_count, outer, state::ModelState,
+};
+use futures::{StreamExt, stream};
 use std::{
     collections::BTreeMap,
     sync::{
@@ -41,8 +44,10 @@ use tokio::{sync::watch, task::JoinHandle};
 /// A transaction that the ledger does not show yet is sent again after this time.
 const RESEND: Duration = Duration::from_secs(3);
 
-/// A payload that no peer gave is asked for again after this time.
+/// A payload that no peer gave is asked for again after this time, then after twice as long, and so on.
 const REFETCH: Duration = Duration::from_millis(200);
+/// Payloads that are fetched at once.
+const FETCHES: usize = 4;
 
 /// What this node does right now, for status and the live line.
 #[derive(Debug, Clone, Default)]
@@ -104,6 +109,8 @@ pub struct Rounds {
     fetching: Option<Task<Hash, ModelState>>,
     sent: BTreeMap<&'static str, (u64, Instant)>,
     sealed: Option<(u64, Hash, Contribution)>,
+    /// Work that failed is not begun again before this time.
+    retry_at: Instant,
 }
 
 /// Work in the background, and what it is for.
@@ -152,6 +159,7 @@ impl Rounds {
             fetching: None,
             sent: BTreeMap::new(),
             sealed: None,
+            retry_at: Instant::now(),
         }
     }
 
@@ -183,11 +191,15 @@ impl Rounds {
         {
             self.abandon_training();
         }
+        if self.next.as_ref().is_some_and(|next| next.round < round.number && next.steps > state.model().steps) {
+            self.next = None; // its round was aborted
+        }
+        let left = Duration::from_millis(round.deadline_age.saturating_sub(state.age_ms()));
         match round.phase {
             Phase::Gather => {}
             Phase::Train => self.contribute(round, base, state.model().steps).await,
-            Phase::Verify => self.verify(round, base).await,
-            Phase::Vote => self.vote(round, base, state.model().steps).await,
+            Phase::Verify => self.verify(round, base, Instant::now() + left / 2).await,
+            Phase::Vote => self.vote(round, base, state.model().steps, Instant::now() + left).await,
         }
     }
 
@@ -195,6 +207,7 @@ impl Rounds {
     fn hold_model(&mut self, state: &State) -> Option<Arc<Held>> {
         let model = state.model();
         let held = self.setup.models.get(&model.root);
+        self.setup.models.pin(model.root);
         if let Some(held) = held {
             let (rounds, root) = (Some(model.steps), Some(held.root));
             self.setup.progress.send_if_modified(|p| {
@@ -231,14 +244,21 @@ impl Rounds {
                 Err(e) => tracing::error!(error = %e, "cannot keep the model state"),
             }
         }
-        if let Some((of, Some(contribution))) = take_finished(&mut self.training).await {
-            self.sealed = Some((of.round, of.base, contribution));
+        let mut failed = false;
+        if let Some((of, contribution)) = take_finished(&mut self.training).await {
+            failed |= contribution.is_none();
+            self.sealed = contribution.map(|contribution| (of.round, of.base, contribution));
         }
         if let Some((round, findings)) = take_finished(&mut self.verifying).await {
+            failed |= findings.is_none();
             self.findings = findings.map(|findings| (round, findings));
         }
         if let Some((_, next)) = take_finished(&mut self.computing).await {
+            failed |= next.is_none();
             self.next = next;
+        }
+        if failed {
+            self.retry_at = Instant::now() + RESEND;
         }
     }
 
@@ -256,7 +276,7 @@ impl Rounds {
             self.send("contribute", round.number, body).await;
             return;
         }
-        if self.training.is_none() {
+        if self.training.is_none() && Instant::now() >= self.retry_at {
             let stop = Arc::new(AtomicBool::new(false));
             let job = Job {
                 round: round.number,
@@ -278,7 +298,7 @@ impl Rounds {
     }
 
     /// Verify: every node fetches what it will aggregate; validators check it and say what they found.
-    async fn verify(&mut self, round: &Round, base: Arc<Held>) {
+    async fn verify(&mut self, round: &Round, base: Arc<Held>, give_up: Instant) {
         let me = *self.setup.key.public();
         if let Some((_, findings)) = self.findings.as_ref().filter(|(number, _)| *number == round.number) {
             if round.power.power(&me) > 0 && !round.verdicts.contains(&me) {
@@ -287,13 +307,13 @@ impl Rounds {
             }
             return;
         }
-        if self.verifying.as_ref().is_none_or(|task| task.of != round.number) {
-            self.verifying = Task::spawn(round.number, examine(self.setup.clone(), round.clone(), base));
+        if self.verifying.as_ref().is_none_or(|task| task.of != round.number) && Instant::now() >= self.retry_at {
+            self.verifying = Task::spawn(round.number, examine(self.setup.clone(), round.clone(), base, give_up));
         }
     }
 
     /// Vote: the next state from the accepted set; validators say its root.
-    async fn vote(&mut self, round: &Round, base: Arc<Held>, steps: u64) {
+    async fn vote(&mut self, round: &Round, base: Arc<Held>, steps: u64, give_up: Instant) {
         let me = *self.setup.key.public();
         if let Some(next) = self.next.as_ref().filter(|next| next.round == round.number) {
             if round.power.power(&me) > 0 && !round.votes.contains_key(&me) {
@@ -302,8 +322,9 @@ impl Rounds {
             }
             return;
         }
-        if self.computing.as_ref().is_none_or(|task| task.of != round.number) {
-            self.computing = Task::spawn(round.number, compute_next(self.setup.clone(), round.clone(), base, steps));
+        if self.computing.as_ref().is_none_or(|task| task.of != round.number) && Instant::now() >= self.retry_at {
+            self.computing =
+                Task::spawn(round.number, compute_next(self.setup.clone(), round.clone(), base, steps, give_up));
         }
     }
 
@@ -401,22 +422,30 @@ async fn train(setup: Arc<Setup>, job: Job, base: Arc<Held>, stop: Arc<AtomicBoo
     })
 }
 
-/// The payload of a contribution, from here or from peers. A contributor may see the block that unseals it a moment
-/// later than this node, so a refusal is not final before half of the verification's time is over.
-async fn payload_of(setup: &Setup, node: NodeId, contribution: &Contribution) -> Option<Vec<u8>> {
+/// The payload of a contribution, from here or from peers, which are asked again and again until `give_up`: a contributor
+/// may see the block that unseals its payload a moment later than this node.
+async fn payload_of(setup: Arc<Setup>, node: NodeId, contribution: Contribution, give_up: Instant) -> Option<Vec<u8>> {
+    // There is one possible length; nothing else is worth fetching, because it could not be decoded.
+    let expected = Payload::FRAME_BYTES + codec::encoded_len(parameter_count(&setup.genesis.params.model));
+    if contribution.payload_bytes != expected as u64 {
+        return None;
+    }
     if let Some(bytes) = setup.payloads.get(&contribution.payload) {
         return Some(bytes);
     }
-    let give_up = Instant::now() + Duration::from_millis(setup.genesis.params.round.verify_ms / 2);
-    let bytes = loop {
-        match fetch::blob(&setup.net, contribution.payload, contribution.payload_bytes, node).await {
-            Ok(bytes) => break bytes,
-            Err(_) if Instant::now() < give_up => tokio::time::sleep(REFETCH).await,
-            Err(e) => {
-                tracing::info!(contributor = %node.short(), error = %e, "a payload is not to be had");
-                return None;
+    let search = async {
+        let mut pause = REFETCH;
+        loop {
+            if let Ok(bytes) = fetch::blob(&setup.net, contribution.payload, contribution.payload_bytes, node).await {
+                return bytes;
             }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RESEND);
         }
+    };
+    let Ok(bytes) = tokio::time::timeout_at(give_up.into(), search).await else {
+        tracing::info!(contributor = %node.short(), "a payload is not to be had");
+        return None;
     };
     if let Err(e) = setup.payloads.put(contribution.round, contribution.payload, &bytes) {
         tracing::error!(error = %e, "cannot keep a payload");
@@ -444,26 +473,37 @@ fn open_update(
     Some(update)
 }
 
-/// Fetches and checks every contribution of a round, in the order of their nodes.
-async fn examine(setup: Arc<Setup>, round: Round, base: Arc<Held>) -> Option<Vec<Finding>> {
+/// Fetches and checks every contribution of a round, in the order of their nodes. `None` when this node is in no
+/// position to judge.
+async fn examine(setup: Arc<Setup>, round: Round, base: Arc<Held>, give_up: Instant) -> Option<Vec<Finding>> {
     let me = *setup.key.public();
     let measures = round.committee.contains(&me);
     let training = setup.genesis.params.training;
     let windows = setup.data.held_out_windows(training.sequence, Some(&round.seed), training.score_sequences);
-    // All at once: a contributor that does not answer must not hold up the others.
-    let fetches = round.contributions.iter().map(|(node, made)| payload_of(&setup, *node, &made.contribution));
-    let payloads = futures::future::join_all(fetches).await;
+    let windows = Arc::new(windows);
+    let contributions: Vec<(NodeId, Contribution)> =
+        round.contributions.iter().map(|(node, commit)| (*node, commit.contribution.clone())).collect();
+    let made = contributions.into_iter().map(|(node, contribution)| {
+        let setup = setup.clone();
+        async move {
+            let bytes = payload_of(setup, node, contribution.clone(), give_up).await;
+            (node, contribution, bytes)
+        }
+    });
+    // Several at once, so that a contributor that does not answer does not hold up the others; few, for memory.
+    let mut made = stream::iter(made).buffered(FETCHES);
     let mut findings = Vec::new();
-    for ((node, made), bytes) in round.contributions.iter().zip(payloads) {
-        let (setup_, base_, windows_) = (setup.clone(), base.clone(), windows.clone());
-        let (node, contribution) = (*node, made.contribution.clone());
+    while let Some((node, contribution, bytes)) = made.next().await {
+        if bytes.is_none() && setup.net.peers().is_empty() {
+            return None; // it is this node that is cut off
+        }
+        let (setup_, base, windows) = (setup.clone(), base.clone(), windows.clone());
         let finding = setup.worker.run(move || {
-            let update = bytes.and_then(|bytes| open_update(&setup_, node, &contribution, &bytes, &base_.state));
+            let update = bytes.and_then(|bytes| open_update(&setup_, node, &contribution, &bytes, &base.state));
             let loss = update.as_ref().filter(|_| measures).and_then(|update| {
-                let params = &setup_.genesis.params;
-                let weights: Vec<f32> = base_.state.weights.iter().zip(update).map(|(w, u)| w - u).collect();
-                eval::held_out_loss(&params.model, &weights, &setup_.data, training.sequence, &windows_, setup_.device)
-                    .ok()
+                let weights: Vec<f32> = base.state.weights.iter().zip(update).map(|(w, u)| w - u).collect();
+                let (config, sequence) = (&setup_.genesis.params.model, training.sequence);
+                eval::held_out_loss(config, &weights, &setup_.data, sequence, &windows, setup_.device).ok()
             });
             Finding { node, valid: update.is_some(), loss }
         });
@@ -473,10 +513,10 @@ async fn examine(setup: Arc<Setup>, round: Round, base: Arc<Held>) -> Option<Vec
 }
 
 /// Aggregates the accepted contributions in slot order, takes the outer step, keeps the state and measures it.
-async fn compute_next(setup: Arc<Setup>, round: Round, base: Arc<Held>, steps: u64) -> Option<Next> {
+async fn compute_next(setup: Arc<Setup>, round: Round, base: Arc<Held>, steps: u64, give_up: Instant) -> Option<Next> {
     let accepted: Vec<(NodeId, Contribution)> =
         round.accepted().into_iter().map(|(node, commit)| (node, commit.contribution.clone())).collect();
-    let fetches = accepted.iter().map(|(node, contribution)| payload_of(&setup, *node, contribution));
+    let fetches = accepted.iter().map(|(node, made)| payload_of(setup.clone(), *node, made.clone(), give_up));
     let payloads = futures::future::join_all(fetches).await;
     let missing = payloads.iter().filter(|bytes| bytes.is_none()).count();
     if missing > 0 {

@@ -51,7 +51,9 @@ impl Serve {
             request::Body::Blocks(request) => {
                 let mut blocks = Vec::new();
                 let mut bytes = 0;
-                for height in (request.from_height..).take(request.max_count.min(MAX_BLOCKS) as usize) {
+                for height in
+                    (0..u64::from(request.max_count.min(MAX_BLOCKS))).map_while(|i| request.from_height.checked_add(i))
+                {
                     let Some((block, certificate)) = self.chain.block_bytes(height) else { break };
                     bytes += block.len() + certificate.len();
                     if bytes > MAX_BLOCKS_BYTES && !blocks.is_empty() {

@@ -5,16 +5,19 @@ use super::chain::Command;
 use ailo_ledger::{Block, Certificate, block::MAX_CERTIFICATE_BYTES};
 use ailo_proto::{BlocksRequest, BlocksResponse, HeadRequest, request, response};
 use ailo_protocol::{
-    NodeId, canonical,
+    Hash, NodeId, canonical, keys,
     net::{Handle, Offence},
 };
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 use tokio::sync::mpsc::Sender;
 
 /// Blocks asked for at once.
 const BATCH: u32 = 128;
 /// Peers asked before giving up.
 const TRIES: usize = 4;
+
+/// A peer that does not answer within this time is passed over.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Asks a peer how far it is.
 pub(super) fn ask_head(net: Handle, peer: NodeId, ledger: Sender<Command>) {
@@ -28,11 +31,14 @@ pub(super) fn ask_head(net: Handle, peer: NodeId, ledger: Sender<Command>) {
 /// Asks for blocks from `height` on: `first`, which claims to have them, then others.
 pub(super) fn ask_blocks(net: Handle, first: Option<NodeId>, height: u64, ledger: Sender<Command>) {
     tokio::spawn(async move {
-        let others = net.peers().into_iter().map(|peer| peer.node).filter(|node| Some(*node) != first);
+        let mut others: Vec<NodeId> = net.peers().into_iter().map(|peer| peer.node).collect();
+        others.retain(|node| Some(*node) != first);
+        Hash(keys::random_bytes()).stream().shuffle(&mut others);
         let mut found = (None, Vec::new());
         for peer in first.into_iter().chain(others).take(TRIES) {
             let request = request::Body::Blocks(BlocksRequest { from_height: height, max_count: BATCH });
-            let Ok(response::Body::Blocks(answer)) = net.request(peer, request).await else { continue };
+            let answer = tokio::time::timeout(PATIENCE, net.request(peer, request)).await;
+            let Ok(Ok(response::Body::Blocks(answer))) = answer else { continue };
             match decode(&answer) {
                 Some(blocks) if !blocks.is_empty() => {
                     found = (Some(peer), blocks);
