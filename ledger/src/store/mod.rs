@@ -113,7 +113,9 @@ impl Store {
         let log = FrameLog::open(&dir.join("blocks"), format)?;
         let path = dir.join("index");
         let is_new = !path.exists();
-        let opened = Index::open(&path).ok().and_then(|index| {
+        // A new index is opened once: sled gives up its lock only some time after it was closed.
+        let found = if is_new { None } else { Index::open(&path).ok() };
+        let opened = found.and_then(|index| {
             let (head, state) = index.load(genesis)?;
             fits(&log, &head, &state).then_some((index, head, state))
         });
