@@ -4,8 +4,9 @@
 //!     cargo run -p ailo-training --example tune -- diloco   data=tinyshakespeare.txt
 //!     cargo run -p ailo-training --example tune -- baseline data=tinyshakespeare.txt lr=0.003
 //!
-//! `diloco` prints the held-out loss of the aggregated model after every round. `baseline` trains one model with W times the batch on the
-//! same tokens in the same order, for the same R * H steps, with an optimiser that is never reset.
+//! `diloco` prints the held-out loss of the aggregated model after every round. `baseline` trains one model with W
+//! times the batch on the same tokens in the same order, for the same R * H steps, with an optimiser that is never
+//! reset.
 //!
 //! Settings are `name=value`; what is not set comes from `presets::dev_model` and `presets::dev_training`:
 //!   data=FILE            text to train on (the embedded corpus)

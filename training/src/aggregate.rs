@@ -1,11 +1,11 @@
 //! Robust aggregation: the coordinate-wise trimmed mean (Yin et al. 2018).
 //!
-//! Of the n values of a coordinate the f largest and the f smallest are dropped; the rest is summed from the smallest up
-//! in f32 and divided by n - 2f. The result does not depend on the updates' order, nor on the number of threads.
-//! f = 0 is the plain mean, and has to be asked for.
+//! Of the n values of a coordinate the f largest and the f smallest are dropped; the rest is summed from the smallest
+//! up in f32 and divided by n - 2f. The result does not depend on the updates' order, nor on the number of threads. f =
+//! 0 is the plain mean, and has to be asked for.
 //!
-//! Work goes tile by tile: a tile of every update fits a core's cache, and a sorting network over whole rows of the tile
-//! (Batcher's merge exchange; Knuth, TAOCP 3, 5.2.2 M) compares many coordinates at once.
+//! Work goes tile by tile: a tile of every update fits a core's cache, and a sorting network over whole rows of the
+//! tile (Batcher's merge exchange; Knuth, TAOCP 3, 5.2.2 M) compares many coordinates at once.
 
 use crate::error::{Result, TrainingError};
 use rayon::prelude::*;

@@ -1,7 +1,8 @@
 //! The determinism class of a machine: the hash of what a small fixed training leaves here.
 //!
-//! Machines of one class get the same bits from the same training, so they can replay each other's. Library version, thread
-//! count and instruction set decide it; the probe runs both model styles, so that it meets the kernels that real training does.
+//! Machines of one class get the same bits from the same training, so they can replay each other's. Library version,
+//! thread count and instruction set decide it; the probe runs both model styles, so that it meets the kernels that real
+//! training does.
 
 use crate::{
     dataset::Dataset,

@@ -1,13 +1,15 @@
 //! How an update travels: dense blocks of 8-bit integers.
 //!
-//! `"AILOUPD1"`, the number of values (u64), then for every 64 values (the last block may be shorter) a scale (f32) and one
-//! i8 for each value; all little-endian. A value is `i8 * scale`.
+//! `"AILOUPD1"`, the number of values (u64), then for every 64 values (the last block may be shorter) a scale (f32) and
+//! one i8 for each value; all little-endian. A value is `i8 * scale`.
 //!
-//! The scale is the block's largest magnitude / 127, rounded up to 16 significant bits; so `i8 * scale` is exact in f32, and encoding what
-//! was decoded gives the same bytes. Values round half to even. A block whose scale would be subnormal is all zero.
+//! The scale is the block's largest magnitude / 127, rounded up to 16 significant bits; so `i8 * scale` is exact in
+//! f32, and encoding what was decoded gives the same bytes. Values round half to even. A block whose scale would be
+//! subnormal is all zero.
 //!
-//! Decoding takes canonical encodings only: exact length, a scale that is zero (with a block of zeros) or normal, positive, of 16
-//! significant bits and at most [`MAX_SCALE`], no -128, and some value of magnitude 127 in every block that is not zero.
+//! Decoding takes canonical encodings only: exact length, a scale that is zero (with a block of zeros) or normal,
+//! positive, of 16 significant bits and at most [`MAX_SCALE`], no -128, and some value of magnitude 127 in every block
+//! that is not zero.
 
 use crate::error::{Result, TrainingError};
 use rayon::prelude::*;

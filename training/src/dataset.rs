@@ -3,13 +3,14 @@
 //! *Split.* The last tenth of the tokens is held out; nothing trains on it.
 //!
 //! *A round's windows.* The training part, shifted by an offset drawn from the round's seed, is cut into windows of one
-//! sequence; the seed permutes them, and slot `i` takes the `i`-th run of `H * batch` windows (from the start again when
-//! the round needs more windows than there are). So slots are disjoint while the data suffices, and nobody chooses its data.
+//! sequence; the seed permutes them, and slot `i` takes the `i`-th run of `H * batch` windows (from the start again
+//! when the round needs more windows than there are). So slots are disjoint while the data suffices, and nobody chooses
+//! its data.
 //!
 //! *A window* at token `o` holds the inputs `o .. o + sequence` and the targets one token further on.
 //!
-//! *Packed file.* `"AILODATA"`, version (u8), tokenizer (u8), held-out tokens (u64), tokens (u64), root (32 bytes), then
-//! the tokens as u16, all little-endian.
+//! *Packed file.* `"AILODATA"`, version (u8), tokenizer (u8), held-out tokens (u64), tokens (u64), root (32 bytes),
+//! then the tokens as u16, all little-endian.
 
 use crate::{
     error::{Result, TrainingError},

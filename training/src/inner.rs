@@ -1,12 +1,13 @@
 //! A round's inner training: H steps of AdamW from the shared weights on the slot's windows.
 //!
 //! The optimiser starts from zero in every round, so that the update follows from public inputs alone: within one
-//! determinism class the same arguments give the same bits. Step s of round r (t = r H + s over the whole run) uses the rate
+//! determinism class the same arguments give the same bits. Step s of round r (t = r H + s over the whole run) uses the
+//! rate
 //!
 //! `lr * cosine(t) * min(1, (t + 1) / warmup_steps) * min(1, (s + 1) / rewarm_steps)`,
 //!
-//! where cosine falls from 1 to `lr_floor` over `lr_rounds` rounds. Gradients are clipped by their global norm; weight decay is decoupled
-//! and spares biases and norms (Loshchilov and Hutter 2019).
+//! where cosine falls from 1 to `lr_floor` over `lr_rounds` rounds. Gradients are clipped by their global norm; weight
+//! decay is decoupled and spares biases and norms (Loshchilov and Hutter 2019).
 
 use crate::{
     dataset::Dataset,
@@ -61,7 +62,8 @@ pub struct Local {
     pub steps: u32,
 }
 
-/// Trains round `round` from `base` on `windows` (see [`Dataset::windows`]); `control` hears of every step and may stop.
+/// Trains round `round` from `base` on `windows` (see [`Dataset::windows`]); `control` hears of every step and may
+/// stop.
 #[allow(clippy::too_many_arguments)] // each is an independent input of the protocol's "train" step
 pub fn train(
     cfg: &ModelConfig,
@@ -169,7 +171,8 @@ impl AdamW {
         }
         let _ = self.mean.lerp_(&g, 1.0 - self.beta1);
         let _ = self.variance.lerp_(&g.square_(), 1.0 - self.beta2);
-        // w -= lr * (mean / c1) / (sqrt(variance / c2) + epsilon), with everything but the division folded into the divisor.
+        // w -= lr * (mean / c1) / (sqrt(variance / c2) + epsilon), with everything but the division folded into the
+        // divisor.
         let c1 = 1.0 - self.beta1.powi(self.steps);
         let c2 = 1.0 - self.beta2.powi(self.steps);
         let mut divisor = self.variance.sqrt();

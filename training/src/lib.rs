@@ -1,8 +1,8 @@
 //! Training: models, tokenizers, datasets, inner training, the codec of updates, robust aggregation, the outer step,
 //! evaluation and generation. It knows nothing of the ledger; what both share are types of `ailo-protocol`.
 //!
-//! What all nodes must agree on (the initial state, decoding, aggregation, the outer step, roots) is plain Rust in a fixed order and has the
-//! same bits on every machine; what libtorch computes has the same bits within one [`class`].
+//! What all nodes must agree on (the initial state, decoding, aggregation, the outer step, roots) is plain Rust in a
+//! fixed order and has the same bits on every machine; what libtorch computes has the same bits within one [`class`].
 //!
 //! A round with two workers:
 //!

@@ -1,8 +1,8 @@
 //! The outer step: the shared state moves along the aggregated update by SGD with Nesterov momentum, as PyTorch's
 //! `SGD(nesterov=True)` does: m' = mu m + g, w' = w - lr (g + mu m').
 //!
-//! Plain f32 in a fixed order, multiplication and addition apart (Rust never fuses them on its own), so that every machine
-//! gets the same bits.
+//! Plain f32 in a fixed order, multiplication and addition apart (Rust never fuses them on its own), so that every
+//! machine gets the same bits.
 
 use crate::{
     error::{Result, TrainingError},

@@ -1,11 +1,12 @@
 //! The state that all nodes of a network share: the model's weights and the outer optimiser's momentum.
 //!
-//! *Canonical bytes* are the weights, then the momentum, as little-endian f32. They travel in chunks of [`CHUNK_BYTES`];
-//! the Merkle root over the chunks' hashes is what the ledger names.
+//! *Canonical bytes* are the weights, then the momentum, as little-endian f32. They travel in chunks of
+//! [`CHUNK_BYTES`]; the Merkle root over the chunks' hashes is what the ledger names.
 //!
-//! *The initial state* follows from the model's shape and the genesis seed, bit for bit on every machine: the randomness is a
-//! hash's, and only correctly rounded operations touch a float. Norms start at 1, biases at 0, everything else
-//! with a standard deviation of 0.02, divided by sqrt(2 layers) where it adds into the residual stream (as GPT-2 does).
+//! *The initial state* follows from the model's shape and the genesis seed, bit for bit on every machine: the
+//! randomness is a hash's, and only correctly rounded operations touch a float. Norms start at 1, biases at 0,
+//! everything else with a standard deviation of 0.02, divided by sqrt(2 layers) where it adds into the residual stream
+//! (as GPT-2 does).
 
 use crate::{
     error::{Result, TrainingError},

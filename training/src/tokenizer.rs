@@ -1,7 +1,7 @@
 //! Text to tokens and back: one token a byte, or GPT-2's byte-pair encoding (the vocabulary is embedded).
 //!
-//! A token of either may end inside a UTF-8 character, so text comes back through a [`Decoder`], which holds an incomplete
-//! character back until it is whole and puts U+FFFD for bytes that are no UTF-8 at all.
+//! A token of either may end inside a UTF-8 character, so text comes back through a [`Decoder`], which holds an
+//! incomplete character back until it is whole and puts U+FFFD for bytes that are no UTF-8 at all.
 
 use crate::error::{Result, TrainingError};
 use ailo_protocol::params::Tokenizer;

@@ -1,8 +1,9 @@
 //! A model's parameters as one flat vector of f32: their names, shapes and order, which are the same on every machine.
 //!
 //! Order: embedding, learned positions (GPT-2 style), then for every block norm, attention, norm, feed-forward, and the
-//! last norm. A weight stands before its bias. Matrices are `[out, in]`, row by row. In modern style `qkv` holds the rows of
-//! the queries, then of the keys, then of the values, and `up` those of the gate, then of the value that it gates.
+//! last norm. A weight stands before its bias. Matrices are `[out, in]`, row by row. In modern style `qkv` holds the
+//! rows of the queries, then of the keys, then of the values, and `up` those of the gate, then of the value that it
+//! gates.
 
 use ailo_protocol::params::{ModelConfig, Style};
 

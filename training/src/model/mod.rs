@@ -1,5 +1,5 @@
-//! One decoder from a [`ModelConfig`]: GPT-2 style, or modern style (RMSNorm, rotary positions, grouped-query attention,
-//! SwiGLU). [`Model::forward`] is the whole of it, to be read from top to bottom.
+//! One decoder from a [`ModelConfig`]: GPT-2 style, or modern style (RMSNorm, rotary positions, grouped-query
+//! attention, SwiGLU). [`Model::forward`] is the whole of it, to be read from top to bottom.
 //!
 //! Shapes: B sequences, T tokens, C = width, H heads and K key-value heads of width D, F = inner width, V = vocabulary.
 
