@@ -193,6 +193,37 @@ async fn a_node_of_another_network_is_refused() {
     assert!(!mixed.status.success() && said.contains("another network"), "{said}");
 }
 
+#[tokio::test]
+async fn a_transaction_taken_while_nobody_listened_reaches_the_network_later() {
+    let _alone = MACHINE.lock().await;
+    let dir = tempfile::tempdir().unwrap();
+    let mut params = quick(4, 0);
+    params.round.rounds = 1;
+    let mut net = found(dir.path(), 4, 3, params);
+    net.start_all().unwrap();
+    let limit = Duration::from_secs(120);
+    let earned = |all: &[Option<At<Status>>]| all[3].as_ref().is_some_and(|s| s.value.account.free > Amount(3_000_000));
+    net.wait_until("the fourth node is paid", limit, earned).await.unwrap();
+
+    // The fourth cannot make blocks, and all who can are gone.
+    for validator in 0..3 {
+        net.kill(validator).await.unwrap();
+    }
+    let alone = |all: &[Option<At<Status>>]| all[3].as_ref().is_some_and(|s| s.value.peers == 0);
+    net.wait_until("the fourth node is alone", limit, alone).await.unwrap();
+    let client = net.client(3).unwrap();
+    let to = Address::from(net.nodes[0].wallet.public());
+    let body = Body::Transfer { to, amount: Amount(1_000_000), memo: String::new() };
+    let transfer = commands::sign(&client, &net.nodes[3].wallet, body).await.unwrap();
+    let id = client.submit(&transfer).await.unwrap();
+
+    for validator in 0..3 {
+        net.start(validator).unwrap();
+    }
+    until_status(&mut net, 3, &id, "confirmed").await;
+    net.stop_all().await.unwrap();
+}
+
 async fn seen(net: &mut Net, i: usize, id: &Hash) -> TransactionView {
     net.client(i).unwrap().transaction(id).await.unwrap().value
 }

@@ -33,11 +33,25 @@ impl Drop for Dev {
 
 impl Dev {
     fn start(dir: &Path, more: &[&str]) -> Dev {
+        Dev::start_on("dev", dir, more)
+    }
+
+    fn start_on(network: &str, dir: &Path, more: &[&str]) -> Dev {
         let _ = std::fs::remove_file(dir.join("rpc"));
         let dir_text = dir.to_str().unwrap();
         let log = std::fs::File::options().create(true).append(true).open(dir.join("log")).unwrap();
         let child = Command::new(PROGRAM)
-            .args(["run", "--network", "dev", "--validator", "--cpu", "--http", "127.0.0.1:0", "--data-dir", dir_text])
+            .args([
+                "run",
+                "--network",
+                network,
+                "--validator",
+                "--cpu",
+                "--http",
+                "127.0.0.1:0",
+                "--data-dir",
+                dir_text,
+            ])
             .args(more)
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
@@ -137,7 +151,13 @@ fn bad_input_gives_one_sentence_an_exit_code_and_no_panic() {
         (run(&["status", "--rpc", "http://127.0.0.1:1/rpc"]), "no node answers"),
         (run(&["localnet", "--nodes", "2", "--validators", "3"]), "--validators 3"),
         (run(&["localnet", "--set", "training.colour=1"]), "no parameter colour"),
-        (run(&["genesis", "--out", &path("new.toml"), "--founder", "abc"]), "--founder"),
+        (run(&["genesis", "--out", &path("new.toml"), "--params", "dev", "--founder", "abc"]), "--founder"),
+        (
+            run(&["genesis", "--out", &path("new.toml"), "--params", &path("missing.toml"), "--founder", "a"]),
+            "missing.toml",
+        ),
+        (run(&["genesis", "--out", &path("new.toml"), "--params", &path("bad.toml"), "--founder", "a"]), "power"),
+        (run(&["genesis", "--out", &path("new.toml"), "--set", "ledger.fee", "--founder", "a"]), "ledger.fee"),
     ];
     for (args, expected) in cases {
         let output = ailo(&args.iter().map(String::as_str).collect::<Vec<_>>());
@@ -271,6 +291,37 @@ fn a_development_node_trains_answers_stops_and_goes_on() {
     assert!(after.height >= before.height && after.value.model.rounds >= before.value.model.rounds);
     assert_eq!(after.value.network, before.value.network);
     again.wait("it trains again", 60, |s| s.value.round.step > 0 && s.height > before.height);
+}
+
+#[test]
+fn a_network_is_founded_with_keys_and_genesis_and_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_string();
+    let says = |args: &[&str]| {
+        let output = ailo(args);
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let keys = says(&["keys", "--data-dir", &path("a")]);
+    assert_eq!(keys, says(&["keys", "--data-dir", &path("a")]), "keys are made once");
+    let founder = keys.lines().find_map(|line| line.strip_prefix("founder")).unwrap().trim();
+    let found = |out: &str, set: &str| {
+        let params = ["--params", "dev", "--set", set];
+        says(&[&["genesis", "--out", &path(out), "--name", "ours", "--founder", founder], &params[..]].concat())
+    };
+    let id = |said: &str| said.split_whitespace().last().unwrap().to_string();
+    let ours = found("net.toml", "ledger.memo_bytes=64");
+    let other = found("other.toml", "ledger.memo_bytes=65");
+    assert_ne!(id(&ours), id(&other), "the id covers every parameter");
+    let again = ailo(&["genesis", "--out", &path("net.toml"), "--params", "dev", "--founder", founder]);
+    assert!(!again.status.success(), "a network file is not written over");
+
+    let node = Dev::start_on(&path("net.toml"), &dir.path().join("a"), &["--inference-only"]);
+    let status = node.wait("its founder makes blocks", 60, |s| s.height >= 2);
+    assert_eq!(status.value.network.to_string(), id(&ours));
+    node.interrupt();
+    let elsewhere = ailo(&["run", "--network", &path("other.toml"), "--data-dir", &path("a"), "--http", "127.0.0.1:0"]);
+    assert!(String::from_utf8_lossy(&elsewhere.stderr).contains("belongs to another network"));
 }
 
 #[test]

@@ -27,6 +27,8 @@ pub enum Command {
     Run(Box<RunArgs>),
     /// Make a network file: parameters, founders, model, dataset root.
     Genesis(Box<GenesisArgs>),
+    /// Make the keys of a node's folder where they are missing, and show what `genesis --founder` takes.
+    Keys(KeysArgs),
     /// Make and use a wallet.
     #[command(subcommand)]
     Wallet(WalletCommand),
@@ -110,12 +112,24 @@ pub struct GenesisArgs {
     /// The network's dataset: texts (joined in order) or one packed dataset [default: the embedded corpus].
     #[arg(long, value_name = "PATH")]
     pub data: Vec<PathBuf>,
-    /// Parameters (TOML, as in a network file) [default: a real network's].
-    #[arg(long, value_name = "FILE")]
-    pub params: Option<PathBuf>,
+    /// Parameters: those of a real, a public test or a one-machine network, or a file that states what differs from a
+    /// real one's (config/*.toml are such files).
+    #[arg(long, default_value = "main", value_name = "main|test|dev|FILE")]
+    pub params: String,
+    /// Change a parameter, such as round.committee=8 (repeatable).
+    #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
+    pub set: Vec<String>,
     /// Seed of the initial weights.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
+}
+
+/// Flags of `keys`.
+#[derive(Debug, Args)]
+pub struct KeysArgs {
+    /// Folder of the node's keys; `run` takes the same one.
+    #[arg(long, env = "AILO_DATA_DIR", value_name = "DIR")]
+    pub data_dir: PathBuf,
 }
 
 /// How a command finds the node that it talks to.
@@ -255,8 +269,8 @@ pub struct LocalnetArgs {
     /// Give up after this many seconds.
     #[arg(long, default_value_t = 3600)]
     pub timeout: u64,
-    /// Override a parameter of the network, such as training.inner_steps=10 (repeatable).
-    #[arg(long = "set", value_name = "KEY=VALUE")]
+    /// Change a parameter of the network, such as training.inner_steps=10 (repeatable).
+    #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
     pub set: Vec<String>,
 }
 

@@ -4,6 +4,7 @@ use crate::{
     cli::*,
     client::{self, Client, json},
     config::Settings,
+    datadir::DataDir,
     error::NodeError,
     genesis, localnet,
     rpc::types::*,
@@ -22,6 +23,7 @@ pub async fn dispatch(cli: Cli) -> Result<(), NodeError> {
     match cli.command {
         Command::Run(args) => service::run(Settings::resolve(&args)?, args.stop_on_eof).await,
         Command::Genesis(args) => genesis::command(&args),
+        Command::Keys(args) => keys(&args),
         Command::Wallet(command) => wallet(command).await,
         Command::Stake(args) => stake(args, true).await,
         Command::Unstake(args) => stake(args, false).await,
@@ -45,6 +47,16 @@ fn start_log(filter: &str) -> Result<(), NodeError> {
 
 fn print_json<T: serde::Serialize>(value: &T) {
     println!("{}", json(value));
+}
+
+fn keys(args: &KeysArgs) -> Result<(), NodeError> {
+    let dir = DataDir::open(&args.data_dir)?;
+    let node = dir.key(keystore::Kind::Node)?;
+    let wallet = Address::from(dir.key(keystore::Kind::Wallet)?.public());
+    println!("node     {}", node.public());
+    println!("wallet   {wallet}");
+    println!("founder  {},{wallet},validator", node.public());
+    Ok(())
 }
 
 async fn wallet(command: WalletCommand) -> Result<(), NodeError> {

@@ -10,6 +10,10 @@
 //! ```
 
 use crate::error::NodeError;
+use ailo_protocol::{
+    Keypair,
+    keystore::{self, Kind},
+};
 use std::{
     fs::{self, File},
     path::{Path, PathBuf},
@@ -54,6 +58,23 @@ impl DataDir {
             }
         }
         Ok(DataDir { root: root.to_path_buf(), _lock: lock })
+    }
+
+    /// The node's or the wallet's key, made if there is none yet.
+    pub fn key(&self, kind: Kind) -> Result<Keypair, NodeError> {
+        let path = self.path(match kind {
+            Kind::Node => "node.json",
+            Kind::Wallet => "wallet.json",
+        });
+        if path.exists() {
+            return Ok(keystore::load(&path, kind)?);
+        }
+        let key = match kind {
+            Kind::Node => Keypair::generate(),
+            Kind::Wallet => keystore::key_from_phrase(&keystore::new_phrase())?,
+        };
+        keystore::create(&path, kind, &key)?;
+        Ok(key)
     }
 
     /// A path inside the folder.

@@ -2,11 +2,12 @@
 
 use crate::{cli::GenesisArgs, datadir, error::NodeError};
 use ailo_protocol::{
-    Amount, Genesis,
+    Genesis,
     genesis::Founder,
-    params::{LedgerParams, ModelConfig, Params, RoundParams, Tokenizer},
+    params::{ModelConfig, Params, Tokenizer},
+    presets,
 };
-use ailo_training::{dataset::Dataset, presets, state::ModelState};
+use ailo_training::{dataset::Dataset, state::ModelState};
 use std::{
     path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
@@ -70,36 +71,12 @@ pub fn found(
     Ok(genesis)
 }
 
-/// Parameters of a network on one machine: small model, short epochs and deadlines, few or no confirmations.
+/// Parameters of a network of `nodes` nodes on one machine.
 pub fn local_params(nodes: u32, confirmations: u32) -> Params {
-    let second = 1_000;
-    Params {
-        ledger: LedgerParams {
-            confirmations,
-            epoch_ms: 20 * second,
-            seat_stake: Amount::alc(1),
-            unbonding_ms: 60 * second,
-            pending_ms: 600 * second,
-            final_ms: 600 * second,
-            stamp_bits: 12,
-            heartbeat_ms: 4 * second,
-            alive_ms: 20 * second,
-            idle_block_ms: 2 * second,
-            ..LedgerParams::default()
-        },
-        round: RoundParams {
-            target_participants: nodes,
-            open_wait_ms: 10 * second,
-            min_train_ms: 5 * second,
-            max_train_ms: 240 * second,
-            verify_ms: 16 * second,
-            vote_ms: 30 * second,
-            committee: 2,
-            ..RoundParams::default()
-        },
-        model: presets::dev_model(),
-        training: presets::dev_training(),
-    }
+    let mut params = presets::dev();
+    params.round.target_participants = nodes;
+    params.ledger.confirmations = confirmations;
+    params
 }
 
 /// The `genesis` command.
@@ -107,24 +84,18 @@ pub fn command(args: &GenesisArgs) -> Result<(), NodeError> {
     if args.out.exists() {
         return Err(NodeError::Usage(format!("{} exists already: choose another --out", args.out.display())));
     }
-    let params = match &args.params {
-        None => Params {
-            ledger: LedgerParams::default(),
-            round: RoundParams::default(),
-            model: presets::dev_model(),
-            training: presets::dev_training(),
-        },
-        Some(path) => {
-            let text = std::fs::read_to_string(path).map_err(|e| NodeError::file("read the parameters", path, e))?;
-            toml::from_str(&text).map_err(|e| {
-                NodeError::Usage(format!(
-                    "the parameters {} are not valid: {}",
-                    path.display(),
-                    e.to_string().trim_end()
-                ))
-            })?
+    let params = match args.params.as_str() {
+        "main" => presets::main(),
+        "test" => presets::test(),
+        "dev" => presets::dev(),
+        path => {
+            let text = std::fs::read_to_string(path)
+                .map_err(|e| NodeError::file("read the parameters", Path::new(path), e))?;
+            presets::overlay(&text)
+                .map_err(|e| NodeError::Usage(format!("the parameters in {path} are not valid: {e}")))?
         }
     };
+    let params = presets::change(&params, &args.set).map_err(|e| NodeError::Usage(format!("--set {e}")))?;
     let founders = args.founders.iter().map(|text| parse_founder(text)).collect::<Result<_, _>>()?;
     let data = open_data(&args.data, &params.model)?;
     let genesis = found(&args.name, args.seed, founders, &data, params)?;

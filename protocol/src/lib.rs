@@ -20,6 +20,7 @@ pub mod keystore;
 pub mod merkle;
 pub mod net;
 pub mod params;
+pub mod presets;
 
 pub use address::Address;
 pub use amount::Amount;

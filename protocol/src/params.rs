@@ -1,5 +1,5 @@
 //! Network parameters: every number of the protocol, typed and range-checked. They are part of the genesis, and so of
-//! the network's id; code holds no literal of theirs. Durations are in milliseconds of ledger age (see `docs/ledger.md`).
+//! the network's id; code holds no literal of theirs (`crate::presets` reads them from `config/`). Durations are in milliseconds of ledger age (see `docs/ledger.md`).
 
 use crate::{
     amount::{Amount, PPM},
@@ -55,7 +55,7 @@ pub struct StakeTier {
 
 /// Parameters of coins, transfers, seats, validators and blocks.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(deny_unknown_fields)]
 pub struct LedgerParams {
     /// Flat fee of a transfer, a stake and an unstake.
     pub fee: Amount,
@@ -132,59 +132,6 @@ pub struct LedgerParams {
 }
 
 const SECOND: u64 = 1_000;
-const MINUTE: u64 = 60 * SECOND;
-const HOUR: u64 = 60 * MINUTE;
-const DAY: u64 = 24 * HOUR;
-
-impl Default for LedgerParams {
-    /// The numbers of a real network.
-    fn default() -> Self {
-        let tier = |up_to, alc| StakeTier { up_to, stake: Amount::alc(alc) };
-        LedgerParams {
-            fee: Amount(1_000_000),
-            fee_burn_ppm: 500_000,
-            fee_proposer_ppm: 250_000,
-            confirmations: 10,
-            memo_bytes: 128,
-            pending_ms: 5 * DAY,
-            final_ms: 5 * DAY,
-            sweep_per_block: 256,
-            attest_drawn: 30,
-            attest_open_blocks: 5,
-            epoch_ms: HOUR,
-            seat_stake: Amount::alc(10),
-            seat_rounds: 10,
-            seat_window_epochs: 24 * 7,
-            seat_delay_epochs: 2,
-            seat_growth_min: 4,
-            seat_growth_divisor: 10,
-            founder_seat_epochs: 24 * 30,
-            stake_tiers: vec![
-                tier(2, 0),
-                tier(10, 100),
-                tier(50, 250),
-                tier(200, 500),
-                tier(1000, 1000),
-                tier(u32::MAX, 2500),
-            ],
-            handover_validators: 4,
-            handover_stake: Amount::alc(1000),
-            unbonding_ms: 21 * DAY,
-            stamp_bits: 20,
-            registrations_per_block: 8,
-            max_nodes: 100_000,
-            heartbeat_ms: 5 * MINUTE,
-            alive_ms: 15 * MINUTE,
-            lapse_ms: 7 * DAY,
-            block_bytes: 512 << 10,
-            attest_quota_ppm: 100_000,
-            idle_block_ms: 5 * SECOND,
-            max_gap_ms: MINUTE,
-            skew_ms: 30 * SECOND,
-            transaction_ttl_ms: 10 * MINUTE,
-        }
-    }
-}
 
 impl LedgerParams {
     fn validate(&self) -> Result<(), ParamError> {
@@ -231,7 +178,7 @@ impl LedgerParams {
 
 /// Phases, deadlines and pay of a training round.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(deny_unknown_fields)]
 pub struct RoundParams {
     /// Rounds after which training ends; 0 for never. For experiments and tests.
     pub rounds: u64,
@@ -275,34 +222,6 @@ pub struct RoundParams {
     pub max_payload_bytes: u64,
     /// Payloads are kept and served this many rounds.
     pub keep_rounds: u64,
-}
-
-impl Default for RoundParams {
-    fn default() -> Self {
-        RoundParams {
-            rounds: 0,
-            target_participants: 4,
-            open_wait_ms: 30 * SECOND,
-            max_participants: 256,
-            min_train_ms: 2 * SECOND,
-            max_train_ms: 30 * MINUTE,
-            train_mad_ppm: 5 * PPM,
-            verify_ms: 5 * MINUTE,
-            vote_ms: 5 * MINUTE,
-            committee: 4,
-            pot: Amount::alc(1),
-            epoch_cap: Amount::alc(1000),
-            best_loss_bonus: Amount(512_000_000),
-            best_loss_ppm: 5_000,
-            quality_max_ppm: 10 * PPM,
-            quality_full_ppm: 100_000,
-            quality_memory_ppm: 750_000,
-            speed_min_ppm: PPM / 2,
-            speed_max_ppm: 3 * PPM,
-            max_payload_bytes: 4 << 30,
-            keep_rounds: 3,
-        }
-    }
 }
 
 impl RoundParams {
@@ -416,10 +335,8 @@ pub struct TrainingParams {
     pub lr_floor: f64,
     /// Rounds over which the rate falls from peak to floor by a cosine.
     pub lr_rounds: u64,
-    /// Inner steps of linear warm-up at the start of the first round.
+    /// Inner steps of linear warm-up at the start of the run.
     pub warmup_steps: u32,
-    /// Inner steps of linear re-warm-up after each round's optimiser reset.
-    pub rewarm_steps: u32,
     /// AdamW's first-moment decay.
     pub beta1: f64,
     /// AdamW's second-moment decay.

@@ -8,17 +8,20 @@
 //! times the batch on the same tokens in the same order, for the same R * H steps, with an optimiser that is never
 //! reset.
 //!
-//! Settings are `name=value`; what is not set comes from `presets::dev_model` and `presets::dev_training`:
+//! Settings are `name=value`; what is not set comes from `config/dev.toml`:
 //!   data=FILE            text to train on (the embedded corpus)
 //!   workers=4 faulty=1 rounds=20 seed=1 every=5 (rounds between evaluations on a sample; the last is over all held-out text)
 //!   style=gpt2|modern layers width heads kv_heads ffn context
-//!   inner_steps batch sequence lr lr_floor lr_rounds warmup_steps rewarm_steps beta1 beta2 weight_decay clip
+//!   inner_steps batch sequence lr lr_floor lr_rounds warmup_steps beta1 beta2 weight_decay clip
 //!   outer_lr outer_momentum
 
-use ailo_protocol::params::{ModelConfig, Style, Tokenizer, TrainingParams};
+use ailo_protocol::{
+    params::{ModelConfig, Style, Tokenizer, TrainingParams},
+    presets,
+};
 use ailo_training::{
     Control, Dataset, Device, ModelState, aggregate, check, codec, inner::train, model::parameter_count, outer,
-    presets, reference::Setup, set_threads,
+    reference::Setup, set_threads,
 };
 use std::{error::Error, path::Path, time::Instant};
 
@@ -61,7 +64,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 impl Experiment {
     fn parse(settings: &[String]) -> Result<Experiment, Box<dyn Error>> {
-        let (mut cfg, mut p) = (presets::dev_model(), presets::dev_training());
+        let (mut cfg, mut p) = (presets::dev().model, presets::dev().training);
         let (mut workers, mut rounds, mut seed, mut every, mut faulty, mut path) = (4, 20, 1, 5, 1, None);
         for setting in settings {
             let (name, value) = setting.split_once('=').ok_or_else(|| format!("{setting}: settings are name=value"))?;
@@ -86,7 +89,6 @@ impl Experiment {
                 "lr_floor" => p.lr_floor = value.parse()?,
                 "lr_rounds" => p.lr_rounds = value.parse()?,
                 "warmup_steps" => p.warmup_steps = value.parse()?,
-                "rewarm_steps" => p.rewarm_steps = value.parse()?,
                 "beta1" => p.beta1 = value.parse()?,
                 "beta2" => p.beta2 = value.parse()?,
                 "weight_decay" => p.weight_decay = value.parse()?,

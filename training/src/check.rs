@@ -52,7 +52,7 @@ mod tests {
     #[test]
     fn updates_of_wrong_length_size_or_kind_are_refused() {
         let base = ModelState { weights: vec![1.0; 4], momentum: vec![0.0; 4] };
-        let params = TrainingParams { max_update_norm: 0.5, ..crate::presets::dev_training() };
+        let params = TrainingParams { max_update_norm: 0.5, ..ailo_protocol::presets::dev().training };
         assert!(check_update(&[0.5; 4], &base, &params).is_ok());
         for bad in [vec![0.0; 3], vec![0.6; 4], vec![0.0, 0.0, 0.0, f32::NAN], vec![f32::INFINITY; 4]] {
             assert!(check_update(&bad, &base, &params).is_err(), "{bad:?}");

@@ -216,7 +216,7 @@ mod tests {
     }
 
     fn params(inner_steps: u32, batch: u32, sequence: u32) -> TrainingParams {
-        TrainingParams { inner_steps, batch, sequence, ..crate::presets::dev_training() }
+        TrainingParams { inner_steps, batch, sequence, ..ailo_protocol::presets::dev().training }
     }
 
     #[test]

@@ -168,12 +168,13 @@ fn sample(logits: &[f32], sampling: &Sampling, draws: &mut Stream) -> u16 {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::{ModelState, presets};
+    use crate::ModelState;
     use ailo_protocol::params::Style;
+    use ailo_protocol::presets;
 
     fn cfg(style: Style) -> ModelConfig {
         let kv_heads = if style == Style::Gpt2 { 4 } else { 2 };
-        ModelConfig { style, layers: 2, width: 64, heads: 4, kv_heads, ffn: 128, context: 32, ..presets::dev_model() }
+        ModelConfig { style, layers: 2, width: 64, heads: 4, kv_heads, ffn: 128, context: 32, ..presets::dev().model }
     }
 
     fn generator(style: Style) -> Generator {

@@ -7,13 +7,13 @@
 //! A round with two workers:
 //!
 //! ```
-//! use ailo_protocol::{params::TrainingParams, Hash};
+//! use ailo_protocol::{Hash, params::TrainingParams, presets};
 //! use ailo_training::*;
 //!
 //! set_threads(1);
 //! let data = Dataset::embedded();
-//! let cfg = presets::dev_model();
-//! let params = TrainingParams { inner_steps: 2, batch: 2, sequence: 32, ..presets::dev_training() };
+//! let cfg = presets::dev().model;
+//! let params = TrainingParams { inner_steps: 2, batch: 2, sequence: 32, ..presets::dev().training };
 //! let base = ModelState::initial(&cfg, 7);
 //!
 //! let mut updates = Vec::new();
@@ -43,7 +43,6 @@ pub mod generate;
 pub mod inner;
 pub mod model;
 pub mod outer;
-pub mod presets;
 pub mod reference;
 pub mod state;
 pub mod tokenizer;

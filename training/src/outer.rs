@@ -32,7 +32,7 @@ mod tests {
     use ailo_protocol::Hash;
 
     fn params(outer_lr: f32, outer_momentum: f32) -> TrainingParams {
-        TrainingParams { outer_lr, outer_momentum, ..crate::presets::dev_training() }
+        TrainingParams { outer_lr, outer_momentum, ..ailo_protocol::presets::dev().training }
     }
 
     #[test]

@@ -61,8 +61,7 @@ impl Setup<'_> {
     /// Trains the data-parallel equivalent with peak learning rate `lr`.
     pub fn data_parallel(&self, lr: f64) -> Result<Run> {
         let sequence = self.training.sequence as usize;
-        // Nothing is reset, so nothing is warmed up again.
-        let training = TrainingParams { lr, rewarm_steps: 1, ..*self.training };
+        let training = TrainingParams { lr, ..*self.training };
         let model = Model::new(self.model, &ModelState::initial(self.model, self.seed).weights, Device::Cpu, true)?;
         let mut optimiser = AdamW::new(self.model, &model, &training);
         let mut curve = Vec::new();

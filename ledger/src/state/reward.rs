@@ -99,7 +99,7 @@ mod tests {
     use proptest::{collection::vec, prelude::*};
 
     fn params() -> RoundParams {
-        RoundParams { min_train_ms: 10, max_train_ms: 1000, ..RoundParams::default() }
+        RoundParams { min_train_ms: 10, max_train_ms: 1000, ..ailo_protocol::presets::main().round }
     }
 
     fn work(loss: u64, after_ms: u64, score_ppm: u64) -> Work {

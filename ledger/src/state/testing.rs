@@ -38,7 +38,7 @@ pub fn genesis(founders: u8, edit: impl FnOnce(&mut Params)) -> Genesis {
         heartbeat_ms: 10_000,
         alive_ms: 30_000,
         lapse_ms: 1_000_000,
-        ..LedgerParams::default()
+        ..ailo_protocol::presets::main().ledger
     };
     let round = RoundParams {
         target_participants: u32::from(founders),
@@ -47,7 +47,7 @@ pub fn genesis(founders: u8, edit: impl FnOnce(&mut Params)) -> Genesis {
         max_train_ms: 60_000,
         verify_ms: 10_000,
         vote_ms: 10_000,
-        ..RoundParams::default()
+        ..ailo_protocol::presets::main().round
     };
     let model = ModelConfig {
         style: Style::Gpt2,
@@ -67,7 +67,6 @@ pub fn genesis(founders: u8, edit: impl FnOnce(&mut Params)) -> Genesis {
         lr_floor: 0.1,
         lr_rounds: 10,
         warmup_steps: 1,
-        rewarm_steps: 1,
         beta1: 0.9,
         beta2: 0.95,
         weight_decay: 0.1,

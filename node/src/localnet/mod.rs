@@ -8,7 +8,7 @@ pub mod net;
 mod table;
 
 use crate::{cli::LocalnetArgs, error::NodeError, genesis, rpc::types::*};
-use ailo_protocol::params::Params;
+use ailo_protocol::{params::Params, presets};
 use ailo_training::{dataset::Dataset, eval, reference, state::ModelState};
 use checks::Observed;
 use net::{Net, Spec};
@@ -25,7 +25,8 @@ pub async fn run(args: LocalnetArgs) -> Result<(), NodeError> {
     if validators == 0 || validators > args.nodes {
         return Err(NodeError::Usage(format!("--validators {validators}: choose 1 to {}", args.nodes)));
     }
-    let mut params = override_params(genesis::local_params(args.nodes, args.confirmations), &args.set)?;
+    let params = genesis::local_params(args.nodes, args.confirmations);
+    let mut params = presets::change(&params, &args.set).map_err(|e| NodeError::Usage(format!("--set {e}")))?;
     params.round.rounds = args.rounds;
     let mut net = Net::found(Spec {
         program: std::env::current_exe().map_err(|e| NodeError::io("find this program", e))?,
@@ -134,6 +135,7 @@ fn conclude(net: &Net, args: &LocalnetArgs, observed: &Observed) -> Result<(), N
         name: format!("{} nodes, DiLoCo", args.nodes),
         points: observed.loss_curve(nats(before)),
     }];
+    draw(args, params, &data, &curves)?;
     if args.baseline {
         let best = baseline(args, params, &data)?;
         let gap = 100.0 * (nats(after) / nats(best.loss) - 1.0);
@@ -142,24 +144,30 @@ fn conclude(net: &Net, args: &LocalnetArgs, observed: &Observed) -> Result<(), N
             nats(best.loss),
             best.lr
         );
-        curves.push(chart::Series { name: "one process, same tokens".into(), points: best.curve });
-    }
-    if let Some(path) = &args.plot {
-        let tokens = params.training.tokens_per_round() * args.rounds * u64::from(args.nodes);
-        let caption = format!(
-            "{}, dataset root {}…, {} nodes x {} rounds x {} inner steps, {:.1} M tokens",
-            data.name,
-            data.root().short(),
-            args.nodes,
-            args.rounds,
-            params.training.inner_steps,
-            tokens as f64 / 1e6
-        );
-        let svg = chart::line_chart("Held-out loss of the network's model", "round", "nats a token", &caption, &curves);
-        std::fs::write(path, svg).map_err(|e| NodeError::file("write", path, e))?;
-        println!("loss curve in {}", path.display());
+        let points = std::iter::once((0.0, nats(before))).chain(best.curve).collect();
+        curves.push(chart::Series { name: "one process, same tokens".into(), points });
+        draw(args, params, &data, &curves)?;
     }
     println!("all checks hold");
+    Ok(())
+}
+
+/// Writes the picture asked for with --plot.
+fn draw(args: &LocalnetArgs, params: &Params, data: &Dataset, curves: &[chart::Series]) -> Result<(), NodeError> {
+    let Some(path) = &args.plot else { return Ok(()) };
+    let tokens = params.training.tokens_per_round() * args.rounds * u64::from(args.nodes);
+    let caption = format!(
+        "{}, dataset root {}…, {} nodes x {} rounds x {} inner steps, {:.1} M tokens",
+        data.name,
+        data.root().short(),
+        args.nodes,
+        args.rounds,
+        params.training.inner_steps,
+        tokens as f64 / 1e6
+    );
+    let svg = chart::line_chart("Held-out loss of the network's model", "round", "nats a token", &caption, curves);
+    std::fs::write(path, svg).map_err(|e| NodeError::file("write", path, e))?;
+    println!("loss curve in {}", path.display());
     Ok(())
 }
 
@@ -194,53 +202,4 @@ fn temporary_dir() -> Result<PathBuf, NodeError> {
     let dir = base.join(format!("ailo-localnet-{}", unique.public().short()));
     std::fs::create_dir_all(&dir).map_err(|e| NodeError::file("create the folder", &dir, e))?;
     Ok(dir)
-}
-
-/// Applies `--set section.key=value` to the parameters, by way of their text form.
-fn override_params(params: Params, set: &[String]) -> Result<Params, NodeError> {
-    let bad = |text: &str, why: String| {
-        NodeError::Usage(format!("--set {text}: {why} (write SECTION.KEY=VALUE, such as training.inner_steps=10)"))
-    };
-    let mut table = toml::Table::try_from(&params).map_err(|e| bad("", e.to_string()))?;
-    for text in set {
-        let (key, value) = text.split_once('=').ok_or_else(|| bad(text, "it has no '='".into()))?;
-        let (section, name) = key.split_once('.').ok_or_else(|| bad(text, "it has no '.'".into()))?;
-        let section = table
-            .get_mut(section)
-            .and_then(toml::Value::as_table_mut)
-            .ok_or_else(|| bad(text, format!("there is no section {section}")))?;
-        let slot = section.get_mut(name).ok_or_else(|| bad(text, format!("there is no parameter {name}")))?;
-        // Amounts are strings in the text form, though they look like numbers.
-        let quoted = if slot.is_str() { format!("v = \"{value}\"") } else { format!("v = {value}") };
-        let parsed: toml::Table = toml::from_str(&quoted).map_err(|_| bad(text, format!("'{value}' is no value")))?;
-        *slot = parsed["v"].clone();
-    }
-    let params: Params = table
-        .try_into()
-        .map_err(|e: toml::de::Error| NodeError::Usage(format!("--set: {}", e.to_string().trim_end())))?;
-    params.validate().map_err(|e| NodeError::Usage(format!("--set: {e}")))?;
-    Ok(params)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn parameters_can_be_overridden_and_mistakes_are_named() {
-        let base = || genesis::local_params(4, 0);
-        let changed = override_params(base(), &["training.inner_steps=7".into(), "ledger.fee=0.5".into()]).unwrap();
-        assert_eq!(changed.training.inner_steps, 7);
-        assert_eq!(changed.ledger.fee, "0.5".parse().unwrap());
-        for wrong in [
-            "training.inner_steps",
-            "nothing.x=1",
-            "training.nothing=1",
-            "training.inner_steps=many",
-            "training.inner_steps=0",
-        ] {
-            let error = override_params(base(), &[wrong.into()]).unwrap_err().to_string();
-            assert!(error.contains("--set"), "{error}");
-        }
-    }
 }

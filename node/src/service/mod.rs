@@ -25,7 +25,7 @@ use compute::Worker;
 use models::Models;
 use payloads::Payloads;
 use rounds::{Progress, Rounds, Setup};
-use std::{io::Read, path::Path, sync::Arc, time::Duration};
+use std::{io::Read, sync::Arc, time::Duration};
 use tokio::sync::watch;
 
 /// All services have stopped within this time of the signal, or are left behind.
@@ -38,10 +38,10 @@ const INFERENCE_NICENESS: i32 = 5;
 /// Runs a node until it is told to stop.
 pub async fn run(settings: Settings, stop_on_eof: bool) -> Result<(), NodeError> {
     let dir = DataDir::open(&settings.data_dir)?;
-    let key = key_file(&dir.path("node.json"), keystore::Kind::Node)?;
+    let key = dir.key(keystore::Kind::Node)?;
     let wallet = match settings.wallet {
         Some(address) => address,
-        None => Address::from(key_file(&dir.path("wallet.json"), keystore::Kind::Wallet)?.public()),
+        None => Address::from(dir.key(keystore::Kind::Wallet)?.public()),
     };
     let (genesis, data) = network(&settings, &dir, &key, wallet)?;
     let genesis = Arc::new(genesis);
@@ -129,19 +129,6 @@ pub async fn run(settings: Settings, stop_on_eof: bool) -> Result<(), NodeError>
     }
     let _ = std::fs::remove_file(dir.path("rpc")); // a stale one only makes a client say that nobody answers
     outcome
-}
-
-/// The key in a file, made if there is none.
-fn key_file(path: &Path, kind: keystore::Kind) -> Result<Keypair, NodeError> {
-    if path.exists() {
-        return Ok(keystore::load(path, kind)?);
-    }
-    let key = match kind {
-        keystore::Kind::Node => Keypair::generate(),
-        keystore::Kind::Wallet => keystore::key_from_phrase(&keystore::new_phrase())?,
-    };
-    keystore::create(path, kind, &key)?;
-    Ok(key)
 }
 
 /// The founding document and the data that belongs to it.

@@ -119,7 +119,7 @@ mod tests {
     fn states_that_nobody_voted_for_never_push_out_the_head() {
         let dir = tempfile::tempdir().unwrap();
         let config =
-            ModelConfig { layers: 1, width: 8, heads: 1, kv_heads: 1, ffn: 8, ..ailo_training::presets::dev_model() };
+            ModelConfig { layers: 1, width: 8, heads: 1, kv_heads: 1, ffn: 8, ..ailo_protocol::presets::dev().model };
         let models = Models::open(dir.path().into(), config);
         let head = models.put(ModelState::initial(&config, 0)).unwrap().root;
         models.pin(head);

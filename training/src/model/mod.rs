@@ -256,7 +256,8 @@ fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Tensor {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::{ModelState, presets};
+    use crate::ModelState;
+    use ailo_protocol::presets;
 
     fn model(style: Style, kv_heads: u32) -> Model {
         crate::set_threads(1);
@@ -268,7 +269,7 @@ mod tests {
             kv_heads,
             ffn: 128,
             context: 32,
-            ..presets::dev_model()
+            ..presets::dev().model
         };
         let weights: Vec<f32> = ModelState::initial(&cfg, 1).weights.iter().map(|x| x * 8.0).collect();
         Model::new(&cfg, &weights, Device::Cpu, false).unwrap()
@@ -310,7 +311,7 @@ mod tests {
 
     #[test]
     fn an_untrained_model_knows_nothing() {
-        let cfg = presets::dev_model();
+        let cfg = presets::dev().model;
         let model = Model::new(&cfg, &ModelState::initial(&cfg, 1).weights, Device::Cpu, false).unwrap();
         let tokens: Vec<i64> = (0..66).map(|i| i * 37 % 256).collect();
         let loss = model.loss(&Tensor::from_slice(&tokens).view([2, 33])).double_value(&[]);

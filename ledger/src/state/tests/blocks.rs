@@ -128,7 +128,7 @@ fn a_known_history_has_a_known_root() {
     let mut ledger = funded();
     assert_eq!(
         State::genesis(&ledger.genesis).root().to_string(),
-        "2217e2205c9fbcc2bcdaf65610c7eb7bdc6ea9640fa6853ce9d5c096496742b2"
+        "34b8fb739ea6d7176a025e731e897b7b9a90b72720a704bfeb162aa9da3bf622"
     );
     ledger.open_round(0..5);
     ledger.block(vec![ledger.transfer(0, 1, ALC(1)), ledger.commit(1)]);

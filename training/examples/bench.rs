@@ -1,0 +1,128 @@
+//! Benchmarks of training, run by `scripts/bench NAME`: each prints the median of several runs, their spread, and the
+//! physical limit that the same run measured beside it.
+//!
+//!     cargo run -p ailo-training --example bench -- training|aggregation|codec|root
+
+use ailo_protocol::{Hash, hash::Domain, presets};
+use ailo_training::{
+    Control, Dataset, Device, ModelState, aggregate, codec, inner, model::parameter_count, set_threads,
+};
+use std::{error::Error, hint::black_box, time::Instant};
+use tch::{Kind, Tensor};
+
+type Outcome = Result<(), Box<dyn Error>>;
+type Bench = (&'static str, fn() -> Outcome);
+
+const BENCHES: [Bench; 4] = [("training", training), ("aggregation", aggregation), ("codec", codec), ("root", root)];
+
+fn main() -> Outcome {
+    let name = std::env::args().nth(1).unwrap_or_default();
+    let names: Vec<&str> = BENCHES.iter().map(|(name, _)| *name).collect();
+    let Some((_, bench)) = BENCHES.iter().find(|(known, _)| *known == name) else {
+        return Err(format!("'{name}' is no benchmark: choose one of {}", names.join(", ")).into());
+    };
+    set_threads(1);
+    let load = || std::fs::read_to_string("/proc/loadavg").unwrap_or_else(|_| "unknown".into());
+    println!("{name}, one thread; load average {}", load().trim());
+    bench()?;
+    println!("load average afterwards {}", load().trim());
+    Ok(())
+}
+
+/// Seconds of `runs` runs after one that warms up, ascending.
+fn times<T>(runs: usize, mut work: impl FnMut() -> Result<T, Box<dyn Error>>) -> Result<Vec<f64>, Box<dyn Error>> {
+    black_box(work()?);
+    let mut times = Vec::with_capacity(runs);
+    for _ in 0..runs {
+        let started = Instant::now();
+        black_box(work()?);
+        times.push(started.elapsed().as_secs_f64());
+    }
+    times.sort_by(f64::total_cmp);
+    Ok(times)
+}
+
+/// Prints `amount / time` of the median run with the slowest and the fastest, and returns it.
+fn report(what: &str, times: &[f64], amount: f64, unit: &str) -> f64 {
+    let rate = |seconds: f64| amount / seconds;
+    let (fast, median, slow) = (times[0], times[times.len() / 2], times[times.len() - 1]);
+    println!(
+        "  {what}: {:.4} {unit} (median of {}, {:.4} to {:.4}; {:.1} ms a run)",
+        rate(median),
+        times.len(),
+        rate(slow),
+        rate(fast),
+        median * 1e3
+    );
+    rate(median)
+}
+
+fn ratio(ours: f64, limit: f64, meaning: &str) {
+    println!("  ratio {:.2}: {meaning}", ours / limit);
+}
+
+/// Pseudo-random values like those of an update.
+fn values(count: usize, seed: u64) -> Vec<f32> {
+    let mut stream = Hash::of(Domain::Lot, &seed.to_le_bytes()).stream();
+    (0..count).map(|_| (stream.below(2_000_001) as f32 - 1e6) * 1e-9).collect()
+}
+
+/// Inner steps of the development model, against matrix products of its largest shape.
+fn training() -> Outcome {
+    let (cfg, data) = (presets::dev().model, Dataset::embedded());
+    let params = ailo_protocol::params::TrainingParams { inner_steps: 4, ..presets::dev().training };
+    let base = ModelState::initial(&cfg, 1);
+    let windows = data.windows(&params, &Hash::ZERO, 0, 1);
+    let mut go = |_| Control::Continue;
+    let steps =
+        times(7, || Ok(inner::train(&cfg, &params, 0, &base, &data, &windows, Device::Cpu, &mut go)?.loss_last))?;
+    let tokens = params.tokens_per_round() as f64;
+    report("inner training", &steps, tokens / 1e3, "thousand tokens/s");
+    // Forward and backward pass take 6 operations a parameter and token.
+    let ours = report("the same", &steps, 6.0 * parameter_count(&cfg) as f64 * tokens / 1e9, "GFLOP/s");
+
+    let (rows, width, ffn) = (i64::from(params.batch * params.sequence), i64::from(cfg.width), i64::from(cfg.ffn));
+    let a = Tensor::randn([rows, width], (Kind::Float, Device::Cpu));
+    let b = Tensor::randn([width, ffn], (Kind::Float, Device::Cpu));
+    let products = times(21, || Ok([(); 20].map(|()| a.matmul(&b))))?;
+    let limit = report("matrix products", &products, 20.0 * 2.0 * (rows * width * ffn) as f64 / 1e9, "GFLOP/s");
+    ratio(ours, limit, "of the matrix products' speed");
+    Ok(())
+}
+
+/// Trimmed mean of 16 updates of a million values, against reading them.
+fn aggregation() -> Outcome {
+    let updates: Vec<Vec<f32>> = (0..16).map(|seed| values(1 << 20, seed)).collect();
+    let updates: Vec<&[f32]> = updates.iter().map(Vec::as_slice).collect();
+    let bytes = (updates.len() * updates[0].len() * 4) as f64 / 1e9;
+    let ours = report("trimmed mean, f = 5", &times(9, || Ok(aggregate::trimmed_mean(&updates, 5)?))?, bytes, "GB/s");
+    let read = times(9, || Ok(updates.iter().flat_map(|u| u.iter()).fold(0u32, |sum, x| sum ^ x.to_bits())))?;
+    let limit = report("reading the updates", &read, bytes, "GB/s");
+    ratio(ours, limit, "of the reading speed");
+    Ok(())
+}
+
+/// The update codec, against copying.
+fn codec() -> Outcome {
+    let update = values(1 << 22, 1);
+    let bytes = (update.len() * 4) as f64 / 1e9;
+    let encoded = codec::encode(&update)?;
+    println!("  {:.3} bytes a value", encoded.len() as f64 / update.len() as f64);
+    let encode = report("encode", &times(9, || Ok(codec::encode(&update)?))?, bytes, "GB/s");
+    let decode = report("decode", &times(9, || Ok(codec::decode(&encoded, update.len())?))?, bytes, "GB/s");
+    let limit = report("copy", &times(9, || Ok(update.clone()))?, bytes, "GB/s");
+    ratio(encode, limit, "encode, of the copying speed");
+    ratio(decode, limit, "decode, of the copying speed");
+    Ok(())
+}
+
+/// Merkle root of a model state, against hashing its bytes once.
+fn root() -> Outcome {
+    let state = ModelState { weights: values(1 << 21, 1), momentum: values(1 << 21, 2) };
+    let all = state.to_bytes();
+    let bytes = all.len() as f64 / 1e9;
+    let ours = report("root of a state", &times(9, || Ok(state.root()))?, bytes, "GB/s");
+    let limit = report("BLAKE3 of its bytes", &times(9, || Ok(Hash::of(Domain::Lot, &all)))?, bytes, "GB/s");
+    ratio(ours, limit, "of the hashing speed");
+    Ok(())
+}
