@@ -77,7 +77,7 @@ pub struct RunOptions {
     /// The network's dataset: a packed dataset or a text (repeatable; joined in order). Must match the dataset root.
     #[arg(long, value_name = "PATH")]
     pub data: Option<Vec<PathBuf>>,
-    /// Wallet that rewards go to [default: a wallet made in the data folder].
+    /// Wallet that rewards go to, fixed when the node registers [default: a wallet made in the data folder].
     #[arg(long, env = "AILO_WALLET", value_name = "ADDRESS")]
     pub wallet: Option<Address>,
     /// Address to listen on for peers (repeatable) [default: /ip4/0.0.0.0/tcp/8646; for dev /ip4/127.0.0.1/tcp/0].
@@ -109,7 +109,7 @@ pub struct GenesisArgs {
     /// A founder: node key, wallet, and `validator` if it validates (repeatable).
     #[arg(long = "founder", value_name = "NODE,WALLET[,validator]", required = true)]
     pub founders: Vec<String>,
-    /// The network's dataset: texts (joined in order) or one packed dataset [default: the embedded corpus].
+    /// The network's dataset: texts (joined in order) or one packed dataset [default: the embedded corpus, for byte-level models].
     #[arg(long, value_name = "PATH")]
     pub data: Vec<PathBuf>,
     /// Parameters: those of a real, a public test or a one-machine network, or a file that states what differs from a
@@ -248,7 +248,7 @@ pub struct LocalnetArgs {
     /// Folder for the nodes' folders [default: a new temporary folder, removed at the end].
     #[arg(long, value_name = "DIR")]
     pub dir: Option<PathBuf>,
-    /// Afterwards train one plain process with as many times the batch as there are nodes, and compare.
+    /// Afterwards train one plain process with as many times the batch as there are nodes, at three rates, and compare.
     #[arg(long)]
     pub baseline: bool,
     /// Kill -9 a validator at random times, this many times, while transfers are sent.

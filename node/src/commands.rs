@@ -197,7 +197,7 @@ async fn send(args: &ClientArgs, body: Body, wait: bool, done: &str) -> Result<(
         }
         if Instant::now() > deadline {
             return Err(NodeError::Rpc(format!(
-                "transaction {id} is in no block after 60 s: ask again with `status`, it may still enter one"
+                "transaction {id} is in no block after 60 s: it may still enter one, and `ailo-node wallet history` will show it then"
             )));
         }
         tokio::time::sleep(Duration::from_millis(100)).await;

@@ -3,11 +3,12 @@
 use crate::{cli::GenesisArgs, datadir, error::NodeError};
 use ailo_protocol::{
     Genesis,
+    contribution::Payload,
     genesis::Founder,
     params::{ModelConfig, Params, Tokenizer},
     presets,
 };
-use ailo_training::{dataset::Dataset, state::ModelState};
+use ailo_training::{codec, dataset::Dataset, model::parameter_count, state::ModelState};
 use std::{
     path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
@@ -24,6 +25,7 @@ pub fn read(path: &Path) -> Result<Genesis, NodeError> {
     let unusable = |why: String| NodeError::Network { path: path.display().to_string(), why };
     let genesis: Genesis = toml::from_str(&text).map_err(|e| unusable(e.to_string().trim_end().to_string()))?;
     genesis.validate().map_err(|e| unusable(e.to_string()))?;
+    payload_fits(&genesis.params).map_err(unusable)?;
     Ok(genesis)
 }
 
@@ -56,6 +58,16 @@ pub fn open_data(paths: &[PathBuf], model: &ModelConfig) -> Result<Dataset, Node
     }
 }
 
+/// A contribution to this model must fit the network's own bound.
+fn payload_fits(params: &Params) -> Result<(), String> {
+    let needed = Payload::FRAME_BYTES + codec::encoded_len(parameter_count(&params.model));
+    let bound = params.round.max_payload_bytes;
+    if needed as u64 > bound {
+        return Err(format!("an update of this model has {needed} bytes: raise round.max_payload_bytes above {bound}"));
+    }
+    Ok(())
+}
+
 /// Founds a network: computes the initial model's root and checks everything.
 pub fn found(
     name: &str,
@@ -64,6 +76,7 @@ pub fn found(
     data: &Dataset,
     params: Params,
 ) -> Result<Genesis, NodeError> {
+    payload_fits(&params).map_err(|why| NodeError::Network { path: name.into(), why })?;
     let model_root = ModelState::initial(&params.model, seed).root();
     let genesis =
         Genesis { name: name.into(), time_ms: now_ms(), seed, founders, dataset: data.describe(), model_root, params };

@@ -65,9 +65,19 @@ impl Payload {
         (bytes, hash)
     }
 
-    /// Decodes a payload of at most `max` bytes.
+    /// Decodes a payload of at most `max` bytes. Updates of large models exceed what [`canonical::decode`] takes, so the
+    /// frame is decoded by itself and the update is what follows its length: as canonical as the whole.
     pub fn open(bytes: &[u8], max: usize) -> Result<Payload, CodecError> {
-        canonical::decode(bytes, max)
+        if bytes.len() > max {
+            return Err(CodecError::TooLong { len: bytes.len(), max });
+        }
+        let (frame, update) = bytes.split_at_checked(Payload::FRAME_BYTES).ok_or(CodecError::NotCanonical)?;
+        let (network, round, base_root, node, salt, length): (_, _, _, _, _, u64) =
+            canonical::decode(frame, Payload::FRAME_BYTES)?;
+        if length != update.len() as u64 {
+            return Err(CodecError::NotCanonical);
+        }
+        Ok(Payload { network, round, base_root, node, salt, update: update.to_vec() })
     }
 }
 
@@ -104,5 +114,24 @@ mod tests {
         assert_eq!(Payload::open(&bytes, bytes.len()).unwrap(), payload);
         assert_eq!(hash, Hash::of(Domain::Blob, &bytes));
         assert!(Payload::open(&bytes, bytes.len() - 1).is_err());
+        assert_eq!(canonical::decode::<Payload>(&bytes, bytes.len()).unwrap(), payload);
+        for bad in [&bytes[..bytes.len() - 1], &bytes[..Payload::FRAME_BYTES - 1], &[bytes.as_slice(), &[0]].concat()] {
+            assert!(Payload::open(bad, usize::MAX).is_err());
+        }
+    }
+
+    #[test]
+    fn a_large_models_payload_can_be_opened() {
+        let update = vec![7; canonical::MAX_OBJECT_BYTES + 1];
+        let payload = Payload {
+            network: Hash::ZERO,
+            round: 0,
+            base_root: Hash::ZERO,
+            node: PublicKey([0; 32]),
+            salt: [0; 32],
+            update,
+        };
+        let (bytes, _) = payload.seal();
+        assert!(Payload::open(&bytes, bytes.len()).unwrap() == payload);
     }
 }

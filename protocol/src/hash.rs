@@ -56,6 +56,12 @@ impl Hash {
     /// All zero: "nothing yet" (the parent of the first block).
     pub const ZERO: Hash = Hash([0; 32]);
 
+    /// Zero bits before the first one: what a proof-of-work stamp is measured in.
+    pub fn leading_zero_bits(&self) -> u32 {
+        let zeros = self.0.iter().take_while(|byte| **byte == 0).count();
+        8 * zeros as u32 + self.0.get(zeros).map_or(0, |byte| byte.leading_zeros())
+    }
+
     /// The hash of `bytes` under `domain`.
     pub fn of(domain: Domain, bytes: &[u8]) -> Hash {
         Hash::of_parts(domain, &[bytes])
@@ -160,3 +166,18 @@ macro_rules! serde_as_text {
 }
 pub(crate) use serde_as_text;
 serde_as_text!(Hash);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leading_zero_bits_count_across_bytes() {
+        let mut hash = Hash([0xff; 32]);
+        assert_eq!(hash.leading_zero_bits(), 0);
+        hash.0[0] = 0;
+        hash.0[1] = 0b0001_0000;
+        assert_eq!(hash.leading_zero_bits(), 11);
+        assert_eq!(Hash::ZERO.leading_zero_bits(), 256);
+    }
+}

@@ -1,4 +1,4 @@
-//! Network parameters: every number of the protocol, typed and range-checked. They are part of the genesis, and so of
+//! Network parameters: the numbers of ledger, rounds, model and training, typed and range-checked. They are part of the genesis, and so of
 //! the network's id; code holds no literal of theirs (`crate::presets` reads them from `config/`). Durations are in milliseconds of ledger age (see `docs/ledger.md`).
 
 use crate::{
@@ -71,7 +71,7 @@ pub struct LedgerParams {
     pub pending_ms: u64,
     /// Reports close, and the transfer is final, this long after its inclusion.
     pub final_ms: u64,
-    /// Expired transfers and unbonding entries handled in one block, at most.
+    /// Expired transfers, unbonding entries and lapsed nodes handled in one block, at most.
     pub sweep_per_block: u32,
     /// Seats drawn to attest a block at once; everybody may after `attest_open_blocks`.
     pub attest_drawn: u32,
@@ -148,6 +148,14 @@ impl LedgerParams {
             "at least pending_ms, which is positive",
         )?;
         check((1..=10_000).contains(&self.sweep_per_block), "sweep_per_block", "1 to 10 000")?;
+        check(self.attest_drawn >= self.confirmations, "attest_drawn", "at least confirmations")?;
+        check(self.attest_open_blocks <= 10_000, "attest_open_blocks", "at most 10 000")?;
+        check(self.seat_rounds > 0, "seat_rounds", "positive")?;
+        check(self.lapse_ms >= self.alive_ms, "lapse_ms", "at least alive_ms")?;
+        check(self.registrations_per_block > 0, "registrations_per_block", "positive")?;
+        check(self.max_nodes > 0, "max_nodes", "positive")?;
+        check((SECOND..=3_600 * SECOND).contains(&self.skew_ms), "skew_ms", "1 000 to 3 600 000")?;
+        check(self.transaction_ttl_ms >= SECOND, "transaction_ttl_ms", "at least 1 000")?;
         check(self.epoch_ms >= SECOND, "epoch_ms", "at least 1 000")?;
         check((1..=64).contains(&self.seat_delay_epochs), "seat_delay_epochs", "1 to 64")?;
         check((1..=100_000).contains(&self.seat_window_epochs), "seat_window_epochs", "1 to 100 000")?;
@@ -202,9 +210,9 @@ pub struct RoundParams {
     pub committee: u32,
     /// Minted for a closed round, shared by its verified work.
     pub pot: Amount,
-    /// Minted in one epoch by rounds, at most.
+    /// Minted in one epoch by rounds and bonuses, at most.
     pub epoch_cap: Amount,
-    /// Minted once an epoch for a held-out loss better than the best by `best_loss_ppm`.
+    /// Minted once an epoch for the lowest held-out loss ever, `best_loss_ppm` below the one that earned the last bonus.
     pub best_loss_bonus: Amount,
     /// See `best_loss_bonus`.
     pub best_loss_ppm: u64,
@@ -364,7 +372,7 @@ impl TrainingParams {
         check((1..=1 << 16).contains(&self.batch), "batch", "1 to 65 536")?;
         check((2..=1 << 20).contains(&self.sequence), "sequence", "2 to the model's context")?;
         check(self.lr > 0.0 && self.lr <= 1.0, "lr", "above 0, at most 1")?;
-        check((0.0..=1.0).contains(&self.lr_floor), "lr_floor", "0 to 1")?;
+        check(self.lr_floor > 0.0 && self.lr_floor <= 1.0, "lr_floor", "above 0, at most 1")?;
         check(self.lr_rounds > 0, "lr_rounds", "positive")?;
         check(unit(self.beta1) && unit(self.beta2), "beta1", "beta1 and beta2 lie in 0..1")?;
         check((0.0..=10.0).contains(&self.weight_decay), "weight_decay", "0 to 10")?;

@@ -2,7 +2,7 @@
 //! nodes run (training, codec, aggregation, outer step), or trains the data-parallel equivalent to compare with.
 //!
 //!     cargo run -p ailo-training --example tune -- diloco   data=tinyshakespeare.txt
-//!     cargo run -p ailo-training --example tune -- baseline data=tinyshakespeare.txt lr=0.003
+//!     cargo run -p ailo-training --example tune -- baseline data=tinyshakespeare.txt training.lr=0.003
 //!
 //! `diloco` prints the held-out loss of the aggregated model after every round. `baseline` trains one model with W
 //! times the batch on the same tokens in the same order, for the same R * H steps, with an optimiser that is never
@@ -11,12 +11,10 @@
 //! Settings are `name=value`; what is not set comes from `config/dev.toml`:
 //!   data=FILE            text to train on (the embedded corpus)
 //!   workers=4 faulty=1 rounds=20 seed=1 every=5 (rounds between evaluations on a sample; the last is over all held-out text)
-//!   style=gpt2|modern layers width heads kv_heads ffn context
-//!   inner_steps batch sequence lr lr_floor lr_rounds warmup_steps beta1 beta2 weight_decay clip
-//!   outer_lr outer_momentum
+//!   model.KEY=VALUE and training.KEY=VALUE as in that file, such as model.width=96 or training.lr=0.006
 
 use ailo_protocol::{
-    params::{ModelConfig, Style, Tokenizer, TrainingParams},
+    params::{ModelConfig, Params, Tokenizer, TrainingParams},
     presets,
 };
 use ailo_training::{
@@ -64,9 +62,11 @@ fn main() -> Result<(), Box<dyn Error>> {
 
 impl Experiment {
     fn parse(settings: &[String]) -> Result<Experiment, Box<dyn Error>> {
-        let (mut cfg, mut p) = (presets::dev().model, presets::dev().training);
+        let (numbers, settings): (Vec<String>, Vec<String>) =
+            settings.iter().cloned().partition(|s| s.split('=').next().is_some_and(|name| name.contains('.')));
+        let Params { model: cfg, training: params, .. } = presets::change(&presets::dev(), &numbers)?;
         let (mut workers, mut rounds, mut seed, mut every, mut faulty, mut path) = (4, 20, 1, 5, 1, None);
-        for setting in settings {
+        for setting in &settings {
             let (name, value) = setting.split_once('=').ok_or_else(|| format!("{setting}: settings are name=value"))?;
             match name {
                 "data" => path = Some(value),
@@ -75,26 +75,6 @@ impl Experiment {
                 "seed" => seed = value.parse()?,
                 "faulty" => faulty = value.parse()?,
                 "every" => every = value.parse()?,
-                "style" => cfg.style = if value == "modern" { Style::Modern } else { Style::Gpt2 },
-                "layers" => cfg.layers = value.parse()?,
-                "width" => cfg.width = value.parse()?,
-                "heads" => cfg.heads = value.parse()?,
-                "kv_heads" => cfg.kv_heads = value.parse()?,
-                "ffn" => cfg.ffn = value.parse()?,
-                "context" => cfg.context = value.parse()?,
-                "inner_steps" => p.inner_steps = value.parse()?,
-                "batch" => p.batch = value.parse()?,
-                "sequence" => p.sequence = value.parse()?,
-                "lr" => p.lr = value.parse()?,
-                "lr_floor" => p.lr_floor = value.parse()?,
-                "lr_rounds" => p.lr_rounds = value.parse()?,
-                "warmup_steps" => p.warmup_steps = value.parse()?,
-                "beta1" => p.beta1 = value.parse()?,
-                "beta2" => p.beta2 = value.parse()?,
-                "weight_decay" => p.weight_decay = value.parse()?,
-                "clip" => p.clip = value.parse()?,
-                "outer_lr" => p.outer_lr = value.parse()?,
-                "outer_momentum" => p.outer_momentum = value.parse()?,
                 _ => return Err(format!("unknown setting {name}").into()),
             }
         }
@@ -102,7 +82,7 @@ impl Experiment {
             Some(path) => Dataset::open(Path::new(path), Tokenizer::Bytes)?,
             None => Dataset::embedded(),
         };
-        Ok(Experiment { cfg, params: p, data, workers, rounds, seed, every, faulty })
+        Ok(Experiment { cfg, params, data, workers, rounds, seed, every, faulty })
     }
 
     fn diloco(&self) -> Result<Vec<f32>, Box<dyn Error>> {

@@ -16,7 +16,7 @@ pub enum TrainingError {
         source: io::Error,
     },
     /// A dataset file that is none.
-    #[error("{path} is not a packed dataset: {reason}; pack the text again")]
+    #[error("{path} is not a packed dataset: {reason}; name the text itself instead")]
     Packed {
         /// The file.
         path: PathBuf,
@@ -55,7 +55,7 @@ pub enum TrainingError {
         offset: usize,
     },
     /// A dataset packed for another tokenizer.
-    #[error("dataset {name} was packed with another tokenizer than the model's: pack the text again")]
+    #[error("dataset {name} was packed with another tokenizer than the model's: name the text itself instead")]
     OtherTokenizer {
         /// The dataset.
         name: String,

@@ -183,7 +183,7 @@ pub enum HostError {
     Log(#[from] LogError),
     /// Bytes in the write-ahead log that are no entry.
     #[error(
-        "the write-ahead log holds an entry that can't be read ({0}): was it written by another version? move it away to go on without it"
+        "the write-ahead log holds an entry that can't be read ({0}): was it written by another version? move ledger/wal in the data folder away to go on without it"
     )]
     Entry(#[from] CodecError),
     /// Replay came to another vote than before the crash.

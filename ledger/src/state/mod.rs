@@ -5,7 +5,7 @@
 //! ```text
 //! begin    height + 1, age += min(gap, max_gap_ms), seed = H(seed || parent), a new epoch's seats
 //! apply    one transaction: all of it, or nothing and a Rejection
-//! finish   expired transfers and unbonding, lapsed nodes, the round's phases, the next validators; then the root
+//! finish   expired transfers and unbonding, lapsed nodes, the next validators, the round's phases; then the root
 //! ```
 //!
 //! Invariant at every height: `minted = free + pending + staked + unbonding + escrow + burned`, each the sum of its

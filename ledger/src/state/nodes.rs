@@ -25,7 +25,7 @@ impl Executor {
         if self.state.node_count() >= ledger.max_nodes {
             return Err(Rejection::TooManyNodes { max: ledger.max_nodes });
         }
-        if leading_zero_bits(&stamp_hash(&self.state.network(), &node, &wallet, stamp)) < ledger.stamp_bits {
+        if stamp_hash(&self.state.network(), &node, &wallet, stamp).leading_zero_bits() < ledger.stamp_bits {
             return Err(Rejection::BadStamp { bits: ledger.stamp_bits });
         }
         self.set(Key::Node(node), Node::new(wallet, false, self.state.age_ms()));
@@ -117,9 +117,4 @@ impl Executor {
         let old: Vec<Key> = old.rev().skip(1).collect();
         old.into_iter().for_each(|key| self.remove(key));
     }
-}
-
-fn leading_zero_bits(hash: &Hash) -> u32 {
-    let zero_bytes = hash.0.iter().take_while(|byte| **byte == 0).count();
-    8 * zero_bytes as u32 + hash.0.get(zero_bytes).map_or(0, |byte| byte.leading_zeros())
 }

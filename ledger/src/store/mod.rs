@@ -8,8 +8,8 @@
 //! ```text
 //! <dir>/blocks     block log (see `framelog`): block, certificate
 //! <dir>/index/     sled
-//! <dir>/wal        write-ahead log of the running height   (validators, see `ConsensusFiles`)
-//! <dir>/journal    what this validator has signed          (validators)
+//! <dir>/wal        write-ahead log of the running height   (see `ConsensusFiles`)
+//! <dir>/journal    what this node has signed
 //! ```
 
 mod consensus;
@@ -60,7 +60,9 @@ pub enum StoreError {
     #[error(transparent)]
     Log(#[from] LogError),
     /// The index failed.
-    #[error("the index failed ({0}): stop the node and delete its folder; it is built anew from the block log")]
+    #[error(
+        "the index failed ({0}): stop the node and delete ledger/index in its data folder, and nothing else; it is built anew from the block log"
+    )]
     Index(#[from] sled::Error),
     /// The folder can't be made or cleared.
     #[error("cannot use the folder {folder}: {source}")]

@@ -45,6 +45,7 @@ pub async fn run(args: LocalnetArgs) -> Result<(), NodeError> {
     );
 
     let outcome = tokio::select! {
+        biased; // a Ctrl-C that ends --keep is not one that comes before the checks
         outcome = train_and_check(&mut net, &args) => outcome,
         signal = tokio::signal::ctrl_c() => {
             signal.map_err(|e| NodeError::io("listen for Ctrl-C", e))?;
@@ -106,8 +107,9 @@ async fn train_and_check(net: &mut Net, args: &LocalnetArgs) -> Result<Observed,
     checks::model_roots_are_equal_at_the_same_round(&observed, args.nodes, args.rounds)?;
     checks::the_supply_law_holds(net).await?;
     if args.keep {
-        println!("the network runs on until Ctrl-C; node 0 answers at {}", net.nodes[0].dir.join("rpc").display());
-        std::future::pending::<()>().await;
+        let url = std::fs::read_to_string(net.nodes[0].dir.join("rpc")).unwrap_or_default();
+        println!("the network runs on until Ctrl-C; node 0 answers at {url}");
+        tokio::signal::ctrl_c().await.map_err(|e| NodeError::io("listen for Ctrl-C", e))?;
     }
     Ok(observed)
 }
@@ -171,9 +173,9 @@ fn draw(args: &LocalnetArgs, params: &Params, data: &Dataset, curves: &[chart::S
     Ok(())
 }
 
-/// The data-parallel equivalent: one process, the nodes' batches together, as many steps, the best of three rates.
+/// The data-parallel equivalent: one process, the nodes' batches together, as many steps, the best of three rates. Each
+/// rate trains on a thread of its own.
 fn baseline(args: &LocalnetArgs, params: &Params, data: &Dataset) -> Result<reference::Run, NodeError> {
-    let mut best: Option<reference::Run> = None;
     let setup = reference::Setup {
         model: &params.model,
         training: &params.training,
@@ -182,13 +184,18 @@ fn baseline(args: &LocalnetArgs, params: &Params, data: &Dataset) -> Result<refe
         workers: args.nodes,
         rounds: args.rounds,
     };
-    for factor in [0.5, 1.0, 2.0] {
+    let train = |factor: f64| {
+        ailo_training::set_threads(1);
         let run = setup.data_parallel(params.training.lr * factor)?;
         println!("baseline: learning rate {} ends at {:.4}", run.lr, nats(run.loss));
-        if best.as_ref().is_none_or(|b| run.loss < b.loss) {
-            best = Some(run);
-        }
-    }
+        Ok::<_, NodeError>(run)
+    };
+    let runs = std::thread::scope(|scope| {
+        let threads = [0.5, 1.0, 2.0].map(|factor| scope.spawn(move || train(factor)));
+        threads.map(|thread| thread.join().unwrap_or_else(|_| Err(NodeError::Check("a baseline's thread died".into()))))
+    });
+    let runs: Vec<reference::Run> = runs.into_iter().collect::<Result<_, _>>()?;
+    let best = runs.into_iter().min_by_key(|run| run.loss);
     best.ok_or_else(|| NodeError::Check("no baseline was run".into()))
 }
 

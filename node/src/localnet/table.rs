@@ -72,8 +72,8 @@ impl Table {
             };
             out.push_str(&format!("\x1b[2K {i:>4}  {row}\n"));
         }
-        print!("{out}");
-        let _ = std::io::stdout().flush(); // a closed terminal loses the table, nothing else
+        let mut stdout = std::io::stdout();
+        let _ = write!(stdout, "{out}").and_then(|()| stdout.flush()); // a closed terminal loses the table, nothing else
         self.drawn = statuses.len() + 1;
     }
 

@@ -28,7 +28,7 @@ use crate::{
 };
 use ailo_ledger::{
     Transaction,
-    state::{Event, TransferStatus},
+    state::{Event, State, TransferStatus},
     store::{Cursor, MAX_PAGE},
 };
 use ailo_protocol::{Address, Genesis, Hash, NodeId, keys, net};
@@ -46,7 +46,7 @@ use serde::{Deserialize, de::DeserializeOwned};
 use std::{
     net::SocketAddr,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Instant,
@@ -105,6 +105,8 @@ pub struct Context {
     pub generating: Arc<Semaphore>,
     /// Where it computes.
     pub device: Device,
+    /// Whether the supply law held at the height that was looked at last: it takes a walk over the whole state.
+    pub law: Mutex<Option<(u64, bool)>>,
 }
 
 type Answer<T> = Result<At<T>, ErrorObjectOwned>;
@@ -155,6 +157,14 @@ impl Context {
                 "not in the validator set yet: {stake} ALC are staked behind this node; add some with `ailo-node stake`"
             ));
         }
+        if let Some(node) = state.node(&self.node)
+            && node.wallet != self.wallet
+        {
+            notes.push(format!(
+                "rewards go to {}: a node's wallet is fixed when it registers, and --wallet does not change it",
+                node.wallet
+            ));
+        }
         let supply = state.supply();
         self.at(
             &head,
@@ -196,11 +206,19 @@ impl Context {
                     unbonding: supply.unbonding,
                     escrow: supply.escrow,
                     burned: supply.burned,
-                    law_holds: state.check_supply().is_ok(),
+                    law_holds: self.law_holds(state),
                 },
                 notes,
             },
         )
+    }
+
+    fn law_holds(&self, state: &State) -> bool {
+        let mut known = self.law.lock().unwrap_or_else(PoisonError::into_inner);
+        match *known {
+            Some((height, holds)) if height == state.height() => holds,
+            _ => known.insert((state.height(), state.check_supply().is_ok())).1,
+        }
     }
 
     fn model(&self, head: &Head) -> ModelStatus {

@@ -18,8 +18,14 @@ pub struct Worker {
 
 /// The worker's queue is full, or its thread is gone.
 #[derive(Debug, thiserror::Error)]
-#[error("the compute thread is busy: try again in a moment")]
-pub struct Busy;
+pub enum Unavailable {
+    /// Too many jobs wait.
+    #[error("the compute thread is busy: try again in a moment")]
+    Busy,
+    /// The job panicked.
+    #[error("a computation failed, perhaps for want of memory: the log says more")]
+    Failed,
+}
 
 impl Worker {
     /// Starts the thread; `niceness` 0 to 19 lowers its share of a busy processor.
@@ -39,7 +45,7 @@ impl Worker {
     }
 
     /// Runs `work` on the thread and returns what it returns; a job that panics is an error here, not the thread's end.
-    pub async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Busy> {
+    pub async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Unavailable> {
         let (send, receive) = oneshot::channel();
         let job: Job = Box::new(move || {
             let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
@@ -47,8 +53,8 @@ impl Worker {
                 let _ = send.send(value); // nobody waits any more: the caller was cancelled
             }
         });
-        self.jobs.try_send(job).map_err(|_| Busy)?;
-        receive.await.map_err(|_| Busy)
+        self.jobs.try_send(job).map_err(|_| Unavailable::Busy)?;
+        receive.await.map_err(|_| Unavailable::Failed)
     }
 }
 

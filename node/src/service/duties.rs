@@ -1,8 +1,8 @@
 //! What a node owes the ledger beside training: its registration, heartbeats, and attestations of blocks with transfers.
 
-use super::chain::{Chain, Head};
+use super::chain::{Chain, Head, SubmitError};
 use crate::genesis::now_ms;
-use ailo_ledger::{Body, Transaction, transaction::stamp_hash};
+use ailo_ledger::{Body, Transaction, mempool::AdmissionError, state::Rejection, transaction::stamp_hash};
 use ailo_protocol::{Address, Genesis, Hash, Keypair};
 use std::{
     collections::BTreeMap,
@@ -74,7 +74,7 @@ impl Duties {
                 let (network, wallet, bits) = (self.network, self.wallet, self.genesis.params.ledger.stamp_bits);
                 // Seconds of work at most at the largest setting in use; off the runtime all the same.
                 let found = tokio::task::spawn_blocking(move || {
-                    (0..u64::MAX).find(|stamp| leading_zero_bits(&stamp_hash(&network, &me, &wallet, *stamp)) >= bits)
+                    (0..u64::MAX).find(|stamp| stamp_hash(&network, &me, &wallet, *stamp).leading_zero_bits() >= bits)
                 });
                 let Ok(Some(stamp)) = found.await else { return };
                 self.stamp = Some(stamp);
@@ -118,29 +118,13 @@ impl Duties {
 
     async fn send(&self, body: Body) {
         let transaction = Transaction::sign(&self.network, &self.key, 0, now_ms(), body);
-        if let Err(e) = self.chain.submit(transaction).await {
-            tracing::debug!(error = %e, "the ledger does not take this yet");
+        match self.chain.submit(transaction).await {
+            Ok(_) => {}
+            // Said aloud: such a node stays out of the network until somebody sets its clock.
+            Err(SubmitError::Refused(AdmissionError::Rejected(
+                e @ (Rejection::FromFuture { .. } | Rejection::Expired { .. }),
+            ))) => tracing::warn!(error = %e, "the ledger refuses what this node signs: is its clock right?"),
+            Err(e) => tracing::debug!(error = %e, "the ledger does not take this yet"),
         }
-    }
-}
-
-fn leading_zero_bits(hash: &Hash) -> u32 {
-    let zeros = hash.0.iter().take_while(|byte| **byte == 0).count();
-    let rest = hash.0.get(zeros).map_or(0, |byte| byte.leading_zeros());
-    u32::try_from(zeros).unwrap_or(0) * 8 + rest
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn leading_zero_bits_count_across_bytes() {
-        let mut hash = Hash([0xff; 32]);
-        assert_eq!(leading_zero_bits(&hash), 0);
-        hash.0[0] = 0;
-        hash.0[1] = 0b0001_0000;
-        assert_eq!(leading_zero_bits(&hash), 11);
-        assert_eq!(leading_zero_bits(&Hash::ZERO), 256);
     }
 }

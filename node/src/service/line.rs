@@ -23,8 +23,10 @@ pub async fn run(context: Arc<Context>, url: String, mut stop: watch::Receiver<b
         tokio::select! {
             _ = tick.tick() => {
                 let line = line(&context.status());
-                if live { print!("\r\x1b[2K{line}") } else { println!("{line}") }
-                let _ = std::io::stdout().flush(); // a closed terminal loses the line, nothing else
+                let mut out = std::io::stdout();
+                // A closed terminal loses the line, nothing else.
+                let _ = if live { write!(out, "\r\x1b[2K{line}") } else { writeln!(out, "{line}") };
+                let _ = out.flush();
             }
             _ = stop.changed() => break,
         }

@@ -25,7 +25,11 @@ use compute::Worker;
 use models::Models;
 use payloads::Payloads;
 use rounds::{Progress, Rounds, Setup};
-use std::{io::Read, sync::Arc, time::Duration};
+use std::{
+    io::Read,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 use tokio::sync::watch;
 
 /// All services have stopped within this time of the signal, or are left behind.
@@ -80,6 +84,7 @@ pub async fn run(settings: Settings, stop_on_eof: bool) -> Result<(), NodeError>
         worker: inference,
         generating: Arc::new(tokio::sync::Semaphore::new(rpc::MAX_GENERATIONS)),
         device,
+        law: Mutex::default(),
     });
     let server = rpc::Server::start(settings.http, context.clone()).await?;
     let url = format!("http://{}/rpc", server.address);
@@ -113,7 +118,7 @@ pub async fn run(settings: Settings, stop_on_eof: bool) -> Result<(), NodeError>
 
     let outcome = tokio::select! {
         signal = stop_signal(stop_on_eof) => signal,
-        ended = ledger_ended => Err(ended.unwrap_or_else(|_| NodeError::Check("the ledger's thread ended by itself".into()))),
+        ended = ledger_ended => Err(ended.unwrap_or_else(|_| NodeError::Check("the ledger's thread ended by itself: the log above says why; start the node again".into()))),
     };
     let _ = stop.send(true); // every receiver that is left hears it
     let shutdown = async {
@@ -153,7 +158,17 @@ fn network(
             }
             genesis
         }
-        None if kept.exists() => genesis::read(&kept)?,
+        None if kept.exists() => {
+            let genesis = genesis::read(&kept)?;
+            if genesis.founders.iter().any(|founder| founder.node != *key.public()) {
+                return Err(NodeError::Usage(format!(
+                    "the folder {} belongs to the network {}, not to a development network of its own: name that network's file with --network, or choose another --data-dir",
+                    settings.data_dir.display(),
+                    genesis.name
+                )));
+            }
+            genesis
+        }
         None => {
             let params = genesis::local_params(1, 0);
             let data = genesis::open_data(&settings.data, &params.model)?;
