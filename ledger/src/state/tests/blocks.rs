@@ -134,7 +134,7 @@ fn a_known_history_has_a_known_root() {
     ledger.block(vec![ledger.transfer(0, 1, ALC(1)), ledger.commit(1)]);
     ledger.block(vec![ledger.stake(0, ALC(20)), ledger.attest(3, ledger.state.height())]);
     ledger.pass(120_000);
-    assert_eq!(ledger.state.root().to_string(), "a3d077eaede39a87f6760cd47250ee0ff778048ebe95f9a9e6faad23894db449");
+    assert_eq!(ledger.state.root().to_string(), "13b2b8d094702e730d8a1d6badd5d70ac17246fcd6d8621f9b204a76b549e891");
 }
 
 #[test]

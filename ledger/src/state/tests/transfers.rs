@@ -201,7 +201,7 @@ fn an_excepted_transfer_gets_no_confirmation() {
 
 #[test]
 fn only_the_drawn_attest_at_once_and_all_seats_some_blocks_later() {
-    let mut ledger = funded(9, |ledger| (ledger.attest_drawn, ledger.confirmations) = (3, 5));
+    let mut ledger = funded(9, |ledger| (ledger.attest_drawn, ledger.confirmations) = (3, 3));
     let (_, height) = include(&mut ledger);
     let drawn = ledger.state.inclusion(height).unwrap().drawn.clone();
     assert_eq!(drawn.len(), 3);
