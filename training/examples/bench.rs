@@ -23,7 +23,7 @@ fn main() -> Outcome {
     };
     set_threads(1);
     let load = || std::fs::read_to_string("/proc/loadavg").unwrap_or_else(|_| "unknown".into());
-    println!("{name}, one thread; load average {}", load().trim());
+    println!("{name}, libtorch on one thread; load average {}", load().trim());
     bench()?;
     println!("load average afterwards {}", load().trim());
     Ok(())
