@@ -2,7 +2,14 @@
 //! runtime, so that network and RPC stay responsive. Three of them: one trains, one does what the network waits for
 //! (evaluation, aggregation), one writes text for whoever asks.
 
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+        mpsc::{SyncSender, sync_channel},
+    },
+    thread::JoinHandle,
+};
 use tokio::sync::oneshot;
 
 type Job = Box<dyn FnOnce() + Send>;
@@ -14,6 +21,8 @@ const QUEUE: usize = 64;
 #[derive(Clone)]
 pub struct Worker {
     jobs: SyncSender<Job>,
+    stopping: Arc<AtomicBool>,
+    thread: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
 
 /// The worker's queue is full, or its thread is gone.
@@ -31,17 +40,31 @@ impl Worker {
     /// Starts the thread; `niceness` 0 to 19 lowers its share of a busy processor.
     pub fn spawn(name: &str, niceness: i32) -> std::io::Result<Worker> {
         let (jobs, queue) = sync_channel::<Job>(QUEUE);
-        std::thread::Builder::new().name(name.into()).spawn(move || {
+        let stopping = Arc::new(AtomicBool::new(false));
+        let stop = stopping.clone();
+        let thread = std::thread::Builder::new().name(name.into()).spawn(move || {
             // On Linux a thread has a niceness of its own; failing to lower it costs responsiveness only.
             if let Err(e) = rustix::process::setpriority_process(Some(rustix::thread::gettid()), niceness) {
                 tracing::debug!(error = %e, "cannot lower the priority of a compute thread");
             }
             ailo_training::set_threads(1);
             while let Ok(job) = queue.recv() {
+                if stop.load(Ordering::Relaxed) {
+                    break;
+                }
                 job();
             }
         })?;
-        Ok(Worker { jobs })
+        Ok(Worker { jobs, stopping, thread: Arc::new(Mutex::new(Some(thread))) })
+    }
+
+    /// Ends the thread after the job that it runs, and waits for that: a thread that computes while the process exits
+    /// finds libtorch's globals gone, and crashes.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+        let _ = self.jobs.try_send(Box::new(|| ())); // wakes an idle thread; one with a full queue is awake
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        thread.map(JoinHandle::join);
     }
 
     /// Runs `work` on the thread and returns what it returns; a job that panics is an error here, not the thread's end.
@@ -68,5 +91,7 @@ mod tests {
         assert_eq!(worker.run(|| 1 + 1).await.unwrap(), 2);
         assert!(worker.run(|| panic!("on purpose")).await.is_err());
         assert_eq!(worker.run(|| 3).await.unwrap(), 3);
+        worker.stop();
+        assert!(worker.run(|| 4).await.is_err());
     }
 }

@@ -33,7 +33,9 @@ use std::{
 use tokio::sync::watch;
 
 /// All services have stopped within this time of the signal, or are left behind.
-const STOP_WITHIN: Duration = Duration::from_secs(4);
+const STOP_WITHIN: Duration = Duration::from_secs(3);
+/// And what still computes within this time more.
+const COMPUTE_STOPS_WITHIN: Duration = Duration::from_millis(900);
 /// How much lower the training thread's priority is, so that network and RPC answer first.
 const TRAINER_NICENESS: i32 = 10;
 /// Texts that people wait for come before training, and after what the network waits for.
@@ -56,6 +58,7 @@ pub async fn run(settings: Settings, stop_on_eof: bool) -> Result<(), NodeError>
     let worker = Worker::spawn("compute", 0).map_err(|e| NodeError::io("start the compute thread", e))?;
     let inference =
         Worker::spawn("inference", INFERENCE_NICENESS).map_err(|e| NodeError::io("start the inference thread", e))?;
+    let workers = [trainer.clone(), worker.clone(), inference.clone()];
     let device = ailo_training::device(!settings.cpu);
     let class = trainer.run(move || class::determinism_class(device)).await;
     let class = class.map_err(|e| NodeError::io("run the determinism probe", std::io::Error::other(e)))??;
@@ -131,6 +134,10 @@ pub async fn run(settings: Settings, stop_on_eof: bool) -> Result<(), NodeError>
     };
     if tokio::time::timeout(STOP_WITHIN, shutdown).await.is_err() {
         tracing::warn!("some services did not stop in time and are left behind");
+    }
+    let computing = tokio::task::spawn_blocking(move || workers.iter().for_each(Worker::stop));
+    if tokio::time::timeout(COMPUTE_STOPS_WITHIN, computing).await.is_err() {
+        tracing::warn!("a computation did not stop in time and is left behind");
     }
     let _ = std::fs::remove_file(dir.path("rpc")); // a stale one only makes a client say that nobody answers
     outcome
