@@ -18,7 +18,7 @@ use crate::{
     Block, Body, Transaction,
     state::{BlockContext, Executor, Rejection, State},
 };
-use ailo_protocol::{Address, Hash, PublicKey, amount::PPM, keys::BadSignature};
+use ailo_protocol::{Hash, PublicKey, amount::PPM, keys::BadSignature};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Transactions of nodes that wait, at most; and as many of wallets.
@@ -134,7 +134,7 @@ impl Mempool {
                 return Err(AdmissionError::NonceGap { expected, got: nonce });
             }
             if gap.is_some_and(|gap| gap > 0) {
-                let (free, needed) = (state.account(&Address::from(&signer)).free, state.params().ledger.fee);
+                let (free, needed) = (state.account(&state.account_of(&signer)).free, state.params().ledger.fee);
                 if free < needed {
                     return Err(Rejection::Insufficient { free, needed }.into());
                 }
@@ -312,7 +312,7 @@ fn lane_of(transaction: &Transaction) -> Lane {
 }
 
 fn account_nonce(state: &State, wallet: &PublicKey) -> u64 {
-    state.account(&Address::from(wallet)).nonce
+    state.account(&state.account_of(wallet)).nonce
 }
 
 /// The block after `state`, to try transactions in.
@@ -343,7 +343,7 @@ mod tests {
     use super::*;
     use crate::{
         Body,
-        state::testing::{Ledger, node_key, stamp, wallet, wallet_key},
+        state::testing::{Ledger, node_key, register_body, wallet, wallet_key},
     };
     use ailo_protocol::{Amount, Keypair, params::LedgerParams};
 
@@ -353,9 +353,10 @@ mod tests {
         ledger
     }
 
-    /// A stake of `units`, which needs nobody's confirmation.
+    /// A stake of `units` behind the wallet's own node, which needs nobody's confirmation.
     fn stake(ledger: &Ledger, key: &Keypair, nonce: u64, units: u64) -> Transaction {
-        let body = Body::Stake { node: *node_key(0).public(), amount: Amount(units) };
+        let i = (0..4).find(|i| wallet_key(*i).public() == key.public()).unwrap();
+        let body = Body::Stake { node: *node_key(i).public(), amount: Amount(units) };
         Transaction::sign(&ledger.state.network(), key, nonce, ledger.state.time_ms(), body)
     }
 
@@ -553,8 +554,7 @@ mod tests {
         let bits = state.params().ledger.stamp_bits;
         let register = |i: u8| {
             let node = Keypair::from_seed([200 + i; 32]);
-            let stamp = stamp(&state.network(), node.public(), &wallet(0), bits);
-            ledger.sign(&node, Body::RegisterNode { wallet: wallet(0), stamp })
+            ledger.sign(&node, register_body(&state.network(), &node, &wallet_key(0), bits))
         };
         let registrations: Vec<Transaction> = (0..4).map(register).collect();
         let heartbeat = ledger.sign(&node_key(1), Body::Heartbeat { trains: true });

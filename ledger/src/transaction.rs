@@ -1,7 +1,8 @@
 //! Transactions: what wallets and nodes ask of the ledger, and how they sign it.
 
+use crate::consensus::codec::Signed;
 use ailo_protocol::{
-    Address, Amount, Hash, Keypair, NodeId, PublicKey, Signature,
+    Address, Amount, Hash, Keypair, NodeId, PublicKey, Signature, Username,
     canonical::{self, CodecError, Decode, Encode},
     contribution::{Contribution, Finding, MicroNats},
     hash::Domain,
@@ -12,7 +13,8 @@ use serde::{Deserialize, Serialize};
 /// A transaction's canonical bytes are at most this long.
 pub const MAX_TRANSACTION_BYTES: usize = 64 << 10;
 
-/// What a transaction does. The signer of the first three is a wallet, of the others a node.
+/// What a transaction does. [`Body::is_wallets`] says which a wallet signs; the others a node signs, but for
+/// [`Body::Recover`].
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Body {
@@ -25,7 +27,26 @@ pub enum Body {
         /// Free text, bounded by `memo_bytes`.
         memo: String,
     },
-    /// Bonds coins of the signer's to a node.
+    /// The sender takes a PENDING transfer back.
+    Dispute {
+        /// The transfer.
+        transfer: Hash,
+    },
+    /// "This transfer is a fraud": reverses it once 51 % of the seats have said so. Binds `report_bond`.
+    Report {
+        /// The transfer.
+        transfer: Hash,
+        /// The signer's node that holds the seat.
+        node: NodeId,
+    },
+    /// Takes a report back, and its bond with it.
+    WithdrawReport {
+        /// The transfer.
+        transfer: Hash,
+        /// The node that reported.
+        node: NodeId,
+    },
+    /// Bonds coins of the signer's to a node that works for it.
     Stake {
         /// The node that the stake stands behind.
         node: NodeId,
@@ -39,12 +60,57 @@ pub enum Body {
         /// Coins to free.
         amount: Amount,
     },
+    /// Lets a jailed node back in, after its time.
+    Unjail {
+        /// The signer's node.
+        node: NodeId,
+    },
+    /// Takes a free user name, instead of the wallet's last one; `None` gives that up.
+    RegisterUsername {
+        /// The name.
+        name: Option<Username>,
+    },
+    /// Names a recovery key, once.
+    SetRecovery {
+        /// See [`recovery_commitment`].
+        commitment: Hash,
+    },
+    /// Proposes other values of network parameters.
+    Propose {
+        /// Each as `section.key=value`.
+        changes: Vec<String>,
+        /// Why, in a few words; bounded by `memo_bytes`.
+        why: String,
+    },
+    /// Votes on a proposal with all the wallet's stake; a later vote replaces an earlier one.
+    Vote {
+        /// Its number.
+        proposal: u64,
+        /// For or against.
+        approve: bool,
+    },
+    /// "This contribution is forged": all validators replay it and vote. Binds `challenge_bond`.
+    Challenge {
+        /// Its round.
+        round: u64,
+        /// Its maker.
+        node: NodeId,
+    },
     /// Makes the signing node known and names the wallet it works for.
     RegisterNode {
         /// The wallet that the node's rewards go to.
         wallet: Address,
         /// Proof of work: see [`stamp_hash`].
         stamp: u64,
+        /// The wallet's consent.
+        consent: Consent,
+    },
+    /// Lets the signing node work for another wallet.
+    BindNode {
+        /// That wallet.
+        wallet: Address,
+        /// Its consent.
+        consent: Consent,
     },
     /// "This node is alive."
     Heartbeat {
@@ -76,6 +142,127 @@ pub enum Body {
         /// Its held-out loss.
         loss: MicroNats,
     },
+    /// Two signatures of one node that exclude each other.
+    Evidence(Evidence),
+    /// A validator's vote on a challenge.
+    Judge {
+        /// Round of the challenged contribution.
+        round: u64,
+        /// Its maker.
+        node: NodeId,
+        /// Whether the replay showed a forgery.
+        forged: bool,
+    },
+    /// Gives an account another signing key. Signed by the account's recovery key, which is used up.
+    Recover {
+        /// The account.
+        account: Address,
+        /// How many recoveries the account has had, so that none can be sent again.
+        count: u64,
+        /// The account's key from now on.
+        key: PublicKey,
+        /// The commitment to the next recovery key.
+        next: Hash,
+    },
+}
+
+/// A wallet's word that a node works for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct Consent {
+    /// The wallet's present key.
+    pub key: PublicKey,
+    /// Over network, node and wallet.
+    pub signature: Signature,
+}
+
+impl Consent {
+    /// The consent of the wallet `wallet`, whose key is `key`, to work that `node` does for it.
+    pub fn sign(network: &Hash, node: &NodeId, wallet: &Address, key: &Keypair) -> Consent {
+        let signature = key.sign(&signing_bytes(network, "node binding", &(*node, *wallet)));
+        Consent { key: *key.public(), signature }
+    }
+
+    fn verify(&self, network: &Hash, node: &NodeId, wallet: &Address) -> Result<(), BadSignature> {
+        self.key.verify(&signing_bytes(network, "node binding", &(*node, *wallet)), &self.signature)
+    }
+}
+
+/// What signatures alone prove: nobody honest signs both.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[serde(tag = "of", rename_all = "snake_case")]
+pub enum Evidence {
+    /// Two rival votes or proposals of consensus.
+    Ballots {
+        /// The one.
+        first: Signed,
+        /// The other.
+        second: Signed,
+    },
+    /// Two attestations of one block that except different transfers.
+    Attestations {
+        /// Who signed them.
+        node: NodeId,
+        /// The block's height.
+        height: u64,
+        /// The one.
+        first: SignedAttest,
+        /// The other.
+        second: SignedAttest,
+    },
+}
+
+/// What of an attestation is its own.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct SignedAttest {
+    /// When it was made.
+    pub time_ms: u64,
+    /// What it excepts.
+    pub except: Vec<Hash>,
+    /// Over the transaction that it was.
+    pub signature: Signature,
+}
+
+impl Evidence {
+    /// Who is accused.
+    pub fn node(&self) -> NodeId {
+        match self {
+            Evidence::Ballots { first, .. } => first.node,
+            Evidence::Attestations { node, .. } => *node,
+        }
+    }
+
+    /// The height that both signatures are about.
+    pub fn height(&self) -> u64 {
+        match self {
+            Evidence::Ballots { first, .. } => first.ballot.height,
+            Evidence::Attestations { height, .. } => *height,
+        }
+    }
+
+    /// Whether the two exclude each other, if the signatures hold.
+    pub fn is_conflict(&self) -> bool {
+        match self {
+            Evidence::Ballots { first, second } => first.node == second.node && first.ballot.is_rival(&second.ballot),
+            Evidence::Attestations { first, second, .. } => first.except != second.except,
+        }
+    }
+
+    fn verify(&self, network: &Hash) -> Result<(), BadSignature> {
+        match self {
+            Evidence::Ballots { first, second } => match first.verifies(network) && second.verifies(network) {
+                true => Ok(()),
+                false => Err(BadSignature),
+            },
+            Evidence::Attestations { node, height, first, second } => {
+                let verify = |attest: &SignedAttest| {
+                    let body = Body::Attest { height: *height, except: attest.except.clone() };
+                    let unsigned = Unsigned { signer: *node, nonce: 0, time_ms: attest.time_ms, body };
+                    node.verify(&signing_bytes(network, "transaction", &unsigned), &attest.signature)
+                };
+                verify(first).and_then(|()| verify(second))
+            }
+        }
+    }
 }
 
 /// The signed part of a transaction.
@@ -109,9 +296,17 @@ impl Transaction {
         Transaction { unsigned, signature }
     }
 
-    /// Checks the signature for the network `network`.
+    /// Checks the signature for the network `network`, and those that the body carries.
     pub fn verify(&self, network: &Hash) -> Result<(), BadSignature> {
-        self.unsigned.signer.verify(&signing_bytes(network, "transaction", &self.unsigned), &self.signature)
+        let Unsigned { signer, body, .. } = &self.unsigned;
+        signer.verify(&signing_bytes(network, "transaction", &self.unsigned), &self.signature)?;
+        match body {
+            Body::RegisterNode { wallet, consent, .. } | Body::BindNode { wallet, consent } => {
+                consent.verify(network, signer, wallet)
+            }
+            Body::Evidence(evidence) => evidence.verify(network),
+            _ => Ok(()),
+        }
     }
 
     /// The transaction's id: a hash of the signed part alone, so that it does not change with the signature's bytes.
@@ -131,10 +326,38 @@ impl Transaction {
 }
 
 impl Body {
-    /// Whether a wallet signs it (with a running nonce), not a node.
+    /// Whether a wallet signs it (with a running nonce).
     pub fn is_wallets(&self) -> bool {
-        matches!(self, Body::Transfer { .. } | Body::Stake { .. } | Body::Unstake { .. })
+        match self {
+            Body::Transfer { .. }
+            | Body::Dispute { .. }
+            | Body::Report { .. }
+            | Body::WithdrawReport { .. }
+            | Body::Stake { .. }
+            | Body::Unstake { .. }
+            | Body::Unjail { .. }
+            | Body::RegisterUsername { .. }
+            | Body::SetRecovery { .. }
+            | Body::Propose { .. }
+            | Body::Vote { .. }
+            | Body::Challenge { .. } => true,
+            Body::RegisterNode { .. }
+            | Body::BindNode { .. }
+            | Body::Heartbeat { .. }
+            | Body::Attest { .. }
+            | Body::Contribute(_)
+            | Body::Verdict { .. }
+            | Body::ModelVote { .. }
+            | Body::Evidence(_)
+            | Body::Judge { .. }
+            | Body::Recover { .. } => false,
+        }
     }
+}
+
+/// What an account keeps of its recovery key until the key is used.
+pub fn recovery_commitment(network: &Hash, key: &PublicKey) -> Hash {
+    Hash::of_parts(Domain::Recovery, &[&network.0, &key.0])
 }
 
 /// The hash whose leading zero bits are a registration's proof of work.

@@ -77,9 +77,12 @@ pub struct RunOptions {
     /// The network's dataset: a packed dataset or a text (repeatable; joined in order). Must match the dataset root.
     #[arg(long, value_name = "PATH")]
     pub data: Option<Vec<PathBuf>>,
-    /// Wallet that rewards go to, fixed when the node registers [default: a wallet made in the data folder].
+    /// Wallet that rewards go to [default: a wallet made in the data folder].
     #[arg(long, env = "AILO_WALLET", value_name = "ADDRESS")]
     pub wallet: Option<Address>,
+    /// The wallet's consent to this node, where its key is not in the data folder: what `wallet consent` prints.
+    #[arg(long, env = "AILO_CONSENT", value_name = "CODE")]
+    pub consent: Option<String>,
     /// Address to listen on for peers (repeatable) [default: /ip4/0.0.0.0/tcp/8646; for dev /ip4/127.0.0.1/tcp/0].
     #[arg(long, value_name = "MULTIADDR")]
     pub listen: Option<Vec<String>>,

@@ -5,7 +5,8 @@ use crate::{
     datadir,
     error::NodeError,
 };
-use ailo_protocol::Address;
+use ailo_ledger::transaction::Consent;
+use ailo_protocol::{Address, canonical};
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -26,6 +27,8 @@ pub struct Settings {
     pub data: Vec<PathBuf>,
     /// Wallet that rewards go to; none for the one in the data folder.
     pub wallet: Option<Address>,
+    /// That wallet's consent, where its key is not in the data folder.
+    pub consent: Option<Consent>,
     /// Multiaddrs to listen on.
     pub listen: Vec<String>,
     /// Multiaddrs to join through.
@@ -44,6 +47,12 @@ fn read_file(path: &Path) -> Result<RunOptions, NodeError> {
     toml::from_str(&text).map_err(|e| {
         NodeError::Usage(format!("the config file {} is not valid: {}", path.display(), e.to_string().trim_end()))
     })
+}
+
+/// Reads what `ailo-node wallet consent` prints.
+fn parse_consent(text: &str) -> Result<Consent, NodeError> {
+    let bytes = hex::decode(text).ok().and_then(|bytes| canonical::decode(&bytes, 128).ok());
+    bytes.ok_or_else(|| NodeError::Usage("--consent takes what `ailo-node wallet consent NODE` prints, whole".into()))
 }
 
 impl Settings {
@@ -81,6 +90,7 @@ impl Settings {
             validator: flags.validator.or(file.validator).unwrap_or(false),
             inference_only: flags.inference_only.or(file.inference_only).unwrap_or(false),
             wallet: flags.wallet.or(file.wallet),
+            consent: flags.consent.or(file.consent).map(|text| parse_consent(&text)).transpose()?,
             listen: flags.listen.or(file.listen).unwrap_or_else(|| vec![default_listen.into()]),
             bootstrap: flags.bootstrap.or(file.bootstrap).unwrap_or_default(),
             cpu: flags.cpu.or(file.cpu).unwrap_or(false),

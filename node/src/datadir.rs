@@ -11,7 +11,7 @@
 
 use crate::error::NodeError;
 use ailo_protocol::{
-    Keypair,
+    Address, Keypair,
     keystore::{self, Kind},
 };
 use std::{
@@ -75,6 +75,20 @@ impl DataDir {
         };
         keystore::create(&path, kind, &key)?;
         Ok(key)
+    }
+
+    /// The wallet that the node works for: the one named, or the folder's, made if there is none; with its key if that
+    /// lies here.
+    pub fn wallet(&self, named: Option<Address>) -> Result<(Address, Option<Keypair>), NodeError> {
+        if let Some(named) = named.filter(|_| !self.path("wallet.json").exists()) {
+            return Ok((named, None));
+        }
+        let key = self.key(Kind::Wallet)?;
+        let own = Address::from(key.public());
+        Ok(match named {
+            Some(other) if other != own => (other, None),
+            _ => (own, Some(key)),
+        })
     }
 
     /// A path inside the folder.

@@ -21,12 +21,14 @@ pub mod merkle;
 pub mod net;
 pub mod params;
 pub mod presets;
+pub mod username;
 
 pub use address::Address;
 pub use amount::Amount;
 pub use genesis::Genesis;
 pub use hash::Hash;
 pub use keys::{Keypair, PublicKey, Signature};
+pub use username::Username;
 
 /// A node is named by its ed25519 public key; its libp2p peer id is derived from the same key.
 pub type NodeId = PublicKey;

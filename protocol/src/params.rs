@@ -71,6 +71,16 @@ pub struct LedgerParams {
     pub pending_ms: u64,
     /// Reports close, and the transfer is final, this long after its inclusion.
     pub final_ms: u64,
+    /// The sender may take a PENDING transfer back this long after its inclusion.
+    pub dispute_ms: u64,
+    /// Coins that a report binds until it is settled.
+    pub report_bond: Amount,
+    /// Share of the seats whose reports reverse a transfer, in percent.
+    pub report_percent: u32,
+    /// Reports that end below this share of the seats forfeit their bonds, in ppm.
+    pub report_forfeit_ppm: u64,
+    /// Reports that one node may make in an epoch, at most.
+    pub report_quota: u32,
     /// Expired transfers, unbonding entries and lapsed nodes handled in one block, at most.
     pub sweep_per_block: u32,
     /// Seats drawn to attest a block at once; everybody may after `attest_open_blocks`.
@@ -103,6 +113,42 @@ pub struct LedgerParams {
     pub handover_stake: Amount,
     /// Time from an unstake until the coins are free.
     pub unbonding_ms: u64,
+    /// Unstakes of one wallet under way, at most.
+    pub max_unbonding: u32,
+    /// After the handover the powers change by less than one in this many of the whole, in one epoch.
+    pub power_change_divisor: u32,
+
+    /// Older evidence is not admitted; at most `unbonding_ms`.
+    pub evidence_ms: u64,
+    /// Share of the stake that two rival signatures cost, in ppm.
+    pub slash_ppm: u64,
+    /// Share of the stake that a forged contribution costs, in ppm.
+    pub fraud_slash_ppm: u64,
+    /// Share of what is slashed that goes to who showed it, in ppm; the rest burns.
+    pub bounty_ppm: u64,
+    /// A slashed node stays jailed at least this long.
+    pub jail_ms: u64,
+    /// Coins that a challenge binds until it is decided.
+    pub challenge_bond: Amount,
+    /// Time that validators have to replay what is challenged, and to vote.
+    pub challenge_ms: u64,
+    /// A contribution can be challenged until this many rounds later.
+    pub challenge_rounds: u64,
+    /// Challenges open at a time, at most.
+    pub max_challenges: u32,
+
+    /// A proposal to change parameters is voted on for this long; less than `unbonding_ms`, so no stake votes twice.
+    pub poll_ms: u64,
+    /// Coins that a proposal binds; they burn when fewer than the quorum vote.
+    pub poll_deposit: Amount,
+    /// Share of all stake that must vote, in ppm.
+    pub poll_quorum_ppm: u64,
+    /// Share of the votes cast that must approve, in ppm.
+    pub poll_approval_ppm: u64,
+    /// Blocks from an approval to the change.
+    pub poll_delay_blocks: u64,
+    /// Proposals open at a time, at most.
+    pub max_polls: u32,
 
     /// Leading zero bits of a registration's proof-of-work stamp.
     pub stamp_bits: u32,
@@ -148,6 +194,24 @@ impl LedgerParams {
             "at least pending_ms, which is positive",
         )?;
         check((1..=10_000).contains(&self.sweep_per_block), "sweep_per_block", "1 to 10 000")?;
+        check(self.dispute_ms <= self.final_ms, "dispute_ms", "at most final_ms")?;
+        check((51..=100).contains(&self.report_percent), "report_percent", "51 to 100")?;
+        check(self.report_forfeit_ppm <= PPM, "report_forfeit_ppm", "at most 1 000 000")?;
+        check(self.evidence_ms <= self.unbonding_ms, "evidence_ms", "at most unbonding_ms")?;
+        check((1..=1000).contains(&self.max_unbonding), "max_unbonding", "1 to 1000")?;
+        check((2..=100).contains(&self.power_change_divisor), "power_change_divisor", "2 to 100")?;
+        let shares = [
+            (self.slash_ppm, "slash_ppm"),
+            (self.fraud_slash_ppm, "fraud_slash_ppm"),
+            (self.bounty_ppm, "bounty_ppm"),
+            (self.poll_quorum_ppm, "poll_quorum_ppm"),
+        ];
+        shares.into_iter().try_for_each(|(share, name)| check(share <= PPM, name, "at most 1 000 000"))?;
+        check((PPM / 2..=PPM).contains(&self.poll_approval_ppm), "poll_approval_ppm", "500 000 to 1 000 000")?;
+        check((1..=100).contains(&self.challenge_rounds), "challenge_rounds", "1 to 100")?;
+        check((1..=64).contains(&self.max_challenges), "max_challenges", "1 to 64")?;
+        check((1..=64).contains(&self.max_polls), "max_polls", "1 to 64")?;
+        check(self.poll_ms < self.unbonding_ms, "poll_ms", "less than unbonding_ms")?;
         check(self.attest_drawn >= self.confirmations, "attest_drawn", "at least confirmations")?;
         check(self.attest_open_blocks <= 10_000, "attest_open_blocks", "at most 10 000")?;
         check(self.seat_rounds > 0, "seat_rounds", "positive")?;
@@ -226,6 +290,14 @@ pub struct RoundParams {
     pub speed_min_ppm: u64,
     /// Speed multiplier at most, in ppm.
     pub speed_max_ppm: u64,
+    /// Stake behind a node multiplies the worth of its work by `1 + stake_bonus * log2(1 + stake / stake_bonus_unit)`; in ppm.
+    pub stake_bonus_ppm: u64,
+    /// See `stake_bonus_ppm`.
+    pub stake_bonus_unit: Amount,
+    /// Minted for each minute that a seated node was up, as its heartbeats show, at the epoch's end.
+    pub uptime_pay: Amount,
+    /// Minted for uptime in one epoch, at most; shared in proportion.
+    pub uptime_cap: Amount,
     /// A payload, in bytes, at most.
     pub max_payload_bytes: u64,
     /// Payloads are kept and served this many rounds.
@@ -254,6 +326,8 @@ impl RoundParams {
         check(self.quality_memory_ppm < PPM, "quality_memory_ppm", "below 1 000 000")?;
         check(self.speed_min_ppm > 0 && self.speed_min_ppm <= PPM, "speed_min_ppm", "positive, at most 1 000 000")?;
         check((PPM..=100 * PPM).contains(&self.speed_max_ppm), "speed_max_ppm", "1 000 000 to 100 000 000")?;
+        check(self.stake_bonus_ppm <= 10 * PPM, "stake_bonus_ppm", "at most 10 000 000")?;
+        check(self.stake_bonus_unit > Amount::ZERO, "stake_bonus_unit", "positive")?;
         check((1..=1000).contains(&self.keep_rounds), "keep_rounds", "1 to 1000")
     }
 }

@@ -147,7 +147,7 @@ impl World {
     fn new(seed: u64, validators: u8, followers: u8) -> World {
         let genesis = testing::genesis(validators, |_| {});
         let mut state = State::genesis(&genesis);
-        testing::fund(&mut state, testing::wallet(0), Amount::alc(1_000_000));
+        (0..validators).for_each(|i| testing::fund(&mut state, testing::wallet(i), Amount::alc(1_000_000)));
         let mut random = Hash::of(ailo_protocol::hash::Domain::Lot, &seed.to_le_bytes()).stream();
         let node = |i: u8| Node {
             key: testing::node_key(i),
@@ -654,13 +654,15 @@ fn a_node_that_stakes_becomes_a_validator_and_its_vote_counts() {
     let mut world = World::new(4, 4, 1);
     world.nodes[4].votes = true; // it has its files, but no power yet
     let network = world.nodes[0].disk.borrow().state().network();
-    let (node, wallet) = (testing::node_key(4), testing::wallet(0));
-    let stamp = testing::stamp(&network, node.public(), &wallet, 4);
+    let node = testing::node_key(4);
     let time_ms = 1_000_000_000;
-    let mut transactions = vec![Transaction::sign(&network, &node, 0, time_ms, Body::RegisterNode { wallet, stamp })];
+    let registration = testing::register_body(&network, &node, &testing::wallet_key(0), 4);
+    let mut transactions = vec![Transaction::sign(&network, &node, 0, time_ms, registration)];
     for i in 0..5u8 {
+        // The newcomer works for the first founder's wallet, the founders for their own.
+        let (wallet, nonce) = if i == 4 { (0, 1) } else { (i, 0) };
         let body = Body::Stake { node: *testing::node_key(i).public(), amount: Amount::alc(250) };
-        transactions.push(Transaction::sign(&network, &testing::wallet_key(0), u64::from(i), time_ms, body));
+        transactions.push(Transaction::sign(&network, &testing::wallet_key(wallet), nonce, time_ms, body));
     }
     world.stakes = Some(transactions);
     world.start_all();

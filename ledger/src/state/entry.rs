@@ -6,7 +6,7 @@
 use super::round::Round;
 use crate::block::ValidatorSet;
 use ailo_protocol::{
-    Address, Amount, Hash, NodeId,
+    Address, Amount, Hash, NodeId, PublicKey, Username,
     canonical::{Decode, Encode},
     contribution::MicroNats,
 };
@@ -34,20 +34,38 @@ pub enum Key {
     Model,
     /// [`Round`]: the one open round.
     Round,
+    /// [`PastRound`]: a closed round whose contributions can still be challenged.
+    PastRound(u64),
+    /// [`Changes`]: parameters that differ from the genesis'.
+    Changes,
     /// [`Account`] of a wallet.
     Account(Address),
+    /// [`Alias`]: the account that a key signs for since a recovery, by the key's own address.
+    Alias(Address),
+    /// [`Owner`] of a user name.
+    Owner(Username),
+    /// [`Iou`]: what a wallet owes for a reversed transfer, by the height of the reversal.
+    Iou(Address, u64, Hash),
     /// [`Node`].
     Node(NodeId),
-    /// [`Stake`] of a wallet behind a node.
-    Stake(Address, NodeId),
-    /// [`Transfer`] that is not final yet, by the id of its transaction.
+    /// [`Transfer`] that has not ended, by the id of its transaction.
     Transfer(Hash),
-    /// [`Inclusion`]: the PENDING transfers of the block at a height.
+    /// [`Report`] of a transfer by a node.
+    Report(Hash, NodeId),
+    /// [`Inclusion`]: the transfers of the block at a height.
     Inclusion(u64),
-    /// [`Expiry`]: the age at which a transfer is refunded or final.
-    Expiry(u64, Hash),
+    /// [`Expiry`]: the age at which transfers of the block at a height are refunded or final.
+    Expiry(u64, u64),
     /// [`Unbonding`]: the age at which a wallet's coins, once behind a node, are free.
     Unbonding(u64, Address, NodeId),
+    /// [`Challenge`] of a contribution, by its round and maker.
+    Challenge(u64, NodeId),
+    /// [`Poll`] on a proposal, by its number.
+    Poll(u64),
+    /// [`PollVote`] of a wallet.
+    PollVote(u64, Address),
+    /// [`EpochStart`] of an epoch that evidence may still be of.
+    EpochStart(u64),
     /// [`Seats`] in force from an epoch on, until the next such entry.
     Seats(u64),
     /// [`Tip`]. The root leaves it out, because the root stands in the block that it names.
@@ -89,7 +107,8 @@ pub(super) trait Record: Sized + Clone {
 }
 
 entries!(
-    Chain, Supply, Validators, Model, Round, Account, Node, Stake, Transfer, Inclusion, Expiry, Unbonding, Seats, Tip
+    Chain, Supply, Validators, Model, Round, PastRound, Changes, Account, Alias, Owner, Iou, Node, Transfer, Report,
+    Inclusion, Expiry, Unbonding, Challenge, Poll, PollVote, EpochStart, Seats, Tip,
 );
 
 /// Where the chain stands.
@@ -124,7 +143,7 @@ pub struct Supply {
     pub staked: Amount,
     /// On the way back from behind nodes.
     pub unbonding: Amount,
-    /// Fees of PENDING transfers.
+    /// Fees of PENDING transfers, and what reports, challenges and proposals bind.
     pub escrow: Amount,
     /// Gone.
     pub burned: Amount,
@@ -143,12 +162,24 @@ pub struct Account {
     pub staked: Amount,
     /// Leaving stake.
     pub unbonding: Amount,
+    /// Owed for reversed transfers: whatever comes in pays it first.
+    pub owes: Amount,
+    /// The key that signs for it, once a recovery has replaced the one that the address is made of.
+    pub key: Option<PublicKey>,
+    /// Commitment to the recovery key.
+    pub recovery: Option<Hash>,
+    /// Recoveries so far.
+    pub recoveries: u64,
+    /// Age of the last one.
+    pub recovered_age: u64,
+    /// User name.
+    pub name: Option<Username>,
 }
 
 /// A registered node.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
 pub struct Node {
-    /// The wallet it works for, for good.
+    /// The wallet it works for.
     pub wallet: Address,
     /// Named in the genesis; such an entry is never removed.
     pub founder: bool,
@@ -164,8 +195,16 @@ pub struct Node {
     pub missed: bool,
     /// It was silent for too long: no seat, no part in rounds, no vote of its stake, until its next heartbeat.
     pub lapsed: bool,
-    /// All stake behind it.
+    /// Stake behind it, of its wallet.
     pub stake: Amount,
+    /// Heartbeats in the running epoch.
+    pub beats: u32,
+    /// Reports made in the epoch that is named.
+    pub reports: (u64, u32),
+    /// Slashed: without rights until its wallet unjails it, not before this age.
+    pub jailed_until: Option<u64>,
+    /// Height of the last slash: it covers everything signed before.
+    pub slashed_height: u64,
     /// Running average of its quality bonus, in ppm above 1.
     pub score_ppm: u64,
     /// Accepted contributions by epoch, inside the activity window.
@@ -187,6 +226,10 @@ impl Node {
             missed: false,
             lapsed: false,
             stake: Amount::ZERO,
+            beats: 0,
+            reports: (0, 0),
+            jailed_until: None,
+            slashed_height: 0,
             score_ppm: 0,
             work: BTreeMap::new(),
             qualified: None,
@@ -194,11 +237,94 @@ impl Node {
     }
 }
 
-/// A wallet's stake behind one node.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-pub struct Stake(pub Amount);
+/// A closed round, as it was at the close.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct PastRound(pub Round);
 
-/// A transfer's standing on the ledger; REFUNDED and FINAL ones have none left.
+/// Parameters that votes have changed, each as `section.key=value`, in order.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct Changes(pub Vec<String>);
+
+/// The account that a key signs for.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Alias(pub Address);
+
+/// Who has a user name.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Owner(pub Address);
+
+/// What is owed for a reversed transfer.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct Iou {
+    /// To whom.
+    pub creditor: Address,
+    /// How much, still.
+    pub amount: Amount,
+}
+
+/// A report of a transfer.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct Report {
+    /// Whose bond it is.
+    pub wallet: Address,
+    /// What it binds.
+    pub bond: Amount,
+}
+
+/// A contribution that somebody calls forged.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct Challenge {
+    /// Whose bond it is.
+    pub challenger: Address,
+    /// What it binds.
+    pub bond: Amount,
+    /// Age at which it is dismissed.
+    pub deadline_age: u64,
+    /// Who judges: the validators when it was made.
+    pub power: ValidatorSet,
+    /// Power that found a forgery.
+    pub forged: u64,
+    /// Power that found none.
+    pub honest: u64,
+    /// Who has judged.
+    pub judged: BTreeSet<NodeId>,
+}
+
+/// A proposal to change parameters, and the votes on it.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct Poll {
+    /// Each as `section.key=value`.
+    pub changes: Vec<String>,
+    /// Why, as the proposer says.
+    pub why: String,
+    /// Who proposed.
+    pub proposer: Address,
+    /// What it binds; none once the votes are counted.
+    pub deposit: Amount,
+    /// Age at which the votes are counted.
+    pub ends_age: u64,
+    /// Stake for it.
+    pub yes: Amount,
+    /// Stake against it.
+    pub no: Amount,
+    /// Approved: the height that the change comes with.
+    pub activates: Option<u64>,
+}
+
+/// A wallet's vote.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct PollVote {
+    /// For or against.
+    pub approve: bool,
+    /// Stake that it carries.
+    pub weight: Amount,
+}
+
+/// The height of an epoch's first block.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct EpochStart(pub u64);
+
+/// A transfer's standing on the ledger; REFUNDED, REVERSED and FINAL ones have none left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TransferStatus {
@@ -227,21 +353,43 @@ pub struct Transfer {
     pub age: u64,
     /// Who made that block.
     pub proposer: NodeId,
-    /// Nodes that attested it, in order.
+    /// Reports that stand.
+    pub reports: u32,
+    /// Nodes that confirmed it, in order; none while PENDING (see [`Inclusion::attested`]).
     pub confirmers: Vec<NodeId>,
 }
 
-/// The PENDING transfers of one block, and who has attested them.
+/// The transfers of one block that have not ended, and who has attested them.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
 pub struct Inclusion {
     /// Epoch of the block.
     pub epoch: u64,
     /// Seats that may attest at once.
     pub drawn: BTreeSet<NodeId>,
-    /// Transfers still PENDING.
-    pub pending: BTreeSet<Hash>,
-    /// Nodes that have attested the block.
-    pub attested: BTreeSet<NodeId>,
+    /// Attestations while any transfer was PENDING, in order.
+    pub attested: Vec<Attestation>,
+    /// The transfers, in order of their ids.
+    pub transfers: Vec<Hash>,
+    /// How many of them are PENDING.
+    pub pending: u32,
+}
+
+/// A node's attestation of one block.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct Attestation {
+    /// The node.
+    pub node: NodeId,
+    /// The wallet it works for.
+    pub wallet: Address,
+    /// Transfers that it abstains from, in order.
+    pub except: Vec<Hash>,
+}
+
+impl Attestation {
+    /// Whether it counts for this transfer.
+    pub fn counts(&self, id: &Hash, transfer: &Transfer) -> bool {
+        self.wallet != transfer.from && self.wallet != transfer.to && self.except.binary_search(id).is_err()
+    }
 }
 
 /// A mark in the queue of transfers that end.
@@ -268,7 +416,12 @@ pub struct Seats(pub Vec<Seat>);
 impl Seats {
     /// Whether `node` holds a seat.
     pub fn contains(&self, node: &NodeId) -> bool {
-        self.0.binary_search_by_key(node, |seat| seat.node).is_ok()
+        self.wallet(node).is_some()
+    }
+
+    /// The wallet that `node` worked for when it got the seat.
+    pub fn wallet(&self, node: &NodeId) -> Option<Address> {
+        self.0.binary_search_by_key(node, |seat| seat.node).ok().map(|at| self.0[at].wallet)
     }
 }
 
@@ -279,6 +432,10 @@ pub struct Validators {
     pub set: ValidatorSet,
     /// The founders have handed over, for good.
     pub latched: bool,
+    /// Epoch of `reference`.
+    pub epoch: u64,
+    /// The set when that epoch began: what the set may change against.
+    pub reference: ValidatorSet,
 }
 
 /// The model that the network has, and what its making has paid.

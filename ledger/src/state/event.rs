@@ -2,7 +2,7 @@
 
 use super::round::Phase;
 use ailo_protocol::{
-    Address, Amount, Hash, NodeId,
+    Address, Amount, Hash, NodeId, PublicKey, Username,
     canonical::{Decode, Encode},
     contribution::MicroNats,
 };
@@ -21,6 +21,8 @@ pub enum RewardKind {
     Proposer,
     /// A share of a fee, for attesting.
     Confirmer,
+    /// For being up while holding a seat.
+    Uptime,
 }
 
 /// Why a round ended without a new model.
@@ -61,8 +63,20 @@ pub enum Event {
     TransferRefunded { id: Hash, from: Address, to: Address, amount: Amount },
     /// A confirmed transfer can't be reported any more.
     TransferFinal { id: Hash, from: Address, to: Address },
+    /// A transfer was reported; so many of the seats stand against it now.
+    TransferReported { id: Hash, node: NodeId, wallet: Address, reports: u32, seats: u32 },
+    /// A report was taken back.
+    ReportWithdrawn { id: Hash, node: NodeId, wallet: Address },
+    /// A transfer ended with too few reports: the bond of one burned.
+    ReportForfeited { id: Hash, wallet: Address, bond: Amount },
+    /// Enough reports stand against a transfer; its reversal follows in the same block.
+    TransferDisputed { id: Hash, from: Address, to: Address, reports: u32 },
+    /// The REVERSAL: the sender has back what there was; the rest the recipient owes.
+    TransferReversed { id: Hash, from: Address, to: Address, amount: Amount, returned: Amount, owed: Amount },
+    /// Income of a debtor paid for a reversed transfer.
+    DebtPaid { debtor: Address, creditor: Address, amount: Amount, transfer: Hash },
     /// A node attested a block's transfers.
-    Attested { node: NodeId, height: u64, transfers: u32 },
+    Attested { node: NodeId, height: u64 },
     /// Coins were bonded.
     Staked { wallet: Address, node: NodeId, amount: Amount },
     /// Coins started unbonding; free at ledger age `due_age`.
@@ -71,6 +85,30 @@ pub enum Event {
     Unbonded { wallet: Address, node: NodeId, amount: Amount },
     /// A node is known.
     NodeRegistered { node: NodeId, wallet: Address },
+    /// A node works for another wallet.
+    NodeBound { node: NodeId, wallet: Address },
+    /// A node lost stake for what it signed or forged, and is jailed until its wallet unjails it, not before that age.
+    Slashed { node: NodeId, wallet: Address, amount: Amount, reporter: Address, bounty: Amount, until_age: u64 },
+    /// A jailed node is back.
+    Unjailed { node: NodeId, wallet: Address },
+    /// A contribution was called forged.
+    Challenged { round: u64, node: NodeId, challenger: Address },
+    /// A challenge was decided.
+    ChallengeEnded { round: u64, node: NodeId, forged: bool },
+    /// An account has a recovery key.
+    RecoverySet { wallet: Address },
+    /// An account has another signing key.
+    Recovered { wallet: Address, key: PublicKey },
+    /// A wallet took a user name, or gave it up.
+    UsernameChanged { wallet: Address, name: Option<Username> },
+    /// Other parameters were proposed.
+    Proposed { proposal: u64, wallet: Address, changes: Vec<String>, height: u64 },
+    /// A wallet voted on a proposal.
+    Voted { proposal: u64, wallet: Address, approve: bool, weight: Amount },
+    /// The votes on a proposal were counted; it was approved if it activates at a height.
+    Counted { proposal: u64, yes: Amount, no: Amount, quorum: bool, activates: Option<u64> },
+    /// Approved changes came into force, unless they no longer went with the others.
+    Activated { proposal: u64, changes: Vec<String>, sound: bool },
     /// A node was silent for too long.
     NodeLapsed { node: NodeId, wallet: Address },
     /// A round opened for training.
@@ -100,14 +138,35 @@ impl Event {
             Event::TransferPending { from, to, .. }
             | Event::TransferConfirmed { from, to, .. }
             | Event::TransferRefunded { from, to, .. }
+            | Event::TransferDisputed { from, to, .. }
+            | Event::TransferReversed { from, to, .. }
             | Event::TransferFinal { from, to, .. } => vec![*from, *to],
+            Event::DebtPaid { debtor, creditor, .. } => vec![*debtor, *creditor],
+            Event::Slashed { wallet, reporter, .. } => match wallet == reporter {
+                true => vec![*wallet],
+                false => vec![*wallet, *reporter],
+            },
             Event::Staked { wallet, .. }
             | Event::Unstaked { wallet, .. }
             | Event::Unbonded { wallet, .. }
             | Event::NodeRegistered { wallet, .. }
             | Event::NodeLapsed { wallet, .. }
+            | Event::NodeBound { wallet, .. }
+            | Event::TransferReported { wallet, .. }
+            | Event::ReportWithdrawn { wallet, .. }
+            | Event::ReportForfeited { wallet, .. }
+            | Event::Unjailed { wallet, .. }
+            | Event::Challenged { challenger: wallet, .. }
+            | Event::RecoverySet { wallet }
+            | Event::Recovered { wallet, .. }
+            | Event::UsernameChanged { wallet, .. }
+            | Event::Proposed { wallet, .. }
+            | Event::Voted { wallet, .. }
             | Event::Reward { wallet, .. } => vec![*wallet],
             Event::Attested { .. }
+            | Event::ChallengeEnded { .. }
+            | Event::Counted { .. }
+            | Event::Activated { .. }
             | Event::RoundOpened { .. }
             | Event::RoundPhase { .. }
             | Event::Contributed { .. }

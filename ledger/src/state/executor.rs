@@ -30,7 +30,7 @@ pub struct Executor {
     pub(super) state: State,
     pub(super) context: BlockContext,
     pub(super) events: Vec<Event>,
-    touched: BTreeSet<Key>,
+    pub(super) touched: BTreeSet<Key>,
     used: Used,
 }
 
@@ -191,6 +191,7 @@ impl Executor {
             used: Used::default(),
         };
         executor.set(Key::Chain, next);
+        executor.activate_changes();
         if executor.state.epoch() > state.epoch() {
             executor.change_epoch();
         }
@@ -258,34 +259,60 @@ impl Executor {
 
     fn dispatch(&mut self, transaction: &Transaction) -> Result<(), Rejection> {
         let Unsigned { signer, nonce, time_ms, ref body } = transaction.unsigned;
-        let wallet = Address::from(&signer);
-        if !body.is_wallets() && nonce != 0 {
-            return Err(Rejection::BadNonce { expected: 0, got: nonce });
+        if !body.is_wallets() {
+            if nonce != 0 {
+                return Err(Rejection::BadNonce { expected: 0, got: nonce });
+            }
+            return self.dispatch_nodes(signer, time_ms, body);
         }
+        let wallet = self.wallet_of(&signer)?;
         match body {
             Body::Transfer { to, amount, memo } => self.transfer(transaction.id(), wallet, nonce, *to, *amount, memo),
+            Body::Dispute { transfer } => self.dispute(wallet, nonce, transfer),
+            Body::Report { transfer, node } => self.report(wallet, nonce, transfer, *node),
+            Body::WithdrawReport { transfer, node } => self.withdraw_report(wallet, nonce, transfer, *node),
             Body::Stake { node, amount } => self.stake(wallet, nonce, *node, *amount),
             Body::Unstake { node, amount } => self.unstake(wallet, nonce, *node, *amount),
-            Body::RegisterNode { wallet, stamp } => self.register(signer, *wallet, *stamp),
+            Body::Unjail { node } => self.unjail(wallet, nonce, *node),
+            Body::RegisterUsername { name } => self.register_username(wallet, nonce, *name),
+            Body::SetRecovery { commitment } => self.set_recovery(wallet, nonce, *commitment),
+            Body::Propose { changes, why } => self.propose(wallet, nonce, changes, why),
+            Body::Vote { proposal, approve } => self.vote(wallet, nonce, *proposal, *approve),
+            Body::Challenge { round, node } => self.challenge(wallet, nonce, *round, *node),
+            _ => unreachable!("Body::is_wallets names exactly the kinds above"),
+        }
+    }
+
+    fn dispatch_nodes(&mut self, signer: PublicKey, time_ms: u64, body: &Body) -> Result<(), Rejection> {
+        match body {
+            Body::RegisterNode { wallet, stamp, consent } => self.register(signer, *wallet, *stamp, consent),
+            Body::BindNode { wallet, consent } => self.bind(signer, *wallet, consent),
             Body::Heartbeat { trains } => self.heartbeat(signer, time_ms, *trains),
             Body::Attest { height, except } => self.attest(signer, *height, except),
             Body::Contribute(contribution) => self.contribute(signer, contribution),
             Body::Verdict { round, findings } => self.verdict(signer, *round, findings),
             Body::ModelVote { round, root, loss } => self.model_vote(signer, *round, *root, *loss),
+            Body::Evidence(evidence) => self.evidence(signer, evidence),
+            Body::Judge { round, node, forged } => self.judge(signer, *round, *node, *forged),
+            Body::Recover { account, count, key, next } => self.recover(signer, *account, *count, *key, *next),
+            _ => unreachable!("Body::is_wallets names all the others"),
         }
     }
 
     /// Ends the block: what time brings about, then the next validators and the round, which counts with them.
     pub fn finish(mut self) -> Executed {
+        self.include_transfers();
         self.sweep_transfers();
         self.sweep_unbonding();
         self.sweep_nodes();
+        self.end_challenges();
+        self.count_polls();
         self.choose_validators();
         self.advance_round();
         let changed = |key: &Key| self.state.entries.get(key) != self.parent.entries.get(key);
         let keys: Vec<Key> = self.touched.iter().filter(|key| changed(key)).copied().collect();
         let writes = self.state.commit(keys);
-        debug_assert_eq!(self.state.check_supply(), Ok(()));
+        debug_assert_eq!(self.state.sums.check(&self.state.supply()), Ok(()));
         Executed { state: self.state, events: self.events, writes }
     }
 

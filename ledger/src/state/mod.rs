@@ -5,7 +5,8 @@
 //! ```text
 //! begin    height + 1, age += min(gap, max_gap_ms), seed = H(seed || parent), a new epoch's seats
 //! apply    one transaction: all of it, or nothing and a Rejection
-//! finish   expired transfers and unbonding, lapsed nodes, the next validators, the round's phases; then the root
+//! finish   expired transfers and unbonding, lapsed nodes, challenges and polls that are over, the next validators, the
+//!          round's phases; then the root
 //! ```
 //!
 //! Invariant at every height: `minted = free + pending + staked + unbonding + escrow + burned`, each the sum of its
@@ -13,10 +14,14 @@
 
 pub mod entry;
 pub mod event;
+mod evidence;
 mod executor;
 mod money;
 mod nodes;
+mod polls;
+mod recovery;
 pub mod rejection;
+mod reports;
 mod reward;
 pub mod round;
 mod rounds;
@@ -29,7 +34,8 @@ mod transfers;
 pub mod tree;
 
 pub use entry::{
-    Account, Chain, Entry, Inclusion, Key, Model, Node, Seat, Seats, Supply, Transfer, TransferStatus, Validators,
+    Account, Attestation, Chain, Challenge, Entry, Inclusion, Iou, Key, Model, Node, Poll, Report, Seat, Seats, Supply,
+    Transfer, TransferStatus, Validators,
 };
 pub use event::{AbortReason, Event, RewardKind};
 pub use executor::{BlockContext, Executed, Executor, InvalidBlock, build_block, execute_block};
@@ -38,11 +44,12 @@ pub use round::{Commit, Phase, Round, Vote};
 
 use crate::block::{Validator, ValidatorSet};
 use ailo_protocol::{
-    Address, Amount, Genesis, Hash, NodeId,
+    Address, Amount, Genesis, Hash, NodeId, PublicKey, Username,
     canonical::{self, CodecError},
     params::Params,
+    presets,
 };
-use entry::{MAX_ENTRY_BYTES, MAX_KEY_BYTES, Record, Stake, Tip};
+use entry::{Alias, Changes, EpochStart, MAX_ENTRY_BYTES, MAX_KEY_BYTES, Owner, PastRound, Record, Tip};
 use imbl::{OrdMap, OrdSet};
 use std::{cmp::Reverse, sync::Arc};
 use tree::Tree;
@@ -51,15 +58,18 @@ use tree::Tree;
 #[derive(Clone)]
 pub struct State {
     constants: Arc<Constants>,
+    /// The genesis' numbers with the changes that were voted in.
+    params: Arc<Params>,
     entries: OrdMap<Key, Entry>,
     tree: Tree,
     index: Index,
+    sums: Sums,
 }
 
 /// What never changes.
 struct Constants {
     network: Hash,
-    params: Params,
+    params: Arc<Params>,
     /// The founders that hold power until stakes take over.
     founding_validators: ValidatorSet,
 }
@@ -68,10 +78,88 @@ struct Constants {
 #[derive(Clone, Default)]
 struct Index {
     nodes: u32,
+    /// Blocks with PENDING transfers.
+    pending: OrdSet<u64>,
     /// Nodes that have not lapsed, by when they were last seen.
     seen: OrdSet<(u64, NodeId)>,
     /// Nodes with stake behind them, the largest first.
     staked: OrdSet<(Reverse<Amount>, NodeId)>,
+    /// The same by wallet.
+    staked_of: OrdSet<(Address, NodeId)>,
+    /// What unbonds, by wallet.
+    unbonding_of: OrdSet<(Address, u64, NodeId)>,
+}
+
+/// What the entries make in all; kept while they change, so that the supply law can be checked at every height.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Sums {
+    free: u128,
+    pending: u128,
+    staked: u128,
+    unbonding: u128,
+    escrow: u128,
+    owed: u128,
+    /// The same as accounts have it, in their order: incoming, staked, unbonding, owes.
+    accounts: [u128; 4],
+}
+
+impl Sums {
+    /// The parts that `entry` makes; `change` is told of each.
+    fn of(entry: &Entry, mut change: impl FnMut(fn(&mut Sums) -> &mut u128, Amount)) {
+        match entry {
+            Entry::Account(account) => {
+                change(|s| &mut s.free, account.free);
+                change(|s| &mut s.accounts[0], account.incoming);
+                change(|s| &mut s.accounts[1], account.staked);
+                change(|s| &mut s.accounts[2], account.unbonding);
+                change(|s| &mut s.accounts[3], account.owes);
+            }
+            Entry::Transfer(transfer) if transfer.status == TransferStatus::Pending => {
+                change(|s| &mut s.pending, transfer.amount);
+                change(|s| &mut s.escrow, transfer.fee);
+            }
+            Entry::Node(node) => change(|s| &mut s.staked, node.stake),
+            Entry::Unbonding(entry) => change(|s| &mut s.unbonding, entry.0),
+            Entry::Report(report) => change(|s| &mut s.escrow, report.bond),
+            Entry::Challenge(challenge) => change(|s| &mut s.escrow, challenge.bond),
+            Entry::Poll(poll) => change(|s| &mut s.escrow, poll.deposit),
+            Entry::Iou(iou) => change(|s| &mut s.owed, iou.amount),
+            _ => {}
+        }
+    }
+
+    fn add(&mut self, entry: &Entry) {
+        Sums::of(entry, |part, amount| *part(self) += u128::from(amount.0));
+    }
+
+    fn subtract(&mut self, entry: &Entry) {
+        Sums::of(entry, |part, amount| *part(self) -= u128::from(amount.0));
+    }
+
+    /// Whether they are what `supply` says.
+    fn check(&self, supply: &Supply) -> Result<(), SupplyViolation> {
+        let burned = u128::from(supply.burned.0);
+        let all = self.free + self.pending + self.staked + self.unbonding + self.escrow + burned;
+        let totals = [
+            ("minted", supply.minted, all),
+            ("free", supply.free, self.free),
+            ("pending", supply.pending, self.pending),
+            ("staked", supply.staked, self.staked),
+            ("unbonding", supply.unbonding, self.unbonding),
+            ("escrow", supply.escrow, self.escrow),
+        ];
+        let totals = totals.map(|(what, total, entries)| (what, u128::from(total.0), entries));
+        let accounts = [
+            ("what accounts see coming in", self.accounts[0], self.pending),
+            ("what accounts have staked", self.accounts[1], self.staked),
+            ("what accounts have unbonding", self.accounts[2], self.unbonding),
+            ("what accounts owe", self.accounts[3], self.owed),
+        ];
+        match totals.into_iter().chain(accounts).find(|(_, total, entries)| total != entries) {
+            Some((what, total, entries)) => Err(SupplyViolation { what, total, entries }),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Why stored entries are not a state; the index has to be rebuilt from the block log.
@@ -110,7 +198,8 @@ impl State {
         state.set(Key::Tip, Tip(Hash::ZERO));
         state.set(Key::Supply, Supply::default());
         let set = state.constants.founding_validators.clone();
-        state.set(Key::Validators, Validators { set, latched: false });
+        state.set(Key::Validators, Validators { reference: set.clone(), set, latched: false, epoch: 0 });
+        state.set(Key::EpochStart(0), EpochStart(1));
         state.set(
             Key::Model,
             Model {
@@ -167,10 +256,17 @@ impl State {
         founders.sort_by_key(|validator| validator.node);
         let constants = Constants {
             network: genesis.id(),
-            params: genesis.params.clone(),
+            params: Arc::new(genesis.params.clone()),
             founding_validators: ValidatorSet(founders),
         };
-        State { constants: Arc::new(constants), entries: OrdMap::new(), tree: Tree::default(), index: Index::default() }
+        State {
+            params: constants.params.clone(),
+            constants: Arc::new(constants),
+            entries: OrdMap::new(),
+            tree: Tree::default(),
+            index: Index::default(),
+            sums: Sums::default(),
+        }
     }
 
     /// All entries as canonical bytes of key and entry, for an index to keep.
@@ -193,9 +289,14 @@ impl State {
         self.constants.network
     }
 
-    /// The network's numbers.
+    /// The network's numbers: the genesis', with the changes that were voted in.
     pub fn params(&self) -> &Params {
-        &self.constants.params
+        &self.params
+    }
+
+    /// Those changes, in order.
+    pub fn changes(&self) -> &[String] {
+        self.get::<Changes>(&Key::Changes).map_or(&[], |changes| &changes.0)
     }
 
     /// Height, time, age and lot.
@@ -248,6 +349,48 @@ impl State {
         self.get(&Key::Account(*wallet)).cloned().unwrap_or_default()
     }
 
+    /// The account that `key` signs for: its own, or since a recovery another one.
+    pub fn account_of(&self, key: &PublicKey) -> Address {
+        let own = Address::from(key);
+        self.get(&Key::Alias(own)).map_or(own, |Alias(account)| *account)
+    }
+
+    /// Who has a user name.
+    pub fn owner(&self, name: &Username) -> Option<Address> {
+        self.get(&Key::Owner(*name)).map(|Owner(wallet)| *wallet)
+    }
+
+    /// What a wallet owes, the oldest first: for which transfer, and to whom.
+    pub fn debts(&self, wallet: &Address) -> impl Iterator<Item = (Hash, &Iou)> {
+        let range = Key::Iou(*wallet, 0, Hash::ZERO)..=Key::Iou(*wallet, u64::MAX, Hash([0xff; 32]));
+        self.entries.range(range).filter_map(|(key, entry)| match key {
+            Key::Iou(_, _, transfer) => Some((*transfer, Iou::of(entry)?)),
+            _ => None,
+        })
+    }
+
+    /// A closed round whose contributions can still be challenged.
+    pub fn past_round(&self, number: u64) -> Option<&Round> {
+        self.get(&Key::PastRound(number)).map(|PastRound(round)| round)
+    }
+
+    /// Open challenges: the round and maker of the contribution.
+    pub fn challenges(&self) -> impl Iterator<Item = (u64, NodeId, &Challenge)> {
+        let range = Key::Challenge(0, FIRST_NODE)..=Key::Challenge(u64::MAX, LAST_NODE);
+        self.entries.range(range).filter_map(|(key, entry)| match key {
+            Key::Challenge(round, node) => Some((*round, *node, Challenge::of(entry)?)),
+            _ => None,
+        })
+    }
+
+    /// Proposals that are voted on, or approved and not yet in force, by number.
+    pub fn polls(&self) -> impl Iterator<Item = (u64, &Poll)> {
+        self.entries.range(Key::Poll(0)..=Key::Poll(u64::MAX)).filter_map(|(key, entry)| match key {
+            Key::Poll(number) => Some((*number, Poll::of(entry)?)),
+            _ => None,
+        })
+    }
+
     /// A registered node.
     pub fn node(&self, node: &NodeId) -> Option<&Node> {
         self.get(&Key::Node(*node))
@@ -267,25 +410,45 @@ impl State {
         self.index.nodes
     }
 
-    /// Coins of `wallet` behind `node`.
-    pub fn stake(&self, wallet: &Address, node: &NodeId) -> Amount {
-        self.get(&Key::Stake(*wallet, *node)).map_or(Amount::ZERO, |Stake(amount)| *amount)
+    /// A wallet's nodes with stake behind them, and how much.
+    pub fn stakes(&self, wallet: &Address) -> impl Iterator<Item = (NodeId, Amount)> {
+        let range = (*wallet, FIRST_NODE)..=(*wallet, LAST_NODE);
+        self.index.staked_of.range(range).filter_map(|(_, id)| self.node(id).map(|node| (*id, node.stake)))
     }
 
-    /// A transfer that is PENDING or CONFIRMED. REFUNDED and FINAL ones are history: see the events.
+    /// A transfer that is PENDING or CONFIRMED. REFUNDED, REVERSED and FINAL ones are history: see the
+    /// events.
     pub fn transfer(&self, id: &Hash) -> Option<&Transfer> {
         self.get(&Key::Transfer(*id))
     }
 
-    /// Heights of the blocks that still hold PENDING transfers, ascending.
-    pub fn pending_blocks(&self) -> impl Iterator<Item = u64> {
-        self.entries.range(Key::Inclusion(0)..=Key::Inclusion(u64::MAX)).filter_map(|(key, _)| match key {
-            Key::Inclusion(height) => Some(*height),
-            _ => None,
+    /// The nodes whose attestations count for a transfer so far, in order; at most as many as it needs.
+    pub fn confirmers(&self, id: &Hash) -> Vec<NodeId> {
+        let Some(transfer) = self.transfer(id) else { return Vec::new() };
+        match self.inclusion(transfer.height) {
+            Some(inclusion) if transfer.status == TransferStatus::Pending => {
+                inclusion.attested.iter().filter(|a| a.counts(id, transfer)).map(|a| a.node).collect()
+            }
+            _ => transfer.confirmers.clone(),
+        }
+    }
+
+    /// Who has reported a transfer that has not ended.
+    pub fn reports(&self, id: &Hash) -> impl Iterator<Item = (NodeId, &Report)> {
+        self.entries.range(Key::Report(*id, FIRST_NODE)..=Key::Report(*id, LAST_NODE)).filter_map(|(key, entry)| {
+            match key {
+                Key::Report(_, node) => Some((*node, Report::of(entry)?)),
+                _ => None,
+            }
         })
     }
 
-    /// The PENDING transfers of the block at `height`.
+    /// Heights of the blocks that still hold PENDING transfers, ascending.
+    pub fn pending_blocks(&self) -> impl Iterator<Item = u64> {
+        self.index.pending.iter().copied()
+    }
+
+    /// The transfers of the block at `height` that have not ended.
     pub fn inclusion(&self, height: u64) -> Option<&Inclusion> {
         self.get(&Key::Inclusion(height))
     }
@@ -313,44 +476,9 @@ impl State {
 
     /// Sums every entry and compares with the totals.
     pub fn check_supply(&self) -> Result<(), SupplyViolation> {
-        let units = |amount: Amount| u128::from(amount.0);
-        let (mut free, mut pending, mut staked, mut unbonding, mut escrow) = (0, 0, 0, 0, 0);
-        let (mut behind_nodes, mut accounts) = (0, [0; 3]);
-        for entry in self.entries.values() {
-            match entry {
-                Entry::Account(account) => {
-                    free += units(account.free);
-                    for (sum, part) in accounts.iter_mut().zip([account.incoming, account.staked, account.unbonding]) {
-                        *sum += units(part);
-                    }
-                }
-                Entry::Transfer(transfer) if transfer.status == TransferStatus::Pending => {
-                    pending += units(transfer.amount);
-                    escrow += units(transfer.fee);
-                }
-                Entry::Stake(stake) => staked += units(stake.0),
-                Entry::Unbonding(entry) => unbonding += units(entry.0),
-                Entry::Node(node) => behind_nodes += units(node.stake),
-                _ => {}
-            }
-        }
-        let supply = self.supply();
-        let checks = [
-            ("minted", supply.minted, free + pending + staked + unbonding + escrow + units(supply.burned)),
-            ("free", supply.free, free),
-            ("pending", supply.pending, pending),
-            ("staked", supply.staked, staked),
-            ("unbonding", supply.unbonding, unbonding),
-            ("escrow", supply.escrow, escrow),
-            ("the stake behind nodes", supply.staked, behind_nodes),
-            ("what accounts see coming in", supply.pending, accounts[0]),
-            ("what accounts have staked", supply.staked, accounts[1]),
-            ("what accounts have unbonding", supply.unbonding, accounts[2]),
-        ];
-        match checks.into_iter().find(|(_, total, entries)| units(*total) != *entries) {
-            Some((what, total, entries)) => Err(SupplyViolation { what, total: units(total), entries }),
-            None => Ok(()),
-        }
+        let mut sums = Sums::default();
+        self.entries.values().for_each(|entry| sums.add(entry));
+        sums.check(&self.supply())
     }
 
     fn get<T: Record>(&self, key: &Key) -> Option<&T> {
@@ -368,24 +496,22 @@ impl State {
 
     /// The only place where an entry changes.
     fn put(&mut self, key: Key, entry: Option<Entry>) {
-        let index = &mut self.index;
-        if let (Key::Node(id), Some(Entry::Node(node))) = (key, self.entries.get(&key)) {
-            index.nodes -= 1;
-            index.seen.remove(&(node.seen_age, id));
-            index.staked.remove(&(Reverse(node.stake), id));
+        let old = match &entry {
+            Some(entry) => self.entries.insert(key, entry.clone()),
+            None => self.entries.remove(&key),
+        };
+        if let Some(old) = &old {
+            self.sums.subtract(old);
+            self.index.forget(&key, old);
         }
-        if let (Key::Node(id), Some(Entry::Node(node))) = (key, &entry) {
-            index.nodes += 1;
-            if !node.lapsed {
-                index.seen.insert((node.seen_age, id));
-            }
-            if node.stake > Amount::ZERO {
-                index.staked.insert((Reverse(node.stake), id));
-            }
+        if let Some(new) = &entry {
+            self.sums.add(new);
+            self.index.note(&key, new);
         }
-        match entry {
-            Some(entry) => drop(self.entries.insert(key, entry)),
-            None => drop(self.entries.remove(&key)),
+        if key == Key::Changes {
+            let genesis = &self.constants.params;
+            // Each change was tried before it was stored, so the result is sound.
+            self.params = presets::change(genesis, self.changes()).map_or_else(|_| genesis.clone(), Arc::new);
         }
     }
 
@@ -405,5 +531,43 @@ impl State {
     }
 }
 
-const FIRST_NODE: NodeId = ailo_protocol::PublicKey([0; 32]);
-const LAST_NODE: NodeId = ailo_protocol::PublicKey([0xff; 32]);
+impl Index {
+    fn note(&mut self, key: &Key, entry: &Entry) {
+        match (key, entry) {
+            (Key::Node(id), Entry::Node(node)) => {
+                self.nodes += 1;
+                if !node.lapsed {
+                    self.seen.insert((node.seen_age, *id));
+                }
+                if node.stake > Amount::ZERO {
+                    self.staked.insert((Reverse(node.stake), *id));
+                    self.staked_of.insert((node.wallet, *id));
+                }
+            }
+            (Key::Unbonding(due, wallet, node), _) => drop(self.unbonding_of.insert((*wallet, *due, *node))),
+            (Key::Inclusion(height), Entry::Inclusion(inclusion)) if inclusion.pending > 0 => {
+                self.pending.insert(*height);
+            }
+            _ => {}
+        }
+    }
+
+    fn forget(&mut self, key: &Key, entry: &Entry) {
+        match (key, entry) {
+            (Key::Node(id), Entry::Node(node)) => {
+                self.nodes -= 1;
+                self.seen.remove(&(node.seen_age, *id));
+                self.staked.remove(&(Reverse(node.stake), *id));
+                self.staked_of.remove(&(node.wallet, *id));
+            }
+            (Key::Unbonding(due, wallet, node), _) => drop(self.unbonding_of.remove(&(*wallet, *due, *node))),
+            (Key::Inclusion(height), _) => {
+                self.pending.remove(height);
+            }
+            _ => {}
+        }
+    }
+}
+
+const FIRST_NODE: NodeId = PublicKey([0; 32]);
+const LAST_NODE: NodeId = PublicKey([0xff; 32]);

@@ -1,10 +1,10 @@
-//! Moves coins. Every change of a balance goes through here, and moves as much between the totals of [`Supply`].
+//! Moves coins. Whatever comes in pays the wallet's debts first, the oldest first. Every change of a balance goes through here, and moves as much between the totals of [`Supply`].
 //!
 //! A fee: `fee_burn_ppm` burn, `fee_proposer_ppm` go to the block's proposer, and the rest in `confirmations` equal
 //! shares to the nodes that attested; shares without a taker, and what rounding leaves, burn.
 
-use super::{Account, Event, Executor, Key, Rejection, RewardKind, Supply};
-use ailo_protocol::{Address, Amount, NodeId};
+use super::{Account, Event, Executor, Iou, Key, Rejection, RewardKind, Supply, entry::Record};
+use ailo_protocol::{Address, Amount, Hash, NodeId};
 
 /// Where coins can be.
 #[derive(Clone, Copy)]
@@ -59,6 +59,61 @@ impl Executor {
         }
     }
 
+    /// Gives a wallet free coins, which pay its debts first; and so on for those who get them. The caller has moved the
+    /// total into [`Pool::Free`]. It ends: each step after the first uses up an IOU or the coins.
+    pub(super) fn credit(&mut self, wallet: Address, amount: Amount) {
+        let mut due = vec![(wallet, amount)];
+        while let Some((wallet, mut left)) = due.pop() {
+            while left > Amount::ZERO && self.state.account(&wallet).owes > Amount::ZERO {
+                let first = Key::Iou(wallet, 0, Hash::ZERO)..=Key::Iou(wallet, u64::MAX, Hash([0xff; 32]));
+                let Some((key, iou)) =
+                    self.state.entries.range(first).next().and_then(|(key, entry)| Some((*key, Iou::of(entry)?.clone())))
+                else {
+                    break;
+                };
+                let Key::Iou(_, _, transfer) = key else { break };
+                let paid = left.min(iou.amount);
+                take(&mut left, paid);
+                match paid == iou.amount {
+                    true => self.remove(key),
+                    false => self.set(key, Iou { amount: Amount(iou.amount.0 - paid.0), ..iou }),
+                }
+                self.account(wallet, |account| take(&mut account.owes, paid));
+                let (debtor, creditor) = (wallet, iou.creditor);
+                self.events.push(Event::DebtPaid { debtor, creditor, amount: paid, transfer });
+                due.push((creditor, paid));
+            }
+            if left > Amount::ZERO {
+                self.account(wallet, |account| add(&mut account.free, left));
+            }
+        }
+    }
+
+    /// Takes up to `amount` from a wallet against its will: free coins, then what unbonds, then stake. The total is
+    /// in [`Pool::Free`] afterwards.
+    pub(super) fn seize(&mut self, wallet: Address, amount: Amount) -> Amount {
+        let mut left = amount;
+        let free = self.state.account(&wallet).free.min(left);
+        if free > Amount::ZERO {
+            self.account(wallet, |account| take(&mut account.free, free));
+            take(&mut left, free);
+        }
+        for (key, held) in self.state.unbonding(&wallet) {
+            let part = held.min(left);
+            self.take_unbonding(key, part, Pool::Free);
+            take(&mut left, part);
+        }
+        let stakes: Vec<(NodeId, Amount)> = self.state.stakes(&wallet).collect();
+        for (node, held) in stakes {
+            let part = held.min(left);
+            if part > Amount::ZERO {
+                self.take_stake(node, part, Pool::Free);
+                take(&mut left, part);
+            }
+        }
+        Amount(amount.0 - left.0)
+    }
+
     /// Uses up a wallet's nonce and takes `amount` and `fee` from its free coins; where they go is the caller's to say.
     pub(super) fn charge(&mut self, wallet: Address, nonce: u64, amount: Amount, fee: Amount) -> Result<(), Rejection> {
         let account = self.state.account(&wallet);
@@ -77,7 +132,7 @@ impl Executor {
     }
 
     /// Makes new coins for the wallet of `node`, if the node is still known; returns how many.
-    pub(super) fn mint(&mut self, node: NodeId, amount: Amount, kind: RewardKind, round: u64) -> Amount {
+    pub(super) fn mint(&mut self, node: NodeId, amount: Amount, kind: RewardKind, round: Option<u64>) -> Amount {
         let Some(wallet) = self.state.node(&node).map(|node| node.wallet) else { return Amount::ZERO };
         let mut supply = self.state.supply();
         let Some(minted) = supply.minted.checked_add(amount) else { return Amount::ZERO };
@@ -87,8 +142,8 @@ impl Executor {
         supply.minted = minted;
         add(&mut supply.free, amount);
         self.set(Key::Supply, supply);
-        self.account(wallet, |account| add(&mut account.free, amount));
-        self.events.push(Event::Reward { node, wallet, amount, kind, round: Some(round) });
+        self.events.push(Event::Reward { node, wallet, amount, kind, round });
+        self.credit(wallet, amount);
         amount
     }
 
@@ -109,12 +164,17 @@ impl Executor {
             }
             take(&mut left, amount);
             self.shift(pool, Pool::Free, amount);
-            self.account(wallet, |account| add(&mut account.free, amount));
             self.events.push(Event::Reward { node, wallet, amount, kind, round: None });
+            self.credit(wallet, amount);
         }
-        if left > Amount::ZERO {
-            self.shift(pool, Pool::Burned, left);
-            self.events.push(Event::Burned { amount: left });
+        self.burn(pool, left);
+    }
+
+    /// Destroys coins.
+    pub(super) fn burn(&mut self, pool: Pool, amount: Amount) {
+        if amount > Amount::ZERO {
+            self.shift(pool, Pool::Burned, amount);
+            self.events.push(Event::Burned { amount });
         }
     }
 }

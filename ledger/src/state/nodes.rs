@@ -1,7 +1,9 @@
 //! Nodes and their seats.
 //!
-//! - `RegisterNode` carries a proof-of-work stamp and binds the node to one wallet for good. Registrations are bounded
-//!   a block and in all.
+//! - `RegisterNode` carries a proof-of-work stamp and binds the node to a wallet, which has signed its consent.
+//!   Registrations are bounded a block and in all.
+//! - `BindNode` binds it to another wallet that consents, unless the old one owes something, has stake or unbonding coins
+//!   behind the node, or the node takes part in the open round. A seat counts for the wallet it was given to alone.
 //! - `Heartbeat` says that a node is alive and whether it trains; it is refused sooner than half of `heartbeat_ms`
 //!   after the last one, and unless it was made after it (so an old one can't be sent again).
 //! - A node that is silent for `lapse_ms` lapses: its entry goes, or, with stake behind it or as a founder's, stays
@@ -10,14 +12,24 @@
 //!   `seat_rounds` accepted contributions in the last `seat_window_epochs`; the seat comes `seat_delay_epochs` after
 //!   the epoch in which it began to qualify, the longest waiting first, then by lot, at most `max(seat_growth_min,
 //!   seats / seat_growth_divisor)` new ones an epoch. It goes with the first epoch in which the node does not qualify.
-//!   Founders need neither until `founder_seat_epochs`.
+//!   Founders need neither until `founder_seat_epochs`. Jailed nodes have no seat.
+//! - At the end of each epoch its seats are paid for the time that their heartbeats show: `uptime_pay` a minute, within
+//!   `uptime_cap` for all together.
 
-use super::{Event, Executor, Key, Node, Rejection, Seat, Seats};
-use crate::transaction::stamp_hash;
+use super::{Event, Executor, Key, Node, Rejection, RewardKind, Seat, Seats, entry::EpochStart};
+use crate::transaction::{Consent, stamp_hash};
 use ailo_protocol::{Address, Amount, Hash, NodeId, hash::Domain};
 
+const MINUTE_MS: u64 = 60_000;
+
 impl Executor {
-    pub(super) fn register(&mut self, node: NodeId, wallet: Address, stamp: u64) -> Result<(), Rejection> {
+    pub(super) fn register(
+        &mut self,
+        node: NodeId,
+        wallet: Address,
+        stamp: u64,
+        consent: &Consent,
+    ) -> Result<(), Rejection> {
         let ledger = &self.state.params().ledger;
         if self.state.node(&node).is_some() {
             return Err(Rejection::AlreadyRegistered);
@@ -28,9 +40,39 @@ impl Executor {
         if stamp_hash(&self.state.network(), &node, &wallet, stamp).leading_zero_bits() < ledger.stamp_bits {
             return Err(Rejection::BadStamp { bits: ledger.stamp_bits });
         }
+        self.consents(wallet, consent)?;
         self.set(Key::Node(node), Node::new(wallet, false, self.state.age_ms()));
         self.events.push(Event::NodeRegistered { node, wallet });
         Ok(())
+    }
+
+    pub(super) fn bind(&mut self, id: NodeId, wallet: Address, consent: &Consent) -> Result<(), Rejection> {
+        let mut node = self.state.node(&id).ok_or(Rejection::UnknownNode)?.clone();
+        self.consents(wallet, consent)?;
+        if node.wallet == wallet {
+            return Err(Rejection::AlreadyRegistered);
+        }
+        if self.state.account(&node.wallet).owes > Amount::ZERO {
+            return Err(Rejection::InDebt);
+        }
+        let judged = self.state.challenges().any(|(_, accused, _)| accused == id);
+        let tied = node.stake > Amount::ZERO || self.state.unbonds_from(&node.wallet, &id) || judged;
+        if tied || node.jailed_until.is_some() || self.state.round().participants.contains(&id) {
+            return Err(Rejection::NodeTied);
+        }
+        node.wallet = wallet;
+        node.qualified = None;
+        self.set(Key::Node(id), node);
+        self.events.push(Event::NodeBound { node: id, wallet });
+        Ok(())
+    }
+
+    /// Whether the consent, whose signature has been verified, is by the key that signs for the wallet.
+    fn consents(&self, wallet: Address, consent: &Consent) -> Result<(), Rejection> {
+        match self.state.signs_for(&consent.key)? == wallet {
+            true => Ok(()),
+            false => Err(Rejection::NoConsent),
+        }
     }
 
     pub(super) fn heartbeat(&mut self, id: NodeId, time_ms: u64, trains: bool) -> Result<(), Rejection> {
@@ -45,6 +87,7 @@ impl Executor {
         }
         (node.seen_age, node.heartbeat_time_ms, node.trains) = (age, time_ms, trains);
         (node.missed, node.lapsed) = (false, false);
+        node.beats = node.beats.saturating_add(1);
         self.set(Key::Node(id), node);
         Ok(())
     }
@@ -66,7 +109,8 @@ impl Executor {
 
     /// Stores a node, unless it has lapsed and nothing holds it any more.
     pub(super) fn keep_or_forget(&mut self, id: NodeId, node: Node) {
-        match node.lapsed && !node.founder && node.stake == Amount::ZERO {
+        let held = node.founder || node.stake > Amount::ZERO || self.state.unbonds_from(&node.wallet, &id);
+        match node.lapsed && !held {
             true => self.remove(Key::Node(id)),
             false => self.set(Key::Node(id), node),
         }
@@ -78,19 +122,25 @@ impl Executor {
         let ledger = self.state.params().ledger.clone();
         let before = self.state.seats(epoch).cloned().unwrap_or_default();
         let nodes: Vec<(NodeId, Node)> = self.state.nodes().map(|(id, node)| (id, node.clone())).collect();
-        let (mut seats, mut waiting) = (Vec::new(), Vec::new());
+        self.set(Key::EpochStart(epoch), EpochStart(self.context.height));
+        let (mut seats, mut waiting, mut uptime) = (Vec::new(), Vec::new(), Vec::new());
         for (id, mut node) in nodes {
             let old = node.clone();
             node.work = node.work.split_off(&epoch.saturating_sub(ledger.seat_window_epochs));
             let rounds: u64 = node.work.values().map(|rounds| u64::from(*rounds)).sum();
             let earns = node.stake >= ledger.seat_stake || rounds >= u64::from(ledger.seat_rounds);
+            let up_ms = (u64::from(std::mem::take(&mut node.beats)) * ledger.heartbeat_ms).min(ledger.epoch_ms);
+            if before.contains(&id) && up_ms > 0 && node.jailed_until.is_none() {
+                uptime.push((id, up_ms));
+            }
+            let barred = node.lapsed || node.jailed_until.is_some();
             node.qualified = match node.qualified {
-                _ if node.lapsed || !earns => None,
+                _ if barred || !earns => None,
                 Some(since) => Some(since),
                 None => Some(epoch - 1), // It began to qualify in the epoch that just ended.
             };
             let seat = Seat { node: id, wallet: node.wallet };
-            let founder = node.founder && !node.lapsed && epoch < ledger.founder_seat_epochs;
+            let founder = node.founder && !barred && epoch < ledger.founder_seat_epochs;
             match node.qualified {
                 _ if founder => seats.push(seat),
                 Some(_) if before.contains(&id) => seats.push(seat),
@@ -111,10 +161,27 @@ impl Executor {
         if seats != before.0 {
             self.set(Key::Seats(epoch), Seats(seats));
         }
+        self.pay_uptime(&uptime);
         // Keep the snapshots that were in force at or after the inclusion of any transfer that is not final.
         let oldest = self.state.age_ms().saturating_sub(ledger.final_ms) / ledger.epoch_ms;
         let old = self.state.entries.range(Key::Seats(0)..=Key::Seats(oldest)).map(|(key, _)| *key);
         let old: Vec<Key> = old.rev().skip(1).collect();
         old.into_iter().for_each(|key| self.remove(key));
+        let oldest = self.state.age_ms().saturating_sub(ledger.evidence_ms) / ledger.epoch_ms;
+        let old = self.state.entries.range(Key::EpochStart(0)..=Key::EpochStart(oldest)).map(|(key, _)| *key);
+        let old: Vec<Key> = old.rev().skip(1).collect();
+        old.into_iter().for_each(|key| self.remove(key));
+    }
+
+    /// Mints the pay of an epoch's uptime, in milliseconds.
+    fn pay_uptime(&mut self, uptime: &[(NodeId, u64)]) {
+        let params = &self.state.params().round;
+        let (pay, cap) = (params.uptime_pay, params.uptime_cap);
+        let all: u64 = uptime.iter().map(|(_, up_ms)| up_ms).sum();
+        let pot = pay.proportion(all, MINUTE_MS).unwrap_or(cap).min(cap);
+        for (node, up_ms) in uptime {
+            let share = pot.proportion(*up_ms, all).unwrap_or_default();
+            self.mint(*node, share, RewardKind::Uptime, None);
+        }
     }
 }

@@ -1,17 +1,23 @@
 //! What the work of a round is worth, and how long the next one may take: integers only.
 //!
 //! ```text
-//! weight  = quality * speed                                    tokens are the same for all
+//! weight  = quality * speed * staked                           tokens are the same for all
 //! quality = 1 + score                                          1 to quality_max
 //! score   = memory * score + (1 - memory) * bonus              over rounds: luck in one pays little
 //! bonus   = (quality_max - 1) * min(1, gain / quality_full)    gain: (median loss - loss) / median loss, at least 0
 //! speed   = clamp(median time / time)                          time from the round's opening to the commit
+//! staked  = 1 + stake_bonus * log2(1 + stake / unit)           stake alone earns nothing
 //! share   = pot * weight / sum of weights                      rounded down; the rest is not minted
 //! ```
 //!
 //! A contribution's loss is the lower median of what the committee measured; without any the score stays as it was.
 
-use ailo_protocol::{amount::PPM, contribution::MicroNats, params::RoundParams};
+use ailo_protocol::{
+    Amount,
+    amount::PPM,
+    contribution::MicroNats,
+    params::RoundParams,
+};
 
 /// The lower median; `None` of nothing.
 pub(super) fn median(mut values: Vec<u64>) -> Option<u64> {
@@ -48,6 +54,8 @@ pub(super) struct Work {
     pub after_ms: u64,
     /// The node's score so far, in ppm.
     pub score_ppm: u64,
+    /// Stake behind the node.
+    pub stake: Amount,
 }
 
 /// Its worth.
@@ -72,9 +80,33 @@ pub(super) fn weigh(works: Vec<Work>, params: &RoundParams) -> Vec<Worth> {
         let quality = (PPM + score_ppm).min(params.quality_max_ppm);
         let speed = u128::from(median_ms) * u128::from(PPM) / u128::from(work.after_ms.max(1));
         let speed = u64::try_from(speed).unwrap_or(u64::MAX).clamp(params.speed_min_ppm, params.speed_max_ppm);
-        Worth { weight: (quality * speed / PPM).max(1), score_ppm }
+        let worth = u128::from(quality * speed / PPM) * u128::from(staked_ppm(work.stake, params)) / u128::from(PPM);
+        Worth { weight: u64::try_from(worth).unwrap_or(u64::MAX).max(1), score_ppm }
     };
     works.into_iter().zip(losses).map(weigh).collect()
+}
+
+/// What stake multiplies the worth of work by, in ppm.
+fn staked_ppm(stake: Amount, params: &RoundParams) -> u64 {
+    let unit = u128::from(params.stake_bonus_unit.0.max(1));
+    let log_ppm = log2_ppm(unit + u128::from(stake.0), unit);
+    PPM + u64::try_from(u128::from(params.stake_bonus_ppm) * u128::from(log_ppm) / u128::from(PPM)).unwrap_or(0)
+}
+
+/// `log2(part / whole)` in ppm, rounded down, for `part >= whole > 0`, both below 2^65: whole doublings, then one binary
+/// digit for each squaring of what is left (fixed-point, 32 bits).
+fn log2_ppm(part: u128, whole: u128) -> u64 {
+    let mut ratio = (part << 32) / whole;
+    let doublings = (127 - ratio.max(1).leading_zeros()).saturating_sub(32);
+    ratio >>= doublings;
+    let mut fraction: u64 = 0;
+    for _ in 0..24 {
+        ratio = ratio * ratio >> 32;
+        let over = ratio >> 33; // 1 once the square is 2 or more
+        ratio >>= over;
+        fraction = fraction << 1 | over as u64;
+    }
+    u64::from(doublings) * PPM + (fraction * PPM >> 24)
 }
 
 /// The quality bonus of one measurement, in ppm above 1.
@@ -103,7 +135,15 @@ mod tests {
     }
 
     fn work(loss: u64, after_ms: u64, score_ppm: u64) -> Work {
-        Work { losses: vec![loss], after_ms, score_ppm }
+        Work { losses: vec![loss], after_ms, score_ppm, stake: Amount::ZERO }
+    }
+
+    #[test]
+    fn stake_raises_the_worth_of_work_by_a_tenth_with_each_doubling() {
+        let bonus = |alc| staked_ppm(Amount::alc(alc), &params());
+        assert_eq!([0, 1000, 3000, 7000, 1_023_000].map(bonus), [1_000_000, 1_100_000, 1_200_000, 1_300_000, 2_000_000]);
+        assert_eq!([500, 100, 1].map(bonus), [1_058_496, 1_013_750, 1_000_144], "log2 of 1.5, 1.1 and 1.001");
+        assert_eq!(staked_ppm(Amount(u64::MAX), &params()), 3_745_879, "1 + 0.1 * log2(1 + 2^64 / 1e11)");
     }
 
     #[test]
@@ -137,7 +177,7 @@ mod tests {
             score = weigh(vec![work(1, 1, score), work(100, 1, 0), work(100, 1, 0)], &params())[0].score_ppm;
             assert_eq!(score, expected);
         }
-        let unmeasured = Work { losses: vec![], after_ms: 1, score_ppm: score };
+        let unmeasured = Work { losses: vec![], ..work(0, 1, score) };
         assert_eq!(weigh(vec![unmeasured], &params())[0].score_ppm, score);
         assert_eq!(weigh(vec![work(5, 1, score)], &params())[0].score_ppm, 3_902_343, "at the median it fades");
     }

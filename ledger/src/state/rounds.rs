@@ -15,7 +15,8 @@
 //! that steady small steps earn it too). Both stay within `epoch_cap`.
 
 use super::{
-    AbortReason, Commit, Event, Executor, Key, Model, Phase, Rejection, RewardKind, Round, State, Vote, money,
+    AbortReason, Commit, Event, Executor, Key, Model, Node, Phase, Rejection, RewardKind, Round, State, Vote, money,
+    entry::PastRound,
     reward::{self, Work},
 };
 use ailo_protocol::{
@@ -30,7 +31,8 @@ impl State {
     pub fn eligible(&self) -> Vec<NodeId> {
         let oldest = self.age_ms().saturating_sub(self.params().ledger.alive_ms);
         let alive = self.index.seen.range((oldest, super::FIRST_NODE)..).map(|(_, node)| *node);
-        alive.filter(|node| self.node(node).is_some_and(|node| node.trains && !node.missed)).collect()
+        let ready = |node: &Node| node.trains && !node.missed && node.jailed_until.is_none();
+        alive.filter(|node| self.node(node).is_some_and(ready)).collect()
     }
 }
 
@@ -293,7 +295,17 @@ impl Executor {
         model.steps += 1;
         model.train_ms = reward::train_ms(round.contributions.values().map(|c| c.after_ms).collect(), &params);
         self.set(Key::Model, model);
+        self.keep_for_challenges(round);
         self.gather(round.number + 1, root);
+    }
+
+    /// Keeps a closed round while its contributions can be challenged.
+    fn keep_for_challenges(&mut self, round: &Round) {
+        self.set(Key::PastRound(round.number), PastRound(round.clone()));
+        let oldest = (round.number + 1).saturating_sub(self.state.params().ledger.challenge_rounds);
+        let old = self.state.entries.range(Key::PastRound(0)..Key::PastRound(oldest)).map(|(key, _)| *key);
+        let old: Vec<Key> = old.collect();
+        old.into_iter().for_each(|key| self.remove(key));
     }
 
     /// Notes the accepted work in its nodes' records; gives each node's weight in what the round pays.
@@ -304,6 +316,7 @@ impl Executor {
             losses: commit.losses.clone(),
             after_ms: commit.after_ms,
             score_ppm: self.state.node(node).map_or(0, |node| node.score_ppm),
+            stake: self.state.node(node).map_or(Amount::ZERO, |node| node.stake),
         };
         let worths = reward::weigh(accepted.iter().map(work).collect(), &self.state.params().round);
         for ((id, _), worth) in accepted.iter().zip(&worths) {
@@ -321,7 +334,7 @@ impl Executor {
         let mut minted = Amount::ZERO;
         for (node, weight) in shares {
             let share = pot.proportion(*weight, total).unwrap_or_default();
-            money::add(&mut minted, self.mint(*node, share, kind, round));
+            money::add(&mut minted, self.mint(*node, share, kind, Some(round)));
         }
         minted
     }

@@ -1,34 +1,64 @@
 //! Stake, and the validators that it makes.
 //!
-//! - A wallet's stake stands behind one registered node; on the way back it unbonds for `unbonding_ms`. Both ways cost
-//!   the fee.
-//! - Candidates are the nodes with stake that have not lapsed, by (stake descending, key). Validators are the first `k`
-//!   of them for the largest `k` whose `k`-th stake meets `tier(k)`: a tier never empties the set, and zero stake never
-//!   enters. Power is the stake in whole ALC, at least 1.
+//! - A wallet's stake stands behind a registered node that works for it; on the way back it unbonds for `unbonding_ms`.
+//!   Both ways cost the fee. At most `max_unbonding` ways back of a wallet are open.
+//! - Candidates are the nodes with stake that have not lapsed and are not jailed, by (stake descending, key). Validators
+//!   are the first `k` of them for the largest `k` whose `k`-th stake meets `tier(k)`: a tier never empties the set, and
+//!   zero stake never enters. Power is the stake in whole ALC, at least 1.
 //! - Founders hold power, 1 each, until `k >= handover_validators` and those stakes reach `handover_stake` together;
 //!   from then on they are latched out for good. After that an unstake that would leave fewer than
-//!   `handover_validators` is refused, and should others fall silent instead, the set stays as it is until there are
-//!   enough again.
+//!   `handover_validators` is refused, and should others fall silent or go to jail instead, the set stays as it is until
+//!   there are enough again.
+//! - After the handover the powers change, all changes together, by less than a `power_change_divisor`-th of the whole in
+//!   an epoch: losses first, then gains, each in order of the nodes (gains first where losses
+//!   would leave too few validators); what is left waits for the next epoch.
 
 use super::{
-    Event, Executor, Key, Rejection, State, Validators,
-    entry::{Stake, Unbonding},
-    money::{Pool, add, take},
+    Event, Executor, FIRST_NODE, Key, LAST_NODE, Rejection, State, Validators,
+    entry::Unbonding,
+    money::{Pool, add},
 };
 use crate::block::{MAX_VALIDATORS, Validator, ValidatorSet};
 use ailo_protocol::{Address, Amount, NodeId, PublicKey, amount::UNITS_PER_ALC};
-use std::cmp::Reverse;
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+};
 
 impl State {
+    /// Stake asked of each of `k` validators.
+    fn tier(&self, k: usize) -> Amount {
+        let tiers = &self.params().ledger.stake_tiers;
+        let tier = tiers.iter().find(|tier| k <= tier.up_to as usize).or(tiers.last());
+        tier.map_or(Amount::ZERO, |tier| tier.stake)
+    }
+
+    /// Stake that makes one more node a validator, or keeps a node one: the tier of the set with it, and never less than
+    /// that of the set that founders hand over to.
+    pub fn stake_to_validate(&self) -> Amount {
+        let k = self.staked_validators().0.0.len().saturating_add(1);
+        self.tier(k.max(self.params().ledger.handover_validators as usize)).max(Amount(1))
+    }
+
+    /// What unbonds of a wallet, the earliest first: key and amount.
+    pub(super) fn unbonding(&self, wallet: &Address) -> Vec<(Key, Amount)> {
+        let range = (*wallet, 0, FIRST_NODE)..=(*wallet, u64::MAX, LAST_NODE);
+        let keys = self.index.unbonding_of.range(range).map(|(wallet, due, node)| Key::Unbonding(*due, *wallet, *node));
+        keys.filter_map(|key| self.get(&key).map(|Unbonding(amount)| (key, *amount))).collect()
+    }
+
+    /// Whether coins of `wallet` unbond from behind `node`.
+    pub(super) fn unbonds_from(&self, wallet: &Address, node: &NodeId) -> bool {
+        self.unbonding(wallet).iter().any(|(key, _)| matches!(key, Key::Unbonding(_, _, from) if from == node))
+    }
+
     /// The validators that the stakes make, and their stake in all.
     fn staked_validators(&self) -> (ValidatorSet, u128) {
         let candidates = self.index.staked.iter().map(|(Reverse(stake), node)| (*node, *stake));
-        let candidates = candidates.filter(|(node, _)| self.node(node).is_some_and(|node| !node.lapsed));
+        let free = |node: &NodeId| self.node(node).is_some_and(|node| !node.lapsed && node.jailed_until.is_none());
+        let candidates = candidates.filter(|(node, _)| free(node));
         let candidates: Vec<(NodeId, Amount)> = candidates.take(MAX_VALIDATORS).collect();
-        let tiers = &self.params().ledger.stake_tiers;
-        let tier =
-            |k: usize| tiers.iter().find(|tier| k <= tier.up_to as usize).or(tiers.last()).map(|tier| tier.stake);
-        let meets = |k: &usize| tier(*k).is_some_and(|tier| candidates[*k - 1].1 >= tier);
+        let meets = |k: &usize| candidates[*k - 1].1 >= self.tier(*k);
         let k = (1..=candidates.len()).rev().find(meets).unwrap_or(0);
         let total = candidates[..k].iter().map(|(_, stake)| u128::from(stake.0)).sum();
         let power = |stake: Amount| (stake.0 / UNITS_PER_ALC).max(1);
@@ -45,13 +75,13 @@ impl Executor {
             return Err(Rejection::ZeroAmount);
         }
         let mut node = self.state.node(&id).ok_or(Rejection::UnknownNode)?.clone();
+        if node.wallet != wallet {
+            return Err(Rejection::NotYourNode);
+        }
         let fee = self.state.params().ledger.fee;
         self.charge(wallet, nonce, amount, fee)?;
         self.shift(Pool::Free, Pool::Staked, amount);
         self.account(wallet, |account| add(&mut account.staked, amount));
-        let mut stake = self.state.stake(&wallet, &id);
-        add(&mut stake, amount);
-        self.set(Key::Stake(wallet, id), Stake(stake));
         add(&mut node.stake, amount);
         self.set(Key::Node(id), node);
         self.events.push(Event::Staked { wallet, node: id, amount });
@@ -63,32 +93,27 @@ impl Executor {
         if amount == Amount::ZERO {
             return Err(Rejection::ZeroAmount);
         }
-        let mut stake = self.state.stake(&wallet, &id);
-        if stake < amount {
-            return Err(Rejection::InsufficientStake { staked: stake, asked: amount });
+        let node = self.state.node(&id).ok_or(Rejection::UnknownNode)?;
+        if node.wallet != wallet {
+            return Err(Rejection::NotYourNode);
         }
-        let mut node = self.state.node(&id).ok_or(Rejection::UnknownNode)?.clone();
+        if node.stake < amount {
+            return Err(Rejection::InsufficientStake { staked: node.stake, asked: amount });
+        }
         let ledger = &self.state.params().ledger;
-        let (fee, min) = (ledger.fee, ledger.handover_validators);
+        let (fee, min, max) = (ledger.fee, ledger.handover_validators, ledger.max_unbonding);
         let due_age = self.state.age_ms().saturating_add(ledger.unbonding_ms);
-        let validators_before = self.state.staked_validators().0.0.len();
-        self.charge(wallet, nonce, Amount::ZERO, fee)?;
-        self.shift(Pool::Staked, Pool::Unbonding, amount);
-        self.account(wallet, |account| {
-            take(&mut account.staked, amount);
-            add(&mut account.unbonding, amount);
-        });
-        take(&mut stake, amount);
-        match stake == Amount::ZERO {
-            true => self.remove(Key::Stake(wallet, id)),
-            false => self.set(Key::Stake(wallet, id), Stake(stake)),
-        }
         let key = Key::Unbonding(due_age, wallet, id);
         let mut unbonding = self.state.get(&key).map_or(Amount::ZERO, |Unbonding(amount)| *amount);
+        if unbonding == Amount::ZERO && self.state.unbonding(&wallet).len() >= max as usize {
+            return Err(Rejection::TooManyUnstakes { max });
+        }
+        let validators_before = self.state.staked_validators().0.0.len();
+        self.charge(wallet, nonce, Amount::ZERO, fee)?;
         add(&mut unbonding, amount);
+        self.account(wallet, |account| add(&mut account.unbonding, amount));
         self.set(key, Unbonding(unbonding));
-        take(&mut node.stake, amount);
-        self.keep_or_forget(id, node);
+        self.take_stake(id, amount, Pool::Unbonding);
         let validators = self.state.staked_validators().0.0.len();
         let its_doing = validators < validators_before || self.state.validators().power(&id) > 0;
         if self.state.founders_are_latched_out() && validators < min as usize && its_doing {
@@ -111,13 +136,12 @@ impl Executor {
                 continue;
             };
             let amount = *amount;
-            self.remove(key);
-            self.shift(Pool::Unbonding, Pool::Free, amount);
-            self.account(wallet, |account| {
-                take(&mut account.unbonding, amount);
-                add(&mut account.free, amount);
-            });
+            self.take_unbonding(key, amount, Pool::Free);
             self.events.push(Event::Unbonded { wallet, node, amount });
+            self.credit(wallet, amount);
+            if let Some(entry) = self.state.node(&node).cloned() {
+                self.keep_or_forget(node, entry);
+            }
         }
     }
 
@@ -125,19 +149,56 @@ impl Executor {
     pub(super) fn choose_validators(&mut self) {
         let ledger = &self.state.params().ledger;
         let (min, handover_stake) = (ledger.handover_validators as usize, u128::from(ledger.handover_stake.0));
+        let divisor = u64::from(ledger.power_change_divisor);
         let (staked, total) = self.state.staked_validators();
         let enough = staked.0.len() >= min;
-        let latched = self.state.founders_are_latched_out();
-        let (set, latched) = match latched {
-            true if enough => (staked, true),
-            true => return,
-            false if enough && total >= handover_stake => (staked, true),
-            false => (self.state.constants.founding_validators.clone(), false),
-        };
-        if set != *self.state.validators() {
+        let before = self.state.get::<Validators>(&Key::Validators).cloned();
+        let Some(mut validators) = before.clone() else { return };
+        if validators.epoch != self.state.epoch() {
+            (validators.epoch, validators.reference) = (self.state.epoch(), validators.set.clone());
+        }
+        match validators.latched {
+            true if enough => validators.set = limited(&validators.reference, &staked, divisor, min),
+            true => {}
+            false if enough && total >= handover_stake => {
+                (validators.set, validators.reference, validators.latched) = (staked.clone(), staked, true);
+            }
+            false => validators.set = self.state.constants.founding_validators.clone(),
+        }
+        if validators.set != *self.state.validators() {
+            let (set, latched) = (&validators.set, validators.latched);
             let (hash, count, total_power) = (set.hash(), set.0.len() as u32, set.total_power());
             self.events.push(Event::ValidatorsChanged { hash, count, total_power, latched });
         }
-        self.set(Key::Validators, Validators { set, latched });
+        if before.as_ref() != Some(&validators) {
+            self.set(Key::Validators, validators);
+        }
     }
+}
+
+/// The set nearest to `wanted` whose powers differ from those of `reference` by less than a `divisor`-th of their total,
+/// all differences together. Losses come first, unless that would leave fewer than `min` validators.
+fn limited(reference: &ValidatorSet, wanted: &ValidatorSet, divisor: u64, min: usize) -> ValidatorSet {
+    let powers = |set: &ValidatorSet| set.0.iter().map(|v| (v.node, v.power)).collect::<BTreeMap<NodeId, u64>>();
+    let (old, new) = (powers(reference), powers(wanted));
+    let nodes: BTreeSet<NodeId> = old.keys().chain(new.keys()).copied().collect();
+    let change = |order: [bool; 2]| {
+        let mut left = reference.total_power().saturating_sub(1) / divisor;
+        let mut result = old.clone();
+        for (gains, node) in order.into_iter().flat_map(|gains| nodes.iter().map(move |node| (gains, node))) {
+            let (from, to) = (old.get(node).copied().unwrap_or(0), new.get(node).copied().unwrap_or(0));
+            if (to > from) == gains {
+                let step = from.abs_diff(to).min(left);
+                left -= step;
+                result.insert(*node, if gains { from + step } else { from - step });
+            }
+        }
+        result.retain(|_, power| *power > 0);
+        result
+    };
+    let losses_first = change([false, true]);
+    let result = if losses_first.len() < min { change([true, false]) } else { losses_first };
+    let mut set: Vec<Validator> = result.into_iter().map(|(node, power)| Validator { node, power }).collect();
+    set.sort_unstable_by_key(|validator| (Reverse(validator.power), validator.node));
+    ValidatorSet(set)
 }

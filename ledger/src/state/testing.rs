@@ -2,7 +2,10 @@
 //! its bytes, and compared, so each test also shows that execution is deterministic.
 
 use super::{BlockContext, Event, Executor, Key, Phase, Rejection, State, build_block, execute_block};
-use crate::{Block, Body, Transaction, transaction::stamp_hash};
+use crate::{
+    Block, Body, Transaction,
+    transaction::{Consent, stamp_hash},
+};
 use ailo_protocol::{
     Address, Amount, Genesis, Hash, Keypair, NodeId,
     contribution::{Contribution, Finding},
@@ -34,7 +37,13 @@ pub fn genesis(founders: u8, edit: impl FnOnce(&mut Params)) -> Genesis {
         epoch_ms: 60_000,
         stamp_bits: 4,
         handover_stake: Amount::alc(450),
+        dispute_ms: 100_000,
         unbonding_ms: 100_000,
+        evidence_ms: 100_000,
+        jail_ms: 30_000,
+        challenge_ms: 20_000,
+        poll_ms: 50_000,
+        poll_delay_blocks: 3,
         heartbeat_ms: 10_000,
         alive_ms: 30_000,
         lapse_ms: 1_000_000,
@@ -113,6 +122,17 @@ pub fn stamp(network: &Hash, node: &NodeId, wallet: &Address, bits: u32) -> u64 
     (0..).find(good).expect("some stamp is good")
 }
 
+/// The registration of `node` for the wallet of `wallet`, with a stamp of `bits` zero bits.
+pub fn register_body(network: &Hash, node: &Keypair, wallet: &Keypair, bits: u32) -> Body {
+    let address = Address::from(wallet.public());
+    let stamp = stamp(network, node.public(), &address, bits);
+    Body::RegisterNode {
+        wallet: address,
+        stamp,
+        consent: Consent::sign(network, node.public(), &address, wallet),
+    }
+}
+
 /// A ledger that tests drive.
 pub struct Ledger {
     /// Its genesis.
@@ -137,7 +157,7 @@ impl Ledger {
 
     /// Signs with the next nonce, one second after the last block.
     pub fn sign(&self, key: &Keypair, body: Body) -> Transaction {
-        let nonce = if body.is_wallets() { self.state.account(&Address::from(key.public())).nonce } else { 0 };
+        let nonce = if body.is_wallets() { self.state.account(&self.state.account_of(key.public())).nonce } else { 0 };
         Transaction::sign(&self.state.network(), key, nonce, self.state.time_ms() + 1000, body)
     }
 

@@ -1,8 +1,10 @@
-//! Transfers and their attestation.
+//! Transfers, their attestation, and their ends.
 //!
 //! ```text
 //! PENDING --confirmations--> CONFIRMED --final_ms after inclusion--> FINAL
-//!    \------pending_ms-----> REFUNDED
+//!    |                           \------reports by 51 %------------> REVERSED
+//!    |------reports by 51 %----------------------------------------> REVERSED
+//!    \------pending_ms, or the sender's dispute--------------------> REFUNDED
 //! ```
 //!
 //! - Inclusion takes the amount and the fee from the sender. Fewer seats that could confirm than are needed: refused.
@@ -10,11 +12,13 @@
 //!   every seat may from `attest_open_blocks` blocks on; the seat must be one of the epoch of inclusion or of a later
 //!   one. Nodes bound to the sender's or the recipient's wallet never count. A node attests a block once; what it
 //!   excepts it abstains from.
+//! - The sender may dispute for `dispute_ms` after inclusion, while the transfer is PENDING: it has the amount back in
+//!   that block. It costs nothing more than the fee of the transfer, which is not given back.
 //! - What has expired accepts nothing more, also before the bounded sweep at a block's end has come to it.
-//! - REFUNDED and FINAL transfers leave the state; their events stay in the history.
+//! - REFUNDED, REVERSED and FINAL transfers leave the state; their events stay in the history.
 
 use super::{
-    Event, Executor, Inclusion, Key, Rejection, Seats, State, Transfer, TransferStatus,
+    Attestation, Event, Executor, Inclusion, Key, Rejection, Seats, State, Transfer, TransferStatus,
     entry::Expiry,
     money::{Pool, add, take},
 };
@@ -24,45 +28,53 @@ use std::collections::BTreeSet;
 impl State {
     /// Whether an attestation by `node` of the block at `height` would be accepted in the next block.
     pub fn may_attest(&self, node: &NodeId, height: u64) -> bool {
-        self.confirmable(node, height, &[], self.height() + 1).is_ok()
+        self.attestation(node, height, &[], self.height() + 1).is_ok()
     }
 
-    /// The transfers of the block at `height` that an attestation by `node`, in the block at `now`, would help to
-    /// confirm.
-    fn confirmable(&self, node: &NodeId, height: u64, except: &[Hash], now: u64) -> Result<Vec<Hash>, Rejection> {
+    /// The attestation by `node` of the block at `height`, in the block at `now`, if it helps to confirm a transfer.
+    fn attestation(&self, id: &NodeId, height: u64, except: &[Hash], now: u64) -> Result<Attestation, Rejection> {
         let ledger = &self.params().ledger;
-        let wallet = self.node(node).ok_or(Rejection::UnknownNode)?.wallet;
-        let inclusion = self.inclusion(height).filter(|_| height < now).ok_or(Rejection::NothingPending { height })?;
-        if !self.held_seat_since(node, inclusion.epoch) {
+        let node = self.node(id).ok_or(Rejection::UnknownNode)?;
+        let inclusion = self.inclusion(height).filter(|inclusion| inclusion.pending > 0 && height < now);
+        let inclusion = inclusion.ok_or(Rejection::NothingPending { height })?;
+        if let Some(until_age) = node.jailed_until {
+            return Err(Rejection::Jailed { until_age });
+        }
+        if !self.held_seat_since(id, &node.wallet, inclusion.epoch) {
             return Err(Rejection::NoSeat { stake: ledger.seat_stake, rounds: ledger.seat_rounds });
         }
         let opens = height.saturating_add(ledger.attest_open_blocks);
-        if now < opens && !inclusion.drawn.contains(node) {
+        if now < opens && !inclusion.drawn.contains(id) {
             return Err(Rejection::NotDrawn { opens });
         }
-        if inclusion.attested.contains(node) {
+        if inclusion.attested.iter().any(|attestation| attestation.node == *id) {
             return Err(Rejection::AlreadyAttested);
         }
         if !except.is_sorted_by(|a, b| a < b) {
             return Err(Rejection::BadExcept);
         }
-        let counts = |id: &&Hash| {
-            self.transfer(id).is_some_and(|transfer| {
-                except.binary_search(id).is_err()
-                    && ![transfer.from, transfer.to].contains(&wallet)
-                    && self.age_ms() < transfer.age.saturating_add(ledger.pending_ms)
-            })
-        };
-        let confirmable: Vec<Hash> = inclusion.pending.iter().filter(counts).copied().collect();
-        if confirmable.is_empty() {
+        // What is not in the block is not kept.
+        let except = except.iter().filter(|id| inclusion.transfers.binary_search(id).is_ok()).copied().collect();
+        let attestation = Attestation { node: *id, wallet: node.wallet, except };
+        let needed = |id: &Hash| self.pending(id).is_some_and(|transfer| attestation.counts(id, transfer));
+        if !inclusion.transfers.iter().any(needed) {
             return Err(Rejection::NoneNeeded);
         }
-        Ok(confirmable)
+        Ok(attestation)
     }
 
-    /// Whether `node` holds, or held since `epoch`, a seat.
-    fn held_seat_since(&self, node: &NodeId, epoch: u64) -> bool {
-        let holds = |epoch: u64| self.seats(epoch).is_some_and(|seats: &Seats| seats.contains(node));
+    /// A transfer that is PENDING and has not expired.
+    fn pending(&self, id: &Hash) -> Option<&Transfer> {
+        let alive = |transfer: &&Transfer| {
+            transfer.status == TransferStatus::Pending
+                && self.age_ms() < transfer.age.saturating_add(self.params().ledger.pending_ms)
+        };
+        self.transfer(id).filter(alive)
+    }
+
+    /// Whether `node` holds, or held since `epoch`, a seat as a node of this wallet.
+    fn held_seat_since(&self, node: &NodeId, wallet: &Address, epoch: u64) -> bool {
+        let holds = |epoch: u64| self.seats(epoch).is_some_and(|seats: &Seats| seats.wallet(node) == Some(*wallet));
         let later = self.entries.range(Key::Seats(epoch)..=Key::Seats(self.epoch()));
         holds(epoch)
             || later.filter_map(|(key, _)| if let Key::Seats(epoch) = key { Some(*epoch) } else { None }).any(holds)
@@ -80,7 +92,7 @@ impl Executor {
         memo: &str,
     ) -> Result<(), Rejection> {
         let ledger = &self.state.params().ledger;
-        let (fee, needed, pending_ms) = (ledger.fee, ledger.confirmations, ledger.pending_ms);
+        let (fee, needed) = (ledger.fee, ledger.confirmations);
         if amount == Amount::ZERO {
             return Err(Rejection::ZeroAmount);
         }
@@ -90,8 +102,12 @@ impl Executor {
         if memo.len() > ledger.memo_bytes as usize {
             return Err(Rejection::MemoTooLong { max: ledger.memo_bytes });
         }
+        if self.state.entries.contains_key(&Key::Alias(to)) {
+            return Err(Rejection::KeyOfAnother { account: self.state.get_alias(&to) });
+        }
         let seats = self.state.seats(self.state.epoch()).map_or(&[][..], |seats| &seats.0);
-        let eligible = seats.iter().filter(|seat| ![from, to].contains(&seat.wallet)).count() as u32;
+        let eligible = seats.iter().filter(|seat| ![from, to].contains(&seat.wallet)).take(needed as usize);
+        let eligible = eligible.count() as u32;
         if eligible < needed {
             return Err(Rejection::TooFewActive { eligible, needed });
         }
@@ -108,27 +124,58 @@ impl Executor {
             height: self.context.height,
             age: self.state.age_ms(),
             proposer: self.context.proposer,
+            reports: 0,
             confirmers: Vec::new(),
         };
-        self.set(Key::Expiry(transfer.age.saturating_add(pending_ms), id), Expiry);
         self.events.push(Event::TransferPending { id, from, to, amount, fee });
-        if needed == 0 {
-            self.confirm(id, transfer);
-            return Ok(());
+        match needed {
+            0 => self.confirm(id, transfer, Vec::new()),
+            _ => self.set(Key::Transfer(id), transfer),
         }
-        self.set(Key::Transfer(id), transfer);
-        let mut inclusion = match self.state.inclusion(self.context.height) {
-            Some(inclusion) => inclusion.clone(),
-            None => Inclusion {
-                epoch: self.state.epoch(),
-                drawn: self.draw_seats(),
-                pending: BTreeSet::new(),
-                attested: BTreeSet::new(),
-            },
-        };
-        inclusion.pending.insert(id);
-        self.set(Key::Inclusion(self.context.height), inclusion);
         Ok(())
+    }
+
+    pub(super) fn dispute(&mut self, wallet: Address, nonce: u64, id: &Hash) -> Result<(), Rejection> {
+        let transfer = self.state.transfer(id).ok_or(Rejection::NoSuchTransfer)?;
+        let until_age = transfer.age.saturating_add(self.state.params().ledger.dispute_ms);
+        if transfer.from != wallet {
+            return Err(Rejection::NotTheSender);
+        }
+        if self.state.pending(id).is_none() || self.state.age_ms() >= until_age {
+            return Err(Rejection::DisputeClosed);
+        }
+        let transfer = transfer.clone();
+        self.charge(wallet, nonce, Amount::ZERO, Amount::ZERO)?;
+        self.leave_block(transfer.height, &BTreeSet::from([*id]), true);
+        self.refund(*id, &transfer);
+        Ok(())
+    }
+
+    /// Notes the block's own transfers, at its end: who may attest them, and when they end.
+    pub(super) fn include_transfers(&mut self) {
+        let height = self.context.height;
+        let of_this_block = |key: &Key| match key {
+            Key::Transfer(id) => self.state.transfer(id).filter(|t| t.height == height).map(|t| (*id, t.status)),
+            _ => None,
+        };
+        let first = Key::Transfer(Hash::ZERO)..=Key::Transfer(Hash([0xff; 32]));
+        let new: Vec<(Hash, TransferStatus)> = self.touched.range(first).filter_map(of_this_block).collect();
+        if new.is_empty() {
+            return;
+        }
+        let pending = new.iter().filter(|(_, status)| *status == TransferStatus::Pending).count() as u32;
+        let ledger = &self.state.params().ledger;
+        let age = self.state.age_ms();
+        let ends = [age.saturating_add(ledger.pending_ms), age.saturating_add(ledger.final_ms)];
+        let inclusion = Inclusion {
+            epoch: self.state.epoch(),
+            drawn: if pending > 0 { self.draw_seats() } else { BTreeSet::new() },
+            attested: Vec::new(),
+            transfers: new.into_iter().map(|(id, _)| id).collect(),
+            pending,
+        };
+        self.set(Key::Inclusion(height), inclusion);
+        ends.into_iter().for_each(|end| self.set(Key::Expiry(end, height), Expiry));
     }
 
     /// The seats that may attest this block at once.
@@ -142,73 +189,112 @@ impl Executor {
     }
 
     pub(super) fn attest(&mut self, node: NodeId, height: u64, except: &[Hash]) -> Result<(), Rejection> {
-        let confirmable = self.state.confirmable(&node, height, except, self.context.height)?;
+        let attestation = self.state.attestation(&node, height, except, self.context.height)?;
         let needed = self.state.params().ledger.confirmations as usize;
-        if let Some(mut inclusion) = self.state.inclusion(height).cloned() {
-            inclusion.attested.insert(node);
-            self.set(Key::Inclusion(height), inclusion);
-        }
-        self.events.push(Event::Attested { node, height, transfers: confirmable.len() as u32 });
-        for id in confirmable {
-            let Some(mut transfer) = self.state.transfer(&id).cloned() else { continue };
-            transfer.confirmers.push(node);
-            match transfer.confirmers.len() >= needed {
-                true => self.confirm(id, transfer),
-                false => self.set(Key::Transfer(id), transfer),
+        let Some(mut inclusion) = self.state.inclusion(height).cloned() else { return Ok(()) };
+        inclusion.attested.push(attestation);
+        self.events.push(Event::Attested { node, height });
+        let mut confirmed = Vec::new();
+        for id in inclusion.transfers.iter().filter(|_| inclusion.attested.len() >= needed) {
+            let Some(transfer) = self.state.pending(id) else { continue };
+            let counting = inclusion.attested.iter().filter(|attestation| attestation.counts(id, transfer));
+            let confirmers: Vec<NodeId> = counting.take(needed).map(|attestation| attestation.node).collect();
+            if confirmers.len() == needed {
+                confirmed.push((*id, transfer.clone(), confirmers));
             }
         }
+        inclusion.pending -= confirmed.len() as u32;
+        self.set(Key::Inclusion(height), inclusion);
+        confirmed.into_iter().for_each(|(id, transfer, confirmers)| self.confirm(id, transfer, confirmers));
         Ok(())
     }
 
-    fn confirm(&mut self, id: Hash, mut transfer: Transfer) {
-        let Transfer { from, to, amount, fee, height, age, proposer, .. } = transfer;
-        let ledger = &self.state.params().ledger;
-        let (pending_until, open_until) = (age.saturating_add(ledger.pending_ms), age.saturating_add(ledger.final_ms));
-        self.no_longer_pending(&id, height, to, amount);
-        self.account(to, |account| add(&mut account.free, amount));
+    fn confirm(&mut self, id: Hash, mut transfer: Transfer, confirmers: Vec<NodeId>) {
+        let Transfer { from, to, amount, fee, proposer, .. } = transfer;
+        self.shift(Pool::Pending, Pool::Free, amount);
+        self.account(to, |account| take(&mut account.incoming, amount));
         self.events.push(Event::TransferConfirmed { id, from, to, amount });
-        self.settle_fee(Pool::Escrow, fee, proposer, &transfer.confirmers);
-        transfer.status = TransferStatus::Confirmed;
-        self.remove(Key::Expiry(pending_until, id));
-        self.set(Key::Expiry(open_until, id), Expiry);
+        self.credit(to, amount);
+        self.settle_fee(Pool::Escrow, fee, proposer, &confirmers);
+        (transfer.status, transfer.confirmers) = (TransferStatus::Confirmed, confirmers);
         self.set(Key::Transfer(id), transfer);
     }
 
-    fn refund(&mut self, id: Hash, transfer: &Transfer) {
-        let Transfer { from, to, amount, fee, height, proposer, .. } = *transfer;
-        self.no_longer_pending(&id, height, to, amount);
-        self.account(from, |account| add(&mut account.free, amount));
+    /// Ends a PENDING transfer in the sender's favour.
+    pub(super) fn refund(&mut self, id: Hash, transfer: &Transfer) {
+        let Transfer { from, to, amount, .. } = *transfer;
         self.events.push(Event::TransferRefunded { id, from, to, amount });
-        self.settle_fee(Pool::Escrow, fee, proposer, &transfer.confirmers);
+        self.give_back(id, transfer);
+        self.return_reports(&id);
+    }
+
+    /// Gives the sender back what a PENDING transfer took, all but the fee, and forgets the transfer.
+    pub(super) fn give_back(&mut self, id: Hash, transfer: &Transfer) {
+        let Transfer { from, to, amount, fee, height, proposer, .. } = *transfer;
+        self.shift(Pool::Pending, Pool::Free, amount);
+        self.account(to, |account| take(&mut account.incoming, amount));
+        self.credit(from, amount);
+        let attested = self.state.inclusion(height).map_or(&[][..], |inclusion| &inclusion.attested);
+        let confirmers: Vec<NodeId> = attested.iter().filter(|a| a.counts(&id, transfer)).map(|a| a.node).collect();
+        self.settle_fee(Pool::Escrow, fee, proposer, &confirmers);
         self.remove(Key::Transfer(id));
     }
 
-    fn no_longer_pending(&mut self, id: &Hash, height: u64, to: Address, amount: Amount) {
-        self.shift(Pool::Pending, Pool::Free, amount);
-        self.account(to, |account| take(&mut account.incoming, amount));
+    /// Takes transfers that end off their block's list; `pending` says whether they are PENDING.
+    pub(super) fn leave_block(&mut self, height: u64, ended: &BTreeSet<Hash>, pending: bool) {
         let Some(mut inclusion) = self.state.inclusion(height).cloned() else { return };
-        inclusion.pending.remove(id);
-        match inclusion.pending.is_empty() {
+        inclusion.transfers.retain(|id| !ended.contains(id));
+        if pending {
+            inclusion.pending -= ended.len() as u32;
+        }
+        match inclusion.transfers.is_empty() {
             true => self.remove(Key::Inclusion(height)),
             false => self.set(Key::Inclusion(height), inclusion),
         }
     }
 
-    /// Ends transfers whose time is over, in order of (expiry, id), a bounded number a block.
+    /// Ends transfers whose time is over, in order of (expiry, height, id), a bounded number a block.
     pub(super) fn sweep_transfers(&mut self) {
-        let due = Key::Expiry(0, Hash::ZERO)..=Key::Expiry(self.state.age_ms(), Hash([0xff; 32]));
-        let bound = self.state.params().ledger.sweep_per_block as usize;
-        let due: Vec<Key> = self.state.entries.range(due).take(bound).map(|(key, _)| *key).collect();
+        let ledger = &self.state.params().ledger;
+        let (age, pending_ms, final_ms) = (self.state.age_ms(), ledger.pending_ms, ledger.final_ms);
+        let mut left = ledger.sweep_per_block as usize;
+        let due = Key::Expiry(0, 0)..=Key::Expiry(age, u64::MAX);
+        let due: Vec<Key> = self.state.entries.range(due).take(left).map(|(key, _)| *key).collect();
         for key in due {
-            self.remove(key);
-            let Key::Expiry(_, id) = key else { continue };
-            let Some(transfer) = self.state.transfer(&id).cloned() else { continue };
-            match transfer.status {
-                TransferStatus::Pending => self.refund(id, &transfer),
-                TransferStatus::Confirmed => {
-                    self.remove(Key::Transfer(id));
-                    self.events.push(Event::TransferFinal { id, from: transfer.from, to: transfer.to });
+            let Key::Expiry(_, height) = key else { continue };
+            let ids = self.state.inclusion(height).map(|inclusion| inclusion.transfers.clone()).unwrap_or_default();
+            let over = |id: &Hash| {
+                let transfer = self.state.transfer(id)?;
+                let ends = match transfer.status {
+                    TransferStatus::Pending => pending_ms,
+                    TransferStatus::Confirmed => final_ms,
+                };
+                (transfer.age.saturating_add(ends) <= age).then(|| (*id, transfer.clone()))
+            };
+            let over: Vec<(Hash, Transfer)> = ids.iter().filter_map(over).take(left + 1).collect();
+            if over.len() <= left {
+                self.remove(key);
+            }
+            let (mut pending, mut confirmed) = (BTreeSet::new(), BTreeSet::new());
+            for (id, transfer) in over.into_iter().take(left) {
+                left -= 1;
+                match transfer.status {
+                    TransferStatus::Pending => {
+                        pending.insert(id);
+                        self.refund(id, &transfer);
+                    }
+                    TransferStatus::Confirmed => {
+                        confirmed.insert(id);
+                        self.settle_reports(&id, &transfer);
+                        self.remove(Key::Transfer(id));
+                        self.events.push(Event::TransferFinal { id, from: transfer.from, to: transfer.to });
+                    }
                 }
+            }
+            self.leave_block(height, &pending, true);
+            self.leave_block(height, &confirmed, false);
+            if left == 0 {
+                break;
             }
         }
     }

@@ -2,7 +2,12 @@
 
 use super::chain::{Chain, Head, SubmitError};
 use crate::genesis::now_ms;
-use ailo_ledger::{Body, Transaction, mempool::AdmissionError, state::Rejection, transaction::stamp_hash};
+use ailo_ledger::{
+    Body, Transaction,
+    mempool::AdmissionError,
+    state::Rejection,
+    transaction::{Consent, stamp_hash},
+};
 use ailo_protocol::{Address, Genesis, Hash, Keypair};
 use std::{
     collections::BTreeMap,
@@ -20,6 +25,7 @@ pub struct Duties {
     network: Hash,
     key: Keypair,
     wallet: Address,
+    consent: Option<Consent>,
     trains: bool,
     chain: Chain,
     stamp: Option<u64>,
@@ -30,13 +36,20 @@ pub struct Duties {
 
 impl Duties {
     /// A service that has done nothing yet.
-    pub fn new(genesis: Arc<Genesis>, key: Keypair, wallet: Address, trains: bool, chain: Chain) -> Duties {
+    pub fn new(
+        genesis: Arc<Genesis>,
+        key: Keypair,
+        (wallet, consent): (Address, Option<Consent>),
+        trains: bool,
+        chain: Chain,
+    ) -> Duties {
         let network = genesis.id();
         Duties {
             genesis,
             network,
             key,
             wallet,
+            consent,
             trains,
             chain,
             stamp: None,
@@ -68,6 +81,14 @@ impl Duties {
         if head.state.node(&me).is_some() || self.registered.is_some_and(|at| at.elapsed() < RESEND) {
             return;
         }
+        let Some(consent) = self.consent else {
+            if self.registered.is_none() {
+                let (wallet, node) = (self.wallet, me);
+                tracing::warn!("the wallet {wallet} has to consent before this node can register: run `ailo-node wallet consent {node}` where its key lies, and start the node with --consent and what that prints");
+                self.registered = Some(Instant::now());
+            }
+            return;
+        };
         let stamp = match self.stamp {
             Some(stamp) => stamp,
             None => {
@@ -82,7 +103,7 @@ impl Duties {
             }
         };
         self.registered = Some(Instant::now());
-        self.send(Body::RegisterNode { wallet: self.wallet, stamp }).await;
+        self.send(Body::RegisterNode { wallet: self.wallet, stamp, consent }).await;
     }
 
     async fn beat(&mut self, head: &Head) {

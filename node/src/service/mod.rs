@@ -13,6 +13,7 @@ mod serve;
 mod sync;
 
 use crate::{config::Settings, datadir::DataDir, error::NodeError, genesis, rpc};
+use ailo_ledger::transaction::Consent;
 use ailo_protocol::{
     Address, Genesis, Keypair,
     genesis::Founder,
@@ -45,10 +46,7 @@ const INFERENCE_NICENESS: i32 = 5;
 pub async fn run(settings: Settings, stop_on_eof: bool) -> Result<(), NodeError> {
     let dir = DataDir::open(&settings.data_dir)?;
     let key = dir.key(keystore::Kind::Node)?;
-    let wallet = match settings.wallet {
-        Some(address) => address,
-        None => Address::from(dir.key(keystore::Kind::Wallet)?.public()),
-    };
+    let (wallet, wallet_key) = dir.wallet(settings.wallet)?;
     let (genesis, data) = network(&settings, &dir, &key, wallet)?;
     let genesis = Arc::new(genesis);
     let network = genesis.id();
@@ -111,7 +109,11 @@ pub async fn run(settings: Settings, stop_on_eof: bool) -> Result<(), NodeError>
         worker,
         progress,
     });
-    let duties = duties::Duties::new(genesis.clone(), key.clone(), wallet, trains, chain.clone());
+    let consent = match &wallet_key {
+        Some(signer) => Some(Consent::sign(&network, key.public(), &wallet, signer)),
+        None => settings.consent,
+    };
+    let duties = duties::Duties::new(genesis.clone(), key.clone(), (wallet, consent), trains, chain.clone());
     let services = [
         tokio::spawn(dispatch(events, chain.clone(), serve, stopped.clone())),
         tokio::spawn(rounds.run(stopped.clone())),

@@ -2,15 +2,22 @@
 #![allow(clippy::unwrap_used)]
 
 mod blocks;
+mod evidence;
 mod nodes;
+mod polls;
 mod properties;
+mod recovery;
+mod reports;
 mod rounds;
 mod stakes;
 mod transfers;
 
 use super::testing::*;
 use super::*;
-use crate::{Body, Transaction};
+use crate::{
+    Body, Transaction,
+    transaction::{Consent, Evidence, SignedAttest, recovery_commitment},
+};
 use ailo_protocol::Keypair;
 
 const ALC: fn(u64) -> Amount = Amount::alc;
@@ -34,11 +41,10 @@ impl Ledger {
         self.sign(&wallet_key(i), Body::Unstake { node: *node_key(i).public(), amount })
     }
 
-    /// The registration of a node for a wallet.
-    fn registration(&self, node: &Keypair, wallet: Address) -> Transaction {
+    /// The registration of a node for the wallet of the founder `i`.
+    fn registration(&self, node: &Keypair, i: u8) -> Transaction {
         let bits = self.state.params().ledger.stamp_bits;
-        let stamp = stamp(&self.state.network(), node.public(), &wallet, bits);
-        self.sign(node, Body::RegisterNode { wallet, stamp })
+        self.sign(node, register_body(&self.state.network(), node, &wallet_key(i), bits))
     }
 
     fn founder(&self, i: u8) -> &Node {
@@ -53,4 +59,10 @@ impl Ledger {
 /// A key that belongs to no founder.
 fn stranger(i: u8) -> Keypair {
     Keypair::from_seed([200 + i; 32])
+}
+
+/// What binds `node` to the wallet of the founder `i`.
+fn bind_body(ledger: &Ledger, node: &Keypair, i: u8) -> Body {
+    let consent = Consent::sign(&ledger.state.network(), node.public(), &wallet(i), &wallet_key(i));
+    Body::BindNode { wallet: wallet(i), consent }
 }

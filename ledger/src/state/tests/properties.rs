@@ -1,4 +1,5 @@
 use super::*;
+use crate::consensus::{Ballot, Step};
 use ailo_protocol::{
     canonical,
     contribution::{Contribution, Finding},
@@ -25,8 +26,9 @@ impl Chaos {
         match self.below(8) {
             0 => Amount(self.random.next_u64()),
             1 => Amount::ZERO,
-            2 => ledger.free(of),
-            3 => Amount(self.below(1000)),
+            // All but the fee: who then owes for what came in has nothing left.
+            2..4 => Amount(ledger.free(of).0.saturating_sub(ledger.state.params().ledger.fee.0)),
+            4 => Amount(self.below(1000)),
             _ => Amount(self.below(ALC(120).0)),
         }
     }
@@ -45,7 +47,8 @@ impl Chaos {
     fn body(&mut self, ledger: &Ledger, i: u8) -> (Keypair, Body) {
         let (state, node) = (&ledger.state, self.node());
         let id = *node.public();
-        let body = match self.below(16) {
+        let body = match self.below(28) {
+            16..28 => return self.dispute_body(ledger, i),
             0..4 => Body::Transfer {
                 to: wallet(self.below(u64::from(self.founders) + 1) as u8),
                 amount: self.amount(ledger, i),
@@ -53,7 +56,7 @@ impl Chaos {
             },
             4 => Body::Stake { node: id, amount: self.amount(ledger, i) },
             5 => Body::Unstake { node: id, amount: self.amount(ledger, i) },
-            6 => return (node.clone(), ledger.registration(&node, wallet(i)).unsigned.body),
+            6 => return (node.clone(), ledger.registration(&node, i).unsigned.body),
             7 => Body::Heartbeat { trains: !self.one_in(5) },
             8..11 => {
                 let height = state.pending_blocks().next().unwrap_or(0) + self.below(2);
@@ -62,7 +65,82 @@ impl Chaos {
             }
             _ => self.round_body(ledger, &id),
         };
-        (if body.is_wallets() { wallet_key(i) } else { node }, body)
+        (if body.is_wallets() { self.signing_key(ledger, i) } else { node }, body)
+    }
+
+    /// Somebody who is or calls another one a fraud, or changes who or what counts.
+    fn dispute_body(&mut self, ledger: &Ledger, i: u8) -> (Keypair, Body) {
+        let state = &ledger.state;
+        let founder = self.below(u64::from(self.founders)) as u8;
+        let (node, key) = (*node_key(founder).public(), node_key(founder));
+        let live: Vec<Hash> = state.entries.keys().filter_map(|k| if let Key::Transfer(id) = k { Some(*id) } else { None }).collect();
+        let transfer = match live.is_empty() || self.one_in(12) {
+            true => self.hash(),
+            false => live[self.below(live.len() as u64) as usize],
+        };
+        let spare = |n: u64| Keypair::from_seed([90 + n as u8; 32]);
+        let round = state.round().number.saturating_sub(self.below(4));
+        let body = match self.below(14) {
+            0 => Body::Dispute { transfer },
+            // Many report what one reports, so that some reversals come about.
+            1..6 => Body::Report { transfer: live.first().copied().unwrap_or(transfer), node: *node_key(i).public() },
+            6 => Body::WithdrawReport { transfer, node: *node_key(i).public() },
+            7 => Body::Unjail { node },
+            8 => Body::RegisterUsername { name: format!("user-{}", self.below(4)).parse().ok() },
+            9 => {
+                let recovery = spare(self.below(3));
+                Body::SetRecovery { commitment: recovery_commitment(&state.network(), recovery.public()) }
+            }
+            10 => {
+                let (signer, next) = (spare(self.below(3)), spare(self.below(3)));
+                let account = wallet(i);
+                let count = state.account(&account).recoveries;
+                let next = recovery_commitment(&state.network(), next.public());
+                return (signer, Body::Recover { account, count, key: *self.account_key(i).public(), next });
+            }
+            11 if self.one_in(2) => Body::Propose {
+                changes: vec![format!("ledger.fee=0.0{}", 1 + self.below(3))],
+                why: String::new(),
+            },
+            11 => {
+                let proposal = state.polls().next().map_or(0, |(number, _)| number);
+                Body::Vote { proposal, approve: !self.one_in(4) }
+            }
+            12 if self.one_in(2) => Body::Challenge { round, node },
+            12 => match state.challenges().next() {
+                Some((round, accused, _)) => return (key, Body::Judge { round, node: accused, forged: !self.one_in(4) }),
+                None => return (key.clone(), bind_body(ledger, &key, i)),
+            },
+            _ if !self.one_in(4) => {
+                let amount = Amount(ALC(80).0 + self.below(ALC(200).0));
+                return (self.signing_key(ledger, founder), Body::Stake { node, amount });
+            }
+            _ => {
+                let height = state.height().saturating_sub(self.below(3));
+                let blocks = [1, if self.one_in(3) { 1 } else { 2 }];
+                let sign = |block: u8| {
+                    let ballot = Ballot { height, round: 0, step: Step::Prevote, block: Some(Hash([block; 32])) };
+                    ballot.sign(&state.network(), &key)
+                };
+                let evidence = Evidence::Ballots { first: sign(blocks[0]), second: sign(blocks[1]) };
+                return (node_key(i), Body::Evidence(evidence));
+            }
+        };
+        (self.signing_key(ledger, i), body)
+    }
+
+    /// A key that the founder's account may get by a recovery.
+    fn account_key(&mut self, i: u8) -> Keypair {
+        if self.one_in(2) { wallet_key(i) } else { Keypair::from_seed([60 + i; 32]) }
+    }
+
+    /// The key that signs for the founder's account; now and then another one.
+    fn signing_key(&mut self, ledger: &Ledger, i: u8) -> Keypair {
+        let other = Keypair::from_seed([60 + i; 32]);
+        match ledger.state.account(&wallet(i)).key {
+            Some(key) if key == *other.public() && !self.one_in(10) => other,
+            _ => wallet_key(i),
+        }
     }
 
     /// Something for the open round, mostly what it waits for.
@@ -96,7 +174,7 @@ impl Chaos {
     fn transaction(&mut self, ledger: &Ledger, state: &State) -> Transaction {
         let i = self.below(self.founders.into()) as u8;
         let (key, body) = self.body(ledger, i);
-        let nonce = if body.is_wallets() { state.account(&Address::from(key.public())).nonce } else { 0 };
+        let nonce = if body.is_wallets() { state.account(&state.account_of(key.public())).nonce } else { 0 };
         let nonce = nonce + u64::from(self.one_in(20));
         Transaction::sign(&state.network(), &key, nonce, ledger.state.time_ms() + self.below(2000), body)
     }
@@ -111,19 +189,31 @@ impl Chaos {
     }
 }
 
-/// Runs `blocks` blocks; gives the kinds of events that were seen.
-fn run(seed: u64, blocks: u32) -> std::collections::BTreeSet<String> {
+/// What a run saw.
+#[derive(Default)]
+struct Seen {
+    events: std::collections::BTreeSet<String>,
+    operations: u64,
+    accepted: u64,
+}
+
+/// Runs `blocks` blocks of random operations.
+fn run(seed: u64, blocks: u32) -> Seen {
     let mut chaos = Chaos { random: Hash::of(Domain::Lot, &seed.to_le_bytes()).stream(), founders: 6 };
     let mut ledger = Ledger::new(6, |params| {
         params.ledger.lapse_ms = 300_000;
         params.ledger.sweep_per_block = 2;
         params.ledger.pending_ms = 20_000;
         params.ledger.final_ms = 40_000;
+        params.ledger.dispute_ms = 20_000;
+        (params.ledger.jail_ms, params.ledger.report_forfeit_ppm) = (5_000, 400_000);
+        (params.ledger.poll_ms, params.ledger.poll_deposit) = (20_000, ALC(1));
+        (params.ledger.confirmations, params.ledger.report_quota) = (1, 1000);
         params.round.target_participants = 3;
         (params.round.verify_ms, params.round.vote_ms) = (60_000, 60_000);
     });
-    (0..5).for_each(|i| ledger.fund(wallet(i), ALC(500)));
-    let mut seen = std::collections::BTreeSet::new();
+    (0..5).for_each(|i| ledger.fund(wallet(i), ALC(5000)));
+    let mut seen = Seen::default();
     for _ in 0..blocks {
         let after = chaos.gap();
         let proposer = ledger.state.validators().0[chaos.below(ledger.state.validators().0.len() as u64) as usize].node;
@@ -134,6 +224,7 @@ fn run(seed: u64, blocks: u32) -> std::collections::BTreeSet<String> {
         for _ in 0..chaos.below(24) {
             let transaction = chaos.transaction(&ledger, &executor.state);
             let before = (executor.state.entries.clone(), executor.events.len());
+            seen.operations += 1;
             match executor.apply(&transaction) {
                 Ok(()) => accepted.push(transaction.clone()),
                 Err(reason) => {
@@ -147,6 +238,7 @@ fn run(seed: u64, blocks: u32) -> std::collections::BTreeSet<String> {
         }
         let finished = executor.finish();
         let offered = accepted.len();
+        seen.accepted += offered as u64;
         let (block, built) = build_block(&ledger.state, proposer, context.time_ms, accepted.into_iter()).unwrap();
         assert_eq!(block.transactions.len(), offered);
         assert_eq!(built.state.root(), finished.state.root(), "seed {seed}");
@@ -156,7 +248,7 @@ fn run(seed: u64, blocks: u32) -> std::collections::BTreeSet<String> {
         assert!(!executed.state.validators().0.is_empty(), "seed {seed}: somebody has to decide the next height");
         assert_eq!(executed.writes, built.writes);
         for event in &executed.events {
-            seen.insert(format!("{event:?}").split([' ', '{']).next().unwrap().to_owned());
+            seen.events.insert(format!("{event:?}").split([' ', '{']).next().unwrap().to_owned());
         }
         ledger.state = executed.state;
     }
@@ -166,8 +258,8 @@ fn run(seed: u64, blocks: u32) -> std::collections::BTreeSet<String> {
 #[test]
 fn whatever_is_sent_the_supply_law_holds_and_every_node_gets_the_same_state() {
     let mut seen = std::collections::BTreeSet::new();
-    for seed in 0..6 {
-        seen.append(&mut run(seed, 150));
+    for seed in 0..8 {
+        seen.append(&mut run(seed, 200).events);
     }
     for event in [
         "TransferConfirmed",
@@ -178,19 +270,35 @@ fn whatever_is_sent_the_supply_law_holds_and_every_node_gets_the_same_state() {
         "RoundAborted",
         "ValidatorsChanged",
         "NodeLapsed",
+        "TransferReversed",
+        "ReportWithdrawn",
+        "ReportForfeited",
+        "DebtPaid",
+        "Slashed",
+        "Unjailed",
+        "ChallengeEnded",
+        "Recovered",
+        "UsernameChanged",
+        "Activated",
+        "NodeBound",
     ] {
         assert!(seen.contains(event), "the random runs must come to {event}, they saw {seen:?}");
     }
 }
 
+/// `AILO_OPERATIONS=1000000 cargo test -p ailo-ledger nobody_chose -- --nocapture` runs a million.
 #[test]
 fn the_same_holds_for_seeds_that_nobody_chose() {
-    for _ in 0..2 {
+    let wanted: u64 = std::env::var("AILO_OPERATIONS").map_or(3000, |n| n.parse().unwrap());
+    let (mut operations, mut accepted) = (0, 0);
+    while operations < wanted {
         let PublicKey(fresh) = *Keypair::generate().public();
         let seed = u64::from_le_bytes(fresh[..8].try_into().unwrap());
         println!("seed {seed}");
-        run(seed, 100);
+        let seen = run(seed, 200);
+        (operations, accepted) = (operations + seen.operations, accepted + seen.accepted);
     }
+    println!("{operations} operations, {accepted} of them accepted");
 }
 
 #[test]

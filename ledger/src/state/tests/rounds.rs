@@ -346,8 +346,10 @@ fn a_single_founder_trains_alone() {
 
 #[test]
 fn rounds_mint_no_more_than_the_cap_of_an_epoch() {
-    let mut ledger =
-        ledger(1, |params| (params.epoch_cap, params.best_loss_bonus) = (Amount(150_000_000), Amount::ZERO));
+    let mut ledger = ledger(1, |params| {
+        (params.epoch_cap, params.best_loss_bonus) = (Amount(150_000_000), Amount::ZERO);
+        params.uptime_cap = Amount::ZERO;
+    });
     ledger.run_round(1, 9);
     ledger.run_round(1, 9);
     ledger.run_round(1, 9);

@@ -98,7 +98,9 @@ fn after_the_handover_an_unstake_that_leaves_too_few_validators_waits() {
     assert_eq!(ledger.refusal(&ledger.unstake(0, Amount(1))), Rejection::TooFewValidators { min: 4 });
     ledger.block(vec![ledger.unstake(2, ALC(50))]);
     assert_eq!(powers(&ledger), [100; 4], "what leaves enough is free to go");
+    ledger.pass(60_000);
     ledger.block(vec![ledger.stake(4, ALC(100))]);
+    ledger.pass(60_000);
     ledger.block(vec![ledger.unstake(0, ALC(100))]);
     assert_eq!(powers(&ledger), [100; 4]);
     assert_eq!(ledger.state.validators().power(node_key(0).public()), 0);
@@ -142,4 +144,38 @@ fn a_change_decides_the_next_height_and_not_its_own() {
     assert_eq!(block.header.next_validators, ledger.state.validators().hash());
     assert_ne!(block.header.next_validators, founders);
     assert_eq!(ledger.block(vec![]).header.validators, block.header.next_validators);
+}
+
+#[test]
+fn in_an_epoch_the_powers_change_by_less_than_a_third_of_the_whole() {
+    let mut ledger = staked(&[200, 200, 200, 200, 0, 0]);
+    let before = ledger.state.validators().clone();
+    ledger.block(vec![ledger.stake(4, ALC(200)), ledger.stake(5, ALC(200))]);
+    let gained = powers(&ledger).iter().sum::<u64>() - 800;
+    assert_eq!(gained, 266, "of 400 that have staked: one whole, the other in part");
+    assert_eq!(ledger.state.validators().0.len(), 6);
+    ledger.block(vec![ledger.unstake(0, ALC(200))]);
+    let changed = |set: &ValidatorSet| -> u64 {
+        let nodes: std::collections::BTreeSet<NodeId> = before.0.iter().chain(&set.0).map(|v| v.node).collect();
+        nodes.iter().map(|node| before.power(node).abs_diff(set.power(node))).sum()
+    };
+    assert_eq!(changed(ledger.state.validators()), 266, "the loss takes the place of gains");
+    assert_eq!(ledger.state.validators().power(node_key(0).public()), 0);
+    for _ in 0..3 {
+        ledger.pass(60_000);
+        let beats = (0..6).map(|i| ledger.sign(&node_key(i), Body::Heartbeat { trains: false })).collect();
+        ledger.block_of_accepted(1000, beats);
+    }
+    assert_eq!(powers(&ledger), [200; 5], "in the next epochs the rest");
+}
+
+#[test]
+fn a_wallet_has_a_bounded_number_of_unstakes_under_way() {
+    let mut ledger = Ledger::new(3, |params| params.ledger.max_unbonding = 2);
+    ledger.fund(wallet(0), ALC(100));
+    ledger.block(vec![ledger.stake(0, ALC(50))]);
+    (0..2).for_each(|_| _ = ledger.block(vec![ledger.unstake(0, ALC(1))]));
+    assert_eq!(ledger.refusal(&ledger.unstake(0, ALC(1))), Rejection::TooManyUnstakes { max: 2 });
+    ledger.pass(100_000);
+    ledger.block(vec![ledger.unstake(0, ALC(1))]);
 }

@@ -99,12 +99,12 @@ fn an_expired_transfer_accepts_nothing_even_before_the_sweep_reaches_it() {
     let height = ledger.state.height();
     ledger.pass(ledger.state.params().ledger.pending_ms - 1000);
     ledger.block_of_accepted(1000, vec![]);
-    assert_eq!(ledger.state.inclusion(height).unwrap().pending.len(), 3, "one swept a block");
+    assert_eq!(ledger.state.inclusion(height).unwrap().pending, 3, "one swept a block");
     assert!(!ledger.state.may_attest(node_key(2).public(), height));
     assert_eq!(ledger.refusal(&ledger.attest(2, height)), Rejection::NoneNeeded);
     for left in [2, 1] {
         ledger.block(vec![]);
-        assert_eq!(ledger.state.inclusion(height).unwrap().pending.len(), left);
+        assert_eq!(ledger.state.inclusion(height).unwrap().pending, left);
     }
     ledger.block(vec![]);
     assert_eq!(ledger.state.inclusion(height), None);
@@ -220,7 +220,7 @@ fn only_the_drawn_attest_at_once_and_all_seats_some_blocks_later() {
 fn attestations_need_a_seat_and_a_registration() {
     let mut ledger = funded(5, |_| {});
     let node = stranger(0);
-    ledger.block(vec![ledger.registration(&node, wallet(4))]);
+    ledger.block(vec![ledger.registration(&node, 4)]);
     let (_, height) = include(&mut ledger);
     let attest = |key: &Keypair| ledger.sign(key, Body::Attest { height, except: vec![] });
     assert_eq!(ledger.refusal(&attest(&node)).code(), "NO_SEAT");
@@ -260,4 +260,71 @@ fn a_block_holds_no_more_than_its_bytes() {
     let each = transfers[0].encode().len();
     let block = ledger.block_of_accepted(1000, transfers);
     assert_eq!(block.transactions.len(), (64 << 10) / each);
+}
+
+#[test]
+fn the_sender_takes_a_pending_transfer_back_in_the_same_block() {
+    let mut ledger = funded(5, |_| {});
+    let (id, height) = include(&mut ledger);
+    let dispute = |ledger: &Ledger, i: u8| ledger.sign(&wallet_key(i), Body::Dispute { transfer: id });
+    assert_eq!(ledger.refusal(&dispute(&ledger, 1)), Rejection::NotTheSender);
+    ledger.block(vec![ledger.attest(2, height)]);
+    ledger.block(vec![dispute(&ledger, 0)]);
+    assert!(ledger.events.iter().any(|e| matches!(e, Event::TransferRefunded { .. })));
+    assert_eq!((ledger.state.transfer(&id), ledger.state.inclusion(height)), (None, None));
+    assert_eq!(ledger.state.account(&wallet(1)), Account::default());
+    assert!(ledger.free(0) >= Amount(ALC(100).0 - 1_000_000), "all but the fee, and nothing more for the dispute");
+    assert_eq!(ledger.refusal(&dispute(&ledger, 0)), Rejection::NoSuchTransfer);
+    assert_eq!(ledger.refusal(&ledger.attest(3, height)), Rejection::NothingPending { height });
+}
+
+#[test]
+fn what_is_confirmed_or_too_old_is_not_disputed() {
+    let mut ledger = funded(5, |ledger| ledger.dispute_ms = 50_000);
+    let (id, height) = include(&mut ledger);
+    let dispute = |ledger: &Ledger, transfer| ledger.sign(&wallet_key(0), Body::Dispute { transfer });
+    ledger.block(vec![ledger.attest(2, height), ledger.attest(3, height)]);
+    assert_eq!(ledger.refusal(&dispute(&ledger, id)), Rejection::DisputeClosed, "confirmed");
+    let (late, _) = include(&mut ledger);
+    ledger.pass(50_000);
+    assert_eq!(ledger.refusal(&dispute(&ledger, late)), Rejection::DisputeClosed, "its time is over");
+    let stake = ledger.stake(0, ALC(1));
+    ledger.block(vec![stake.clone()]);
+    assert_eq!(ledger.refusal(&dispute(&ledger, stake.id())), Rejection::NoSuchTransfer, "only transfers");
+}
+
+#[test]
+fn in_one_block_the_order_decides_between_the_last_confirmation_and_the_dispute() {
+    for dispute_first in [true, false] {
+        let mut ledger = funded(5, |_| {});
+        let (id, height) = include(&mut ledger);
+        ledger.block(vec![ledger.attest(2, height)]);
+        let mut both = vec![ledger.attest(3, height), ledger.sign(&wallet_key(0), Body::Dispute { transfer: id })];
+        if dispute_first {
+            both.reverse();
+        }
+        let block = ledger.block_of_accepted(1000, both);
+        assert_eq!(block.transactions.len(), 1, "the second finds nothing left to do");
+        let refunded = ledger.events.iter().any(|e| matches!(e, Event::TransferRefunded { .. }));
+        assert_eq!(refunded, dispute_first);
+    }
+}
+
+#[test]
+fn a_block_of_many_transfers_is_confirmed_but_for_those_that_are_excepted_or_of_the_attesting_wallets() {
+    let mut ledger = funded(8, |_| {});
+    (1..4).for_each(|i| ledger.fund(wallet(i), ALC(10)));
+    let transfers: Vec<Transaction> = (0..4).map(|i| ledger.transfer(i, i + 1, ALC(1))).collect();
+    ledger.block(transfers.clone());
+    let height = ledger.state.height();
+    ledger.block(vec![ledger.attest(2, height), ledger.attest(6, height)]);
+    let status = |ledger: &Ledger, i: usize| ledger.state.transfer(&transfers[i].id()).map(|t| t.status);
+    let confirmed: Vec<bool> =
+        (0..4).map(|i| status(&ledger, i) == Some(TransferStatus::Confirmed)).collect();
+    assert_eq!(confirmed, [true, false, false, true], "2 -> 3 and 1 -> 2 lack one: wallet 2 is a party");
+    assert_eq!(ledger.state.confirmers(&transfers[1].id()), [*node_key(6).public()]);
+    ledger.block(vec![ledger.attest(7, height)]);
+    assert!((0..4).all(|i| status(&ledger, i) == Some(TransferStatus::Confirmed)));
+    let confirmers = ledger.state.confirmers(&transfers[1].id());
+    assert_eq!(confirmers, [*node_key(6).public(), *node_key(7).public()], "who confirmed is listed, no more than needed");
 }

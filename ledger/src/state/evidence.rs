@@ -1,0 +1,223 @@
+//! What lying costs: evidence, challenges, the jail.
+//!
+//! - *Evidence* is two signatures of one node that exclude each other: rival votes or proposals, or two attestations of
+//!   one block that except different transfers. Signatures alone decide, so it slashes at once: `slash_ppm` of the stake
+//!   behind the node and of what unbonds from behind it. It is admitted for `evidence_ms`; one slash covers whatever the
+//!   node signed up to then.
+//! - A *challenge* calls an accepted contribution of the last `challenge_rounds` rounds forged. Its bond is
+//!   `challenge_bond`; the validators of that moment replay the work and vote until `challenge_ms` are over. More than
+//!   2/3 of the power slashes `fraud_slash_ppm`; otherwise the bond burns.
+//! - Of what is slashed `bounty_ppm` goes to who showed it (nothing if that is the offender's own wallet), the rest burns.
+//! - A slashed node is jailed: no seat, no vote, no part in rounds, its accrued work and score are gone. Its wallet may
+//!   unjail it after `jail_ms`, for the fee. Should jailing leave too few validators, it stays in the set until there are
+//!   enough (`stakes.rs`).
+
+use super::{
+    Challenge, Event, Executor, Key, Node, Rejection, State,
+    entry::Unbonding,
+    money::{Pool, add, take},
+};
+use crate::transaction::Evidence;
+use ailo_protocol::{Address, Amount, NodeId};
+use std::collections::BTreeSet;
+
+impl State {
+    /// Evidence about blocks below this height is too old.
+    pub fn oldest_evidence(&self) -> u64 {
+        let ledger = &self.params().ledger;
+        let epoch = self.age_ms().saturating_sub(ledger.evidence_ms) / ledger.epoch_ms;
+        let kept = self.entries.range(Key::EpochStart(0)..=Key::EpochStart(epoch)).next_back();
+        match kept.map(|(_, entry)| entry) {
+            Some(super::Entry::EpochStart(start)) => start.0,
+            _ => 1,
+        }
+    }
+
+    /// Whether a transaction with this evidence would be accepted in the next block.
+    pub fn may_accuse(&self, evidence: &Evidence) -> bool {
+        self.accused(evidence, self.height() + 1).is_ok()
+    }
+
+    /// The node that `evidence` convicts in the block at `now`.
+    fn accused(&self, evidence: &Evidence, now: u64) -> Result<&Node, Rejection> {
+        let (height, oldest) = (evidence.height(), self.oldest_evidence());
+        if !evidence.is_conflict() {
+            return Err(Rejection::NoConflict);
+        }
+        if height < oldest {
+            return Err(Rejection::EvidenceTooOld { oldest });
+        }
+        // What was signed at the running height may be shown at once.
+        if height > now {
+            return Err(Rejection::EvidenceFromFuture);
+        }
+        let node = self.node(&evidence.node()).ok_or(Rejection::UnknownNode)?;
+        if height <= node.slashed_height {
+            return Err(Rejection::SlashedAlready { height: node.slashed_height });
+        }
+        Ok(node)
+    }
+}
+
+impl Executor {
+    pub(super) fn evidence(&mut self, reporter: NodeId, evidence: &Evidence) -> Result<(), Rejection> {
+        let reporter = self.state.node(&reporter).ok_or(Rejection::UnknownNode)?.wallet;
+        self.state.accused(evidence, self.context.height)?;
+        let ppm = self.state.params().ledger.slash_ppm;
+        self.slash(evidence.node(), ppm, reporter);
+        Ok(())
+    }
+
+    /// Takes a share of what stands behind a node, and jails it.
+    fn slash(&mut self, id: NodeId, ppm: u64, reporter: Address) {
+        let Some(node) = self.state.node(&id).cloned() else { return };
+        let wallet = node.wallet;
+        let mut total = Amount::ZERO;
+        let part = node.stake.share(ppm).unwrap_or_default();
+        if part > Amount::ZERO {
+            self.take_stake(id, part, Pool::Free);
+            add(&mut total, part);
+        }
+        for (key, held) in self.state.unbonding(&wallet) {
+            let Key::Unbonding(_, _, behind) = key else { continue };
+            if behind == id {
+                let part = held.share(ppm).unwrap_or_default();
+                self.take_unbonding(key, part, Pool::Free);
+                add(&mut total, part);
+            }
+        }
+        let bounty = match reporter == wallet {
+            true => Amount::ZERO,
+            false => total.share(self.state.params().ledger.bounty_ppm).unwrap_or_default(),
+        };
+        self.burn(Pool::Free, Amount(total.0 - bounty.0));
+        let until_age = self.state.age_ms().saturating_add(self.state.params().ledger.jail_ms);
+        if let Some(mut node) = self.state.node(&id).cloned() {
+            node.jailed_until = Some(until_age);
+            node.slashed_height = self.context.height;
+            node.work.clear();
+            (node.qualified, node.score_ppm) = (None, 0);
+            self.set(Key::Node(id), node);
+        }
+        self.events.push(Event::Slashed { node: id, wallet, amount: total, reporter, bounty, until_age });
+        if bounty > Amount::ZERO {
+            self.credit(reporter, bounty);
+        }
+    }
+
+    pub(super) fn unjail(&mut self, wallet: Address, nonce: u64, id: NodeId) -> Result<(), Rejection> {
+        let mut node = self.state.node(&id).ok_or(Rejection::UnknownNode)?.clone();
+        if node.wallet != wallet {
+            return Err(Rejection::NotYourNode);
+        }
+        let until_age = node.jailed_until.ok_or(Rejection::NotJailed)?;
+        if self.state.age_ms() < until_age {
+            return Err(Rejection::Jailed { until_age });
+        }
+        let fee = self.state.params().ledger.fee;
+        self.charge(wallet, nonce, Amount::ZERO, fee)?;
+        node.jailed_until = None;
+        self.set(Key::Node(id), node);
+        self.settle_fee(Pool::Free, fee, self.context.proposer, &[]);
+        self.events.push(Event::Unjailed { node: id, wallet });
+        Ok(())
+    }
+
+    pub(super) fn challenge(
+        &mut self,
+        wallet: Address,
+        nonce: u64,
+        round: u64,
+        node: NodeId,
+    ) -> Result<(), Rejection> {
+        let past = self.state.past_round(round).ok_or(Rejection::RoundNotKept { round })?;
+        if !past.accepted().iter().any(|(accepted, _)| *accepted == node) {
+            return Err(Rejection::NotAccepted);
+        }
+        let ledger = &self.state.params().ledger;
+        let (bond, max) = (ledger.challenge_bond, ledger.max_challenges);
+        let deadline_age = self.state.age_ms().saturating_add(ledger.challenge_ms);
+        let key = Key::Challenge(round, node);
+        if self.state.entries.contains_key(&key) {
+            return Err(Rejection::ChallengedAlready);
+        }
+        if self.state.challenges().count() >= max as usize {
+            return Err(Rejection::TooManyChallenges { max });
+        }
+        self.charge(wallet, nonce, bond, Amount::ZERO)?;
+        self.shift(Pool::Free, Pool::Escrow, bond);
+        let power = self.state.validators().clone();
+        let judged = BTreeSet::new();
+        self.set(key, Challenge { challenger: wallet, bond, deadline_age, power, forged: 0, honest: 0, judged });
+        self.events.push(Event::Challenged { round, node, challenger: wallet });
+        Ok(())
+    }
+
+    pub(super) fn judge(&mut self, judge: NodeId, round: u64, node: NodeId, forged: bool) -> Result<(), Rejection> {
+        let key = Key::Challenge(round, node);
+        let mut challenge = self.state.get::<Challenge>(&key).ok_or(Rejection::NoSuchChallenge)?.clone();
+        let power = challenge.power.power(&judge);
+        if power == 0 {
+            return Err(Rejection::NotValidator);
+        }
+        if self.state.age_ms() >= challenge.deadline_age {
+            return Err(Rejection::NoSuchChallenge);
+        }
+        if !challenge.judged.insert(judge) {
+            return Err(Rejection::AlreadyJudged);
+        }
+        *if forged { &mut challenge.forged } else { &mut challenge.honest } += power;
+        let hopeless = !challenge.power.is_quorum(challenge.power.total_power() - challenge.honest);
+        if challenge.power.is_quorum(challenge.forged) {
+            self.remove(key);
+            self.shift(Pool::Escrow, Pool::Free, challenge.bond);
+            self.credit(challenge.challenger, challenge.bond);
+            self.events.push(Event::ChallengeEnded { round, node, forged: true });
+            let ppm = self.state.params().ledger.fraud_slash_ppm;
+            self.slash(node, ppm, challenge.challenger);
+        } else if hopeless {
+            self.dismiss(round, node, &challenge);
+        } else {
+            self.set(key, challenge);
+        }
+        Ok(())
+    }
+
+    fn dismiss(&mut self, round: u64, node: NodeId, challenge: &Challenge) {
+        self.remove(Key::Challenge(round, node));
+        self.burn(Pool::Escrow, challenge.bond);
+        self.events.push(Event::ChallengeEnded { round, node, forged: false });
+    }
+
+    /// Dismisses the challenges that were not upheld in time.
+    pub(super) fn end_challenges(&mut self) {
+        let age = self.state.age_ms();
+        let over = self.state.challenges().filter(|(_, _, challenge)| challenge.deadline_age <= age);
+        let over: Vec<(u64, NodeId, Challenge)> =
+            over.map(|(round, node, challenge)| (round, node, challenge.clone())).collect();
+        over.into_iter().for_each(|(round, node, challenge)| self.dismiss(round, node, &challenge));
+    }
+
+    /// Takes coins from what unbonds of a wallet; they are then in `pool`.
+    pub(super) fn take_unbonding(&mut self, key: Key, amount: Amount, pool: Pool) {
+        let (Key::Unbonding(_, wallet, _), Some(Unbonding(held))) = (key, self.state.get(&key).cloned()) else { return };
+        if amount == Amount::ZERO {
+            return;
+        }
+        self.shift(Pool::Unbonding, pool, amount);
+        self.account(wallet, |account| take(&mut account.unbonding, amount));
+        match held == amount {
+            true => self.remove(key),
+            false => self.set(key, Unbonding(Amount(held.0 - amount.0))),
+        }
+    }
+
+    /// Takes coins from behind a node; they are then in `pool`.
+    pub(super) fn take_stake(&mut self, id: NodeId, amount: Amount, pool: Pool) {
+        let Some(mut node) = self.state.node(&id).cloned() else { return };
+        self.shift(Pool::Staked, pool, amount);
+        self.account(node.wallet, |account| take(&mut account.staked, amount));
+        take(&mut node.stake, amount);
+        self.keep_or_forget(id, node);
+    }
+}

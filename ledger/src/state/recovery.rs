@@ -1,0 +1,126 @@
+//! Who an account is: its signing key, its recovery key, its user name.
+//!
+//! - An account names a recovery key once (`SetRecovery`: a commitment, so that the key stays unknown until used).
+//!   `Recover`, signed by that key, gives the account another signing key and the commitment to the next recovery key;
+//!   each works once. A thief of the signing key can't replace the recovery key.
+//! - `Recover` has no nonce of the account's, which a thief could run away with, but the number of recoveries so far. It
+//!   costs the fee, or what there is, and comes once an epoch.
+//! - The address stays. The old key signs for nothing any more; the new one signs for the account, and its own address
+//!   takes no coins, which nobody could move.
+//! - A user name is unique and free again when its owner takes another one or gives it up.
+
+use super::{
+    Event, Executor, Key, Rejection, State,
+    entry::{Alias, Owner},
+    money::{Pool, take},
+};
+use crate::transaction::recovery_commitment;
+use ailo_protocol::{Address, Amount, Hash, PublicKey, Username};
+
+impl State {
+    /// The account that `address` is but a key of.
+    pub(super) fn get_alias(&self, address: &Address) -> Address {
+        self.get(&Key::Alias(*address)).map_or(*address, |Alias(account)| *account)
+    }
+
+    /// The account that `key` may sign for.
+    pub(super) fn signs_for(&self, key: &PublicKey) -> Result<Address, Rejection> {
+        let account = self.account_of(key);
+        let present = self.account(&account).key;
+        match present.is_none_or(|present| present == *key) {
+            true => Ok(account),
+            false => Err(Rejection::KeyRotated { account }),
+        }
+    }
+}
+
+impl Executor {
+    /// The wallet whose transaction `signer` signed.
+    pub(super) fn wallet_of(&self, signer: &PublicKey) -> Result<Address, Rejection> {
+        self.state.signs_for(signer)
+    }
+
+    pub(super) fn set_recovery(&mut self, wallet: Address, nonce: u64, commitment: Hash) -> Result<(), Rejection> {
+        if self.state.account(&wallet).recovery.is_some() {
+            return Err(Rejection::RecoverySet);
+        }
+        let fee = self.state.params().ledger.fee;
+        self.charge(wallet, nonce, Amount::ZERO, fee)?;
+        self.account(wallet, |account| account.recovery = Some(commitment));
+        self.settle_fee(Pool::Free, fee, self.context.proposer, &[]);
+        self.events.push(Event::RecoverySet { wallet });
+        Ok(())
+    }
+
+    pub(super) fn recover(
+        &mut self,
+        signer: PublicKey,
+        wallet: Address,
+        count: u64,
+        key: PublicKey,
+        next: Hash,
+    ) -> Result<(), Rejection> {
+        let account = self.state.account(&wallet);
+        let ledger = &self.state.params().ledger;
+        let used = recovery_commitment(&self.state.network(), &signer);
+        if account.recovery != Some(used) {
+            return Err(Rejection::NotTheRecoveryKey);
+        }
+        if count != account.recoveries {
+            return Err(Rejection::BadNonce { expected: account.recoveries, got: count });
+        }
+        if next == used {
+            return Err(Rejection::RecoveryKeyUsed);
+        }
+        let ready = account.recovered_age.saturating_add(ledger.epoch_ms);
+        if account.recoveries > 0 && self.state.age_ms() < ready {
+            return Err(Rejection::RecoveryTooSoon { wait_ms: ready - self.state.age_ms() });
+        }
+        let own = Address::from(&key);
+        let taken = self.state.entries.contains_key(&Key::Account(own)) || self.state.get_alias(&own) != own;
+        if own != wallet && self.state.get_alias(&own) != wallet && taken {
+            return Err(Rejection::KeyTaken);
+        }
+        let fee = ledger.fee.min(account.free);
+        let age = self.state.age_ms();
+        self.account(wallet, |account| {
+            account.key = Some(key);
+            account.recovery = Some(next);
+            account.recoveries += 1;
+            account.recovered_age = age;
+            take(&mut account.free, fee);
+        });
+        if own != wallet {
+            self.set(Key::Alias(own), Alias(wallet));
+        }
+        self.settle_fee(Pool::Free, fee, self.context.proposer, &[]);
+        self.events.push(Event::Recovered { wallet, key });
+        Ok(())
+    }
+
+    pub(super) fn register_username(
+        &mut self,
+        wallet: Address,
+        nonce: u64,
+        name: Option<Username>,
+    ) -> Result<(), Rejection> {
+        if name.is_some_and(|name| !name.is_valid()) {
+            return Err(Rejection::BadUsername);
+        }
+        if name.is_some_and(|name| self.state.owner(&name).is_some()) {
+            return Err(Rejection::UsernameTaken);
+        }
+        let fee = self.state.params().ledger.fee;
+        self.charge(wallet, nonce, Amount::ZERO, fee)?;
+        if let Some(old) = self.state.account(&wallet).name {
+            self.remove(Key::Owner(old));
+        }
+        if let Some(name) = name {
+            self.set(Key::Owner(name), Owner(wallet));
+        }
+        self.account(wallet, |account| account.name = name);
+        self.settle_fee(Pool::Free, fee, self.context.proposer, &[]);
+        self.events.push(Event::UsernameChanged { wallet, name });
+        Ok(())
+    }
+}

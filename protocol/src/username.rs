@@ -1,0 +1,73 @@
+//! User names: short, unique on the ledger, and optional. They hold no personal data but what their owner puts there.
+
+use crate::canonical::{Decode, Encode};
+use std::{fmt, str::FromStr};
+
+/// Bytes of a name, at most.
+pub const MAX_NAME_BYTES: usize = 24;
+const MIN_NAME_BYTES: usize = 3;
+
+/// A user name: 3 to 24 of `a-z`, `0-9`, `-` and `_`, a letter first, padded with zeros.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
+pub struct Username(pub [u8; MAX_NAME_BYTES]);
+
+/// Why a text is no user name.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is no user name: take 3 to 24 of a-z, 0-9, - and _, a letter first")]
+pub struct BadUsername(String);
+
+impl Username {
+    /// Whether the bytes are a name; decoding alone does not say so.
+    pub fn is_valid(&self) -> bool {
+        let len = self.0.iter().position(|b| *b == 0).unwrap_or(MAX_NAME_BYTES);
+        let allowed = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_');
+        len >= MIN_NAME_BYTES
+            && self.0[0].is_ascii_lowercase()
+            && self.0[..len].iter().all(allowed)
+            && self.0[len..].iter().all(|b| *b == 0)
+    }
+}
+
+impl fmt::Display for Username {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let text: String = self.0.iter().take_while(|b| **b != 0).map(|b| char::from(*b)).collect();
+        f.pad(&text)
+    }
+}
+
+impl fmt::Debug for Username {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl FromStr for Username {
+    type Err = BadUsername;
+    fn from_str(s: &str) -> Result<Username, BadUsername> {
+        let mut bytes = [0; MAX_NAME_BYTES];
+        let slot = bytes.get_mut(..s.len()).ok_or_else(|| BadUsername(s.into()))?;
+        slot.copy_from_slice(s.as_bytes());
+        Some(Username(bytes)).filter(Username::is_valid).ok_or_else(|| BadUsername(s.into()))
+    }
+}
+
+crate::hash::serde_as_text!(Username);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_short_plain_and_start_with_a_letter() {
+        for good in ["ada", "a-1", "ada_lovelace", &"z".repeat(24)] {
+            assert_eq!(good.parse::<Username>().map(|name| name.to_string()), Ok(good.to_string()));
+        }
+        for bad in ["", "ab", "Ada", "1ada", "-ada", "a da", "ad\u{e4}", "ada\0", &"z".repeat(25)] {
+            assert!(bad.parse::<Username>().is_err(), "{bad:?}");
+        }
+        assert!(!Username([0; 24]).is_valid());
+        let mut gap = "ada".parse::<Username>().unwrap_or(Username([0; 24]));
+        gap.0[5] = b'x';
+        assert!(!gap.is_valid(), "one name has one encoding");
+    }
+}
