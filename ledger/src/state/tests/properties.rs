@@ -23,7 +23,7 @@ impl Chaos {
     }
 
     fn amount(&mut self, ledger: &Ledger, of: u8) -> Amount {
-        match self.below(8) {
+        match if of > 4 { 2 } else { self.below(8) } {
             0 => Amount(self.random.next_u64()),
             1 => Amount::ZERO,
             // All but the fee: who then owes for what came in has nothing left.
@@ -172,7 +172,8 @@ impl Chaos {
     }
 
     fn transaction(&mut self, ledger: &Ledger, state: &State) -> Transaction {
-        let i = self.below(self.founders.into()) as u8;
+        // One more wallet than founders: it has nothing but what it is sent.
+        let i = self.below(u64::from(self.founders) + 1) as u8;
         let (key, body) = self.body(ledger, i);
         let nonce = if body.is_wallets() { state.account(&state.account_of(key.public())).nonce } else { 0 };
         let nonce = nonce + u64::from(self.one_in(20));
