@@ -103,6 +103,8 @@ pub struct LedgerParams {
     pub handover_stake: Amount,
     /// Time from an unstake until the coins are free.
     pub unbonding_ms: u64,
+    /// A light client trusts a checkpoint this long after its block's time: stake that vouched for it can't be free yet.
+    pub trust_ms: u64,
 
     /// Leading zero bits of a registration's proof-of-work stamp.
     pub stamp_bits: u32,
@@ -167,6 +169,11 @@ impl LedgerParams {
             "ascending in both columns",
         )?;
         check((1..=4096).contains(&self.handover_validators), "handover_validators", "1 to 4096")?;
+        check(
+            self.trust_ms > 0 && self.trust_ms <= self.unbonding_ms,
+            "trust_ms",
+            "positive, at most unbonding_ms (stake that is free again can forge what it signed for)",
+        )?;
         check(self.stamp_bits <= 40, "stamp_bits", "at most 40")?;
         check(
             self.alive_ms >= self.heartbeat_ms && self.heartbeat_ms > 0,
