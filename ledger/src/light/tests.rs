@@ -69,11 +69,11 @@ impl Chain {
         Checkpoint { height, block: self.light(height).header.id() }
     }
 
-    fn from_genesis(&self) -> LightClient {
+    fn at_genesis(&self) -> LightClient {
         LightClient::from_genesis(&self.ledger.genesis)
     }
 
-    fn from(&self, height: u64) -> LightClient {
+    fn at(&self, height: u64) -> LightClient {
         let (checkpoint, block) = (self.checkpoint(height), self.light(height));
         LightClient::from_checkpoint(&self.ledger.genesis, checkpoint, &block, NOW_MS).unwrap()
     }
@@ -96,7 +96,7 @@ impl Chain {
 
     /// The newest header, verified.
     fn head(&self) -> Verified {
-        let mut client = self.from(19);
+        let mut client = self.at(19);
         assert_eq!(client.advance(&self.light(20), NOW_MS).unwrap(), Advance::Reached);
         client.head().unwrap().clone()
     }
@@ -125,20 +125,20 @@ fn a_checkpoint_is_written_as_height_and_id_and_nothing_else_is_one() {
 #[test]
 fn headers_are_reached_from_genesis_and_from_a_checkpoint_block_by_block_or_by_skipping() {
     let chain = Chain::new();
-    let mut client = chain.from_genesis();
+    let mut client = chain.at_genesis();
     for height in 1..=20 {
         assert_eq!(chain.follow(&mut client, height), [height], "adjacent");
     }
     assert_eq!(client.standing(), Standing::NoCheckpoint);
 
-    let mut client = chain.from_genesis();
+    let mut client = chain.at_genesis();
     assert_eq!(chain.follow(&mut client, 9), [9], "the founders decide them all: one step");
-    let mut client = chain.from(2);
+    let mut client = chain.at(2);
     assert_eq!(client.standing(), Standing::Anchored(chain.checkpoint(2)));
     let asked = chain.follow(&mut client, 20);
     assert!(asked.contains(&10) && asked.len() < 10, "the way leads over the change of validators: {asked:?}");
     assert_eq!(client.standing(), Standing::Anchored(chain.checkpoint(2)));
-    let mut client = chain.from(11);
+    let mut client = chain.at(11);
     assert_eq!(chain.follow(&mut client, 20), [20]);
 }
 
@@ -186,7 +186,7 @@ fn forged(chain: &Chain, height: u64, signers: &[u8], change: &dyn Fn(&mut Light
     let mut block = chain.light(height);
     change(&mut block);
     block.certificate = certify(&chain.network(), &block.header, signers.iter().copied());
-    let mut client = chain.from(2);
+    let mut client = chain.at(2);
     let outcome = client.advance(&block, NOW_MS);
     assert_eq!(client.height(), if matches!(outcome, Ok(Advance::Reached)) { height } else { 2 });
     outcome
@@ -221,7 +221,7 @@ fn a_header_whose_frame_is_wrong_is_refused_even_if_everybody_signed_it() {
 #[test]
 fn a_certificate_of_too_little_power_of_others_or_of_another_network_is_refused() {
     let chain = Chain::new();
-    let offer = |block: &LightBlock| chain.from(2).advance(block, NOW_MS);
+    let offer = |block: &LightBlock| chain.at(2).advance(block, NOW_MS);
     for height in [3, 9] {
         assert!(matches!(forged(&chain, height, &ALL[..9], &|_| ()), Ok(Advance::Reached)), "9 of 13 are enough");
         let few = forged(&chain, height, &ALL[..8], &|_| ());
@@ -313,7 +313,7 @@ fn an_account_a_node_and_the_model_are_what_the_state_holds_and_nothing_else() {
     refused(head.account(&absent, entry.as_deref(), &proof).map(drop));
     refused(head.node(node_key(0).public(), entry.as_deref(), &proof).map(drop));
     refused(head.model(&entry.unwrap(), &proof).map(drop));
-    let older = chain.from(19).head().unwrap().clone();
+    let older = chain.at(19).head().unwrap().clone();
     refused(older.model(&model.unwrap(), &model_proof).map(drop)); // of another block
     for junk in [vec![], vec![0xff; 40], vec![0; MAX_PROOF_BYTES + 1]] {
         assert!(matches!(head.account(&absent, None, &junk), Err(LightError::Codec(_))));
@@ -326,7 +326,7 @@ fn an_account_a_node_and_the_model_are_what_the_state_holds_and_nothing_else() {
 fn a_transaction_is_shown_in_its_own_block_and_in_no_other() {
     let chain = Chain::new();
     let transactions = &chain.ledger.blocks[4].transactions;
-    let fifth = chain.from(5).head().unwrap().clone();
+    let fifth = chain.at(5).head().unwrap().clone();
     for (i, transaction) in transactions.iter().enumerate() {
         let proof = canonical::encode(&prove_transaction(transactions, i).unwrap());
         let (id, bytes) = (transaction.id(), transaction.encode());
@@ -335,7 +335,7 @@ fn a_transaction_is_shown_in_its_own_block_and_in_no_other() {
         let other = &transactions[(i + 1) % transactions.len()];
         refused(fifth.transaction(&other.id(), &bytes, &proof));
         refused(fifth.transaction(&other.id(), &other.encode(), &proof));
-        refused(chain.from(6).head().unwrap().transaction(&id, &bytes, &proof));
+        refused(chain.at(6).head().unwrap().transaction(&id, &bytes, &proof));
         let never = chain.ledger.transfer(0, 1, Amount::alc(99));
         refused(fifth.transaction(&never.id(), &never.encode(), &proof));
         let mut signed_otherwise = transaction.clone();
@@ -349,7 +349,7 @@ fn a_transaction_is_shown_in_its_own_block_and_in_no_other() {
 #[test]
 fn blocks_older_than_the_checkpoint_are_reached_by_their_parents_alone() {
     let chain = Chain::new();
-    let mut at = chain.from(10).head().unwrap().clone();
+    let mut at = chain.at(10).head().unwrap().clone();
     for height in (1..10).rev() {
         let header = chain.light(height).header;
         let mut forged = header.clone();
