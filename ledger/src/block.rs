@@ -75,8 +75,21 @@ impl Block {
 
 /// The Merkle root that a header commits to for these transactions.
 pub fn transactions_root(transactions: &[Transaction]) -> Hash {
-    let leaves: Vec<Hash> = transactions.iter().map(|t| Hash::of(Domain::Transaction, &t.encode())).collect();
-    merkle::root(&leaves)
+    merkle::root(&transaction_leaves(transactions))
+}
+
+/// Proves against a header's `transactions_root` that a transaction stands at `index`; `None` when none does.
+pub fn prove_transaction(transactions: &[Transaction], index: usize) -> Option<merkle::Proof> {
+    merkle::prove(&transaction_leaves(transactions), index)
+}
+
+/// The leaf of that tree for a transaction's canonical bytes.
+pub fn transaction_leaf(transaction: &[u8]) -> Hash {
+    Hash::of(Domain::Transaction, transaction)
+}
+
+fn transaction_leaves(transactions: &[Transaction]) -> Vec<Hash> {
+    transactions.iter().map(|transaction| transaction_leaf(&transaction.encode())).collect()
 }
 
 /// A validator and its weight in votes.

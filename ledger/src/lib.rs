@@ -3,6 +3,7 @@
 pub mod block;
 pub mod consensus;
 pub mod framelog;
+pub mod light;
 pub mod mempool;
 pub mod state;
 pub mod store;

@@ -393,7 +393,7 @@ mod tests {
         }
         assert_eq!(nonces(&pool), [0, 1, 2, 3, 4, 5]);
         assert_eq!(pool.next_nonce(state, wallet_key(0).public()), 6);
-        let block = Ledger { genesis: ledger.genesis.clone(), state: state.clone(), events: vec![] }
+        let block = Ledger { genesis: ledger.genesis.clone(), state: state.clone(), events: vec![], blocks: vec![] }
             .block(pool.candidates(state));
         assert_eq!(block.transactions.len(), 6);
     }

@@ -9,7 +9,10 @@ use jsonrpsee::core::{
 };
 use jsonrpsee_http_client::{HttpClient, HttpClientBuilder};
 use serde::{Serialize, de::DeserializeOwned};
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 /// A node's JSON-RPC.
 #[derive(Clone)]
@@ -32,11 +35,16 @@ impl Client {
         if let Some(url) = &args.rpc {
             return Client::new(url);
         }
-        let path = data_dir(args)?.join("rpc");
+        Client::in_folder(&data_dir(args)?)
+    }
+
+    /// The node that runs in this data folder.
+    pub fn in_folder(dir: &Path) -> Result<Client, NodeError> {
+        let path = dir.join("rpc");
         let url = std::fs::read_to_string(&path).map_err(|_| {
             NodeError::Rpc(format!(
                 "no node runs in {}: start one with `ailo-node run`, or name one with --rpc or --data-dir",
-                path.parent().unwrap_or(&path).display()
+                dir.display()
             ))
         })?;
         Client::new(url.trim())

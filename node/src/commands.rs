@@ -8,7 +8,7 @@ use crate::{
     error::NodeError,
     genesis, localnet,
     rpc::types::*,
-    service,
+    service, verify,
 };
 use ailo_ledger::{Body, Transaction, state::Event};
 use ailo_protocol::{Address, Keypair, keystore};
@@ -28,6 +28,7 @@ pub async fn dispatch(cli: Cli) -> Result<(), NodeError> {
         Command::Stake(args) => stake(args, true).await,
         Command::Unstake(args) => stake(args, false).await,
         Command::Status(args) => status(args).await,
+        Command::Verify(command) => verify::command(command).await,
         Command::Generate(args) => generate(args).await,
         Command::Localnet(args) => localnet::run(*args).await,
     }

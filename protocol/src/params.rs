@@ -149,6 +149,8 @@ pub struct LedgerParams {
     pub poll_delay_blocks: u64,
     /// Proposals open at a time, at most.
     pub max_polls: u32,
+    /// A light client trusts a checkpoint this long after its block's time: stake that vouched for it can't be free yet.
+    pub trust_ms: u64,
 
     /// Leading zero bits of a registration's proof-of-work stamp.
     pub stamp_bits: u32,
@@ -231,6 +233,11 @@ impl LedgerParams {
             "ascending in both columns",
         )?;
         check((1..=4096).contains(&self.handover_validators), "handover_validators", "1 to 4096")?;
+        check(
+            self.trust_ms > 0 && self.trust_ms <= self.evidence_ms,
+            "trust_ms",
+            "positive, at most evidence_ms (what can no longer be punished is no proof)",
+        )?;
         check(self.stamp_bits <= 40, "stamp_bits", "at most 40")?;
         check(
             self.alive_ms >= self.heartbeat_ms && self.heartbeat_ms > 0,

@@ -44,6 +44,7 @@ pub fn genesis(founders: u8, edit: impl FnOnce(&mut Params)) -> Genesis {
         challenge_ms: 20_000,
         poll_ms: 50_000,
         poll_delay_blocks: 3,
+        trust_ms: 60_000,
         heartbeat_ms: 10_000,
         alive_ms: 30_000,
         lapse_ms: 1_000_000,
@@ -141,13 +142,15 @@ pub struct Ledger {
     pub state: State,
     /// What the last block brought about.
     pub events: Vec<Event>,
+    /// All blocks so far.
+    pub blocks: Vec<Block>,
 }
 
 impl Ledger {
     /// A ledger at genesis: see [`genesis`].
     pub fn new(founders: u8, edit: impl FnOnce(&mut Params)) -> Ledger {
         let genesis = genesis(founders, edit);
-        Ledger { state: State::genesis(&genesis), genesis, events: Vec::new() }
+        Ledger { state: State::genesis(&genesis), genesis, events: Vec::new(), blocks: Vec::new() }
     }
 
     /// Puts coins into a wallet as if they had been earned.
@@ -195,6 +198,7 @@ impl Ledger {
         assert_eq!(executed.state.root(), built.state.root());
         assert_eq!(executed.state.check_supply(), Ok(()));
         (self.state, self.events) = (executed.state, executed.events);
+        self.blocks.push(block.clone());
         block
     }
 

@@ -24,6 +24,9 @@ use ailo_protocol::{
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
+/// No proof's canonical bytes are longer.
+pub const MAX_PROOF_BYTES: usize = 8 + 256 * 32 + 1 + 64;
+
 /// A copy-on-write tree from key hashes to value hashes.
 #[derive(Clone, Debug, Default)]
 pub struct Tree(Option<Arc<Subtree>>);

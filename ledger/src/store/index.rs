@@ -6,6 +6,7 @@
 //! "h" height                     -> offset in the block log
 //! "b" block id                   -> height
 //! "t" transaction id             -> height, position
+//! "v" validator set's hash       -> validator set, for every one that ever was
 //! "w" wallet, height, number     -> time, event
 //! ```
 //!
@@ -14,6 +15,7 @@
 use super::StoreError;
 use crate::{
     Block,
+    block::{MAX_VALIDATORS, ValidatorSet},
     state::{Event, Executed, State},
 };
 use ailo_protocol::{
@@ -27,6 +29,8 @@ use std::path::Path;
 pub const MAX_PAGE: usize = 100;
 const CACHE_BYTES: u64 = 64 << 20;
 const MAX_VALUE_BYTES: usize = 64 << 10;
+/// A validator takes 40 bytes.
+const MAX_SET_BYTES: usize = 8 + 40 * MAX_VALIDATORS;
 const HEAD: &[u8] = b"m";
 
 /// Where the index stands.
@@ -95,6 +99,8 @@ impl Index {
             self.db.scan_prefix(b"s").map(|item| item.map(|(key, entry)| (key[1..].to_vec(), entry.to_vec())));
         let entries: Vec<_> = entries.collect::<Result<_, _>>().ok()?;
         let state = State::restore(genesis, entries.into_iter()).ok()?;
+        // An index of an older version holds no sets.
+        self.validators(&state.validators().hash()).ok()??;
         Some((head, state))
     }
 
@@ -105,6 +111,8 @@ impl Index {
         for (state_key, entry) in state.entries() {
             batch.insert(key(b's', &[&state_key]), entry);
         }
+        let set = state.validators();
+        batch.insert(key(b'v', &[&set.hash().0]), canonical::encode(set));
         batch.insert(HEAD, canonical::encode(&head));
         self.db.apply_batch(batch)?;
         Ok(head)
@@ -136,6 +144,10 @@ impl Index {
                 batch.insert(history_key(&wallet, Cursor { height, event: number }), item.as_slice());
             }
         }
+        if header.next_validators != header.validators {
+            let set = canonical::encode(executed.state.validators());
+            batch.insert(key(b'v', &[&header.next_validators.0]), set);
+        }
         batch.insert(HEAD, canonical::encode(&Head { height, root: header.state_root, offset }));
         Ok(self.db.apply_batch(batch)?)
     }
@@ -150,6 +162,11 @@ impl Index {
 
     pub fn position_of(&self, transaction: &Hash) -> Result<Option<(u64, u32)>, StoreError> {
         Ok(value(self.db.get(key(b't', &[&transaction.0]))?))
+    }
+
+    pub fn validators(&self, hash: &Hash) -> Result<Option<ValidatorSet>, StoreError> {
+        let bytes = self.db.get(key(b'v', &[&hash.0]))?;
+        Ok(bytes.and_then(|bytes| canonical::decode(&bytes, MAX_SET_BYTES).ok()))
     }
 
     pub fn history(&self, wallet: &Address, before: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {

@@ -14,6 +14,7 @@
 
 mod consensus;
 mod index;
+mod light;
 
 pub use consensus::ConsensusFiles;
 pub use index::{Cursor, HistoryItem, MAX_PAGE, Page};

@@ -13,8 +13,10 @@
 //! | `ailo_peers` | | [`PeersView`] |
 //! | `ailo_submit` | `transaction`: canonical bytes in hexadecimal | [`Submitted`] |
 //! | `ailo_generate` | `request`: [`GenerateRequest`] | [`Generated`] |
+//! | `ailo_lightBlock`, `ailo_headers`, `ailo_proof`, `ailo_transactionProof` | | see [`light`] |
 //! | `ailo_subscribeBlocks` | | a [`Header`](ailo_ledger::Header) for each new block |
 
+pub mod light;
 pub mod types;
 
 use crate::{
@@ -479,6 +481,7 @@ fn methods(context: Arc<Context>) -> Result<RpcModule<Arc<Context>>, NodeError> 
     module.register_method("ailo_peers", |_, c, _| c.peers()).map_err(twice)?;
     module.register_async_method("ailo_submit", |p, c, _| async move { c.submit(&p).await }).map_err(twice)?;
     module.register_async_method("ailo_generate", |p, c, _| async move { c.generate(&p).await }).map_err(twice)?;
+    light::register(&mut module).map_err(twice)?;
     module
         .register_subscription(
             "ailo_subscribeBlocks",

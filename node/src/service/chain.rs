@@ -8,15 +8,16 @@
 use super::sync;
 use crate::{error::NodeError, genesis::now_ms};
 use ailo_ledger::{
-    Block, Body, Certificate, Transaction,
+    Block, Body, Certificate, Header, Transaction,
     consensus::{Decision, Host, Input, Message, Output, TimeoutId, Verdict as Opinion},
+    light::LightBlock,
     mempool::{AdmissionError, Mempool},
     state::{Event, State},
     store::{ConsensusFiles, Cursor, Page, Store, StoreError},
 };
 use ailo_proto::{Consensus, gossip};
 use ailo_protocol::{
-    Address, Genesis, Hash, Keypair, NodeId,
+    Address, Genesis, Hash, Keypair, NodeId, merkle,
     net::{self, Offence, Verdict},
 };
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
@@ -176,6 +177,21 @@ impl Chain {
     /// A transaction in a block, and that block's height.
     pub fn transaction(&self, id: &Hash) -> Option<(Transaction, u64)> {
         known(self.store.transaction(id)).map(|(transaction, height, _)| (transaction, height))
+    }
+
+    /// The header of a block.
+    pub fn header(&self, height: u64) -> Option<Header> {
+        known(self.store.header(height))
+    }
+
+    /// A header with its certificate and validators.
+    pub fn light_block(&self, height: u64) -> Option<LightBlock> {
+        known(self.store.light_block(height))
+    }
+
+    /// A transaction in a block, that block's height, and the proof of it.
+    pub fn transaction_proof(&self, id: &Hash) -> Option<(Transaction, u64, merkle::Proof)> {
+        known(self.store.transaction_proof(id))
     }
 
     /// What happened to a wallet, the latest first.

@@ -128,13 +128,13 @@ fn a_known_history_has_a_known_root() {
     let mut ledger = funded();
     assert_eq!(
         State::genesis(&ledger.genesis).root().to_string(),
-        "34b8fb739ea6d7176a025e731e897b7b9a90b72720a704bfeb162aa9da3bf622"
+        "f1b970d6d943349feceeafe44b68be2aa8f72ac1d947d6ccd5d9479acc03162c"
     );
     ledger.open_round(0..5);
     ledger.block(vec![ledger.transfer(0, 1, ALC(1)), ledger.commit(1)]);
     ledger.block(vec![ledger.stake(0, ALC(20)), ledger.attest(3, ledger.state.height())]);
     ledger.pass(120_000);
-    assert_eq!(ledger.state.root().to_string(), "13b2b8d094702e730d8a1d6badd5d70ac17246fcd6d8621f9b204a76b549e891");
+    assert_eq!(ledger.state.root().to_string(), "158191bd36c95088a0a14de2dc8077772f7aab852cf733ba8f5ae6d2e444d618");
 }
 
 #[test]

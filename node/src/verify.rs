@@ -1,0 +1,294 @@
+//! The `verify` command: asks a node for certificates and proofs, and believes nothing of what it answers but what they
+//! show (`ailo_ledger::light` holds the rules; here are the questions, the clock, and the words).
+
+use crate::{
+    cli::{VerifyArgs, VerifyCommand},
+    client::{Client, json},
+    datadir,
+    error::NodeError,
+    genesis::{self, now_ms},
+    rpc::{light::*, types::At},
+};
+use ailo_ledger::{
+    Body, Header,
+    light::{Advance, Checkpoint, LightBlock, LightClient, LightError, Standing, Verified},
+    state::{Key, TransferStatus},
+};
+use ailo_protocol::{
+    Address, Genesis, Hash, NodeId,
+    canonical::{self, CodecError},
+};
+use std::path::{Path, PathBuf};
+
+/// A header's canonical bytes are at most this long.
+const MAX_HEADER_BYTES: usize = 1 << 10;
+/// A head this much older than the clock may be due to a node that hides what came since.
+const STALE_BLOCKS: u64 = 12;
+
+/// Runs `verify`.
+pub async fn command(command: VerifyCommand) -> Result<(), NodeError> {
+    match command {
+        VerifyCommand::Account { address, against } => Check::start(&against).await?.account(&address).await,
+        VerifyCommand::Node { key, against } => Check::start(&against).await?.node(&key).await,
+        VerifyCommand::Transaction { id, against } => Check::start(&against).await?.transaction(&id).await,
+        VerifyCommand::Model(against) => Check::start(&against).await?.model().await,
+    }
+}
+
+/// A light client and the node that it asks.
+struct Check {
+    node: Client,
+    genesis: Genesis,
+    light: LightClient,
+}
+
+/// An answer to `ailo_proof`, not believed yet.
+struct Claim {
+    height: u64,
+    entry: Option<Vec<u8>>,
+    proof: Vec<u8>,
+}
+
+fn refused(e: LightError) -> NodeError {
+    NodeError::Check(format!("NOT VERIFIED: {e}"))
+}
+
+fn unreadable(what: &str) -> NodeError {
+    NodeError::Check(format!("NOT VERIFIED: the node's {what} can't be read: ask another node"))
+}
+
+fn bytes(what: &str, text: &str) -> Result<Vec<u8>, NodeError> {
+    hex::decode(text).map_err(|_| unreadable(what))
+}
+
+impl Check {
+    async fn start(args: &VerifyArgs) -> Result<Check, NodeError> {
+        let genesis = genesis::read(&network_file(args)?)?;
+        let node = match &args.rpc {
+            Some(url) => Client::new(url)?,
+            None => Client::in_folder(&data_dir(args)?)?,
+        };
+        let light = LightClient::from_genesis(&genesis);
+        let mut check = Check { node, genesis, light };
+        if let Some(checkpoint) = args.checkpoint {
+            let block = check.block(Some(checkpoint.height)).await?;
+            let light = LightClient::from_checkpoint(&check.genesis, checkpoint, &block, now_ms());
+            check.light = light.map_err(refused)?;
+        }
+        Ok(check)
+    }
+
+    async fn block(&self, height: Option<u64>) -> Result<LightBlock, NodeError> {
+        let params: Vec<_> = height.map(|height| ("height", json(&height))).into_iter().collect();
+        let reply: At<LightBlockView> = self.node.call("ailo_lightBlock", &params).await?;
+        let block = LightBlock::decode(&bytes("block", &reply.value.light_block)?);
+        let block = block.map_err(|e| refused(e.into()))?;
+        match height {
+            Some(height) if block.header.height != height => Err(NodeError::Check(format!(
+                "NOT VERIFIED: asked for block {height}, the node sent block {}: ask another node",
+                block.header.height
+            ))),
+            _ => Ok(block),
+        }
+    }
+
+    async fn claim(&self, name: &str, value: serde_json::Value) -> Result<Claim, NodeError> {
+        let reply: At<ProofView> = self.node.call("ailo_proof", &[(name, value)]).await?;
+        let entry = reply.value.entry.as_deref().map(|text| bytes("entry", text)).transpose()?;
+        Ok(Claim { height: reply.height, entry, proof: bytes("proof", &reply.value.proof)? })
+    }
+
+    /// Verifies the header at `height`, going half way wherever too few of the validators that are trusted signed.
+    async fn reach(&mut self, height: u64) -> Result<Verified, NodeError> {
+        if height > self.light.height() {
+            let block = self.block(Some(height)).await?;
+            self.follow(block).await?;
+        }
+        match self.light.head() {
+            Some(head) if head.header().height == height => Ok(head.clone()),
+            _ => Err(NodeError::Check(format!(
+                "NOT VERIFIED: the node answers for block {height}, and block {} is verified already: it lags behind; ask \
+                 another node",
+                self.light.height()
+            ))),
+        }
+    }
+
+    async fn follow(&mut self, block: LightBlock) -> Result<(), NodeError> {
+        let mut waiting = vec![block]; // halves each time, so it never holds more than 64
+        while let Some(block) = waiting.last() {
+            match self.light.advance(block, now_ms()).map_err(refused)? {
+                Advance::Reached => drop(waiting.pop()),
+                Advance::TooFar { between } => {
+                    let block = self.block(Some(between)).await?;
+                    waiting.push(block);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A header below one that is verified: by the chain of parents, which commit to each other.
+    async fn reach_back(&self, mut from: Verified, height: u64) -> Result<Verified, NodeError> {
+        while from.header().height > height {
+            let top = from.header().height - 1;
+            let wanted = (top - height + 1).min(u64::from(MAX_HEADERS));
+            let params = [("from", json(&top)), ("limit", json(&wanted))];
+            let reply: At<HeadersView> = self.node.call("ailo_headers", &params).await?;
+            let headers = reply.value.headers;
+            if headers.is_empty() || headers.len() as u64 > wanted {
+                return Err(unreadable("headers"));
+            }
+            for text in headers {
+                let header: Result<Header, CodecError> = canonical::decode(&bytes("header", &text)?, MAX_HEADER_BYTES);
+                from = from.parent(header.map_err(|e| refused(e.into()))?).map_err(refused)?;
+            }
+        }
+        Ok(from)
+    }
+
+    async fn account(mut self, address: &Address) -> Result<(), NodeError> {
+        let claim = self.claim("account", json(address)).await?;
+        let head = self.reach(claim.height).await?;
+        let account = head.account(address, claim.entry.as_deref(), &claim.proof).map_err(refused)?;
+        println!("account      {address}");
+        match account {
+            None => println!("balance      none: the ledger has no such account"),
+            Some(account) => {
+                println!(
+                    "balance      {} ALC, pending {}, staked {}, unbonding {}",
+                    account.free, account.incoming, account.staked, account.unbonding
+                );
+                println!("nonce        {}", account.nonce);
+            }
+        }
+        self.conclude(&head)
+    }
+
+    async fn node(mut self, key: &NodeId) -> Result<(), NodeError> {
+        let claim = self.claim("node", json(key)).await?;
+        let head = self.reach(claim.height).await?;
+        let node = head.node(key, claim.entry.as_deref(), &claim.proof).map_err(refused)?;
+        println!("node         {key}");
+        match node {
+            None => println!("wallet       none: the ledger knows no such node"),
+            Some(node) => {
+                println!("wallet       {}", node.wallet);
+                println!("stake        {} ALC", node.stake);
+                println!("standing     {}", if node.lapsed { "lapsed" } else { "registered" });
+            }
+        }
+        self.conclude(&head)
+    }
+
+    async fn model(mut self) -> Result<(), NodeError> {
+        let claim = self.claim("model", json(&true)).await?;
+        let head = self.reach(claim.height).await?;
+        let entry = claim.entry.ok_or_else(|| {
+            refused(LightError::Proof { what: "a model, which every ledger has,", height: claim.height })
+        })?;
+        let model = head.model(&entry, &claim.proof).map_err(refused)?;
+        println!("model        {}", model.root);
+        println!("rounds       {}", model.steps);
+        if let Some(loss) = model.loss {
+            println!("loss         {:.4} nats a token, held out", loss as f64 / 1e6);
+        }
+        self.conclude(&head)
+    }
+
+    async fn transaction(mut self, id: &Hash) -> Result<(), NodeError> {
+        let reply: At<TransactionProofView> = self.node.call("ailo_transactionProof", &[("id", json(id))]).await?;
+        let TransactionProofView { block_height: height, transaction, proof } = reply.value;
+        let including = match self.light.head() {
+            Some(head) if height < head.header().height => self.reach_back(head.clone(), height).await?,
+            _ => self.reach(height).await?,
+        };
+        let (transaction, proof) = (bytes("transaction", &transaction)?, bytes("proof", &proof)?);
+        let transaction = including.transaction(id, &transaction, &proof).map_err(refused)?;
+        let standing = match &transaction.unsigned.body {
+            Body::Transfer { to, amount, .. } => {
+                let key = hex::encode(canonical::encode(&Key::Transfer(*id)));
+                let claim = self.claim("key", json(&key)).await?;
+                let head = self.reach(claim.height).await?;
+                let transfer = head.transfer(id, claim.entry.as_deref(), &claim.proof).map_err(refused)?;
+                let standing = match transfer.map(|transfer| transfer.status) {
+                    Some(TransferStatus::Pending) => "PENDING",
+                    Some(TransferStatus::Confirmed) => "CONFIRMED",
+                    None => "ended (REFUNDED or FINAL): the ledger's state holds it no longer",
+                };
+                Some((*to, *amount, standing))
+            }
+            _ => {
+                let head = self.block(None).await?;
+                if head.header.height > self.light.height() {
+                    self.follow(head).await?;
+                }
+                None
+            }
+        };
+        println!("transaction  {id}");
+        println!("by           {}", transaction.unsigned.signer);
+        println!("included in  block {}", including.checkpoint());
+        if let Some((to, amount, standing)) = standing {
+            println!("transfer     {amount} ALC to {to}");
+            println!("standing     {standing}");
+        }
+        match self.light.head() {
+            Some(head) => self.conclude(head),
+            None => self.conclude(&including),
+        }
+    }
+
+    /// At which block it was verified, and how far that can be relied on.
+    fn conclude(&self, head: &Verified) -> Result<(), NodeError> {
+        let header = head.header();
+        println!("VERIFIED     in block {}", head.checkpoint());
+        println!("state root   {}", header.state_root);
+        let age_ms = now_ms().saturating_sub(header.time_ms);
+        println!("made         {} s ago", age_ms / 1000);
+        let days = |ms: u64| ms as f64 / 86_400_000.0;
+        let trust_ms = self.genesis.params.ledger.trust_ms;
+        match self.light.standing() {
+            Standing::Anchored(checkpoint) => println!("ANCHORED     by checkpoint {checkpoint}"),
+            Standing::NoCheckpoint => println!(
+                "UNANCHORED   no checkpoint was given: this holds unless validators of the past wrote another history; \
+                 compare the id with a source you trust"
+            ),
+            Standing::Expired(Checkpoint { height, .. }, _) => println!(
+                "UNANCHORED   the checkpoint at height {height} is older than the trust period of {:.2} days: compare the \
+                 id with a source you trust",
+                days(trust_ms)
+            ),
+        }
+        println!(
+            "checkpoint   {}   (keep it for the next --checkpoint; it counts for {:.2} days)",
+            head.checkpoint(),
+            days(trust_ms.saturating_sub(age_ms))
+        );
+        let ledger = &self.genesis.params.ledger;
+        if age_ms > STALE_BLOCKS.saturating_mul(ledger.idle_block_ms).saturating_add(ledger.skew_ms) {
+            println!(
+                "note         the node has shown nothing newer: it lags, or hides what came since; ask another node too"
+            );
+        }
+        Ok(())
+    }
+}
+
+fn data_dir(args: &VerifyArgs) -> Result<PathBuf, NodeError> {
+    args.data_dir.clone().map_or_else(|| datadir::default_dir("dev"), Ok)
+}
+
+fn network_file(args: &VerifyArgs) -> Result<PathBuf, NodeError> {
+    if args.network != "dev" {
+        return Ok(Path::new(&args.network).to_path_buf());
+    }
+    let file = data_dir(args)?.join("network.toml");
+    if !file.exists() {
+        return Err(NodeError::Usage(format!(
+            "there is no {}: name the network's file with --network, or the node's folder with --data-dir",
+            file.display()
+        )));
+    }
+    Ok(file)
+}
