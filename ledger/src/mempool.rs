@@ -61,6 +61,32 @@ pub enum AdmissionError {
     Rejected(#[from] Rejection),
 }
 
+impl AdmissionError {
+    /// A code that does not change between versions.
+    pub fn code(&self) -> &'static str {
+        match self {
+            AdmissionError::Rejected(reason) => reason.code(),
+            AdmissionError::Duplicate => "DUPLICATE",
+            AdmissionError::NonceTaken(_) => "NONCE_TAKEN",
+            AdmissionError::NonceGap { .. } => "NONCE_GAP",
+            AdmissionError::Full => "MEMPOOL_FULL",
+            AdmissionError::SignerFull => "SIGNER_FULL",
+            AdmissionError::Signature(_) => "BAD_SIGNATURE",
+        }
+    }
+
+    /// The codes beside those of [`Rejection`], with what they mean.
+    pub const TABLE: &[(&str, &str)] = &[
+        ("DUPLICATE", "the transaction is waiting already"),
+        ("NONCE_TAKEN", "another transaction with this nonce is waiting"),
+        ("NONCE_GAP", "the nonce is too far ahead of the wallet's next one"),
+        ("MEMPOOL_FULL", "the node has too many waiting transactions"),
+        ("SIGNER_FULL", "the signer has too many waiting transactions"),
+        ("BAD_SIGNATURE", "a signature does not verify: wrong key, changed content, or another network's"),
+        ("MALFORMED", "the bytes are not the canonical encoding of a transaction"),
+    ];
+}
+
 /// Transactions that wait.
 #[derive(Default)]
 pub struct Mempool {

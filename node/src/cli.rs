@@ -1,7 +1,7 @@
 //! The command line: every command and flag of `ailo-node`, with its help.
 
 use ailo_ledger::light::Checkpoint;
-use ailo_protocol::{Address, Amount, Hash, PublicKey};
+use ailo_protocol::{Address, Amount, Hash, PublicKey, Username};
 use clap::{Args, Parser, Subcommand};
 use serde::Deserialize;
 use std::path::PathBuf;
@@ -37,6 +37,20 @@ pub enum Command {
     Stake(StakeArgs),
     /// Start to free coins that were bonded to a node.
     Unstake(StakeArgs),
+    /// Let a jailed node back in, after its time.
+    Unjail(NodeArgs),
+    /// Let the node in the data folder work for another wallet, which has consented (`wallet consent`).
+    Bind(BindArgs),
+    /// Call an accepted contribution forged; all validators replay it and vote. Binds coins.
+    Challenge(ChallengeArgs),
+    /// Propose other values of network parameters. Binds coins.
+    Propose(ProposeArgs),
+    /// Vote on a proposal with all the wallet's stake.
+    Vote(VoteArgs),
+    /// List what is voted on.
+    Proposals(ClientArgs),
+    /// List who decides the next block.
+    Validators(ClientArgs),
     /// Show what a running node knows: height, round, model, peers, balance.
     Status(ClientArgs),
     /// Check what a node says of the ledger by certificates and proofs, without believing the node.
@@ -188,6 +202,44 @@ pub enum WalletCommand {
         #[command(flatten)]
         client: ClientArgs,
     },
+    /// Take a pending transfer back.
+    Dispute {
+        /// The transfer's id.
+        transfer: Hash,
+        /// Which wallet, which node.
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Call a transfer a fraud; it is reversed once 51 % of the seats have said so. Binds coins.
+    Report(ReportArgs),
+    /// Take a report back, and the coins that it binds.
+    WithdrawReport(ReportArgs),
+    /// Take a user name, instead of the last one.
+    Username {
+        /// The name, or none to give the last one up.
+        name: Option<Username>,
+        /// Which wallet, which node.
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Print a wallet's consent to a node that works for it; `run` and `bind` take it as --consent.
+    Consent {
+        /// The node's key (`ailo-node status` shows it).
+        node: PublicKey,
+        /// Which wallet, which node to ask for the network.
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Name a recovery key, once, and show the 24 words that it is made of.
+    ProtectWithRecovery(ClientArgs),
+    /// Give an account a new key with its recovery words (read from standard input); makes a new wallet file.
+    Recover {
+        /// The account's address.
+        account: Address,
+        /// Where the new wallet file goes, which node.
+        #[command(flatten)]
+        client: ClientArgs,
+    },
     /// List what happened to the wallet's coins.
     History {
         /// Entries at most.
@@ -259,6 +311,82 @@ pub struct VerifyArgs {
     /// verified is UNANCHORED. Every `verify` shows one to keep.
     #[arg(long, env = "AILO_CHECKPOINT", value_name = "HEIGHT:ID")]
     pub checkpoint: Option<Checkpoint>,
+}
+
+/// Flags of `wallet report` and `wallet withdraw-report`.
+#[derive(Debug, Args)]
+pub struct ReportArgs {
+    /// The transfer's id.
+    pub transfer: Hash,
+    /// The wallet's node that held a seat when the transfer was included [default: the node in the data folder].
+    #[arg(long, value_name = "KEY")]
+    pub node: Option<PublicKey>,
+    /// Which wallet, which node to ask.
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+/// Flags of `unjail`.
+#[derive(Debug, Args)]
+pub struct NodeArgs {
+    /// The node [default: the one in the data folder].
+    #[arg(long, value_name = "KEY")]
+    pub node: Option<PublicKey>,
+    /// Which wallet, which node to ask.
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+/// Flags of `bind`.
+#[derive(Debug, Args)]
+pub struct BindArgs {
+    /// The wallet.
+    pub wallet: Address,
+    /// Its consent: what `wallet consent` prints.
+    #[arg(long, value_name = "CODE")]
+    pub consent: String,
+    /// Which node.
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+/// Flags of `challenge`.
+#[derive(Debug, Args)]
+pub struct ChallengeArgs {
+    /// The round.
+    pub round: u64,
+    /// The contribution's maker.
+    pub node: PublicKey,
+    /// Which wallet, which node to ask.
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+/// Flags of `propose`.
+#[derive(Debug, Args)]
+pub struct ProposeArgs {
+    /// A change, such as round.pot=2 (repeatable).
+    #[arg(required = true, value_name = "SECTION.KEY=VALUE")]
+    pub changes: Vec<String>,
+    /// Why, in a few words.
+    #[arg(long, default_value = "")]
+    pub why: String,
+    /// Which wallet, which node to ask.
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+/// Flags of `vote`.
+#[derive(Debug, Args)]
+pub struct VoteArgs {
+    /// The proposal's number (`proposals` lists them).
+    pub proposal: u64,
+    /// For or against.
+    #[arg(value_parser = ["yes", "no"])]
+    pub vote: String,
+    /// Which wallet, which node to ask.
+    #[command(flatten)]
+    pub client: ClientArgs,
 }
 
 /// Flags of `generate`.

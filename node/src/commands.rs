@@ -6,12 +6,12 @@ use crate::{
     config::Settings,
     datadir::DataDir,
     error::NodeError,
-    genesis, localnet,
+    genesis, holders, localnet,
     rpc::types::*,
     service, verify,
 };
 use ailo_ledger::{Body, Transaction, state::Event};
-use ailo_protocol::{Address, Keypair, keystore};
+use ailo_protocol::{Address, Hash, Keypair, keystore};
 use std::{
     io::{IsTerminal, Write},
     time::{Duration, Instant},
@@ -27,6 +27,22 @@ pub async fn dispatch(cli: Cli) -> Result<(), NodeError> {
         Command::Wallet(command) => wallet(command).await,
         Command::Stake(args) => stake(args, true).await,
         Command::Unstake(args) => stake(args, false).await,
+        Command::Unjail(args) => {
+            let node = holders::node(args.node, &args.client)?;
+            send(&args.client, Body::Unjail { node }, true, &format!("node {} is back", node.short())).await
+        }
+        Command::Bind(args) => holders::bind(args).await,
+        Command::Challenge(ChallengeArgs { round, node, client }) => {
+            send(&client, Body::Challenge { round, node }, true, "challenged: the validators replay it now").await
+        }
+        Command::Propose(ProposeArgs { changes, why, client }) => {
+            send(&client, Body::Propose { changes, why }, true, "proposed: `ailo-node proposals` shows the votes").await
+        }
+        Command::Vote(VoteArgs { proposal, vote, client }) => {
+            send(&client, Body::Vote { proposal, approve: vote == "yes" }, true, "voted").await
+        }
+        Command::Proposals(args) => holders::proposals(args).await,
+        Command::Validators(args) => holders::validators(args).await,
         Command::Status(args) => status(args).await,
         Command::Verify(command) => verify::command(command).await,
         Command::Generate(args) => generate(args).await,
@@ -46,7 +62,8 @@ fn start_log(filter: &str) -> Result<(), NodeError> {
     Ok(())
 }
 
-fn print_json<T: serde::Serialize>(value: &T) {
+/// Prints a reply as JSON.
+pub fn print_json<T: serde::Serialize>(value: &T) {
     println!("{}", json(value));
 }
 
@@ -73,6 +90,7 @@ async fn wallet(command: WalletCommand) -> Result<(), NodeError> {
             send(&client, body, !no_wait, &format!("sent {amount} ALC to {to}")).await
         }
         WalletCommand::History { limit, client } => wallet_history(&client, limit).await,
+        other => holders::wallet(other).await,
     }
 }
 
@@ -109,11 +127,25 @@ async fn wallet_show(args: &ClientArgs) -> Result<(), NodeError> {
     }
     let at = account.height;
     let account = account.value;
-    println!("address    {address}");
+    println!("address    {}", account.address);
     println!("spendable  {} ALC", account.free);
     println!("pending    {} ALC", account.pending);
     println!("staked     {} ALC", account.staked);
     println!("unbonding  {} ALC", account.unbonding);
+    if account.owes.0 > 0 {
+        println!("owes       {} ALC for reversed transfers: whatever comes in pays it first", account.owes);
+    }
+    if let Some(name) = account.name {
+        println!("name       {name}");
+    }
+    println!(
+        "recovery   {}",
+        if account.recoverable {
+            "a recovery key is set"
+        } else {
+            "none: `ailo-node wallet protect-with-recovery` sets one"
+        }
+    );
     println!("at height  {at}");
     Ok(())
 }
@@ -143,6 +175,16 @@ fn describe(own: &Address, event: &Event) -> String {
         Event::TransferConfirmed { from, to, amount, .. } => format!("confirmed  {amount} ALC {}", way(from, to)),
         Event::TransferRefunded { from, to, amount, .. } => format!("refunded   {amount} ALC {}", way(from, to)),
         Event::TransferFinal { from, to, .. } => format!("final      {}", way(from, to)),
+        Event::TransferReported { reports, seats, .. } => format!("reported   by {reports} of {seats} seats"),
+        Event::TransferReversed { from, to, returned, owed, .. } => {
+            format!("reversed   {returned} ALC returned, {owed} owed, {}", way(from, to))
+        }
+        Event::DebtPaid { debtor, creditor, amount, .. } => {
+            format!("debt       {amount} ALC {}", way(debtor, creditor))
+        }
+        Event::Slashed { node, amount, bounty, .. } => {
+            format!("slashed    {amount} ALC behind node {}, bounty {bounty}", node.short())
+        }
         Event::Staked { node, amount, .. } => format!("staked     {amount} ALC behind node {}", node.short()),
         Event::Unstaked { node, amount, .. } => format!("unbonding  {amount} ALC from node {}", node.short()),
         Event::Unbonded { node, amount, .. } => format!("unbonded   {amount} ALC from node {}", node.short()),
@@ -154,10 +196,7 @@ fn describe(own: &Address, event: &Event) -> String {
 }
 
 async fn stake(args: StakeArgs, bond: bool) -> Result<(), NodeError> {
-    let node = match args.node {
-        Some(node) => node,
-        None => *keystore::load(&client::data_dir(&args.client)?.join("node.json"), keystore::Kind::Node)?.public(),
-    };
+    let node = holders::node(args.node, &args.client)?;
     let amount = args.amount;
     let (body, done) = if bond {
         (Body::Stake { node, amount }, format!("staked {amount} ALC behind node {}", node.short()))
@@ -168,7 +207,7 @@ async fn stake(args: StakeArgs, bond: bool) -> Result<(), NodeError> {
 }
 
 /// Signs and submits; with `wait`, follows the transaction into a block.
-async fn send(args: &ClientArgs, body: Body, wait: bool, done: &str) -> Result<(), NodeError> {
+pub async fn send(args: &ClientArgs, body: Body, wait: bool, done: &str) -> Result<(), NodeError> {
     let key = client::wallet_key(args)?;
     let client = Client::find(args)?;
     let transaction = sign(&client, &key, body).await?;
@@ -181,9 +220,14 @@ async fn send(args: &ClientArgs, body: Body, wait: bool, done: &str) -> Result<(
         }
         return Ok(());
     }
+    follow(&client, &id, args, done).await
+}
+
+/// Waits until a transaction is in a block, and says so.
+pub async fn follow(client: &Client, id: &Hash, args: &ClientArgs, done: &str) -> Result<(), NodeError> {
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
-        let seen = client.transaction(&id).await?;
+        let seen = client.transaction(id).await?;
         if seen.value.block_height.is_some() {
             if args.json {
                 print_json(&seen);

@@ -50,7 +50,7 @@ fn read_file(path: &Path) -> Result<RunOptions, NodeError> {
 }
 
 /// Reads what `ailo-node wallet consent` prints.
-fn parse_consent(text: &str) -> Result<Consent, NodeError> {
+pub fn parse_consent(text: &str) -> Result<Consent, NodeError> {
     let bytes = hex::decode(text).ok().and_then(|bytes| canonical::decode(&bytes, 128).ok());
     bytes.ok_or_else(|| NodeError::Usage("--consent takes what `ailo-node wallet consent NODE` prints, whole".into()))
 }

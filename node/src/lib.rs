@@ -8,6 +8,7 @@ pub mod config;
 pub mod datadir;
 pub mod error;
 pub mod genesis;
+pub mod holders;
 pub mod localnet;
 pub mod rpc;
 pub mod service;

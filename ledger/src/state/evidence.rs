@@ -123,13 +123,7 @@ impl Executor {
         Ok(())
     }
 
-    pub(super) fn challenge(
-        &mut self,
-        wallet: Address,
-        nonce: u64,
-        round: u64,
-        node: NodeId,
-    ) -> Result<(), Rejection> {
+    pub(super) fn challenge(&mut self, wallet: Address, nonce: u64, round: u64, node: NodeId) -> Result<(), Rejection> {
         let past = self.state.past_round(round).ok_or(Rejection::RoundNotKept { round })?;
         if !past.accepted().iter().any(|(accepted, _)| *accepted == node) {
             return Err(Rejection::NotAccepted);
@@ -200,7 +194,9 @@ impl Executor {
 
     /// Takes coins from what unbonds of a wallet; they are then in `pool`.
     pub(super) fn take_unbonding(&mut self, key: Key, amount: Amount, pool: Pool) {
-        let (Key::Unbonding(_, wallet, _), Some(Unbonding(held))) = (key, self.state.get(&key).cloned()) else { return };
+        let (Key::Unbonding(_, wallet, _), Some(Unbonding(held))) = (key, self.state.get(&key).cloned()) else {
+            return;
+        };
         if amount == Amount::ZERO {
             return;
         }

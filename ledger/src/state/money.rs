@@ -66,8 +66,12 @@ impl Executor {
         while let Some((wallet, mut left)) = due.pop() {
             while left > Amount::ZERO && self.state.account(&wallet).owes > Amount::ZERO {
                 let first = Key::Iou(wallet, 0, Hash::ZERO)..=Key::Iou(wallet, u64::MAX, Hash([0xff; 32]));
-                let Some((key, iou)) =
-                    self.state.entries.range(first).next().and_then(|(key, entry)| Some((*key, Iou::of(entry)?.clone())))
+                let Some((key, iou)) = self
+                    .state
+                    .entries
+                    .range(first)
+                    .next()
+                    .and_then(|(key, entry)| Some((*key, Iou::of(entry)?.clone())))
                 else {
                     break;
                 };

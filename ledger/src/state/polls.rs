@@ -117,13 +117,7 @@ impl Executor {
         Ok(())
     }
 
-    pub(super) fn vote(
-        &mut self,
-        wallet: Address,
-        nonce: u64,
-        number: u64,
-        approve: bool,
-    ) -> Result<(), Rejection> {
+    pub(super) fn vote(&mut self, wallet: Address, nonce: u64, number: u64, approve: bool) -> Result<(), Rejection> {
         let poll = self.state.get::<Poll>(&Key::Poll(number)).filter(|poll| poll.activates.is_none());
         let mut poll = poll.filter(|p| self.state.age_ms() < p.ends_age).ok_or(Rejection::NoSuchPoll)?.clone();
         let weight = self.state.account(&wallet).staked;
@@ -151,7 +145,8 @@ impl Executor {
         let over: Vec<(u64, Poll)> = over.map(|(number, poll)| (number, poll.clone())).collect();
         for (number, mut poll) in over {
             let ledger = &self.state.params().ledger;
-            let (cast, all) = (u128::from(poll.yes.0) + u128::from(poll.no.0), u128::from(self.state.supply().staked.0));
+            let (cast, all) =
+                (u128::from(poll.yes.0) + u128::from(poll.no.0), u128::from(self.state.supply().staked.0));
             let of = |part: u128, ppm: u64| part * u128::from(ppm);
             let quorum = cast > 0 && cast * u128::from(PPM) >= of(all, ledger.poll_quorum_ppm);
             let approved = quorum && u128::from(poll.yes.0) * u128::from(PPM) >= of(cast, ledger.poll_approval_ppm);

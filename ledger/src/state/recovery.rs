@@ -18,8 +18,8 @@ use crate::transaction::recovery_commitment;
 use ailo_protocol::{Address, Amount, Hash, PublicKey, Username};
 
 impl State {
-    /// The account that `address` is but a key of.
-    pub(super) fn get_alias(&self, address: &Address) -> Address {
+    /// The account that `address` is but a key of since a recovery; else itself.
+    pub fn account_at(&self, address: &Address) -> Address {
         self.get(&Key::Alias(*address)).map_or(*address, |Alias(account)| *account)
     }
 
@@ -77,8 +77,8 @@ impl Executor {
             return Err(Rejection::RecoveryTooSoon { wait_ms: ready - self.state.age_ms() });
         }
         let own = Address::from(&key);
-        let taken = self.state.entries.contains_key(&Key::Account(own)) || self.state.get_alias(&own) != own;
-        if own != wallet && self.state.get_alias(&own) != wallet && taken {
+        let taken = self.state.entries.contains_key(&Key::Account(own)) || self.state.account_at(&own) != own;
+        if own != wallet && self.state.account_at(&own) != wallet && taken {
             return Err(Rejection::KeyTaken);
         }
         let fee = ledger.fee.min(account.free);

@@ -12,12 +12,7 @@
 //!
 //! A contribution's loss is the lower median of what the committee measured; without any the score stays as it was.
 
-use ailo_protocol::{
-    Amount,
-    amount::PPM,
-    contribution::MicroNats,
-    params::RoundParams,
-};
+use ailo_protocol::{Amount, amount::PPM, contribution::MicroNats, params::RoundParams};
 
 /// The lower median; `None` of nothing.
 pub(super) fn median(mut values: Vec<u64>) -> Option<u64> {
@@ -141,7 +136,10 @@ mod tests {
     #[test]
     fn stake_raises_the_worth_of_work_by_a_tenth_with_each_doubling() {
         let bonus = |alc| staked_ppm(Amount::alc(alc), &params());
-        assert_eq!([0, 1000, 3000, 7000, 1_023_000].map(bonus), [1_000_000, 1_100_000, 1_200_000, 1_300_000, 2_000_000]);
+        assert_eq!(
+            [0, 1000, 3000, 7000, 1_023_000].map(bonus),
+            [1_000_000, 1_100_000, 1_200_000, 1_300_000, 2_000_000]
+        );
         assert_eq!([500, 100, 1].map(bonus), [1_058_496, 1_013_750, 1_000_144], "log2 of 1.5, 1.1 and 1.001");
         assert_eq!(staked_ppm(Amount(u64::MAX), &params()), 3_745_879, "1 + 0.1 * log2(1 + 2^64 / 1e11)");
     }

@@ -15,8 +15,9 @@
 //! that steady small steps earn it too). Both stay within `epoch_cap`.
 
 use super::{
-    AbortReason, Commit, Event, Executor, Key, Model, Node, Phase, Rejection, RewardKind, Round, State, Vote, money,
+    AbortReason, Commit, Event, Executor, Key, Model, Node, Phase, Rejection, RewardKind, Round, State, Vote,
     entry::PastRound,
+    money,
     reward::{self, Work},
 };
 use ailo_protocol::{

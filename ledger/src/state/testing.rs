@@ -127,11 +127,7 @@ pub fn stamp(network: &Hash, node: &NodeId, wallet: &Address, bits: u32) -> u64 
 pub fn register_body(network: &Hash, node: &Keypair, wallet: &Keypair, bits: u32) -> Body {
     let address = Address::from(wallet.public());
     let stamp = stamp(network, node.public(), &address, bits);
-    Body::RegisterNode {
-        wallet: address,
-        stamp,
-        consent: Consent::sign(network, node.public(), &address, wallet),
-    }
+    Body::RegisterNode { wallet: address, stamp, consent: Consent::sign(network, node.public(), &address, wallet) }
 }
 
 /// A ledger that tests drive.

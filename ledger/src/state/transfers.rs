@@ -103,7 +103,7 @@ impl Executor {
             return Err(Rejection::MemoTooLong { max: ledger.memo_bytes });
         }
         if self.state.entries.contains_key(&Key::Alias(to)) {
-            return Err(Rejection::KeyOfAnother { account: self.state.get_alias(&to) });
+            return Err(Rejection::KeyOfAnother { account: self.state.account_at(&to) });
         }
         let seats = self.state.seats(self.state.epoch()).map_or(&[][..], |seats| &seats.0);
         let eligible = seats.iter().filter(|seat| ![from, to].contains(&seat.wallet)).take(needed as usize);

@@ -7,6 +7,9 @@
 //! | `ailo_block` | `height` or `hash` | [`BlockView`] |
 //! | `ailo_transaction` | `id` | [`TransactionView`] |
 //! | `ailo_account` | `address` | [`AccountView`] |
+//! | `ailo_owner` | `name` | [`AccountView`] of who has the user name |
+//! | `ailo_validators` | | [`ValidatorsView`] |
+//! | `ailo_proposals` | | [`ProposalsView`] |
 //! | `ailo_history` | `address`, `cursor`?, `limit`? | [`HistoryView`] |
 //! | `ailo_round` | | [`RoundView`] |
 //! | `ailo_model` | | [`ModelStatus`] |
@@ -22,7 +25,7 @@ pub mod types;
 use crate::{
     error::NodeError,
     service::{
-        chain::{Chain, Head},
+        chain::{Chain, Head, SubmitError},
         compute::Worker,
         models::Models,
         rounds::Progress,
@@ -30,10 +33,11 @@ use crate::{
 };
 use ailo_ledger::{
     Transaction,
-    state::{Event, State, TransferStatus},
+    block::Validator,
+    state::{Event, Iou, State, TransferStatus},
     store::{Cursor, MAX_PAGE},
 };
-use ailo_protocol::{Address, Genesis, Hash, NodeId, keys, net};
+use ailo_protocol::{Address, Genesis, Hash, NodeId, Username, keys, net};
 use ailo_training::{
     Control, Device,
     generate::{Generator, Sampling},
@@ -154,16 +158,13 @@ impl Context {
         }
         let validating = state.validators().power(&self.node) > 0;
         if self.validator && !validating {
-            let stake = state.node(&self.node).map(|node| node.stake).unwrap_or_default();
-            notes.push(format!(
-                "not in the validator set yet: {stake} ALC are staked behind this node; add some with `ailo-node stake`"
-            ));
+            notes.push(crate::service::duties::waits_for(state, &self.node, &self.wallet));
         }
         if let Some(node) = state.node(&self.node)
             && node.wallet != self.wallet
         {
             notes.push(format!(
-                "rewards go to {}: a node's wallet is fixed when it registers, and --wallet does not change it",
+                "rewards go to {}: that is the node's wallet on the ledger, and `ailo-node bind` gives it another one",
                 node.wallet
             ));
         }
@@ -276,6 +277,7 @@ impl Context {
                     status: "waiting".into(),
                     block_height: None,
                     attested_by: vec![],
+                    reported_by: vec![],
                     transaction,
                 };
                 return Ok(self.at(&self.chain.head(), view));
@@ -296,8 +298,14 @@ impl Context {
             None if is_transfer => self.transfer_end(&id, &transaction),
             None => "included",
         };
-        let attested_by = standing.map(|t| t.confirmers.clone()).unwrap_or_default();
-        let view = TransactionView { id, status: status.into(), block_height: Some(height), attested_by, transaction };
+        let view = TransactionView {
+            id,
+            status: status.into(),
+            block_height: Some(height),
+            attested_by: head.state.confirmers(&id),
+            reported_by: head.state.reports(&id).map(|(node, _)| node).collect(),
+            transaction,
+        };
         Ok(self.at(&head, view))
     }
 
@@ -310,6 +318,7 @@ impl Context {
             for item in &page.items {
                 match &item.event {
                     Event::TransferRefunded { id: ended, .. } if ended == id => return "refunded",
+                    Event::TransferReversed { id: ended, .. } if ended == id => return "reversed",
                     Event::TransferFinal { id: ended, .. } if ended == id => return "final",
                     _ => {}
                 }
@@ -329,6 +338,51 @@ impl Context {
         let By { address } = parse(params)?;
         let head = self.chain.head();
         Ok(self.at(&head, account_view(&head, &address)))
+    }
+
+    fn owner(&self, params: &Params<'_>) -> Answer<AccountView> {
+        #[derive(Deserialize)]
+        struct By {
+            name: Username,
+        }
+        let By { name } = parse(params)?;
+        let head = self.chain.head();
+        let nobody = || error(code::NOT_FOUND, format!("nobody has the user name {name}"));
+        let owner = head.state.owner(&name).ok_or_else(nobody)?;
+        Ok(self.at(&head, account_view(&head, &owner)))
+    }
+
+    fn validators(&self) -> Answer<ValidatorsView> {
+        let head = self.chain.head();
+        let set = head.state.validators();
+        let view = |validator: &Validator| {
+            let node = head.state.node(&validator.node);
+            ValidatorView {
+                node: validator.node,
+                wallet: node.map(|node| node.wallet),
+                power: validator.power,
+                stake: node.map(|node| node.stake).unwrap_or_default(),
+                jailed_until: node.and_then(|node| node.jailed_until),
+            }
+        };
+        let view = ValidatorsView {
+            founders: !head.state.founders_are_latched_out(),
+            total_power: set.total_power(),
+            stake_to_validate: head.state.stake_to_validate(),
+            validators: set.0.iter().map(view).collect(),
+        };
+        Ok(self.at(&head, view))
+    }
+
+    fn proposals(&self) -> Answer<ProposalsView> {
+        let head = self.chain.head();
+        let proposals = head.state.polls().map(|(number, poll)| ProposalView { number, poll: poll.clone() });
+        let view = ProposalsView {
+            proposals: proposals.collect(),
+            changed: head.state.changes().to_vec(),
+            staked: head.state.supply().staked,
+        };
+        Ok(self.at(&head, view))
     }
 
     fn history(&self, params: &Params<'_>) -> Answer<HistoryView> {
@@ -380,10 +434,17 @@ impl Context {
             transaction: String,
         }
         let by: By = parse(params)?;
-        let malformed = |why: String| error(code::INVALID_PARAMS, format!("the transaction is malformed: {why}"));
+        let coded = |code: i32, name: &str, why: String| {
+            ErrorObjectOwned::owned(code, why, Some(RefusalView { code: name.into() }))
+        };
+        let malformed =
+            |why: String| coded(code::INVALID_PARAMS, "MALFORMED", format!("the transaction is malformed: {why}"));
         let bytes = hex::decode(&by.transaction).map_err(|e| malformed(e.to_string()))?;
         let transaction = Transaction::decode(&bytes).map_err(|e| malformed(e.to_string()))?;
-        let id = self.chain.submit(transaction).await.map_err(|e| error(code::REFUSED, e.to_string()))?;
+        let id = self.chain.submit(transaction).await.map_err(|e| match &e {
+            SubmitError::Refused(reason) => coded(code::REFUSED, reason.code(), e.to_string()),
+            SubmitError::Stopped => error(code::UNAVAILABLE, e.to_string()),
+        })?;
         Ok(self.at(&self.chain.head(), Submitted { id }))
     }
 
@@ -449,14 +510,23 @@ impl Drop for Asked {
 }
 
 fn account_view(head: &Head, address: &Address) -> AccountView {
-    let account = head.state.account(address);
+    let address = head.state.account_at(address);
+    let account = head.state.account(&address);
+    let debt = |(transfer, iou): (Hash, &Iou)| DebtView { transfer, creditor: iou.creditor, amount: iou.amount };
     AccountView {
-        address: *address,
+        address,
         free: account.free,
         pending: account.incoming,
         staked: account.staked,
         unbonding: account.unbonding,
         nonce: account.nonce,
+        owes: account.owes,
+        debts: head.state.debts(&address).take(MAX_PAGE).map(debt).collect(),
+        stakes: head.state.stakes(&address).take(MAX_PAGE).map(|(node, amount)| StakeView { node, amount }).collect(),
+        name: account.name,
+        key: account.key,
+        recoverable: account.recovery.is_some(),
+        recoveries: account.recoveries,
     }
 }
 
@@ -470,6 +540,9 @@ fn methods(context: Arc<Context>) -> Result<RpcModule<Arc<Context>>, NodeError> 
         .register_async_method("ailo_transaction", |p, c, _| async move { c.transaction(&p).await })
         .map_err(twice)?;
     module.register_method("ailo_account", |p, c, _| c.account(&p)).map_err(twice)?;
+    module.register_method("ailo_owner", |p, c, _| c.owner(&p)).map_err(twice)?;
+    module.register_method("ailo_validators", |_, c, _| c.validators()).map_err(twice)?;
+    module.register_method("ailo_proposals", |_, c, _| c.proposals()).map_err(twice)?;
     module.register_blocking_method("ailo_history", |p, c, _| c.history(&p)).map_err(twice)?;
     module.register_method("ailo_round", |_, c, _| c.round()).map_err(twice)?;
     module

@@ -1,8 +1,11 @@
 //! What JSON-RPC replies hold; the server fills these, the command line and localnet read them.
 //! Amounts are decimal strings in ALC, hashes and keys hexadecimal, losses nats a token, times milliseconds since 1970.
 
-use ailo_ledger::{Certificate, Header, Transaction, state::Event};
-use ailo_protocol::{Address, Amount, Hash, NodeId};
+use ailo_ledger::{
+    Certificate, Header, Transaction,
+    state::{Event, Poll},
+};
+use ailo_protocol::{Address, Amount, Hash, NodeId, PublicKey, Username};
 use serde::{Deserialize, Serialize};
 
 /// Every reply names the block that it was read at.
@@ -119,6 +122,89 @@ pub struct AccountView {
     pub unbonding: Amount,
     /// Number of the next transaction.
     pub nonce: u64,
+    /// Owed for reversed transfers; whatever comes in pays it first.
+    pub owes: Amount,
+    /// What that is made of, the oldest first.
+    pub debts: Vec<DebtView>,
+    /// Stake by node.
+    pub stakes: Vec<StakeView>,
+    /// User name.
+    pub name: Option<Username>,
+    /// The key that signs for it, if a recovery has changed that.
+    pub key: Option<PublicKey>,
+    /// Whether it has a recovery key.
+    pub recoverable: bool,
+    /// How many recoveries it has had.
+    pub recoveries: u64,
+}
+
+/// A debt of an account.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DebtView {
+    /// The reversed transfer.
+    pub transfer: Hash,
+    /// Who gets it.
+    pub creditor: Address,
+    /// How much.
+    pub amount: Amount,
+}
+
+/// A wallet's stake behind a node.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct StakeView {
+    /// The node.
+    pub node: NodeId,
+    /// How much.
+    pub amount: Amount,
+}
+
+/// `ailo_validators`: who decides the next block, and who stands behind a stake beside them.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ValidatorsView {
+    /// Founders still hold the power.
+    pub founders: bool,
+    /// All power together.
+    pub total_power: u64,
+    /// Stake that one more validator needs.
+    pub stake_to_validate: Amount,
+    /// Validators, the most powerful first.
+    pub validators: Vec<ValidatorView>,
+}
+
+/// A validator.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ValidatorView {
+    /// Node.
+    pub node: NodeId,
+    /// The wallet it works for.
+    pub wallet: Option<Address>,
+    /// Its weight in votes.
+    pub power: u64,
+    /// Stake behind it.
+    pub stake: Amount,
+    /// Jailed until this ledger age at least.
+    pub jailed_until: Option<u64>,
+}
+
+/// `ailo_proposals`: what is voted on, or approved and not in force yet; and what votes have changed so far.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ProposalsView {
+    /// Proposals.
+    pub proposals: Vec<ProposalView>,
+    /// Changed parameters, each as `section.key=value`.
+    pub changed: Vec<String>,
+    /// Stake in all.
+    pub staked: Amount,
+}
+
+/// A proposal.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ProposalView {
+    /// Number, for votes.
+    pub number: u64,
+    /// The proposal.
+    #[serde(flatten)]
+    pub poll: Poll,
 }
 
 /// Where all coins are.
@@ -163,12 +249,14 @@ pub struct TransactionInBlock {
 pub struct TransactionView {
     /// Id.
     pub id: Hash,
-    /// Where it stands: waiting, included, or for transfers pending, confirmed, refunded, final.
+    /// Where it stands: waiting, included, or for transfers pending, confirmed, refunded, reversed, final.
     pub status: String,
     /// Height of its block; none while it waits.
     pub block_height: Option<u64>,
     /// Nodes that attested it so far.
     pub attested_by: Vec<NodeId>,
+    /// REPORTED: nodes that call the transfer a fraud.
+    pub reported_by: Vec<NodeId>,
     /// Content.
     pub transaction: Transaction,
 }
@@ -223,6 +311,13 @@ pub struct PeersView {
 pub struct Submitted {
     /// The transaction's id.
     pub id: Hash,
+}
+
+/// Data of the error when a transaction is refused.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RefusalView {
+    /// Stable code; docs/ledger.md lists them.
+    pub code: String,
 }
 
 /// Parameter of `ailo_generate`.

@@ -5,10 +5,10 @@ use crate::genesis::now_ms;
 use ailo_ledger::{
     Body, Transaction,
     mempool::AdmissionError,
-    state::Rejection,
+    state::{Rejection, State},
     transaction::{Consent, stamp_hash},
 };
-use ailo_protocol::{Address, Genesis, Hash, Keypair};
+use ailo_protocol::{Address, Amount, Genesis, Hash, Keypair, NodeId};
 use std::{
     collections::BTreeMap,
     sync::Arc,
@@ -19,6 +19,25 @@ use tokio::sync::watch;
 /// A transaction that the ledger does not show yet is sent again after this time.
 const RESEND: Duration = Duration::from_secs(5);
 
+/// What a node that wants to validate waits for, in one sentence.
+pub fn waits_for(state: &State, node: &NodeId, wallet: &Address) -> String {
+    let (stake, jailed) = state.node(node).map_or((Amount::ZERO, None), |node| (node.stake, node.jailed_until));
+    let (needed, free) = (state.stake_to_validate(), state.account(wallet).free);
+    if let Some(age) = jailed {
+        return format!(
+            "jailed: `ailo-node unjail` lets the node back in from ledger age {age} on (it is {} now)",
+            state.age_ms()
+        );
+    }
+    match stake >= needed {
+        true if state.founders_are_latched_out() => "staked, and in the validator set within an epoch or so".into(),
+        true => "staked; the founders validate until enough others have staked".into(),
+        false => format!(
+            "not validating yet: {needed} ALC must stand behind this node and {stake} do; its wallet has {free} and bonds by itself once it has enough (where its key is in the data folder; else use `ailo-node stake`)"
+        ),
+    }
+}
+
 /// The service.
 pub struct Duties {
     genesis: Arc<Genesis>,
@@ -26,8 +45,11 @@ pub struct Duties {
     key: Keypair,
     wallet: Address,
     consent: Option<Consent>,
+    /// A validator's wallet key, where it lies here: the node bonds by itself.
+    bonds: Option<Keypair>,
     trains: bool,
     chain: Chain,
+    bonded: Option<Instant>,
     stamp: Option<u64>,
     registered: Option<Instant>,
     heartbeat: Option<Instant>,
@@ -40,6 +62,7 @@ impl Duties {
         genesis: Arc<Genesis>,
         key: Keypair,
         (wallet, consent): (Address, Option<Consent>),
+        bonds: Option<Keypair>,
         trains: bool,
         chain: Chain,
     ) -> Duties {
@@ -50,8 +73,10 @@ impl Duties {
             key,
             wallet,
             consent,
+            bonds,
             trains,
             chain,
+            bonded: None,
             stamp: None,
             registered: None,
             heartbeat: None,
@@ -68,6 +93,7 @@ impl Duties {
             self.register(&head).await;
             self.beat(&head).await;
             self.attest(&head).await;
+            self.bond(&head).await;
             tokio::select! {
                 changed = heads.changed() => if changed.is_err() { break },
                 _ = tick.tick() => {}
@@ -84,7 +110,9 @@ impl Duties {
         let Some(consent) = self.consent else {
             if self.registered.is_none() {
                 let (wallet, node) = (self.wallet, me);
-                tracing::warn!("the wallet {wallet} has to consent before this node can register: run `ailo-node wallet consent {node}` where its key lies, and start the node with --consent and what that prints");
+                tracing::warn!(
+                    "the wallet {wallet} has to consent before this node can register: run `ailo-node wallet consent {node}` where its key lies, and start the node with --consent and what that prints"
+                );
                 self.registered = Some(Instant::now());
             }
             return;
@@ -137,8 +165,30 @@ impl Duties {
         }
     }
 
+    /// Stakes what the node lacks to validate, once its wallet has it.
+    async fn bond(&mut self, head: &Head) {
+        let Some(wallet) = &self.bonds else { return };
+        let Some(node) = head.state.node(self.key.public()) else { return };
+        let lacks = head.state.stake_to_validate().0.saturating_sub(node.stake.0);
+        let account = head.state.account(&self.wallet);
+        let fee = head.state.params().ledger.fee.0;
+        let waiting = self.bonded.is_some_and(|at| at.elapsed() < RESEND);
+        if lacks == 0 || waiting || node.jailed_until.is_some() || account.free.0 < lacks.saturating_add(fee) {
+            return;
+        }
+        self.bonded = Some(Instant::now());
+        let amount = Amount(lacks);
+        tracing::info!(%amount, "staking behind this node, to validate");
+        let body = Body::Stake { node: *self.key.public(), amount };
+        let transaction = Transaction::sign(&self.network, wallet, account.nonce, now_ms(), body);
+        self.submit(transaction).await;
+    }
+
     async fn send(&self, body: Body) {
-        let transaction = Transaction::sign(&self.network, &self.key, 0, now_ms(), body);
+        self.submit(Transaction::sign(&self.network, &self.key, 0, now_ms(), body)).await;
+    }
+
+    async fn submit(&self, transaction: Transaction) {
         match self.chain.submit(transaction).await {
             Ok(_) => {}
             // Said aloud: such a node stays out of the network until somebody sets its clock.

@@ -3,7 +3,7 @@
 
 pub mod chain;
 pub mod compute;
-mod duties;
+pub mod duties;
 mod fetch;
 mod line;
 pub mod models;
@@ -113,7 +113,8 @@ pub async fn run(settings: Settings, stop_on_eof: bool) -> Result<(), NodeError>
         Some(signer) => Some(Consent::sign(&network, key.public(), &wallet, signer)),
         None => settings.consent,
     };
-    let duties = duties::Duties::new(genesis.clone(), key.clone(), (wallet, consent), trains, chain.clone());
+    let bonds = wallet_key.filter(|_| settings.validator);
+    let duties = duties::Duties::new(genesis.clone(), key.clone(), (wallet, consent), bonds, trains, chain.clone());
     let services = [
         tokio::spawn(dispatch(events, chain.clone(), serve, stopped.clone())),
         tokio::spawn(rounds.run(stopped.clone())),

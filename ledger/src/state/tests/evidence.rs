@@ -117,7 +117,10 @@ fn evidence_is_admitted_as_long_as_coins_unbond_and_not_from_the_future() {
     let evidence = |ledger: &Ledger, height| accuse(ledger, 1, ballots(ledger, 0, height, Step::Prevote, [1, 2]));
     assert_eq!(ledger.refusal(&evidence(&ledger, height + 2)), Rejection::EvidenceFromFuture);
     ledger.pass(100_000);
-    assert!(ledger.state.may_accuse(&ballots(&ledger, 0, height, Step::Prevote, [1, 2])), "of the epoch in which 100 s began");
+    assert!(
+        ledger.state.may_accuse(&ballots(&ledger, 0, height, Step::Prevote, [1, 2])),
+        "of the epoch in which 100 s began"
+    );
     ledger.pass(120_000);
     assert_eq!(ledger.refusal(&evidence(&ledger, height)).code(), "EVIDENCE_TOO_OLD");
 }

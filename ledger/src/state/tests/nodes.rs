@@ -126,7 +126,11 @@ fn seats_are_paid_for_the_minutes_that_their_heartbeats_show_within_the_cap() {
         ledger.block_of_accepted(10_000, beats);
     }
     let earned: Vec<u64> = (0..3).map(|i| ledger.free(i).0).collect();
-    assert_eq!(earned, [8_333, 8_333, 0], "50 s at 0.0001 ALC a minute; an idle seat and a node without one get nothing");
+    assert_eq!(
+        earned,
+        [8_333, 8_333, 0],
+        "50 s at 0.0001 ALC a minute; an idle seat and a node without one get nothing"
+    );
     assert_eq!(ledger.state.supply().minted.0 - minted.0, 16_666);
 }
 

@@ -54,7 +54,11 @@ fn neither_a_minority_nor_a_poll_without_a_quorum_changes_anything() {
         end_poll(&mut ledger);
         assert_eq!(ledger.state.polls().count(), 0);
         assert_eq!(ledger.state.params().ledger.fee, Amount(1_000_000));
-        assert_eq!(ledger.state.supply().burned.0 - before.0 == ALC(100).0, burned, "without a quorum the deposit burns");
+        assert_eq!(
+            ledger.state.supply().burned.0 - before.0 == ALC(100).0,
+            burned,
+            "without a quorum the deposit burns"
+        );
         let left = ledger.state.entries.keys().filter(|key| matches!(key, Key::PollVote(..))).count();
         assert_eq!(left, 0, "votes of an ended poll are swept");
     }

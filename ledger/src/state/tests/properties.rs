@@ -73,7 +73,8 @@ impl Chaos {
         let state = &ledger.state;
         let founder = self.below(u64::from(self.founders)) as u8;
         let (node, key) = (*node_key(founder).public(), node_key(founder));
-        let live: Vec<Hash> = state.entries.keys().filter_map(|k| if let Key::Transfer(id) = k { Some(*id) } else { None }).collect();
+        let live: Vec<Hash> =
+            state.entries.keys().filter_map(|k| if let Key::Transfer(id) = k { Some(*id) } else { None }).collect();
         let transfer = match live.is_empty() || self.one_in(12) {
             true => self.hash(),
             false => live[self.below(live.len() as u64) as usize],
@@ -98,17 +99,18 @@ impl Chaos {
                 let next = recovery_commitment(&state.network(), next.public());
                 return (signer, Body::Recover { account, count, key: *self.account_key(i).public(), next });
             }
-            11 if self.one_in(2) => Body::Propose {
-                changes: vec![format!("ledger.fee=0.0{}", 1 + self.below(3))],
-                why: String::new(),
-            },
+            11 if self.one_in(2) => {
+                Body::Propose { changes: vec![format!("ledger.fee=0.0{}", 1 + self.below(3))], why: String::new() }
+            }
             11 => {
                 let proposal = state.polls().next().map_or(0, |(number, _)| number);
                 Body::Vote { proposal, approve: !self.one_in(4) }
             }
             12 if self.one_in(2) => Body::Challenge { round, node },
             12 => match state.challenges().next() {
-                Some((round, accused, _)) => return (key, Body::Judge { round, node: accused, forged: !self.one_in(4) }),
+                Some((round, accused, _)) => {
+                    return (key, Body::Judge { round, node: accused, forged: !self.one_in(4) });
+                }
                 None => return (key.clone(), bind_body(ledger, &key, i)),
             },
             _ if !self.one_in(4) => {

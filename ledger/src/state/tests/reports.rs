@@ -90,7 +90,8 @@ fn whatever_a_debtor_gets_later_pays_its_debts_first_in_first_out() {
     for transfer in &transfers {
         ledger.block((4..10).map(|i| report(&ledger, i, transfer.id())).collect());
     }
-    let debts: Vec<(Address, Amount)> = ledger.state.debts(&wallet(1)).map(|(_, iou)| (iou.creditor, iou.amount)).collect();
+    let debts: Vec<(Address, Amount)> =
+        ledger.state.debts(&wallet(1)).map(|(_, iou)| (iou.creditor, iou.amount)).collect();
     assert_eq!(debts, [(wallet(0), ALC(50)), (wallet(2), ALC(30))]);
     let bind = ledger.sign(&node_key(1), bind_body(&ledger, &node_key(1), 9));
     assert_eq!(ledger.refusal(&bind), Rejection::InDebt, "its nodes stay with it");

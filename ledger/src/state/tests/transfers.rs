@@ -319,12 +319,15 @@ fn a_block_of_many_transfers_is_confirmed_but_for_those_that_are_excepted_or_of_
     let height = ledger.state.height();
     ledger.block(vec![ledger.attest(2, height), ledger.attest(6, height)]);
     let status = |ledger: &Ledger, i: usize| ledger.state.transfer(&transfers[i].id()).map(|t| t.status);
-    let confirmed: Vec<bool> =
-        (0..4).map(|i| status(&ledger, i) == Some(TransferStatus::Confirmed)).collect();
+    let confirmed: Vec<bool> = (0..4).map(|i| status(&ledger, i) == Some(TransferStatus::Confirmed)).collect();
     assert_eq!(confirmed, [true, false, false, true], "2 -> 3 and 1 -> 2 lack one: wallet 2 is a party");
     assert_eq!(ledger.state.confirmers(&transfers[1].id()), [*node_key(6).public()]);
     ledger.block(vec![ledger.attest(7, height)]);
     assert!((0..4).all(|i| status(&ledger, i) == Some(TransferStatus::Confirmed)));
     let confirmers = ledger.state.confirmers(&transfers[1].id());
-    assert_eq!(confirmers, [*node_key(6).public(), *node_key(7).public()], "who confirmed is listed, no more than needed");
+    assert_eq!(
+        confirmers,
+        [*node_key(6).public(), *node_key(7).public()],
+        "who confirmed is listed, no more than needed"
+    );
 }
