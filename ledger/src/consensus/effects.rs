@@ -11,6 +11,8 @@ use super::{
 use crate::{
     block::{Block, Certificate},
     framelog::LogError,
+    invariants,
+    plants::{self, Plant},
     state::{Executed, State, execute_block},
 };
 use ailo_protocol::{Hash, Keypair, NodeId, Signature};
@@ -85,6 +87,8 @@ impl<P: Persist> Node<P> {
     }
 
     pub fn decide(&mut self, block: Arc<Block>, certificate: Certificate, executed: Executed) {
+        let validators = self.state.validators();
+        invariants::debug_check(|| invariants::certified(&self.network, validators, &block, &certificate));
         self.phase = Phase::Committing(executed.state.clone());
         self.blocks.clear();
         self.wanted = None;
@@ -293,7 +297,13 @@ impl<P: Persist> Node<P> {
                 self.report(certificate.height.0, &evidence);
                 r.resume_with(())
             }
-            Effect::SignVote(vote, r) => {
+            Effect::SignVote(mut vote, r) => {
+                if plants::on(Plant::ForgottenLock) && vote.kind == types::VoteType::Prevote {
+                    // What was proposed last is as good as what two thirds had prevoted.
+                    let round = vote.round.as_u32().unwrap_or(0);
+                    let proposed = self.blocks.iter().find(|(_, held)| held.round == round).map(|(id, _)| *id);
+                    vote.value = proposed.map_or(vote.value, |id| types::NilOrVal::Val(BlockId(id)));
+                }
                 let signature = self.sign((&vote).into());
                 r.resume_with(SignedMessage::new(vote, signature))
             }

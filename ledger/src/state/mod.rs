@@ -11,6 +11,7 @@
 //! Invariant at every height: `minted = free + pending + staked + unbonding + escrow + burned`, each the sum of its
 //! entries. `docs/ledger.md` has the rules and who pays what.
 
+mod endow;
 pub mod entry;
 pub mod event;
 mod executor;
@@ -28,6 +29,7 @@ mod tests;
 mod transfers;
 pub mod tree;
 
+pub(crate) use endow::endow;
 pub use entry::{
     Account, Chain, Entry, Inclusion, Key, Model, Node, Seat, Seats, Supply, Transfer, TransferStatus, Validators,
 };

@@ -4,6 +4,7 @@
 //! shares to the nodes that attested; shares without a taker, and what rounding leaves, burn.
 
 use super::{Account, Event, Executor, Key, Rejection, RewardKind, Supply};
+use crate::plants::{self, Plant};
 use ailo_protocol::{Address, Amount, NodeId};
 
 /// Where coins can be.
@@ -62,7 +63,7 @@ impl Executor {
     /// Uses up a wallet's nonce and takes `amount` and `fee` from its free coins; where they go is the caller's to say.
     pub(super) fn charge(&mut self, wallet: Address, nonce: u64, amount: Amount, fee: Amount) -> Result<(), Rejection> {
         let account = self.state.account(&wallet);
-        if nonce != account.nonce {
+        if nonce != account.nonce && !plants::on(Plant::DoubleSpend) {
             return Err(Rejection::BadNonce { expected: account.nonce, got: nonce });
         }
         let needed = amount.checked_add(fee).unwrap_or(Amount(u64::MAX));
@@ -113,7 +114,8 @@ impl Executor {
             self.events.push(Event::Reward { node, wallet, amount, kind, round: None });
         }
         if left > Amount::ZERO {
-            self.shift(pool, Pool::Burned, left);
+            let lost = plants::on(Plant::LostFee);
+            self.shift(pool, Pool::Burned, if lost { Amount(left.0 - 1) } else { left });
             self.events.push(Event::Burned { amount: left });
         }
     }

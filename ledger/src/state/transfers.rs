@@ -18,6 +18,7 @@ use super::{
     entry::Expiry,
     money::{Pool, add, take},
 };
+use crate::plants::{self, Plant};
 use ailo_protocol::{Address, Amount, Hash, NodeId, hash::Domain};
 use std::collections::BTreeSet;
 
@@ -40,7 +41,7 @@ impl State {
         if now < opens && !inclusion.drawn.contains(node) {
             return Err(Rejection::NotDrawn { opens });
         }
-        if inclusion.attested.contains(node) {
+        if inclusion.attested.contains(node) && !plants::on(Plant::AttestTwice) {
             return Err(Rejection::AlreadyAttested);
         }
         if !except.is_sorted_by(|a, b| a < b) {
@@ -151,7 +152,8 @@ impl Executor {
         self.events.push(Event::Attested { node, height, transfers: confirmable.len() as u32 });
         for id in confirmable {
             let Some(mut transfer) = self.state.transfer(&id).cloned() else { continue };
-            transfer.confirmers.push(node);
+            let first = plants::on(Plant::NondeterministicOrder) && plants::turn().is_multiple_of(2);
+            transfer.confirmers.insert(if first { 0 } else { transfer.confirmers.len() }, node);
             match transfer.confirmers.len() >= needed {
                 true => self.confirm(id, transfer),
                 false => self.set(Key::Transfer(id), transfer),
