@@ -8,7 +8,7 @@ use crate::{
     error::NodeError,
     genesis, localnet,
     rpc::types::*,
-    service,
+    service, simulate,
 };
 use ailo_ledger::{Body, Transaction, state::Event};
 use ailo_protocol::{Address, Keypair, keystore};
@@ -30,6 +30,7 @@ pub async fn dispatch(cli: Cli) -> Result<(), NodeError> {
         Command::Status(args) => status(args).await,
         Command::Generate(args) => generate(args).await,
         Command::Localnet(args) => localnet::run(*args).await,
+        Command::Simulate(SimulateCommand::Ledger(args)) => simulate::ledger(&args),
     }
 }
 

@@ -11,3 +11,4 @@ pub mod genesis;
 pub mod localnet;
 pub mod rpc;
 pub mod service;
+pub mod simulate;

@@ -2,6 +2,7 @@
 //! parallel happens in the seed's own thread, in order.
 
 use super::{Options, Outcome, faults::Kind, run};
+use ailo_protocol::Hash;
 use std::{
     collections::BTreeMap,
     sync::{
@@ -34,6 +35,8 @@ pub struct Summary {
     pub verified: u64,
     /// Signatures known to be good, because the same had been verified before.
     pub remembered: u64,
+    /// The traces of all seeds, whatever their order, as one number.
+    pub traces: Hash,
     /// The failing seed with the least number.
     pub failure: Option<Outcome>,
     /// The last seed that was run, by number.
@@ -56,6 +59,9 @@ impl Summary {
         self.reported_seeds += u64::from(!outcome.reported.is_empty());
         self.verified += outcome.signatures.verified;
         self.remembered += outcome.signatures.remembered;
+        for (sum, byte) in self.traces.0.iter_mut().zip(outcome.trace.0) {
+            *sum ^= byte;
+        }
         if outcome.violation.is_some() && self.failure.as_ref().is_none_or(|known| outcome.seed < known.seed) {
             self.failure = Some(outcome.clone());
         }
@@ -85,7 +91,7 @@ pub fn sweep(from: u64, count: u64, threads: usize, options: &Options, each: imp
     };
     std::thread::scope(|scope| {
         for _ in 0..threads.max(1) {
-            scope.spawn(|| alone(work));
+            scope.spawn(|| alone(|| tracing::subscriber::with_default(tracing::subscriber::NoSubscriber::default(), work)));
         }
     });
     let mut summary = summary.into_inner().unwrap_or_else(PoisonError::into_inner);
