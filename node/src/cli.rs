@@ -283,6 +283,8 @@ pub struct LocalnetArgs {
 pub enum SimulateCommand {
     /// The ledger: consensus, blocks, transactions, block sync and disk.
     Ledger(SimulateLedgerArgs),
+    /// List the faults that `simulate ledger --plant` knows, one a line.
+    Plants,
 }
 
 /// Flags of `simulate ledger`.

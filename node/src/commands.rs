@@ -31,6 +31,10 @@ pub async fn dispatch(cli: Cli) -> Result<(), NodeError> {
         Command::Generate(args) => generate(args).await,
         Command::Localnet(args) => localnet::run(*args).await,
         Command::Simulate(SimulateCommand::Ledger(args)) => simulate::ledger(&args),
+        Command::Simulate(SimulateCommand::Plants) => {
+            simulate::plants();
+            Ok(())
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::{cli::SimulateLedgerArgs, error::NodeError};
 use ailo_ledger::{
     invariants::Invariant,
-    plants,
+    plants::{self, Plant},
     simulation::{self, FAULTS, HEIGHTS, Kind, Options, Outcome, Summary, TRANSFERS},
 };
 use std::{
@@ -43,6 +43,11 @@ pub fn ledger(args: &SimulateLedgerArgs) -> Result<(), NodeError> {
         })
     });
     report(args, &options, &summary)
+}
+
+/// Lists the faults that can be planted.
+pub fn plants() {
+    Plant::ALL.iter().for_each(|plant| println!("{}", plant.name()));
 }
 
 fn describe(args: &SimulateLedgerArgs, options: &Options, threads: usize) {

@@ -38,7 +38,8 @@ pub fn client_key(client: usize) -> Keypair {
 pub fn genesis(validators: usize, followers: usize) -> Genesis {
     let mut params: Params = presets::main();
     let ledger = &mut params.ledger;
-    (ledger.confirmations, ledger.pending_ms, ledger.final_ms) = (2, 15_000, 30_000);
+    ledger.confirmations = 2.min((validators + followers) as u32);
+    (ledger.pending_ms, ledger.final_ms) = (15_000, 30_000);
     (ledger.epoch_ms, ledger.stamp_bits, ledger.unbonding_ms) = (20_000, 4, 20_000);
     (ledger.heartbeat_ms, ledger.alive_ms) = (10_000, 30_000);
     let round = &mut params.round;

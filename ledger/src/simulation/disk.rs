@@ -57,7 +57,6 @@ struct Inner {
     trap: Option<Trap>,
     /// The node's life ended in an operation; all that follow fail until it starts again.
     sprung: Option<End>,
-    operations: u64,
 }
 
 #[derive(Debug, Default)]
@@ -91,24 +90,31 @@ impl SimDisk {
         self.lock().trap = trap;
     }
 
-    /// Whether a trap is set that has not sprung.
-    pub fn has_trap(&self) -> bool {
-        self.lock().trap.is_some()
-    }
-
     /// How the node's life has ended in an operation, if it has.
     pub fn sprung(&self) -> Option<End> {
         self.lock().sprung
     }
 
-    /// Operations that change something, so far.
-    pub fn operations(&self) -> u64 {
-        self.lock().operations
-    }
-
     /// Whether this is a file.
     pub fn has(&self, path: &Path) -> bool {
         self.lock().names.contains_key(path)
+    }
+
+    /// The node's life is over; the disk is as the next one finds it.
+    pub fn end(&self, end: End, random: &mut Stream) {
+        let mut inner = self.lock();
+        (inner.trap, inner.sprung) = (None, None);
+        if end == End::PowerLoss {
+            inner.lose_power(random);
+        }
+    }
+}
+
+#[cfg(test)]
+impl SimDisk {
+    /// Whether a trap is set that has not sprung.
+    pub fn has_trap(&self) -> bool {
+        self.lock().trap.is_some()
     }
 
     /// Removes a file for good, as an operator may.
@@ -131,15 +137,6 @@ impl SimDisk {
         let file = inner.files.len() - 1;
         inner.names.insert(path.into(), file);
         inner.synced_names.insert(path.into(), file);
-    }
-
-    /// The node's life is over; the disk is as the next one finds it.
-    pub fn end(&self, end: End, random: &mut Stream) {
-        let mut inner = self.lock();
-        (inner.trap, inner.sprung) = (None, None);
-        if end == End::PowerLoss {
-            inner.lose_power(random);
-        }
     }
 }
 
@@ -165,7 +162,6 @@ impl Inner {
         if self.sprung.is_some() {
             return Go::Stop;
         }
-        self.operations += 1;
         let Some(trap) = &mut self.trap else { return Go::On };
         if trap.operations > 0 {
             trap.operations -= 1;
@@ -199,7 +195,8 @@ impl File {
         if new < old {
             return; // a cut is one operation: it has happened or not
         }
-        let length = old + random.below((new - old) as u64 + 1) as usize;
+        // A file's length may arrive before what stands in it.
+        let length = if random.below(2) == 0 { new } else { old + random.below((new - old) as u64 + 1) as usize };
         let mut torn = self.synced.clone();
         torn.resize(length, 0);
         for (sector, arrives) in (0..length).step_by(SECTOR).map(|at| (at, random.below(2) == 0)) {

@@ -10,7 +10,7 @@ use crate::{
     state::{Executed, State},
     store::{BlockLog, ConsensusFiles, IndexHead, StoreError},
 };
-use ailo_protocol::{Address, Hash, Keypair, NodeId};
+use ailo_protocol::{Hash, Keypair, NodeId};
 use std::{cell::RefCell, path::Path, rc::Rc, sync::Arc, time::Duration};
 
 /// How a member behaves.
@@ -30,8 +30,6 @@ pub enum Conduct {
 pub struct Member {
     /// Signs for it.
     pub key: Keypair,
-    /// Works for it.
-    pub wallet: Address,
     /// How it behaves.
     pub conduct: Conduct,
     /// Whether it votes when it has power.
@@ -142,7 +140,6 @@ impl Member {
         let index = SimIndex { heads: vec![(IndexHead::genesis(first), first.clone())] };
         Member {
             key: cast::node_key(number),
-            wallet: cast::member_wallet(number),
             conduct: Conduct::Honest,
             votes,
             disk: SimDisk::default(),

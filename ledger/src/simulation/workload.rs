@@ -65,7 +65,7 @@ impl World {
         let wallet = *self.clients[number].key.public();
         let next = self.next_nonce(&wallet);
         // As many as the seed asks for, in step with the chain; a little faster, so that nobody waits for them.
-        let wanted = TRANSFERS * (self.height() + 3) / (HEIGHTS - 5) + 10;
+        let wanted = TRANSFERS * (self.height() + 2) / (HEIGHTS - 1) + 8;
         let sent: u64 = self.clients.iter().map(|client| client.next).sum();
         let client = &mut self.clients[number];
         client.under_way.retain(|nonce, _| *nonce >= next);
@@ -114,7 +114,7 @@ impl World {
         let (state, key, clock_ms) = (participant.host().state().clone(), member.key.clone(), member.now(now).clock_ms);
         let bodies = match &self.script {
             Some(_) => Vec::new(),
-            None => owed(&state, key.public(), &mut self.duties[i], now),
+            None => owed(&state, key.public(), member.is_honest(), &mut self.duties[i], now),
         };
         let mut transactions: Vec<Transaction> =
             bodies.into_iter().map(|body| Transaction::sign(&self.network_id, &key, 0, clock_ms, body)).collect();
@@ -126,7 +126,7 @@ impl World {
 }
 
 /// What a node owes now.
-fn owed(state: &State, node: &NodeId, duties: &mut Duties, now: u64) -> Vec<Body> {
+fn owed(state: &State, node: &NodeId, honest: bool, duties: &mut Duties, now: u64) -> Vec<Body> {
     let mut bodies = Vec::new();
     let params = state.params();
     if let Some(entry) = state.node(node) {
@@ -137,7 +137,8 @@ fn owed(state: &State, node: &NodeId, duties: &mut Duties, now: u64) -> Vec<Body
         }
     }
     for height in state.pending_blocks() {
-        if state.may_attest(node, height) && duties.due(Duty::Attest(height), now) {
+        // Whoever breaks the rules attests as often as it is let.
+        if state.may_attest(node, height) && (!honest || duties.due(Duty::Attest(height), now)) {
             bodies.push(Body::Attest { height, except: Vec::new() });
         }
     }

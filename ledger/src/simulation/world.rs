@@ -4,17 +4,18 @@
 use super::{
     byzantine, cast,
     disk::End,
-    member::{Conduct, Member},
+    member::{Conduct, Member, StartError},
     network::Network,
     trace::Trace,
     workload::{Client, Duties},
 };
 use crate::{
-    Block, Certificate, Transaction,
+    Block, Body, Certificate, Transaction,
     consensus::{HostError, Message, Verdict},
     invariants::{self, Invariant, Signatures, Spending, Violation},
     participant::{Action, Gossip, Head, ParticipantError},
-    state::State,
+    state::{Event as LedgerEvent, State, execute_block},
+    store::StoreError,
 };
 use ailo_protocol::{Genesis, Hash, NodeId, hash::Domain, hash::Stream};
 use std::{
@@ -68,9 +69,7 @@ pub enum Event {
 
 /// A whole network.
 pub struct World {
-    /// Decides everything.
-    pub seed: u64,
-    /// Follows from the seed.
+    /// Follows from the seed, and decides everything.
     pub random: Stream,
     /// Milliseconds since the beginning.
     pub time: u64,
@@ -89,7 +88,7 @@ pub struct World {
     pub network: Network,
     /// All that happened.
     pub trace: Trace,
-    /// Ids and state roots by height, as the first honest member had them.
+    /// Ids and state roots by height, as the first honest member had them; genesis first.
     pub chain: Vec<(Hash, Hash)>,
     /// Validators by height, of that chain.
     sets: Vec<crate::block::ValidatorSet>,
@@ -134,7 +133,6 @@ impl World {
             member.skew_ms = random.below(3000) as i64 - 1500;
         }
         World {
-            seed,
             time: 0,
             queue: BTreeMap::new(),
             sequence: 0,
@@ -216,7 +214,11 @@ impl World {
         let opened = match member.open(self.network_id, indexed, &signed) {
             Ok(opened) => opened,
             Err(_) if member.disk.sprung().is_some() => return self.end_by_trap(i),
-            Err(e) => return Err(Invariant::Recovery.broken(format!("member {i} does not start: {e}"))),
+            Err(e) => {
+                let executes = !matches!(e, StartError::Store(StoreError::Invalid { .. }));
+                let invariant = if executes { Invariant::Recovery } else { Invariant::SameState };
+                return Err(invariant.broken(format!("member {i} does not start: {e}")));
+            }
         };
         let mut participant = opened.participant;
         let height = participant.height();
@@ -237,6 +239,9 @@ impl World {
         let remembers = member.is_honest() && !member.forgot;
         let last = signed.iter().filter(|ballot| ballot.height == running).map(|ballot| ballot.round).max();
         self.members[i].running = Some(participant);
+        if self.members[i].is_honest() {
+            self.observe_unshown(i, height)?;
+        }
         if let Err(e) = result {
             return self.failed(i, &e);
         }
@@ -389,35 +394,56 @@ impl World {
             return Ok(());
         }
         self.members[i].shown = self.members[i].shown.max(height);
-        let validators = &self.sets[(height as usize - 1).min(self.sets.len() - 1)];
-        invariants::certified(&self.network_id, validators, block, &head.certificate)?;
+        self.observe(i, block, &head.certificate, &head.events)
+    }
+
+    /// An honest member has a block, with the state after it in its index.
+    fn observe(
+        &mut self,
+        i: usize,
+        block: &Block,
+        certificate: &Certificate,
+        events: &[LedgerEvent],
+    ) -> Result<(), Violation> {
+        let (height, id) = (block.header.height, block.id());
+        let state = |height: u64| {
+            let index = self.members[i].index.borrow();
+            index.heads.get(height as usize).map(|(_, state)| state.clone())
+        };
+        let (Some(before), Some(after)) = (state(height - 1), state(height)) else {
+            // Only a block that is shown before it is stored is not in the index.
+            return Ok(());
+        };
+        invariants::certified(&self.network_id, before.validators(), block, certificate)?;
         if let Some((first, root)) = self.chain.get(height as usize) {
             invariants::one_block(height, first, &id)?;
-            return invariants::same_state(height, root, &head.state.root());
+            return invariants::same_state(height, root, &after.root());
         }
-        // The first to have it: `height` follows the chain, because members append one block after another.
-        self.chain.push((id, head.state.root()));
-        self.sets.push(head.state.validators().clone());
-        invariants::supply_law(&head.state)?;
+        // The first to have it: members show or bring along one block after another.
+        self.chain.push((id, after.root()));
+        self.sets.push(after.validators().clone());
+        invariants::supply_law(&after)?;
         self.spending.add(block)?;
-        let before = self.members[i].index.borrow().heads.get(height as usize - 1).map(|(_, state)| state.clone());
-        if let Some(before) = before {
-            invariants::coins_and_confirmations(&before, &head.state, &head.events)?;
-        }
-        self.count(head);
+        invariants::coins_and_confirmations(&before, &after, events)?;
+        let is_transfer = |transaction: &&Transaction| matches!(transaction.unsigned.body, Body::Transfer { .. });
+        self.transfers += block.transactions.iter().filter(is_transfer).count() as u64;
+        let closes = |event: &&LedgerEvent| matches!(event, LedgerEvent::RoundClosed { .. });
+        self.rounds_closed += events.iter().filter(closes).count() as u64;
         let over = self.honest().iter().map(|i| self.members[*i].height()).min().unwrap_or(0);
         self.signatures.finish(over);
         Ok(())
     }
 
-    fn count(&mut self, head: &Head) {
-        for event in &head.events {
-            match event {
-                crate::state::Event::TransferPending { .. } => self.transfers += 1,
-                crate::state::Event::RoundClosed { .. } => self.rounds_closed += 1,
-                _ => {}
-            }
+    /// Takes in what a member has in its log and nobody has shown: it failed between the two.
+    fn observe_unshown(&mut self, i: usize, upto: u64) -> Result<(), Violation> {
+        for height in self.height() + 1..=upto {
+            let block = self.members[i].running.as_ref().and_then(|participant| participant.blocks().block(height));
+            let before = self.members[i].index.borrow().heads.get(height as usize - 1).map(|(_, state)| state.clone());
+            let (Some((block, certificate)), Some(before)) = (block, before) else { continue };
+            let events = execute_block(&before, &block).map(|executed| executed.events).unwrap_or_default();
+            self.observe(i, &block, &certificate, &events)?;
         }
+        Ok(())
     }
 
     /// Nothing that an honest member signs has a rival or goes against its lock.

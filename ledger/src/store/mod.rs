@@ -25,6 +25,7 @@ use crate::{
     block::{Block, Certificate, MAX_CERTIFICATE_BYTES},
     disk::RealDisk,
     framelog::LogError,
+    participant::Blocks,
     state::{Executed, State},
 };
 use ailo_protocol::{
@@ -35,7 +36,7 @@ use index::Index;
 use std::{
     fs,
     path::Path,
-    sync::{PoisonError, RwLock},
+    sync::{Arc, PoisonError, RwLock},
 };
 
 /// Block log and index; shared by reference between one writer and many readers.
@@ -182,6 +183,12 @@ impl Store {
     /// What happened to a wallet, the latest first; `limit` is at most [`MAX_PAGE`]. The page's cursor asks for the next.
     pub fn history(&self, wallet: &Address, before: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
         self.index.history(wallet, before, limit)
+    }
+}
+
+impl Blocks for Arc<Store> {
+    fn append(&mut self, block: &Block, certificate: &Certificate, executed: &Executed) -> Result<(), StoreError> {
+        Store::append(self, block, certificate, executed)
     }
 }
 
