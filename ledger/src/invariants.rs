@@ -129,7 +129,8 @@ pub fn coins_and_confirmations(before: &State, after: &State, events: &[Event]) 
     let round = &before.params().round;
     let closed = events.iter().filter(|event| matches!(event, Event::RoundClosed { .. })).count() as u64;
     let most = u128::from(closed) * (u128::from(round.pot.0) + u128::from(round.best_loss_bonus.0));
-    let minted = u128::from(after.supply().minted.0) - u128::from(before.supply().minted.0.min(after.supply().minted.0));
+    let minted =
+        u128::from(after.supply().minted.0) - u128::from(before.supply().minted.0.min(after.supply().minted.0));
     Invariant::Minted.check(minted <= most && after.supply().minted >= before.supply().minted, || {
         format!("{} minted after {} in block {}", after.supply().minted, before.supply().minted, after.height())
     })?;
@@ -137,9 +138,7 @@ pub fn coins_and_confirmations(before: &State, after: &State, events: &[Event]) 
         let Event::TransferConfirmed { id, from, to, .. } = event else { continue };
         let Some(transfer) = after.transfer(id) else { continue };
         let distinct: BTreeSet<&NodeId> = transfer.confirmers.iter().collect();
-        let stranger = |node: &&&NodeId| {
-            after.node(node).is_none_or(|node| [from, to].contains(&&node.wallet))
-        };
+        let stranger = |node: &&&NodeId| after.node(node).is_none_or(|node| [from, to].contains(&&node.wallet));
         let counted = distinct.len() - distinct.iter().filter(stranger).count();
         let needed = after.params().ledger.confirmations as usize;
         Invariant::Confirmed

@@ -86,7 +86,7 @@ pub enum Gossip {
     /// A transaction.
     Transaction {
         /// The transaction.
-        transaction: Transaction,
+        transaction: Box<Transaction>,
         /// As above.
         again: bool,
     },
@@ -228,7 +228,7 @@ impl<P: Persist, B: Blocks> Participant<P, B> {
     pub fn submit(&mut self, transaction: &Transaction, now: Now) -> Result<Hash, AdmissionError> {
         let id = self.take(transaction, now)?;
         self.own.insert(id, now.elapsed + REPEAT);
-        let transaction = transaction.clone();
+        let transaction = Box::new(transaction.clone());
         self.actions.push(Action::Publish(Gossip::Transaction { transaction, again: false }));
         Ok(id)
     }
@@ -395,7 +395,7 @@ impl<P: Persist, B: Blocks> Participant<P, B> {
         let due: Vec<Hash> = self.own.iter().filter(|(_, at)| **at <= now.elapsed).map(|(id, _)| *id).collect();
         for id in &due {
             self.own.insert(*id, now.elapsed + REPEAT);
-            if let Some(transaction) = self.mempool.get(id).cloned() {
+            if let Some(transaction) = self.mempool.get(id).cloned().map(Box::new) {
                 self.actions.push(Action::Publish(Gossip::Transaction { transaction, again: true }));
             }
         }

@@ -69,7 +69,8 @@ fn rival(world: &World, i: usize, message: &Message) -> Option<Message> {
     let (member, network) = (&world.members[i], world.network_id);
     match message {
         Message::Vote(Signed { ballot, node, .. }) if *node == member.id() => {
-            let other = if ballot.block.is_some() && world.time.is_multiple_of(2) { None } else { Some(Hash([0xee; 32])) };
+            let other =
+                if ballot.block.is_some() && world.time.is_multiple_of(2) { None } else { Some(Hash([0xee; 32])) };
             Some(Message::Vote(Ballot { block: other, ..*ballot }.sign(&network, &member.key)))
         }
         Message::Proposal(Signed { ballot, node, .. }, block) if *node == member.id() => {

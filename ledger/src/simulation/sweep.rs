@@ -91,7 +91,9 @@ pub fn sweep(from: u64, count: u64, threads: usize, options: &Options, each: imp
     };
     std::thread::scope(|scope| {
         for _ in 0..threads.max(1) {
-            scope.spawn(|| alone(|| tracing::subscriber::with_default(tracing::subscriber::NoSubscriber::default(), work)));
+            scope.spawn(|| {
+                alone(|| tracing::subscriber::with_default(tracing::subscriber::NoSubscriber::default(), work))
+            });
         }
     });
     let mut summary = summary.into_inner().unwrap_or_else(PoisonError::into_inner);

@@ -111,7 +111,13 @@ pub struct World {
 impl World {
     /// `validators` founders that validate, then `followers` that do not, and `clients`. Members of `twins` are there
     /// twice: the second comes after all others.
-    pub fn new(seed: u64, validators: usize, followers: usize, clients: usize, byzantine: &[(usize, Conduct)]) -> World {
+    pub fn new(
+        seed: u64,
+        validators: usize,
+        followers: usize,
+        clients: usize,
+        byzantine: &[(usize, Conduct)],
+    ) -> World {
         World::of(seed, &cast::genesis(validators, followers), validators, clients, byzantine)
     }
 
@@ -119,8 +125,7 @@ impl World {
         let mut random = Hash::of(Domain::Lot, &seed.to_le_bytes()).stream();
         let first = cast::first_state(genesis, clients);
         let founders = genesis.founders.len();
-        let mut members: Vec<Member> =
-            (0..founders).map(|i| Member::new(i, &first, i < validators)).collect();
+        let mut members: Vec<Member> = (0..founders).map(|i| Member::new(i, &first, i < validators)).collect();
         for (member, conduct) in byzantine {
             members[*member].conduct = *conduct;
             if let Conduct::Twin(_) = conduct {
@@ -623,7 +628,7 @@ impl World {
             },
             Event::Client(client) => {
                 self.client_acts(client)?;
-                let wait = 200 + self.random.below(1200);
+                let wait = 100 + self.random.below(600);
                 self.at(wait, Event::Client(client));
                 Ok(())
             }
