@@ -8,7 +8,8 @@
 //! Integers are little-endian; the offset is the frame's position in the file (u64).
 //!
 //! **Durability.** [`FrameLog::append`] returns after the frame is on disk (fdatasync), so a crash can hurt the last
-//! frame only. At opening, whatever stands after the last good frame is cut off if it is no longer than one frame and
+//! frame only. [`FrameLog::open`] syncs what it finds before anybody builds on it: a killed process may have written what
+//! it never synced. At opening, whatever stands after the last good frame is cut off if it is no longer than one frame and
 //! holds no frame's head. Otherwise something that was once durable is damaged: that is an error, never a truncation.
 //! After a failed write or sync the log refuses further appends, because the kernel may have dropped what it could not
 //! write. Files are made and replaced under another name and then renamed, so a log always has its whole head.
@@ -123,7 +124,11 @@ impl FrameLog {
         if end < len {
             log.check_tail(end, len)?;
             log.file.set_length(end).map_err(|e| error("truncate", path, e))?;
+        }
+        // A process that was killed may have written, or renamed, what it never synced: it can be read, and is not safe yet.
+        if !plants::on(Plant::UnsyncedOpen) {
             log.file.sync().map_err(|e| error("sync", path, e))?;
+            sync_folder_of(&*log.disk, path)?;
         }
         log.end = end;
         Ok(log)
@@ -143,9 +148,8 @@ impl FrameLog {
         let file = disk.create(&new).map_err(|e| error("make", &new, e))?;
         file.write_all_at(&bytes, 0).and_then(|()| file.sync()).map_err(|e| error("write", &new, e))?;
         disk.rename(&new, path).map_err(|e| error("rename", &new, e))?;
-        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
         if !plants::on(Plant::UnsyncedRename) {
-            disk.sync_folder(folder).map_err(|e| error("sync", folder, e))?;
+            sync_folder_of(&*disk, path)?;
         }
         Ok(FrameLog { disk, path: path.into(), file, format, end: bytes.len() as u64, failed: false })
     }
@@ -325,6 +329,11 @@ impl Scan<'_> {
 
 fn error(what: &'static str, path: &Path, source: io::Error) -> LogError {
     LogError::Io { what, path: path.into(), source }
+}
+
+fn sync_folder_of(disk: &dyn Disk, path: &Path) -> Result<(), LogError> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    disk.sync_folder(folder).map_err(|e| error("sync", folder, e))
 }
 
 fn head(format: &Format) -> Vec<u8> {

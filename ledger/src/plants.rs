@@ -30,6 +30,7 @@ plants! {
     UnsyncedAppend "unsynced-append" "A block counts as stored before it is synced to disk.",
     UnsyncedJournal "unsynced-journal" "A ballot is signed before the journal is synced to disk.",
     UnsyncedWal "unsynced-wal" "A ballot is signed before the write-ahead log is synced to disk.",
+    UnsyncedOpen "unsynced-open" "What a killed process had written is believed before it is synced to disk.",
     UnsyncedRename "unsynced-rename" "A replaced log counts as stored before its name is on disk.",
     TornFrame "torn-frame-accepted" "A frame is taken without a look at its checksum.",
     WalNotReplayed "wal-not-replayed" "A restarted validator forgets what it had heard.",

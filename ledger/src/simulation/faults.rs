@@ -130,7 +130,7 @@ impl World {
         if self.members[member].running.is_none() {
             return;
         }
-        if self.chance(300) {
+        if self.chance(200) {
             let pause = 100 + self.random.below(6000);
             return self.end(member, end, pause);
         }
@@ -174,6 +174,7 @@ impl World {
         for fault in 0..self.faults.len() {
             self.heal(fault)?;
         }
+        self.relapse_permille = 0;
         for member in &self.members {
             member.disk.set_trap(None);
         }

@@ -148,6 +148,24 @@ fn crashes_in_any_operation_of_a_disk_never_make_a_node_sign_twice_or_lose_a_blo
 }
 
 #[test]
+fn what_a_killed_process_has_left_is_safe_before_it_is_believed() {
+    let format = crate::framelog::Format { kind: *b"TEST", network: Hash::ZERO, max_frame: 1000 };
+    for seed in 0..20 {
+        let disk = disk::SimDisk::default();
+        let open = || crate::framelog::FrameLog::open_on(std::sync::Arc::new(disk.clone()), Path::new("log"), format);
+        let mut log = open().unwrap();
+        // Written, and killed before the sync.
+        disk.set_trap(Some(Trap { operations: 1, moment: Moment::Before, end: End::Kill }));
+        assert!(log.append(&[7; 500]).is_err());
+        let mut random = Hash::of(ailo_protocol::hash::Domain::Lot, &[seed]).stream();
+        disk.end(End::Kill, &mut random);
+        let seen = open().unwrap().frames(0).count();
+        disk.end(End::PowerLoss, &mut random);
+        assert_eq!((seen, open().unwrap().frames(0).count()), (1, 1), "seed {seed}");
+    }
+}
+
+#[test]
 fn a_single_validator_survives_a_power_loss_in_each_of_its_operations() {
     for operations in 0..40 {
         for moment in MOMENTS {

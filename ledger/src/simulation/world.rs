@@ -3,7 +3,7 @@
 
 use super::{
     byzantine, cast,
-    disk::End,
+    disk::{End, Moment, Trap},
     member::{Conduct, Member, StartError},
     network::Network,
     trace::Trace,
@@ -102,6 +102,8 @@ pub struct World {
     pub highest_round: u32,
     /// Who was caught with two rival ballots.
     pub accused: BTreeSet<NodeId>,
+    /// Members whose machine fails soon after they have started again, of a thousand.
+    pub relapse_permille: u64,
     /// Faults that go on, each with what ends it.
     pub faults: Vec<super::faults::Ongoing>,
     /// What goes into blocks instead of the usual work, for tests.
@@ -155,6 +157,7 @@ impl World {
             rounds_closed: 0,
             highest_round: 0,
             accused: BTreeSet::new(),
+            relapse_permille: 0,
             faults: Vec::new(),
             script: None,
             random,
@@ -256,6 +259,11 @@ impl World {
         }
         for peer in 0..self.members.len() {
             self.connect(i, peer);
+        }
+        if self.chance(self.relapse_permille) && life > 1 {
+            let operations = self.random.below(16);
+            let trap = Trap { operations, moment: Moment::Before, end: End::PowerLoss };
+            self.members[i].disk.set_trap(Some(trap));
         }
         self.at(1, Event::Duties { member: i, life });
         self.settle(i)
