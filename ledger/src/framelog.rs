@@ -8,22 +8,27 @@
 //! Integers are little-endian; the offset is the frame's position in the file (u64).
 //!
 //! **Durability.** [`FrameLog::append`] returns after the frame is on disk (fdatasync), so a crash can hurt the last
-//! frame only. At opening, whatever stands after the last good frame is cut off if it is no longer than one frame and
+//! frame only. [`FrameLog::open`] syncs what it finds before anybody builds on it: a killed process may have written what
+//! it never synced. At opening, whatever stands after the last good frame is cut off if it is no longer than one frame and
 //! holds no frame's head. Otherwise something that was once durable is damaged: that is an error, never a truncation.
 //! After a failed write or sync the log refuses further appends, because the kernel may have dropped what it could not
 //! write. Files are made and replaced under another name and then renamed, so a log always has its whole head.
 
+use crate::{
+    disk::{Disk, DiskFile, RealDisk},
+    plants::{self, Plant},
+};
 use ailo_protocol::Hash;
 use std::{
-    fs::{self, File, OpenOptions},
-    io::{self, Read, Write},
-    os::unix::fs::FileExt,
+    io::{self, Read},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 const MAGIC: &[u8; 8] = b"AILOLOG1";
 const FILE_HEAD: usize = 8 + 4 + 32 + 4;
 const FRAME_HEAD: usize = 12;
+const READ_AHEAD: usize = 1 << 20;
 
 /// What a log is and how long its frames may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,8 +44,9 @@ pub struct Format {
 /// An open log.
 #[derive(Debug)]
 pub struct FrameLog {
+    disk: Arc<dyn Disk>,
     path: PathBuf,
-    file: File,
+    file: Box<dyn DiskFile>,
     format: Format,
     end: u64,
     failed: bool,
@@ -98,13 +104,18 @@ pub enum LogError {
 impl FrameLog {
     /// Opens the log at `path`, or makes an empty one; every frame's checksum is verified.
     pub fn open(path: &Path, format: Format) -> Result<FrameLog, LogError> {
-        if !path.exists() {
-            return FrameLog::create(path, format, &[]);
+        FrameLog::open_on(RealDisk::shared(), path, format)
+    }
+
+    /// The same on another disk than the machine's.
+    pub fn open_on(disk: Arc<dyn Disk>, path: &Path, format: Format) -> Result<FrameLog, LogError> {
+        if !disk.exists(path) {
+            return FrameLog::create_on(disk, path, format, &[]);
         }
-        let file = OpenOptions::new().read(true).write(true).open(path).map_err(|e| error("open", path, e))?;
-        let mut log = FrameLog { path: path.into(), file, format, end: FILE_HEAD as u64, failed: false };
+        let file = disk.open(path).map_err(|e| error("open", path, e))?;
+        let mut log = FrameLog { disk, path: path.into(), file, format, end: FILE_HEAD as u64, failed: false };
         log.check_head()?;
-        let len = log.file.metadata().map_err(|e| error("read", path, e))?.len();
+        let len = log.file.length().map_err(|e| error("read", path, e))?;
         let mut frames = log.scan(FILE_HEAD as u64, len);
         let mut end = FILE_HEAD as u64;
         while let Some(frame) = frames.next_frame()? {
@@ -112,8 +123,12 @@ impl FrameLog {
         }
         if end < len {
             log.check_tail(end, len)?;
-            log.file.set_len(end).map_err(|e| error("truncate", path, e))?;
-            log.file.sync_data().map_err(|e| error("sync", path, e))?;
+            log.file.set_length(end).map_err(|e| error("truncate", path, e))?;
+        }
+        // A process that was killed may have written, or renamed, what it never synced: it can be read, and is not safe yet.
+        if !plants::on(Plant::UnsyncedOpen) {
+            log.file.sync().map_err(|e| error("sync", path, e))?;
+            sync_folder_of(&*log.disk, path)?;
         }
         log.end = end;
         Ok(log)
@@ -121,24 +136,28 @@ impl FrameLog {
 
     /// Makes a log of these frames, in the place of whatever is at `path`.
     pub fn create(path: &Path, format: Format, frames: &[&[u8]]) -> Result<FrameLog, LogError> {
+        FrameLog::create_on(RealDisk::shared(), path, format, frames)
+    }
+
+    fn create_on(disk: Arc<dyn Disk>, path: &Path, format: Format, frames: &[&[u8]]) -> Result<FrameLog, LogError> {
         let mut bytes = head(&format);
         for frame in frames {
             push_frame(&mut bytes, path, &format, frame)?;
         }
         let new = path.with_extension("new");
-        let options = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&new);
-        let mut file = options.map_err(|e| error("make", &new, e))?;
-        file.write_all(&bytes).and_then(|()| file.sync_all()).map_err(|e| error("write", &new, e))?;
-        fs::rename(&new, path).map_err(|e| error("rename", &new, e))?;
-        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(folder).and_then(|f| f.sync_all()).map_err(|e| error("sync", folder, e))?;
-        Ok(FrameLog { path: path.into(), file, format, end: bytes.len() as u64, failed: false })
+        let file = disk.create(&new).map_err(|e| error("make", &new, e))?;
+        file.write_all_at(&bytes, 0).and_then(|()| file.sync()).map_err(|e| error("write", &new, e))?;
+        disk.rename(&new, path).map_err(|e| error("rename", &new, e))?;
+        if !plants::on(Plant::UnsyncedRename) {
+            sync_folder_of(&*disk, path)?;
+        }
+        Ok(FrameLog { disk, path: path.into(), file, format, end: bytes.len() as u64, failed: false })
     }
 
     /// Replaces the log, atomically and durably, by one of these frames.
     pub fn replace(&mut self, frames: &[&[u8]]) -> Result<(), LogError> {
         self.check_usable()?;
-        match FrameLog::create(&self.path, self.format, frames) {
+        match FrameLog::create_on(self.disk.clone(), &self.path, self.format, frames) {
             Ok(log) => *self = log,
             Err(e) => {
                 self.failed = true;
@@ -153,7 +172,7 @@ impl FrameLog {
         self.check_usable()?;
         let mut frame = Vec::with_capacity(FRAME_HEAD + bytes.len());
         push_frame_at(&mut frame, &self.path, &self.format, self.end, bytes)?;
-        if let Err(e) = self.file.write_all_at(&frame, self.end).and_then(|()| self.file.sync_data()) {
+        if let Err(e) = self.file.write_all_at(&frame, self.end).and_then(|()| self.sync()) {
             self.failed = true;
             return Err(error("write", &self.path, e));
         }
@@ -211,6 +230,16 @@ impl FrameLog {
         self.end == FILE_HEAD as u64
     }
 
+    fn sync(&self) -> io::Result<()> {
+        let planted = match &self.format.kind {
+            b"BLKS" => plants::on(Plant::UnsyncedAppend),
+            b"JRNL" => plants::on(Plant::UnsyncedJournal),
+            b"WAL " => plants::on(Plant::UnsyncedWal),
+            _ => false,
+        };
+        if planted { Ok(()) } else { self.file.sync() }
+    }
+
     fn check_usable(&self) -> Result<(), LogError> {
         if self.failed { Err(LogError::Failed { path: self.path.clone() }) } else { Ok(()) }
     }
@@ -244,7 +273,8 @@ impl FrameLog {
     }
 
     fn scan(&self, offset: u64, end: u64) -> Scan<'_> {
-        Scan { log: self, reader: io::BufReader::with_capacity(1 << 20, Reader(&self.file, offset)), offset, end }
+        let capacity = (end.saturating_sub(offset) as usize).clamp(1, READ_AHEAD);
+        Scan { log: self, reader: io::BufReader::with_capacity(capacity, Reader(&*self.file, offset)), offset, end }
     }
 }
 
@@ -263,7 +293,7 @@ struct Scan<'a> {
 }
 
 /// Reads a file from a position on, whatever others do with it.
-struct Reader<'a>(&'a File, u64);
+struct Reader<'a>(&'a dyn DiskFile, u64);
 
 impl Read for Reader<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
@@ -288,7 +318,7 @@ impl Scan<'_> {
         }
         let mut bytes = vec![0; len];
         self.reader.read_exact(&mut bytes).map_err(failed)?;
-        if crc32fast::hash(&bytes) != crc {
+        if crc32fast::hash(&bytes) != crc && !plants::on(Plant::TornFrame) {
             return Ok(None);
         }
         let offset = self.offset;
@@ -299,6 +329,11 @@ impl Scan<'_> {
 
 fn error(what: &'static str, path: &Path, source: io::Error) -> LogError {
     LogError::Io { what, path: path.into(), source }
+}
+
+fn sync_folder_of(disk: &dyn Disk, path: &Path) -> Result<(), LogError> {
+    let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    disk.sync_folder(folder).map_err(|e| error("sync", folder, e))
 }
 
 fn head(format: &Format) -> Vec<u8> {
@@ -342,6 +377,7 @@ fn push_frame_at(out: &mut Vec<u8>, path: &Path, format: &Format, offset: u64, b
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use std::fs::{self, File, OpenOptions};
 
     const FORMAT: Format = Format { kind: *b"TEST", network: Hash([7; 32]), max_frame: 100 };
 
@@ -455,9 +491,9 @@ mod tests {
         let path = dir.path().join("log");
         three(&path);
         let mut log = FrameLog::open(&path, FORMAT).unwrap();
-        log.file = File::open(&path).unwrap(); // read-only: the write fails
+        log.file = Box::new(File::open(&path).unwrap()); // read-only: the write fails
         assert!(matches!(log.append(b"x"), Err(LogError::Io { .. })));
-        log.file = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+        log.file = Box::new(OpenOptions::new().read(true).write(true).open(&path).unwrap());
         assert!(matches!(log.append(b"x"), Err(LogError::Failed { .. })));
         assert!(matches!(log.replace(&[]), Err(LogError::Failed { .. })));
     }

@@ -2,9 +2,14 @@
 //! keeps them, the mempool, and the consensus host that orders them. Knows nothing of libtorch and nothing of sockets.
 pub mod block;
 pub mod consensus;
+pub mod disk;
 pub mod framelog;
+pub mod invariants;
 pub mod light;
 pub mod mempool;
+pub mod participant;
+pub mod plants;
+pub mod simulation;
 pub mod state;
 pub mod store;
 pub mod transaction;

@@ -1,6 +1,6 @@
 //! The command line: every command and flag of `ailo-node`, with its help.
 
-use ailo_ledger::light::Checkpoint;
+use ailo_ledger::{light::Checkpoint, plants::Plant};
 use ailo_protocol::{Address, Amount, Hash, PublicKey, Username};
 use clap::{Args, Parser, Subcommand};
 use serde::Deserialize;
@@ -60,6 +60,9 @@ pub enum Command {
     Generate(GenerateArgs),
     /// Found a network of several nodes on this machine, train with it, and check it.
     Localnet(Box<LocalnetArgs>),
+    /// Run whole networks in virtual time, with every fault that a seed brings, and check what always holds.
+    #[command(subcommand)]
+    Simulate(SimulateCommand),
 }
 
 /// Flags of `run`.
@@ -456,6 +459,39 @@ pub struct LocalnetArgs {
     /// Change a parameter of the network, such as training.inner_steps=10 (repeatable).
     #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
     pub set: Vec<String>,
+}
+
+/// `simulate ...`
+#[derive(Debug, Subcommand)]
+pub enum SimulateCommand {
+    /// The ledger: consensus, blocks, transactions, block sync and disk.
+    Ledger(SimulateLedgerArgs),
+    /// List the faults that `simulate ledger --plant` knows, one a line.
+    Plants,
+}
+
+/// Flags of `simulate ledger`.
+#[derive(Debug, Clone, Args)]
+pub struct SimulateLedgerArgs {
+    /// Seeds to run; each is a whole network with its faults.
+    #[arg(long, default_value_t = 100)]
+    pub seeds: u64,
+    /// The first seed.
+    #[arg(long, default_value_t = 0)]
+    pub from: u64,
+    /// Validators of each network.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub validators: u32,
+    /// Validators that break the rules; with more than a network tolerates, they cut it in two and fork it [default: as
+    /// many as it tolerates, in a third of the seeds].
+    #[arg(long)]
+    pub byzantine: Option<u32>,
+    /// Switch on a known fault, which the seeds are to find (only in a build with the feature `plants`).
+    #[arg(long, value_name = "FAULT")]
+    pub plant: Option<Plant>,
+    /// Seeds that run at a time [default: one for each core].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub threads: Option<u32>,
 }
 
 #[cfg(test)]

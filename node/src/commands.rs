@@ -8,7 +8,7 @@ use crate::{
     error::NodeError,
     genesis, holders, localnet,
     rpc::types::*,
-    service, verify,
+    service, simulate, verify,
 };
 use ailo_ledger::{Body, Transaction, state::Event};
 use ailo_protocol::{Address, Hash, Keypair, keystore};
@@ -47,6 +47,11 @@ pub async fn dispatch(cli: Cli) -> Result<(), NodeError> {
         Command::Verify(command) => verify::command(command).await,
         Command::Generate(args) => generate(args).await,
         Command::Localnet(args) => localnet::run(*args).await,
+        Command::Simulate(SimulateCommand::Ledger(args)) => simulate::ledger(&args),
+        Command::Simulate(SimulateCommand::Plants) => {
+            simulate::plants();
+            Ok(())
+        }
     }
 }
 

@@ -30,6 +30,9 @@ pub enum NodeError {
     /// Agreement with the other validators.
     #[error("{0}")]
     Consensus(#[from] ailo_ledger::consensus::HostError),
+    /// The node's part in the ledger.
+    #[error("{0}")]
+    Ledger(#[from] ailo_ledger::participant::ParticipantError),
     /// The swarm.
     #[error("{0}")]
     Net(#[from] ailo_protocol::net::NetError),

@@ -12,4 +12,5 @@ pub mod holders;
 pub mod localnet;
 pub mod rpc;
 pub mod service;
+pub mod simulate;
 pub mod verify;

@@ -1,6 +1,10 @@
 //! ed25519 keys and signatures. Verification is always `verify_strict`: one signature at a time, no small-order keys,
 //! the same answer on every machine (batch verification can differ and would fork a ledger).
 
+mod memo;
+
+pub use memo::{Verified, remembering};
+
 use crate::{
     Hash,
     canonical::{Decode, Encode},
@@ -26,8 +30,10 @@ pub struct BadSignature;
 impl PublicKey {
     /// Strict ed25519 verification of `signature` over `bytes`.
     pub fn verify(&self, bytes: &[u8], signature: &Signature) -> Result<(), BadSignature> {
-        let key = VerifyingKey::from_bytes(&self.0).map_err(|_| BadSignature)?;
-        key.verify_strict(bytes, &ed25519_dalek::Signature::from_bytes(&signature.0)).map_err(|_| BadSignature)
+        memo::verify(self, bytes, signature, || {
+            let key = VerifyingKey::from_bytes(&self.0).map_err(|_| BadSignature)?;
+            key.verify_strict(bytes, &ed25519_dalek::Signature::from_bytes(&signature.0)).map_err(|_| BadSignature)
+        })
     }
 
     /// First eight hexadecimal digits, for people.

@@ -11,7 +11,10 @@ use super::{
 use crate::{
     block::{Block, Certificate},
     framelog::LogError,
+    invariants,
+    plants::{self, Plant},
     state::{Executed, State, execute_block},
+    transaction::Evidence,
 };
 use ailo_protocol::{Hash, Keypair, NodeId, Signature};
 use arc_malachitebft_core_consensus as malachite;
@@ -20,11 +23,7 @@ use malachite::{
     ConsensusMsg, Effect, LivenessMsg, MisbehaviorEvidence, ProposedValue, Resumable, Resume, SignedConsensusMsg,
     VoteExtensionError,
 };
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use types::{CertificateError, Round, SignedMessage, Timeout, Validity, ValueOrigin};
 
 /// A proposer's time to build, send and have executed its block, beside the time it may wait for transactions.
@@ -85,6 +84,8 @@ impl<P: Persist> Node<P> {
     }
 
     pub fn decide(&mut self, block: Arc<Block>, certificate: Certificate, executed: Executed) {
+        let validators = self.state.validators();
+        invariants::debug_check(|| invariants::certified(&self.network, validators, &block, &certificate));
         self.phase = Phase::Committing(executed.state.clone());
         self.blocks.clear();
         self.wanted = None;
@@ -226,10 +227,16 @@ impl<P: Persist> Node<P> {
         (base + GROWTH.saturating_mul(id.round)).min(MAX_TIMEOUT) + if waits { idle } else { Duration::ZERO }
     }
 
-    fn report(&mut self, height: u64, evidence: &MisbehaviorEvidence<Ledger>) {
-        let votes = evidence.votes.iter().map(|(address, _)| address.0);
-        let nodes: BTreeSet<NodeId> = votes.chain(evidence.proposals.iter().map(|(address, _)| address.0)).collect();
-        self.outputs.extend(nodes.into_iter().map(|node| Output::Equivocation { height, node }));
+    /// Shows who signed rival ballots: for each of them the first two that were seen.
+    fn report(&mut self, evidence: &MisbehaviorEvidence<Ledger>) {
+        let votes = evidence.votes.iter().filter_map(|(_, pairs)| pairs.first());
+        let votes = votes.map(|(a, b)| (Signed::from(a), Signed::from(b)));
+        let proposals = evidence.proposals.iter().filter_map(|(_, pairs)| pairs.first());
+        let proposals = proposals.map(|(a, b)| (Signed::from(a), Signed::from(b)));
+        let rivals: BTreeMap<NodeId, (Signed, Signed)> =
+            proposals.chain(votes).map(|(first, second)| (first.node, (first, second))).collect();
+        let evidence = rivals.into_values().map(|(first, second)| Evidence::Ballots { first, second });
+        self.outputs.extend(evidence.filter(Evidence::is_conflict).map(Output::Equivocation));
     }
 
     /// Carries out one effect of the core.
@@ -289,11 +296,17 @@ impl<P: Persist> Node<P> {
                 self.certificate = Some((&certificate).into());
                 r.resume_with(())
             }
-            Effect::Finalize(certificate, _, evidence, r) => {
-                self.report(certificate.height.0, &evidence);
+            Effect::Finalize(_, _, evidence, r) => {
+                self.report(&evidence);
                 r.resume_with(())
             }
-            Effect::SignVote(vote, r) => {
+            Effect::SignVote(mut vote, r) => {
+                if plants::on(Plant::ForgottenLock) && vote.kind == types::VoteType::Prevote {
+                    // What was proposed last is as good as what two thirds had prevoted.
+                    let round = vote.round.as_u32().unwrap_or(0);
+                    let proposed = self.blocks.iter().find(|(_, held)| held.round == round).map(|(id, _)| *id);
+                    vote.value = proposed.map_or(vote.value, |id| types::NilOrVal::Val(BlockId(id)));
+                }
                 let signature = self.sign((&vote).into());
                 r.resume_with(SignedMessage::new(vote, signature))
             }

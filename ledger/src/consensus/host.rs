@@ -37,10 +37,12 @@ use super::{
     persist::{Persist, Recovered},
 };
 use crate::{
-    Transaction,
+    Body, Transaction,
     block::{Block, Certificate, transactions_root},
     framelog::LogError,
+    plants::{self, Plant},
     state::{Executed, State, build_block, execute_block},
+    transaction::Evidence,
 };
 use ailo_protocol::{Hash, Keypair, NodeId, canonical::CodecError};
 use arc_malachitebft_core_consensus as malachite;
@@ -140,12 +142,7 @@ pub enum Output {
         height: u64,
     },
     /// A validator signed two ballots that exclude each other.
-    Equivocation {
-        /// Height.
-        height: u64,
-        /// Who.
-        node: NodeId,
-    },
+    Equivocation(Evidence),
 }
 
 /// Whether to pass a message on, and what to think of who sent it.
@@ -271,6 +268,13 @@ impl<P: Persist> Host<P> {
     pub fn round(&self) -> (u32, NodeId) {
         let round = self.core.round().as_u32().unwrap_or(0);
         (round, self.core.get_proposer(self.core.height(), Round::new(round)).0)
+    }
+
+    /// The transaction that shows `evidence` to the ledger, if that would still convict somebody.
+    pub fn accuse(&self, evidence: Evidence, now_ms: u64) -> Option<Transaction> {
+        let Node { state, key, network, .. } = &self.node;
+        let useful = state.node(key.public()).is_some() && state.may_accuse(&evidence);
+        useful.then(|| Transaction::sign(network, key, 0, now_ms, Body::Evidence(evidence)))
     }
 
     /// Whether this node votes at the running height.
@@ -573,7 +577,8 @@ impl<P: Persist> Host<P> {
         }
         let id = header.id();
         let sound = certificate.block == id && header.transactions_root == transactions_root(&block.transactions);
-        if !sound || verify_certificate(&self.node.network, self.node.state.validators(), &certificate).is_err() {
+        let checked = verify_certificate(&self.node.network, self.node.state.validators(), &certificate).is_ok();
+        if !sound || !(checked || plants::on(Plant::CertificateUnchecked)) {
             self.node.outputs.push(Output::Verdict(Verdict::Reject));
             return Ok(());
         }

@@ -20,8 +20,6 @@ mod effects;
 mod host;
 mod persist;
 #[cfg(test)]
-mod simulation;
-#[cfg(test)]
 mod tests;
 
 pub use certificate::{BadCertificate, verify_certificate};

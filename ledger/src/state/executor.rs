@@ -7,6 +7,7 @@ use super::{
 use crate::{
     Body, Transaction,
     block::{Block, Header, transactions_root},
+    invariants,
     transaction::{MAX_TRANSACTION_BYTES, Unsigned},
 };
 use ailo_protocol::{amount::PPM, hash::Domain};
@@ -312,7 +313,7 @@ impl Executor {
         let changed = |key: &Key| self.state.entries.get(key) != self.parent.entries.get(key);
         let keys: Vec<Key> = self.touched.iter().filter(|key| changed(key)).copied().collect();
         let writes = self.state.commit(keys);
-        debug_assert_eq!(self.state.sums.check(&self.state.supply()), Ok(()));
+        invariants::debug_check(|| invariants::supply_law(&self.state));
         Executed { state: self.state, events: self.events, writes }
     }
 

@@ -12,6 +12,7 @@
 //! Invariant at every height: `minted = free + pending + staked + unbonding + escrow + burned`, each the sum of its
 //! entries. `docs/ledger.md` has the rules and who pays what.
 
+mod endow;
 pub mod entry;
 pub mod event;
 mod evidence;
@@ -33,6 +34,7 @@ mod tests;
 mod transfers;
 pub mod tree;
 
+pub(crate) use endow::endow;
 pub use entry::{
     Account, Attestation, Chain, Challenge, Entry, Inclusion, Iou, Key, Model, Node, Poll, Report, Seat, Seats, Supply,
     Transfer, TransferStatus, Validators,

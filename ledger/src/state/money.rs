@@ -4,6 +4,7 @@
 //! shares to the nodes that attested; shares without a taker, and what rounding leaves, burn.
 
 use super::{Account, Event, Executor, Iou, Key, Rejection, RewardKind, Supply, entry::Record};
+use crate::plants::{self, Plant};
 use ailo_protocol::{Address, Amount, Hash, NodeId};
 
 /// Where coins can be.
@@ -121,7 +122,7 @@ impl Executor {
     /// Uses up a wallet's nonce and takes `amount` and `fee` from its free coins; where they go is the caller's to say.
     pub(super) fn charge(&mut self, wallet: Address, nonce: u64, amount: Amount, fee: Amount) -> Result<(), Rejection> {
         let account = self.state.account(&wallet);
-        if nonce != account.nonce {
+        if nonce != account.nonce && !plants::on(Plant::DoubleSpend) {
             return Err(Rejection::BadNonce { expected: account.nonce, got: nonce });
         }
         let needed = amount.checked_add(fee).unwrap_or(Amount(u64::MAX));
@@ -177,7 +178,8 @@ impl Executor {
     /// Destroys coins.
     pub(super) fn burn(&mut self, pool: Pool, amount: Amount) {
         if amount > Amount::ZERO {
-            self.shift(pool, Pool::Burned, amount);
+            let lost = plants::on(Plant::LostFee);
+            self.shift(pool, Pool::Burned, if lost { Amount(amount.0 - 1) } else { amount });
             self.events.push(Event::Burned { amount });
         }
     }

@@ -1,7 +1,7 @@
 //! A ledger to try rules on: founders with known keys, driven block by block. Every block is built, executed again from
 //! its bytes, and compared, so each test also shows that execution is deterministic.
 
-use super::{BlockContext, Event, Executor, Key, Phase, Rejection, State, build_block, execute_block};
+use super::{BlockContext, Event, Executor, Phase, Rejection, State, build_block, execute_block};
 use crate::{
     Block, Body, Transaction,
     transaction::{Consent, stamp_hash},
@@ -105,13 +105,7 @@ pub fn genesis(founders: u8, edit: impl FnOnce(&mut Params)) -> Genesis {
 
 /// Puts coins into a wallet as if they had been earned.
 pub fn fund(state: &mut State, wallet: Address, amount: Amount) {
-    let (mut supply, mut account) = (state.supply(), state.account(&wallet));
-    supply.minted = supply.minted.checked_add(amount).expect("few coins");
-    supply.free = supply.free.checked_add(amount).expect("few coins");
-    account.free = account.free.checked_add(amount).expect("few coins");
-    state.set(Key::Supply, supply);
-    state.set(Key::Account(wallet), account);
-    state.commit(vec![Key::Supply, Key::Account(wallet)]);
+    super::endow(state, wallet, amount);
 }
 
 /// A stamp that registers `node` for `wallet`.

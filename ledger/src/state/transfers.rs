@@ -22,6 +22,7 @@ use super::{
     entry::Expiry,
     money::{Pool, add, take},
 };
+use crate::plants::{self, Plant};
 use ailo_protocol::{Address, Amount, Hash, NodeId, hash::Domain};
 use std::collections::BTreeSet;
 
@@ -47,7 +48,8 @@ impl State {
         if now < opens && !inclusion.drawn.contains(id) {
             return Err(Rejection::NotDrawn { opens });
         }
-        if inclusion.attested.iter().any(|attestation| attestation.node == *id) {
+        let attested = inclusion.attested.iter().any(|attestation| attestation.node == *id);
+        if attested && !plants::on(Plant::AttestTwice) {
             return Err(Rejection::AlreadyAttested);
         }
         if !except.is_sorted_by(|a, b| a < b) {
@@ -192,7 +194,9 @@ impl Executor {
         let attestation = self.state.attestation(&node, height, except, self.context.height)?;
         let needed = self.state.params().ledger.confirmations as usize;
         let Some(mut inclusion) = self.state.inclusion(height).cloned() else { return Ok(()) };
-        inclusion.attested.push(attestation);
+        let first = plants::on(Plant::NondeterministicOrder) && plants::turn().is_multiple_of(2);
+        let place = if first { 0 } else { inclusion.attested.len() };
+        inclusion.attested.insert(place, attestation);
         self.events.push(Event::Attested { node, height });
         let mut confirmed = Vec::new();
         for id in inclusion.transfers.iter().filter(|_| inclusion.attested.len() >= needed) {

@@ -12,7 +12,7 @@
 //!
 //! Integers in keys are big-endian, so that order of keys is order of heights.
 
-use super::StoreError;
+use super::{IndexHead as Head, StoreError};
 use crate::{
     Block,
     block::{MAX_VALIDATORS, ValidatorSet},
@@ -32,14 +32,6 @@ const MAX_VALUE_BYTES: usize = 64 << 10;
 /// A validator takes 40 bytes.
 const MAX_SET_BYTES: usize = 8 + 40 * MAX_VALIDATORS;
 const HEAD: &[u8] = b"m";
-
-/// Where the index stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
-pub(super) struct Head {
-    pub height: u64,
-    pub root: Hash,
-    pub offset: u64,
-}
 
 /// A place in a wallet's history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -106,7 +98,7 @@ impl Index {
 
     /// Writes the state before the first block into an empty index.
     pub fn found(&self, state: &State) -> Result<Head, StoreError> {
-        let head = Head { height: 0, root: state.root(), offset: 0 };
+        let head = Head::genesis(state);
         let mut batch = Batch::default();
         for (state_key, entry) in state.entries() {
             batch.insert(key(b's', &[&state_key]), entry);

@@ -12,43 +12,38 @@
 //! <dir>/journal    what this node has signed
 //! ```
 
+mod blocks;
 mod consensus;
 mod index;
 mod light;
 
+pub use blocks::{BlockLog, IndexHead};
 pub use consensus::ConsensusFiles;
 pub use index::{Cursor, HistoryItem, MAX_PAGE, Page};
 
 use crate::{
     Transaction,
-    block::{Block, Certificate, MAX_BLOCK_BYTES, MAX_CERTIFICATE_BYTES},
-    framelog::{Format, FrameLog, LogError},
-    state::{Executed, State, execute_block},
+    block::{Block, Certificate, MAX_CERTIFICATE_BYTES},
+    disk::RealDisk,
+    framelog::LogError,
+    participant::Blocks,
+    state::{Executed, State},
 };
 use ailo_protocol::{
     Address, Genesis, Hash,
-    canonical::{self, CodecError, Decode, Encode},
+    canonical::{self, CodecError},
 };
-use index::{Head, Index};
+use index::Index;
 use std::{
     fs,
     path::Path,
-    sync::{PoisonError, RwLock},
+    sync::{Arc, PoisonError, RwLock},
 };
-
-const MAX_RECORD_BYTES: usize = MAX_BLOCK_BYTES + MAX_CERTIFICATE_BYTES + 16;
 
 /// Block log and index; shared by reference between one writer and many readers.
 pub struct Store {
-    log: RwLock<FrameLog>,
+    log: RwLock<BlockLog>,
     index: Index,
-}
-
-/// A frame of the block log.
-#[derive(Encode, Decode)]
-struct Record {
-    block: Vec<u8>,
-    certificate: Vec<u8>,
 }
 
 /// Canonical bytes of a block and of its certificate, as peers get them.
@@ -112,17 +107,16 @@ impl Store {
     pub fn open(dir: &Path, genesis: &Genesis) -> Result<(Store, State), StoreError> {
         let folder = |source| StoreError::Folder { folder: dir.display().to_string(), source };
         fs::create_dir_all(dir).map_err(folder)?;
-        let format = Format { kind: *b"BLKS", network: genesis.id(), max_frame: MAX_RECORD_BYTES };
-        let log = FrameLog::open(&dir.join("blocks"), format)?;
+        let log = BlockLog::open(RealDisk::shared(), &dir.join("blocks"), genesis.id())?;
         let path = dir.join("index");
         let is_new = !path.exists();
         // A new index is opened once: sled gives up its lock only some time after it was closed.
         let found = if is_new { None } else { Index::open(&path).ok() };
         let opened = found.and_then(|index| {
             let (head, state) = index.load(genesis)?;
-            fits(&log, &head, &state).then_some((index, head, state))
+            log.fits(&head, &state).then_some((index, head, state))
         });
-        let (index, head, mut state) = match opened {
+        let (index, head, state) = match opened {
             Some(opened) => opened,
             None => {
                 if !is_new {
@@ -135,31 +129,21 @@ impl Store {
                 (index, head, state)
             }
         };
-        let known = u64::from(head.height > 0);
-        for frame in log.frames(head.offset).skip(known as usize) {
-            let (offset, bytes) = frame?;
-            let block = Block::decode(&Record::decode(&bytes)?.block)?;
-            let height = block.header.height;
-            let executed = execute_block(&state, &block)
-                .map_err(|reason| StoreError::Invalid { height, reason: reason.to_string() })?;
-            index.add(&block, offset, &executed)?;
-            state = executed.state;
-            if height.is_multiple_of(10_000) {
-                tracing::info!(height, "indexing the block log");
+        let state = log.execute_after(&head, state, |block, offset, executed| {
+            index.add(block, offset, executed)?;
+            if block.header.height.is_multiple_of(10_000) {
+                tracing::info!(height = block.header.height, "indexing the block log");
             }
-        }
+            Ok(())
+        })?;
         Ok((Store { log: RwLock::new(log), index }, state))
     }
 
     /// Appends the next block. When this returns, the block is on disk.
     pub fn append(&self, block: &Block, certificate: &Certificate, executed: &Executed) -> Result<(), StoreError> {
-        let (last, got) = (self.height()?, block.header.height);
-        if got != last + 1 || certificate.height != got {
-            return Err(StoreError::NotNext { last, got });
-        }
-        let record = Record { block: block.encode(), certificate: canonical::encode(certificate) };
-        let bytes = canonical::encode(&record);
-        let offset = self.log.write().unwrap_or_else(PoisonError::into_inner).append(&bytes)?;
+        let mut log = self.log.write().unwrap_or_else(PoisonError::into_inner);
+        let offset = log.append(self.height()?, block, certificate)?;
+        drop(log);
         self.index.add(block, offset, executed)
     }
 
@@ -171,9 +155,7 @@ impl Store {
     /// Canonical bytes of the block at `height` and of its certificate.
     pub fn encoded(&self, height: u64) -> Result<Option<EncodedBlock>, StoreError> {
         let Some(offset) = self.index.offset(height)? else { return Ok(None) };
-        let bytes = self.log.read().unwrap_or_else(PoisonError::into_inner).read(offset)?;
-        let record = Record::decode(&bytes)?;
-        Ok(Some((record.block, record.certificate)))
+        Ok(Some(self.log.read().unwrap_or_else(PoisonError::into_inner).encoded(offset)?))
     }
 
     /// The block at `height`.
@@ -205,24 +187,10 @@ impl Store {
     }
 }
 
-impl Record {
-    fn decode(bytes: &[u8]) -> Result<Record, CodecError> {
-        canonical::decode(bytes, MAX_RECORD_BYTES)
+impl Blocks for Arc<Store> {
+    fn append(&mut self, block: &Block, certificate: &Certificate, executed: &Executed) -> Result<(), StoreError> {
+        Store::append(self, block, certificate, executed)
     }
-}
-
-/// Whether the index stands at a block of the log.
-fn fits(log: &FrameLog, head: &Head, state: &State) -> bool {
-    if state.height() != head.height || state.root() != head.root {
-        return false;
-    }
-    if head.height == 0 {
-        return true;
-    }
-    let record = log.read(head.offset).ok().and_then(|bytes| Record::decode(&bytes).ok());
-    record.and_then(|record| Block::decode(&record.block).ok()).is_some_and(|block| {
-        block.header.height == head.height && block.header.state_root == head.root && block.id() == state.last_block()
-    })
 }
 
 #[cfg(test)]

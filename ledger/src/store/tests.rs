@@ -4,7 +4,7 @@ use crate::{
     Body,
     consensus::{Ballot, Host, Input, Output, Step},
     state::{
-        build_block,
+        build_block, execute_block,
         testing::{self, node_key},
     },
 };
@@ -158,11 +158,9 @@ fn an_index_ahead_of_the_log_or_of_another_history_is_built_anew() {
 fn a_log_with_a_block_that_does_not_follow_is_refused() {
     let chain = Chain::new(2);
     let other = Chain::new(0);
-    let format = Format { kind: *b"BLKS", network: chain.genesis.id(), max_frame: MAX_RECORD_BYTES };
-    let mut log = FrameLog::open(&other.path("blocks"), format).unwrap();
+    let mut log = BlockLog::open(RealDisk::shared(), &other.path("blocks"), chain.genesis.id()).unwrap();
     let (block, certificate) = &chain.blocks[1];
-    let record = Record { block: block.encode(), certificate: canonical::encode(certificate) };
-    log.append(&canonical::encode(&record)).unwrap();
+    log.append(1, block, certificate).unwrap();
     let error = Store::open(other.dir.path(), &other.genesis).err().unwrap();
     assert!(matches!(error, StoreError::Invalid { height: 2, .. }), "{error}");
 }

@@ -2,6 +2,7 @@
 
 use super::net::Net;
 use crate::{client::json, error::NodeError, rpc::types::*};
+use ailo_ledger::invariants::{self, Invariant};
 use ailo_protocol::Hash;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -67,8 +68,12 @@ pub async fn state_roots_are_equal_at_the_same_height(net: &mut Net) -> Result<(
         let block: At<BlockView> = client.call("ailo_block", &[("height", json(&height))]).await?;
         seen.insert((block.value.hash, block.value.header.state_root));
     }
+    let (first, root) = seen.first().copied().unwrap_or_default();
+    let agree = seen.iter().try_for_each(|(block, other)| {
+        invariants::one_block(height, &first, block).and_then(|()| invariants::same_state(height, &root, other))
+    });
     let text = format!("all {} state roots are equal at height {height}", net.nodes.len());
-    claim(seen.len() == 1, &text, || format!("{} different ones", seen.len()))
+    claim(agree.is_ok(), &text, || agree.err().map(|e| e.to_string()).unwrap_or_default())
 }
 
 /// Every node computed the same model, bit for bit, in every round that it took part in.
@@ -93,7 +98,7 @@ pub async fn the_supply_law_holds(net: &mut Net) -> Result<(), NodeError> {
         (0..statuses.len()).filter(|i| statuses[*i].as_ref().is_none_or(|s| !s.value.supply.law_holds)).collect();
     let minted = statuses.iter().flatten().map(|s| s.value.supply.minted).max().unwrap_or_default();
     claim(broken.is_empty(), &format!("the supply law holds ({minted} ALC minted)"), || {
-        format!("not at nodes {broken:?}")
+        Invariant::SupplyLaw.broken(format!("at nodes {broken:?}")).to_string()
     })
 }
 

@@ -1,0 +1,263 @@
+//! What always holds, whatever fails: each claim once, with its number. The simulation checks them at every step, the
+//! local network of real processes where they can be seen from outside, and debug assertions inside the ledger.
+
+use crate::{
+    Block, Certificate,
+    block::ValidatorSet,
+    consensus::{Ballot, Step, verify_certificate},
+    state::{Event, State},
+};
+use ailo_protocol::{Hash, NodeId, PublicKey};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
+
+macro_rules! invariants {
+    ($($name:ident $number:literal $claim:literal,)*) => {
+        /// A claim that always holds.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum Invariant {
+            $(#[doc = $claim] $name,)*
+        }
+
+        impl Invariant {
+            /// All of them, in order of their numbers.
+            pub const ALL: &'static [Invariant] = &[$(Invariant::$name),*];
+
+            /// Its number, for good.
+            pub fn number(self) -> u8 {
+                match self { $(Invariant::$name => $number,)* }
+            }
+
+            /// The claim.
+            pub fn claim(self) -> &'static str {
+                match self { $(Invariant::$name => $claim,)* }
+            }
+        }
+    };
+}
+
+invariants! {
+    NoFork 1 "no two nodes have different blocks at one height",
+    NoDoubleSpend 2 "a wallet's nonces run 0, 1, 2, and no transaction is in two places",
+    SupplyLaw 3 "minted = free + pending + staked + unbonding + escrow + burned",
+    NoDoubleSign 4 "no honest validator signs two rival ballots, and its journal holds what left the node",
+    AcknowledgedSurvives 5 "a block that a node has shown as final is still there after it fails",
+    Liveness 6 "when the faults are over, all nodes go on",
+    SameState 7 "the same blocks lead to the same state root on every node",
+    Certified 8 "every block has precommits of more than two thirds of the power of its height's validators",
+    Recovery 9 "a node ends only by a fault, and starts again after it",
+    Lock 10 "no honest validator prevotes against its lock",
+    Memory 11 "a restarted validator goes on from the round that it had signed in",
+    Minted 12 "coins are made by rounds that close and epochs that end, and no more than pot, bonus and the cap on uptime",
+    Confirmed 13 "a transfer is confirmed by enough different nodes that hold a seat",
+    FalselyAccused 14 "nobody honest is accused of equivocation, and no message of the honest is rejected",
+}
+
+impl fmt::Display for Invariant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "I{} ({})", self.number(), self.claim())
+    }
+}
+
+/// A claim that does not hold.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("broken: {invariant}: {detail}")]
+pub struct Violation {
+    /// Which.
+    pub invariant: Invariant,
+    /// What was seen.
+    pub detail: String,
+}
+
+impl Invariant {
+    /// The claim does not hold, as `detail` shows.
+    pub fn broken(self, detail: impl Into<String>) -> Violation {
+        Violation { invariant: self, detail: detail.into() }
+    }
+
+    /// `Ok` if it holds.
+    pub fn check(self, holds: bool, detail: impl FnOnce() -> String) -> Result<(), Violation> {
+        if holds { Ok(()) } else { Err(self.broken(detail())) }
+    }
+}
+
+/// Checks in builds with debug assertions.
+///
+/// # Panics
+/// When the claim does not hold.
+pub(crate) fn debug_check(claim: impl FnOnce() -> Result<(), Violation>) {
+    if cfg!(debug_assertions)
+        && let Err(violation) = claim()
+    {
+        panic!("{violation}");
+    }
+}
+
+/// I1, of two blocks at one height.
+pub fn one_block(height: u64, one: &Hash, other: &Hash) -> Result<(), Violation> {
+    Invariant::NoFork.check(one == other, || format!("{one:?} and {other:?} at height {height}"))
+}
+
+/// I3.
+pub fn supply_law(state: &State) -> Result<(), Violation> {
+    state.check_supply().map_err(|e| Invariant::SupplyLaw.broken(format!("at height {}: {e}", state.height())))
+}
+
+/// I7, of the roots that two nodes computed.
+pub fn same_state(height: u64, one: &Hash, other: &Hash) -> Result<(), Violation> {
+    Invariant::SameState.check(one == other, || format!("roots {one:?} and {other:?} after height {height}"))
+}
+
+/// I8; `validators` is the set that the state before the block names.
+pub fn certified(
+    network: &Hash,
+    validators: &ValidatorSet,
+    block: &Block,
+    certificate: &Certificate,
+) -> Result<(), Violation> {
+    let height = block.header.height;
+    let names = (certificate.height, certificate.block) == (height, block.id());
+    Invariant::Certified.check(names, || format!("the certificate of block {height} names another"))?;
+    verify_certificate(network, validators, certificate)
+        .map_err(|e| Invariant::Certified.broken(format!("block {height}: {e}")))
+}
+
+/// I12 and I13, of what a block did to the state before it.
+pub fn coins_and_confirmations(before: &State, after: &State, events: &[Event]) -> Result<(), Violation> {
+    let round = &before.params().round;
+    let closed = events.iter().filter(|event| matches!(event, Event::RoundClosed { .. })).count() as u64;
+    let uptime = if after.epoch() > before.epoch() { round.uptime_cap.0 } else { 0 };
+    let most =
+        u128::from(closed) * (u128::from(round.pot.0) + u128::from(round.best_loss_bonus.0)) + u128::from(uptime);
+    let minted =
+        u128::from(after.supply().minted.0) - u128::from(before.supply().minted.0.min(after.supply().minted.0));
+    Invariant::Minted.check(minted <= most && after.supply().minted >= before.supply().minted, || {
+        format!("{} minted after {} in block {}", after.supply().minted, before.supply().minted, after.height())
+    })?;
+    for event in events {
+        let Event::TransferConfirmed { id, from, to, .. } = event else { continue };
+        let Some(transfer) = after.transfer(id) else { continue };
+        let distinct: BTreeSet<&NodeId> = transfer.confirmers.iter().collect();
+        let stranger = |node: &&&NodeId| after.node(node).is_none_or(|node| [from, to].contains(&&node.wallet));
+        let counted = distinct.len() - distinct.iter().filter(stranger).count();
+        let needed = after.params().ledger.confirmations as usize;
+        Invariant::Confirmed
+            .check(counted >= needed, || format!("transfer {id:?} by {counted} nodes where {needed} are needed"))?;
+    }
+    Ok(())
+}
+
+/// I2, over a chain of blocks from the first on.
+#[derive(Clone, Debug, Default)]
+pub struct Spending {
+    nonces: BTreeMap<PublicKey, u64>,
+    seen: BTreeMap<Hash, u64>,
+}
+
+impl Spending {
+    /// Takes in the next block.
+    pub fn add(&mut self, block: &Block) -> Result<(), Violation> {
+        for transaction in &block.transactions {
+            let (id, height) = (transaction.id(), block.header.height);
+            if let Some(earlier) = self.seen.insert(id, height) {
+                return Err(Invariant::NoDoubleSpend.broken(format!("{id:?} is in blocks {earlier} and {height}")));
+            }
+            if !transaction.unsigned.body.is_wallets() {
+                continue;
+            }
+            let next = self.nonces.entry(transaction.unsigned.signer).or_default();
+            let nonce = transaction.unsigned.nonce;
+            Invariant::NoDoubleSpend.check(nonce == *next, || {
+                format!("nonce {nonce} of {} follows {} in block {height}", transaction.unsigned.signer.short(), *next)
+            })?;
+            *next += 1;
+        }
+        Ok(())
+    }
+
+    /// Where a transaction is.
+    pub fn height_of(&self, id: &Hash) -> Option<u64> {
+        self.seen.get(id).copied()
+    }
+
+    /// The nonce that a wallet uses next.
+    pub fn next_nonce(&self, wallet: &PublicKey) -> u64 {
+        self.nonces.get(wallet).copied().unwrap_or(0)
+    }
+}
+
+/// I4 and I10, over all that the validators of a network ever signed.
+#[derive(Clone, Debug, Default)]
+pub struct Signatures {
+    /// Of honest validators, at heights that are not over.
+    ballots: BTreeMap<NodeId, BTreeSet<Ballot>>,
+    /// Who prevoted what, of all validators.
+    prevotes: BTreeMap<(u64, u32, Hash), BTreeSet<NodeId>>,
+}
+
+impl Signatures {
+    /// Takes in a prevote of anybody, honest or not.
+    pub fn saw_prevote(&mut self, node: NodeId, ballot: &Ballot) {
+        if let (Step::Prevote, Some(block)) = (ballot.step, ballot.block) {
+            self.prevotes.entry((ballot.height, ballot.round, block)).or_default().insert(node);
+        }
+    }
+
+    /// Takes in a ballot that an honest validator sends, where `validators` decide; `remembers` is false for one whose
+    /// write-ahead log was taken away, which may have forgotten its lock.
+    pub fn add(
+        &mut self,
+        node: NodeId,
+        ballot: &Ballot,
+        validators: &ValidatorSet,
+        remembers: bool,
+    ) -> Result<(), Violation> {
+        self.saw_prevote(node, ballot);
+        let signed = self.ballots.entry(node).or_default();
+        if !signed.insert(*ballot) {
+            return Ok(());
+        }
+        if let Some(rival) = signed.iter().find(|signed| signed.is_rival(ballot)) {
+            return Err(Invariant::NoDoubleSign.broken(format!("{} signed {rival:?} and {ballot:?}", node.short())));
+        }
+        let Some(block) = ballot.block.filter(|_| ballot.step == Step::Prevote && remembers) else { return Ok(()) };
+        let locked = |other: &&Ballot| {
+            other.step == Step::Precommit && other.height == ballot.height && other.round < ballot.round
+        };
+        let Some(lock) = signed.iter().filter(locked).filter(|other| other.block.is_some()).max_by_key(|b| b.round)
+        else {
+            return Ok(());
+        };
+        let polka = |round: u32| {
+            let voters = self.prevotes.get(&(ballot.height, round, block));
+            voters.is_some_and(|v| validators.is_quorum(v.iter().map(|node| validators.power(node)).sum()))
+        };
+        Invariant::Lock.check(lock.block == Some(block) || (lock.round..ballot.round).any(polka), || {
+            format!("{} is locked by {lock:?} and signs {ballot:?}", node.short())
+        })
+    }
+
+    /// What an honest validator signed above `height`.
+    pub fn above(&self, node: &NodeId, height: u64) -> impl Iterator<Item = &Ballot> {
+        self.ballots.get(node).into_iter().flatten().filter(move |ballot| ballot.height > height)
+    }
+
+    /// Forgets what is over everywhere.
+    pub fn finish(&mut self, height: u64) {
+        self.ballots.values_mut().for_each(|ballots| ballots.retain(|ballot| ballot.height > height));
+        self.prevotes.retain(|(at, ..), _| *at > height);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_numbers_are_those_of_the_order_and_each_once() {
+        let numbers: Vec<u8> = Invariant::ALL.iter().map(|invariant| invariant.number()).collect();
+        assert_eq!(numbers, (1..=Invariant::ALL.len() as u8).collect::<Vec<u8>>());
+    }
+}

@@ -1,0 +1,441 @@
+//! A node's part in the ledger, without threads, sockets and clocks: host, mempool and store put together, what to
+//! propose when, and block sync. The daemon's ledger thread and the simulation are shells around this one piece.
+//!
+//! The shell calls in with what came and what time it is, and then settles: it carries out the actions that have
+//! gathered, lets what is decided be committed, and lets what is due be done, until nothing is left
+//! ([`Participant::settle`] says in which order). It sleeps until [`Participant::next_wake`] or the next message.
+//!
+//! - *Commit*: block log first, then the mempool moves on, then the new head is shown.
+//! - *Proposing*: as soon as transactions wait, and after `idle_block_ms` when none do; in later rounds at once.
+//! - *Sync*: who lags, or does not validate, asks peers for blocks with their certificates.
+//! - *Own transactions* that still wait are said again: gossip may be lost, and a peer that was a block behind has not
+//!   passed them on.
+
+use crate::{
+    Block, Body, Certificate, Transaction,
+    consensus::{Decision, Host, HostError, Input, Message, Output, Persist, TimeoutId, Verdict},
+    mempool::{AdmissionError, Mempool},
+    plants::{self, Plant},
+    state::{Event, Executed, State},
+    store::StoreError,
+};
+use ailo_protocol::{Hash, NodeId};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+/// An own transaction that still waits is said again after this time.
+const REPEAT: Duration = Duration::from_secs(3);
+/// Claims of blocks further ahead than this are not passed on: nothing supports them.
+const CLAIMS_AHEAD: u64 = 16;
+/// Transactions that arrive within this time of the first go into the same block.
+const GATHER: Duration = Duration::from_millis(20);
+/// Block sync leaves consensus this long to get there by itself.
+const PATIENCE: Duration = Duration::from_millis(500);
+
+/// Where final blocks go.
+pub trait Blocks {
+    /// Appends the next block; when this returns, it is on disk.
+    fn append(&mut self, block: &Block, certificate: &Certificate, executed: &Executed) -> Result<(), StoreError>;
+}
+
+/// What time it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Now {
+    /// Since the shell started, by a clock that only goes forward.
+    pub elapsed: Duration,
+    /// Milliseconds since 1970 (UTC), by a clock that may be wrong.
+    pub clock_ms: u64,
+}
+
+/// What the shell is to do, in order.
+pub enum Action {
+    /// Send it to all peers.
+    Publish(Gossip),
+    /// Ask a peer how far it is, and tell by [`Participant::claim`].
+    AskHead(NodeId),
+    /// Ask for blocks from a height on, first the peer that claims to have them, then others; answer by
+    /// [`Participant::synced`].
+    AskBlocks {
+        /// Who claims to have them.
+        first: Option<NodeId>,
+        /// The first height that is wanted.
+        from: u64,
+    },
+    /// This peer sent a block that nobody honest sends.
+    Distrust(NodeId),
+    /// A block is final and on disk: the ledger stands after it.
+    Head(Box<Head>),
+    /// A validator signed two ballots that exclude each other.
+    Equivocation {
+        /// Height.
+        height: u64,
+        /// Who.
+        node: NodeId,
+    },
+}
+
+/// What is sent to all peers.
+#[derive(Clone, Debug)]
+pub enum Gossip {
+    /// Canonical bytes of a [`Message`].
+    Consensus {
+        /// The bytes.
+        bytes: Vec<u8>,
+        /// They have been sent before, and are to reach those who lack them still.
+        again: bool,
+    },
+    /// A transaction.
+    Transaction {
+        /// The transaction.
+        transaction: Box<Transaction>,
+        /// As above.
+        again: bool,
+    },
+    /// "I have this block."
+    Head {
+        /// Its height.
+        height: u64,
+        /// Its id.
+        block: Hash,
+    },
+}
+
+/// The ledger after a new block.
+pub struct Head {
+    /// The block.
+    pub block: Arc<Block>,
+    /// What finalised it.
+    pub certificate: Certificate,
+    /// The state after it.
+    pub state: State,
+    /// What happened in it.
+    pub events: Vec<Event>,
+}
+
+/// Why a participant stopped; it is then of no more use.
+#[derive(Debug, thiserror::Error)]
+pub enum ParticipantError {
+    /// Consensus.
+    #[error(transparent)]
+    Host(#[from] HostError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// A node's part in the ledger.
+pub struct Participant<P, B> {
+    host: Host<P>,
+    blocks: B,
+    mempool: Mempool,
+    actions: Vec<Action>,
+    decided: Option<Box<Decision>>,
+    timers: BTreeMap<TimeoutId, Duration>,
+    /// It is this node's turn to propose, since when.
+    wanted: Option<Wanted>,
+    /// Transactions wait that a block should be made for at once, since when.
+    urgent: Option<Duration>,
+    /// This node's own transactions that wait, and when each is said again.
+    own: BTreeMap<Hash, Duration>,
+    ahead: Ahead,
+}
+
+#[derive(Clone, Copy)]
+struct Wanted {
+    height: u64,
+    round: u32,
+    since: Duration,
+}
+
+/// What is known of blocks above the own head.
+#[derive(Default)]
+struct Ahead {
+    /// The highest block that somebody claims to have.
+    height: u64,
+    /// Who claims it.
+    peer: Option<NodeId>,
+    /// Since when this node has been behind.
+    since: Option<Duration>,
+    /// A request is under way.
+    asking: bool,
+}
+
+impl<P: Persist, B: Blocks> Participant<P, B> {
+    /// A participant whose host stands after the last block of `blocks`. The shell gives it [`Participant::start`] next.
+    pub fn new(host: Host<P>, blocks: B) -> Participant<P, B> {
+        Participant {
+            host,
+            blocks,
+            mempool: Mempool::default(),
+            actions: Vec::new(),
+            decided: None,
+            timers: BTreeMap::new(),
+            wanted: None,
+            urgent: None,
+            own: BTreeMap::new(),
+            ahead: Ahead::default(),
+        }
+    }
+
+    /// The node is up; once, and first.
+    pub fn start(&mut self, now: Now) -> Result<(), ParticipantError> {
+        self.feed(Input::Start, now).map(drop)
+    }
+
+    /// The consensus host.
+    pub fn host(&self) -> &Host<P> {
+        &self.host
+    }
+
+    /// Transactions that wait.
+    pub fn mempool(&self) -> &Mempool {
+        &self.mempool
+    }
+
+    /// Where final blocks are.
+    pub fn blocks(&self) -> &B {
+        &self.blocks
+    }
+
+    /// Height of the last block.
+    pub fn height(&self) -> u64 {
+        self.host.state().height()
+    }
+
+    /// What is to be done since the last call.
+    pub fn take_actions(&mut self) -> Vec<Action> {
+        std::mem::take(&mut self.actions)
+    }
+
+    /// Commits what is decided, else does one thing that is due; whether there was any. The shell carries out the
+    /// actions before and after each call, also after one that fails, so that what was sent first arrives first.
+    pub fn settle(&mut self, now: Now) -> Result<bool, ParticipantError> {
+        Ok(self.commit(now)?
+            || self.run_out_timer(now)?
+            || self.propose_when_due(now)?
+            || self.repeat_own(now)
+            || self.sync_when_behind(now))
+    }
+
+    /// When something will be due.
+    pub fn next_wake(&self) -> Option<Duration> {
+        let timers = self.timers.values().copied();
+        let propose = self.wanted.as_ref().map(|wanted| self.propose_at(wanted));
+        let sync = self.ahead.since.filter(|_| !self.ahead.asking).map(|since| since + self.patience());
+        timers.chain(propose).chain(sync).chain(self.own.values().copied()).min()
+    }
+
+    /// Takes in a transaction of this node's own, or of who hands it in here, and sends it on.
+    pub fn submit(&mut self, transaction: &Transaction, now: Now) -> Result<Hash, AdmissionError> {
+        let id = self.take(transaction, now)?;
+        self.own.insert(id, now.elapsed + REPEAT);
+        let transaction = Box::new(transaction.clone());
+        self.actions.push(Action::Publish(Gossip::Transaction { transaction, again: false }));
+        Ok(id)
+    }
+
+    /// Takes in a transaction that a peer sent on.
+    pub fn on_transaction(&mut self, transaction: &Transaction, now: Now) -> Verdict {
+        match self.take(transaction, now) {
+            Ok(_) => Verdict::Accept,
+            Err(AdmissionError::Signature(_)) => Verdict::Reject,
+            Err(_) => Verdict::Ignore,
+        }
+    }
+
+    /// Takes in a message of consensus.
+    pub fn on_consensus(&mut self, message: Message, now: Now) -> Result<Verdict, ParticipantError> {
+        Ok(self.feed(Input::Message(message), now)?.unwrap_or(Verdict::Ignore))
+    }
+
+    /// A peer says to everybody that it has a block.
+    pub fn on_head(&mut self, peer: NodeId, height: u64, now: Now) -> Verdict {
+        let news = self.height().max(self.ahead.height) < height;
+        let verdict = if news && height <= self.height() + CLAIMS_AHEAD { Verdict::Accept } else { Verdict::Ignore };
+        self.claim(peer, height, now);
+        verdict
+    }
+
+    /// A peer is there: perhaps it is ahead, and perhaps it lacks the own transactions.
+    pub fn connected(&mut self, peer: NodeId, now: Now) {
+        self.actions.push(Action::AskHead(peer));
+        let soon = now.elapsed + GATHER;
+        self.own.values_mut().for_each(|at| *at = (*at).min(soon));
+    }
+
+    /// A peer claims to have a block.
+    pub fn claim(&mut self, peer: NodeId, height: u64, now: Now) {
+        self.claim_height(Some(peer), height, now);
+    }
+
+    /// Blocks that a peer sent for sync; none when nobody had any.
+    pub fn synced(
+        &mut self,
+        peer: Option<NodeId>,
+        blocks: Vec<(Arc<Block>, Certificate)>,
+        now: Now,
+    ) -> Result<(), ParticipantError> {
+        self.ahead.asking = false;
+        let before = self.height();
+        for (block, certificate) in blocks {
+            self.commit(now)?;
+            if block.header.height != self.height() + 1 {
+                continue; // consensus got there in the meantime
+            }
+            if self.feed(Input::Synced(block, certificate), now)? == Some(Verdict::Reject) {
+                self.actions.extend(peer.map(Action::Distrust));
+                break;
+            }
+        }
+        self.commit(now)?;
+        if peer.is_some() && peer != self.ahead.peer {
+            // Another peer had to help: whoever claimed more is forgotten, with its claim.
+            self.ahead.peer = peer;
+            self.ahead.height = self.height() + 1;
+        }
+        self.ahead.since = if self.height() == before {
+            // Whoever claimed more could not show it: nothing is believed until it is said again.
+            self.ahead = Ahead::default();
+            None
+        } else {
+            (self.ahead.height > self.height()).then_some(now.elapsed)
+        };
+        Ok(())
+    }
+
+    fn take(&mut self, transaction: &Transaction, now: Now) -> Result<Hash, AdmissionError> {
+        let id = self.mempool.add(transaction.clone(), self.host.state(), now.clock_ms)?;
+        if is_urgent(transaction) {
+            self.urgent.get_or_insert(now.elapsed);
+        }
+        Ok(id)
+    }
+
+    /// Gives the host an input; a verdict, if it has one, is returned.
+    fn feed(&mut self, input: Input, now: Now) -> Result<Option<Verdict>, ParticipantError> {
+        let (mut opinion, mut rivals) = (None, Vec::new());
+        for output in self.host.handle(input, now.clock_ms)? {
+            match output {
+                Output::Verdict(verdict) => opinion = opinion.or(Some(verdict)),
+                Output::Broadcast { bytes, again } => {
+                    self.actions.push(Action::Publish(Gossip::Consensus { bytes, again }));
+                }
+                Output::SetTimeout(id, after) => drop(self.timers.insert(id, now.elapsed + after)),
+                Output::CancelTimeout(id) => drop(self.timers.remove(&id)),
+                Output::CancelAllTimeouts => self.timers.clear(),
+                Output::WantBlock { height, round } => {
+                    self.wanted = Some(Wanted { height, round, since: now.elapsed });
+                }
+                Output::Decided(decision) => self.decided = Some(decision),
+                Output::Behind { height } => self.claim_height(None, height.saturating_sub(1), now),
+                Output::Equivocation(evidence) => rivals.push(evidence),
+            }
+        }
+        for evidence in rivals {
+            let (height, node) = (evidence.height(), evidence.node());
+            self.actions.push(Action::Equivocation { height, node });
+            if let Some(transaction) = self.host.accuse(evidence, now.clock_ms) {
+                let _ = self.submit(&transaction, now); // another node's evidence may be in the mempool's way: it will do
+            }
+        }
+        Ok(opinion)
+    }
+
+    /// Commits the block that is decided, if one is: to disk first, then to everybody here.
+    fn commit(&mut self, now: Now) -> Result<bool, ParticipantError> {
+        let Some(decision) = self.decided.take() else { return Ok(false) };
+        if plants::on(Plant::StaleHead) {
+            self.show(&decision);
+        }
+        self.blocks.append(&decision.block, &decision.certificate, &decision.executed)?;
+        self.wanted = None;
+        self.mempool.update(&decision.block, &decision.executed.state, now.clock_ms);
+        self.urgent = self.mempool.ready().any(is_urgent).then_some(now.elapsed);
+        let (height, block) = (decision.block.header.height, decision.block.id());
+        if height >= self.ahead.height {
+            self.ahead = Ahead { height, asking: self.ahead.asking, ..Ahead::default() };
+        }
+        self.show(&decision);
+        if self.host.is_voting() {
+            self.actions.push(Action::Publish(Gossip::Head { height, block }));
+        }
+        self.feed(Input::Committed { height }, now)?;
+        Ok(true)
+    }
+
+    fn show(&mut self, decision: &Decision) {
+        self.actions.push(Action::Head(Box::new(Head {
+            block: decision.block.clone(),
+            certificate: decision.certificate.clone(),
+            state: decision.executed.state.clone(),
+            events: decision.executed.events.clone(),
+        })));
+    }
+
+    fn run_out_timer(&mut self, now: Now) -> Result<bool, ParticipantError> {
+        let due = self.timers.iter().find(|(_, at)| **at <= now.elapsed).map(|(id, _)| *id);
+        let Some(id) = due else { return Ok(false) };
+        self.timers.remove(&id);
+        self.feed(Input::Timeout(id), now)?;
+        Ok(true)
+    }
+
+    /// In round 0 at once when transactions wait, else when the idle time is over; in later rounds everybody waits already.
+    fn propose_at(&self, wanted: &Wanted) -> Duration {
+        let idle = wanted.since + Duration::from_millis(self.host.state().params().ledger.idle_block_ms);
+        match self.urgent {
+            _ if wanted.round > 0 => wanted.since,
+            Some(urgent) => idle.min((urgent + GATHER).max(wanted.since)),
+            None => idle,
+        }
+    }
+
+    fn propose_when_due(&mut self, now: Now) -> Result<bool, ParticipantError> {
+        let due = self.wanted.as_ref().is_some_and(|wanted| self.propose_at(wanted) <= now.elapsed);
+        let Some(Wanted { height, round, .. }) = self.wanted.take_if(|_| due) else { return Ok(false) };
+        let candidates = self.mempool.candidates(self.host.state());
+        self.feed(Input::Propose { height, round, candidates }, now)?;
+        Ok(true)
+    }
+
+    fn repeat_own(&mut self, now: Now) -> bool {
+        self.own.retain(|id, _| self.mempool.contains(id));
+        let due: Vec<Hash> = self.own.iter().filter(|(_, at)| **at <= now.elapsed).map(|(id, _)| *id).collect();
+        for id in &due {
+            self.own.insert(*id, now.elapsed + REPEAT);
+            if let Some(transaction) = self.mempool.get(id).cloned().map(Box::new) {
+                self.actions.push(Action::Publish(Gossip::Transaction { transaction, again: true }));
+            }
+        }
+        !due.is_empty()
+    }
+
+    fn claim_height(&mut self, peer: Option<NodeId>, height: u64, now: Now) {
+        if height > self.height() {
+            self.ahead.since.get_or_insert(now.elapsed);
+            if height >= self.ahead.height {
+                self.ahead.height = height;
+                self.ahead.peer = peer.or(self.ahead.peer);
+            }
+        }
+    }
+
+    /// A voting node mostly gets there by consensus itself; the others know blocks from sync alone.
+    fn patience(&self) -> Duration {
+        if self.host.is_voting() { PATIENCE } else { Duration::ZERO }
+    }
+
+    fn sync_when_behind(&mut self, now: Now) -> bool {
+        let due = self.ahead.since.is_some_and(|since| since + self.patience() <= now.elapsed);
+        let asks = due && !self.ahead.asking;
+        if asks {
+            self.ahead.asking = true;
+            self.actions.push(Action::AskBlocks { first: self.ahead.peer, from: self.height() + 1 });
+        }
+        asks
+    }
+}
+
+/// Whether a block should be made for it at once; heartbeats can wait for the next.
+fn is_urgent(transaction: &Transaction) -> bool {
+    !matches!(transaction.unsigned.body, Body::Heartbeat { .. })
+}

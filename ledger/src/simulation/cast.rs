@@ -1,0 +1,67 @@
+//! Who takes part: validators, followers and clients with keys that follow from their numbers, and the network that
+//! they found. Times are short, so that a seed sees epochs, refunds, final transfers and whole training rounds.
+
+use crate::state::{State, endow};
+use ailo_protocol::{
+    Address, Amount, Genesis, Hash, Keypair,
+    genesis::{Dataset, Founder},
+    hash::Domain,
+    params::Params,
+    presets,
+};
+
+/// The genesis' time, milliseconds since 1970 (UTC).
+pub const GENESIS_MS: u64 = 1_000_000_000;
+/// Coins that each client has at first.
+const PURSE: Amount = Amount::alc(10_000);
+
+fn key(role: &str, number: usize) -> Keypair {
+    Keypair::from_seed(Hash::of_parts(Domain::Lot, &[role.as_bytes(), &(number as u64).to_le_bytes()]).0)
+}
+
+/// The key of a member's node.
+pub fn node_key(member: usize) -> Keypair {
+    key("node", member)
+}
+
+/// The wallet that a member works for.
+pub fn member_wallet(member: usize) -> Address {
+    Address::from(key("wallet", member).public())
+}
+
+/// The wallet of a client, who sends transfers and runs no node.
+pub fn client_key(client: usize) -> Keypair {
+    key("client", client)
+}
+
+/// A network of `validators` that order blocks and `followers` that do not; all are founders.
+pub fn genesis(validators: usize, followers: usize) -> Genesis {
+    let mut params: Params = presets::main();
+    let ledger = &mut params.ledger;
+    ledger.confirmations = 2.min((validators + followers) as u32);
+    (ledger.pending_ms, ledger.final_ms) = (15_000, 30_000);
+    (ledger.epoch_ms, ledger.stamp_bits, ledger.unbonding_ms) = (20_000, 4, 20_000);
+    (ledger.heartbeat_ms, ledger.alive_ms) = (10_000, 30_000);
+    let round = &mut params.round;
+    (round.target_participants, round.open_wait_ms) = (validators as u32, 2_000);
+    (round.min_train_ms, round.max_train_ms, round.verify_ms, round.vote_ms) = (1_000, 4_000, 4_000, 4_000);
+    let founder = |i| Founder { node: *node_key(i).public(), wallet: member_wallet(i), validator: i < validators };
+    Genesis {
+        name: "simulation".into(),
+        time_ms: GENESIS_MS,
+        seed: 7,
+        founders: (0..validators + followers).map(founder).collect(),
+        dataset: Dataset { name: "none".into(), root: Hash::ZERO, tokens: 1_000_000, held_out: 100_000 },
+        model_root: Hash([9; 32]),
+        params,
+    }
+}
+
+/// The state before the first block, with coins in the clients' wallets.
+pub fn first_state(genesis: &Genesis, clients: usize) -> State {
+    let mut state = State::genesis(genesis);
+    for client in 0..clients {
+        endow(&mut state, Address::from(client_key(client).public()), PURSE);
+    }
+    state
+}
