@@ -122,3 +122,27 @@ fn quietly<T>(work: impl FnOnce() -> T) -> T {
     std::panic::set_hook(hook);
     result
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(seeds: u64) -> SimulateLedgerArgs {
+        SimulateLedgerArgs { seeds, from: 0, validators: 4, byzantine: None, plant: None, threads: Some(1) }
+    }
+
+    #[test]
+    fn a_seed_is_run_and_a_network_of_colluding_validators_fails_the_command() {
+        ledger(&args(1)).expect("all claims hold");
+        let error = ledger(&SimulateLedgerArgs { byzantine: Some(2), ..args(3) }).expect_err("a fork");
+        assert!(error.to_string().contains("I1"), "{error}");
+        assert!(ledger(&SimulateLedgerArgs { byzantine: Some(5), ..args(1) }).is_err());
+    }
+
+    #[test]
+    fn a_build_without_the_faults_says_so() {
+        let outcome = ledger(&SimulateLedgerArgs { plant: Some(Plant::DoubleSpend), ..args(1) });
+        let error = outcome.expect_err("found, or not built in").to_string();
+        assert!(error.contains(if plants::BUILT { "I2" } else { "no faults to plant" }), "{error}");
+    }
+}
