@@ -25,8 +25,8 @@ pub fn node_key(member: usize) -> Keypair {
 }
 
 /// The wallet that a member works for.
-pub fn member_wallet(member: usize) -> Address {
-    Address::from(key("wallet", member).public())
+pub fn member_wallet_key(member: usize) -> Keypair {
+    key("wallet", member)
 }
 
 /// The wallet of a client, who sends transfers and runs no node.
@@ -41,11 +41,14 @@ pub fn genesis(validators: usize, followers: usize) -> Genesis {
     ledger.confirmations = 2.min((validators + followers) as u32);
     (ledger.pending_ms, ledger.final_ms) = (15_000, 30_000);
     (ledger.epoch_ms, ledger.stamp_bits, ledger.unbonding_ms) = (20_000, 4, 20_000);
+    (ledger.dispute_ms, ledger.evidence_ms, ledger.trust_ms, ledger.poll_ms) = (15_000, 20_000, 15_000, 10_000);
+    (ledger.jail_ms, ledger.challenge_ms) = (10_000, 10_000);
     (ledger.heartbeat_ms, ledger.alive_ms) = (10_000, 30_000);
     let round = &mut params.round;
     (round.target_participants, round.open_wait_ms) = (validators as u32, 2_000);
     (round.min_train_ms, round.max_train_ms, round.verify_ms, round.vote_ms) = (1_000, 4_000, 4_000, 4_000);
-    let founder = |i| Founder { node: *node_key(i).public(), wallet: member_wallet(i), validator: i < validators };
+    let wallet = |i| Address::from(member_wallet_key(i).public());
+    let founder = |i| Founder { node: *node_key(i).public(), wallet: wallet(i), validator: i < validators };
     Genesis {
         name: "simulation".into(),
         time_ms: GENESIS_MS,
@@ -57,11 +60,14 @@ pub fn genesis(validators: usize, followers: usize) -> Genesis {
     }
 }
 
-/// The state before the first block, with coins in the clients' wallets.
+/// The state before the first block, with coins in the clients' and the members' wallets.
 pub fn first_state(genesis: &Genesis, clients: usize) -> State {
     let mut state = State::genesis(genesis);
     for client in 0..clients {
         endow(&mut state, Address::from(client_key(client).public()), PURSE);
+    }
+    for founder in &genesis.founders {
+        endow(&mut state, founder.wallet, PURSE);
     }
     state
 }

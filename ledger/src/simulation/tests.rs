@@ -248,7 +248,7 @@ fn a_node_that_is_staked_becomes_a_validator_and_its_vote_counts() {
         world.members[4].votes = true; // it has its files, but no power yet
         let stake = |i: usize| {
             let body = Body::Stake { node: *cast::node_key(i).public(), amount: Amount::alc(250) };
-            Transaction::sign(&world.network_id, &cast::client_key(0), i as u64, cast::GENESIS_MS, body)
+            Transaction::sign(&world.network_id, &cast::member_wallet_key(i), 0, cast::GENESIS_MS, body)
         };
         world.script = Some((0..5).map(stake).collect());
         world.start_all()?;

@@ -8,7 +8,7 @@
 //! - Founders hold power, 1 each, until `k >= handover_validators` and those stakes reach `handover_stake` together;
 //!   from then on they are latched out for good. After that an unstake that would leave fewer than
 //!   `handover_validators` is refused, and should others fall silent or go to jail instead, the set stays as it is until
-//!   there are enough again.
+//!   there are enough again. Before the handover jailed founders wait outside, as long as enough others are left.
 //! - After the handover the powers change, all changes together, by less than a `power_change_divisor`-th of the whole in
 //!   an epoch: losses first, then gains, each in order of the nodes (gains first where losses
 //!   would leave too few validators); what is left waits for the next epoch.
@@ -38,6 +38,14 @@ impl State {
     pub fn stake_to_validate(&self) -> Amount {
         let k = self.staked_validators().0.0.len().saturating_add(1);
         self.tier(k.max(self.params().ledger.handover_validators as usize)).max(Amount(1))
+    }
+
+    /// The founders that validate before the handover: those not jailed, unless fewer than `min` would be left.
+    fn founding_validators(&self, min: usize) -> ValidatorSet {
+        let all = &self.constants.founding_validators;
+        let jailed = |v: &&Validator| self.node(&v.node).is_some_and(|node| node.jailed_until.is_some());
+        let free: Vec<Validator> = all.0.iter().filter(|v| !jailed(v)).copied().collect();
+        if free.len() >= min { ValidatorSet(free) } else { all.clone() }
     }
 
     /// What unbonds of a wallet, the earliest first: key and amount.
@@ -163,7 +171,7 @@ impl Executor {
             false if enough && total >= handover_stake => {
                 (validators.set, validators.reference, validators.latched) = (staked.clone(), staked, true);
             }
-            false => validators.set = self.state.constants.founding_validators.clone(),
+            false => validators.set = self.state.founding_validators(min),
         }
         if validators.set != *self.state.validators() {
             let (set, latched) = (&validators.set, validators.latched);

@@ -128,13 +128,13 @@ fn a_known_history_has_a_known_root() {
     let mut ledger = funded();
     assert_eq!(
         State::genesis(&ledger.genesis).root().to_string(),
-        "f1b970d6d943349feceeafe44b68be2aa8f72ac1d947d6ccd5d9479acc03162c"
+        "9078d183183efe54369f0b12d94f9eec691e31eb97a9fc80807dfe8dcac038c8"
     );
     ledger.open_round(0..5);
     ledger.block(vec![ledger.transfer(0, 1, ALC(1)), ledger.commit(1)]);
     ledger.block(vec![ledger.stake(0, ALC(20)), ledger.attest(3, ledger.state.height())]);
     ledger.pass(120_000);
-    assert_eq!(ledger.state.root().to_string(), "158191bd36c95088a0a14de2dc8077772f7aab852cf733ba8f5ae6d2e444d618");
+    assert_eq!(ledger.state.root().to_string(), "efe7e0be43d91be3ccf14dafef252267bdc0454356f43828f1af39f95e3c9f74");
 }
 
 #[test]
