@@ -13,6 +13,7 @@ pub mod simulation;
 pub mod state;
 pub mod store;
 pub mod transaction;
+mod verified;
 
 pub use block::{Block, Certificate, Header};
 pub use transaction::{Body, Transaction};

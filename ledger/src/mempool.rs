@@ -5,14 +5,18 @@
 //! the signer's own fill the block already, a node's transaction must be acceptable alone in it.
 //!
 //! *Order.* First what nodes sign (contributions, verdicts, votes, attestations, heartbeats: few, free of fee, and the
-//! state limits each node), then what wallets sign; each in order of arrival, so a wallet's nonces ascend. Attestations
+//! state limits each node), in order of arrival; then what wallets sign, of each wallet the first, then of each the
+//! second and so on, so that who sends much does not make others wait. Attestations
 //! and registrations get no more than their quotas of a block, and what does not fit lets the next one pass.
 //!
 //! *Bounds.* Number and bytes for nodes' and wallets' transactions apart, so that neither can crowd out the other; and
 //! number for each signer. Nothing that was admitted is dropped for a newcomer.
 //!
-//! *After a block* [`Mempool::update`] tries everything again on the new state and drops what has become impossible:
-//! included, expired, superseded, no longer covered.
+//! *Replacement.* A wallet's waiting transaction gives way to a newer one of the same nonce that was made at least
+//! [`REPLACE_AFTER_MS`] later.
+//!
+//! *After a block* [`Mempool::update`] tries again on the new state what the block may have changed, and now and then
+//! everything, and drops what has become impossible: included, expired, superseded, no longer covered.
 
 use crate::{
     Block, Body, Transaction,
@@ -29,6 +33,9 @@ pub const MAX_BYTES: usize = 8 << 20;
 pub const MAX_PER_SIGNER: usize = 64;
 /// A wallet's nonce may be this far ahead of its next one.
 pub const MAX_NONCE_GAP: u64 = 16;
+
+/// A waiting transaction gives way to one of the same nonce that was made this much later.
+pub const REPLACE_AFTER_MS: u64 = 10_000;
 
 /// Why a transaction does not wait here.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -98,7 +105,20 @@ pub struct Mempool {
     signers: BTreeMap<PublicKey, Vec<Place>>,
     lanes: [Usage; 2],
     arrivals: u64,
+    /// The block after the head, begun and empty, to try transactions in.
+    base: Option<Base>,
 }
+
+struct Base {
+    head: Hash,
+    made_ms: u64,
+    executor: Executor,
+}
+
+/// A begun block serves trials this long; then its time is too far from the clock's.
+const BASE_MS: u64 = 1_000;
+/// Every so many blocks all waiting transactions are tried again, not only those that a block is likely to have changed.
+const FULL_TRIAL_BLOCKS: u64 = 32;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Place {
@@ -148,12 +168,20 @@ impl Mempool {
         if self.signers.get(&signer).map_or(0, Vec::len) + held >= MAX_PER_SIGNER {
             return Err(AdmissionError::SignerFull);
         }
-        transaction.verify(&state.network())?;
+        state.verify(&transaction)?;
         let entry = Entry { id, transaction, bytes };
         if lane == Lane::Wallets {
             let expected = self.next_nonce(state, &signer);
             let gap = nonce.checked_sub(expected);
-            if self.held.contains_key(&(signer, nonce)) || (gap.is_none() && nonce >= account_nonce(state, &signer)) {
+            if let Some(rival) = self.rival(&signer, nonce) {
+                let later = entry.transaction.unsigned.time_ms >= rival.1.saturating_add(REPLACE_AFTER_MS);
+                return if later {
+                    self.replace(entry, rival.0, state, now_ms)
+                } else {
+                    Err(AdmissionError::NonceTaken(nonce))
+                };
+            }
+            if gap.is_none() && nonce >= account_nonce(state, &signer) {
                 return Err(AdmissionError::NonceTaken(nonce));
             }
             if gap.is_some_and(|gap| gap > MAX_NONCE_GAP) {
@@ -169,7 +197,7 @@ impl Mempool {
                 return Ok(id);
             }
         }
-        let mut trial = trial(state, now_ms)?;
+        let mut trial = self.trial(state, now_ms)?;
         for place in self.signers.get(&signer).into_iter().flatten() {
             let _ = self.ready.get(place).map(|earlier| trial.apply(&earlier.transaction));
         }
@@ -184,6 +212,46 @@ impl Mempool {
             }
             self.push(follower, lane);
             next = next.saturating_add(1);
+        }
+        Ok(id)
+    }
+
+    /// What waits with this nonce: its id and time.
+    fn rival(&self, signer: &PublicKey, nonce: u64) -> Option<(Hash, u64)> {
+        let held = self.held.get(&(*signer, nonce));
+        let places = self.signers.get(signer).into_iter().flatten();
+        let ready = places.filter_map(|place| self.ready.get(place));
+        let mut same =
+            ready.filter(|e| e.transaction.unsigned.nonce == nonce && lane_of(&e.transaction) == Lane::Wallets);
+        let entry = held.or_else(|| same.next())?;
+        Some((entry.id, entry.transaction.unsigned.time_ms))
+    }
+
+    /// Puts a transaction in the place of another one of its wallet and nonce, if it could follow what waits before it.
+    /// What waits behind it is tried again when the next block comes.
+    fn replace(&mut self, entry: Entry, rival: Hash, state: &State, now_ms: u64) -> Result<Hash, AdmissionError> {
+        let mut trial = self.trial(state, now_ms)?;
+        let (id, signer) = (entry.id, entry.transaction.unsigned.signer);
+        let at = match self.ids.get(&rival) {
+            Some(Where::Ready(place)) => Where::Ready(*place),
+            _ => Where::Held(signer, entry.transaction.unsigned.nonce),
+        };
+        if let Where::Ready(place) = at {
+            for earlier in self.signers.get(&signer).into_iter().flatten().take_while(|earlier| **earlier != place) {
+                let _ = self.ready.get(earlier).map(|earlier| trial.apply(&earlier.transaction));
+            }
+            fits(&mut trial, &entry.transaction, state, now_ms)?;
+        }
+        if let Some(old) = match at {
+            Where::Ready(place) => self.ready.remove(&place),
+            Where::Held(signer, nonce) => self.held.remove(&(signer, nonce)),
+        } {
+            self.uncount(&old, Lane::Wallets);
+        }
+        self.count(&entry, Lane::Wallets, at);
+        match at {
+            Where::Ready(place) => drop(self.ready.insert(place, entry)),
+            Where::Held(signer, nonce) => drop(self.held.insert((signer, nonce), entry)),
         }
         Ok(id)
     }
@@ -203,8 +271,19 @@ impl Mempool {
             .map(|(_, entry)| entry.id)
             .collect();
         let mut dropped = stale;
-        for places in self.signers.values() {
-            let Ok(mut trial) = trial(state, now_ms) else { return };
+        let oldest = now_ms.saturating_sub(state.params().ledger.transaction_ttl_ms);
+        let expired = self.ready.values().filter(|entry| entry.transaction.unsigned.time_ms < oldest);
+        dropped.extend(expired.map(|entry| entry.id));
+        // A block changes what its own signers and all nodes may do; other wallets it touches seldom, and a block is not
+        // made of what does not go: they are tried again now and then.
+        let all = state.height().is_multiple_of(FULL_TRIAL_BLOCKS);
+        let senders: BTreeSet<&PublicKey> = block.transactions.iter().map(|t| &t.unsigned.signer).collect();
+        let Ok(base) = self.trial(state, now_ms) else { return };
+        let touched = self.signers.iter().filter(|(signer, places)| {
+            all || senders.contains(signer) || places.first().is_some_and(|place| place.lane == Lane::Nodes)
+        });
+        for (_, places) in touched {
+            let mut trial = base.clone();
             for entry in places.iter().filter_map(|place| self.ready.get(place)) {
                 if fits(&mut trial, &entry.transaction, state, now_ms).is_err() {
                     dropped.push(entry.id);
@@ -232,7 +311,7 @@ impl Mempool {
         let mut registrations = u64::from(ledger.registrations_per_block);
         let mut passed_over = BTreeSet::new();
         let mut chosen = Vec::new();
-        for (place, Entry { transaction, bytes: size, .. }) in &self.ready {
+        for (place, Entry { transaction, bytes: size, .. }) in self.in_turn() {
             let (signer, size) = (transaction.unsigned.signer, *size as u64);
             let (quota, share) = match transaction.unsigned.body {
                 Body::Attest { .. } => (Some(&mut attest_bytes), size),
@@ -253,6 +332,38 @@ impl Mempool {
             chosen.push(transaction.clone());
         }
         chosen
+    }
+
+    /// Ready transactions in order of preference: the nodes' as they came; then of each wallet the first, of each the
+    /// second and so on, so that who sends much does not make others wait.
+    fn in_turn(&self) -> impl Iterator<Item = (&Place, &Entry)> {
+        let mut turns: BTreeMap<&PublicKey, u64> = BTreeMap::new();
+        let mut in_turn: Vec<(u64, &Place, &Entry)> = Vec::with_capacity(self.ready.len());
+        for (place, entry) in &self.ready {
+            let turn = match place.lane {
+                Lane::Nodes => 0,
+                Lane::Wallets => {
+                    let turn = turns.entry(&entry.transaction.unsigned.signer).or_default();
+                    *turn += 1;
+                    *turn
+                }
+            };
+            in_turn.push((turn, place, entry));
+        }
+        in_turn.sort_by_key(|(turn, place, _)| (*turn, **place));
+        in_turn.into_iter().map(|(_, place, entry)| (place, entry))
+    }
+
+    /// A block to try transactions in.
+    fn trial(&mut self, state: &State, now_ms: u64) -> Result<Executor, Rejection> {
+        let head = state.last_block();
+        let usable = |base: &&Base| base.head == head && (base.made_ms..base.made_ms + BASE_MS).contains(&now_ms);
+        if let Some(base) = self.base.as_ref().filter(usable) {
+            return Ok(base.executor.clone());
+        }
+        let executor = trial(state, now_ms)?;
+        self.base = Some(Base { head, made_ms: now_ms, executor: executor.clone() });
+        Ok(executor)
     }
 
     /// Whether this transaction waits.
@@ -592,5 +703,47 @@ mod tests {
         assert!(0 < fit && fit < attests.len(), "the test needs more attestations than fit");
         let expected = [&attests[..fit], &registrations[..2], &[heartbeat]].concat();
         assert_eq!(pool.candidates(state), expected);
+    }
+
+    #[test]
+    fn a_wallet_that_sends_much_makes_no_other_wait() {
+        let mut ledger = ledger();
+        ledger.fund(wallet(1), Amount::alc(100));
+        let (state, now) = (&ledger.state, ledger.state.time_ms());
+        let mut pool = Mempool::default();
+        for nonce in 0..5 {
+            pool.add(stake(&ledger, &wallet_key(0), nonce, 1), state, now).unwrap();
+        }
+        let other = stake(&ledger, &wallet_key(1), 0, 1);
+        pool.add(other.clone(), state, now).unwrap();
+        let ids: Vec<Hash> = pool.candidates(state).iter().map(Transaction::id).collect();
+        assert_eq!(ids.iter().position(|id| *id == other.id()), Some(1), "one of each wallet first");
+    }
+
+    #[test]
+    fn a_waiting_transaction_gives_way_to_a_later_one_of_its_nonce() {
+        let ledger = ledger();
+        let (state, now) = (&ledger.state, ledger.state.time_ms() + 20_000);
+        let mut pool = Mempool::default();
+        let at = |nonce: u64, after: u64, units: u64| {
+            let body = Body::Stake { node: *node_key(0).public(), amount: Amount(units) };
+            Transaction::sign(&state.network(), &wallet_key(0), nonce, state.time_ms() + after, body)
+        };
+        for nonce in [0, 1, 3] {
+            pool.add(at(nonce, 0, 1), state, now).unwrap();
+        }
+        assert_eq!(pool.add(at(0, 9_999, 2), state, now), Err(AdmissionError::NonceTaken(0)), "too soon");
+        for nonce in [0, 3] {
+            let newer = at(nonce, 10_000, 2);
+            assert_eq!(pool.add(newer.clone(), state, now), Ok(newer.id()));
+            assert!(pool.contains(&newer.id()) && !pool.contains(&at(nonce, 0, 1).id()));
+        }
+        let poor = at(1, 10_000, Amount::alc(1000).0);
+        assert!(
+            matches!(pool.add(poor, state, now), Err(AdmissionError::Rejected(_))),
+            "one that does not go replaces none"
+        );
+        assert_eq!(nonces(&pool), [0, 1]);
+        assert_eq!(pool.len(), 3);
     }
 }

@@ -20,6 +20,7 @@ use crate::{
     store::StoreError,
 };
 use ailo_protocol::{Hash, NodeId};
+use rayon::prelude::*;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 /// An own transaction that still waits is said again after this time.
@@ -240,6 +241,27 @@ impl<P: Persist, B: Blocks> Participant<P, B> {
             Err(AdmissionError::Signature(_)) => Verdict::Reject,
             Err(_) => Verdict::Ignore,
         }
+    }
+
+    /// Takes in transactions that a peer sent on together, and thinks of the peer as the worst of them deserves; useful
+    /// are they if one is.
+    pub fn on_transactions(&mut self, transactions: &[Transaction], now: Now) -> Verdict {
+        self.verify_ahead(transactions);
+        let mut verdict = Verdict::Ignore;
+        for transaction in transactions {
+            match self.on_transaction(transaction, now) {
+                Verdict::Reject => return Verdict::Reject,
+                Verdict::Accept => verdict = Verdict::Accept,
+                Verdict::Ignore => {}
+            }
+        }
+        verdict
+    }
+
+    /// Checks signatures on all cores, so that taking the transactions in one by one finds them checked.
+    pub fn verify_ahead(&self, transactions: &[Transaction]) {
+        let state = self.host.state();
+        transactions.par_iter().for_each(|transaction| drop(state.verify(transaction)));
     }
 
     /// Takes in a message of consensus.

@@ -44,7 +44,7 @@ macro_rules! body_from {
 }
 
 body_from! {
-    gossip { Transaction: Transaction, Consensus: Consensus, Head: Head }
+    gossip { Transactions: Transactions, Consensus: Consensus, Head: Head }
     request {
         Blocks: BlocksRequest,
         Blob: BlobRequest,

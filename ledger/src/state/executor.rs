@@ -26,12 +26,15 @@ pub struct BlockContext {
 }
 
 /// Makes the next state, transaction by transaction.
+#[derive(Clone)]
 pub struct Executor {
     pub(super) parent: State,
     pub(super) state: State,
     pub(super) context: BlockContext,
     pub(super) events: Vec<Event>,
     pub(super) touched: BTreeSet<Key>,
+    /// What the running transaction has changed, as it was before.
+    undo: Vec<(Key, Option<Entry>)>,
     used: Used,
 }
 
@@ -147,7 +150,7 @@ pub fn execute_block(state: &State, block: &Block) -> Result<Executed, InvalidBl
     };
     same("validator set", state.validators().hash(), header.validators)?;
     same("transaction root", transactions_root(&block.transactions), header.transactions_root)?;
-    let forged = block.transactions.par_iter().position_any(|tx| tx.verify(&header.network).is_err());
+    let forged = block.transactions.par_iter().position_any(|tx| state.verify(tx).is_err());
     if let Some(index) = forged {
         return Err(InvalidBlock::Signature(index));
     }
@@ -189,6 +192,7 @@ impl Executor {
             context,
             events: Vec::new(),
             touched: BTreeSet::new(),
+            undo: Vec::new(),
             used: Used::default(),
         };
         executor.set(Key::Chain, next);
@@ -206,14 +210,17 @@ impl Executor {
 
     /// Applies a transaction whose signature has been verified: all of it, or nothing.
     pub fn apply(&mut self, transaction: &Transaction) -> Result<(), Rejection> {
-        let (state, events) = (self.state.clone(), self.events.len());
+        let events = self.events.len();
+        self.undo.clear();
         match self.admit(transaction).and_then(|used| self.dispatch(transaction).map(|()| used)) {
             Ok(used) => {
                 self.used = used;
                 Ok(())
             }
             Err(reason) => {
-                self.state = state;
+                while let Some((key, entry)) = self.undo.pop() {
+                    self.state.put(key, entry);
+                }
                 self.events.truncate(events);
                 Err(reason)
             }
@@ -318,12 +325,16 @@ impl Executor {
     }
 
     pub(super) fn set<T: Record>(&mut self, key: Key, record: T) {
-        self.touched.insert(key);
-        self.state.set(key, record);
+        self.put(key, Some(record.into_entry()));
     }
 
     pub(super) fn remove(&mut self, key: Key) {
+        self.put(key, None);
+    }
+
+    fn put(&mut self, key: Key, entry: Option<Entry>) {
         self.touched.insert(key);
-        self.state.put(key, None);
+        let old = self.state.put(key, entry);
+        self.undo.push((key, old));
     }
 }

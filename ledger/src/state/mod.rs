@@ -44,10 +44,15 @@ pub use executor::{BlockContext, Executed, Executor, InvalidBlock, build_block, 
 pub use rejection::Rejection;
 pub use round::{Commit, Phase, Round, Vote};
 
-use crate::block::{Validator, ValidatorSet};
+use crate::{
+    Transaction,
+    block::{Validator, ValidatorSet},
+    verified::Verified,
+};
 use ailo_protocol::{
     Address, Amount, Genesis, Hash, NodeId, PublicKey, Username,
     canonical::{self, CodecError},
+    keys::BadSignature,
     params::Params,
     presets,
 };
@@ -74,6 +79,8 @@ struct Constants {
     params: Arc<Params>,
     /// The founders that hold power until stakes take over.
     founding_validators: ValidatorSet,
+    /// No part of the state, but needed wherever it is.
+    verified: Verified,
 }
 
 /// Orders that follow from the entries, kept so that no block has to walk over all nodes.
@@ -260,6 +267,7 @@ impl State {
             network: genesis.id(),
             params: Arc::new(genesis.params.clone()),
             founding_validators: ValidatorSet(founders),
+            verified: Verified::default(),
         };
         State {
             params: constants.params.clone(),
@@ -284,6 +292,11 @@ impl State {
     /// The entry at `key` with a proof of it, or of its absence, against [`State::root`].
     pub fn prove(&self, key: &Key) -> (Option<&Entry>, tree::Proof) {
         (self.entries.get(key), self.tree.prove(&tree::key_hash(&canonical::encode(key))))
+    }
+
+    /// Checks a transaction's signatures; the same bytes cost nothing the next time.
+    pub fn verify(&self, transaction: &Transaction) -> Result<(), BadSignature> {
+        self.constants.verified.check(&self.constants.network, transaction)
     }
 
     /// Network id.
@@ -496,8 +509,8 @@ impl State {
         self.put(key, Some(record.into_entry()));
     }
 
-    /// The only place where an entry changes.
-    fn put(&mut self, key: Key, entry: Option<Entry>) {
+    /// The only place where an entry changes; gives what was there.
+    fn put(&mut self, key: Key, entry: Option<Entry>) -> Option<Entry> {
         let old = match &entry {
             Some(entry) => self.entries.insert(key, entry.clone()),
             None => self.entries.remove(&key),
@@ -515,6 +528,7 @@ impl State {
             // Each change was tried before it was stored, so the result is sound.
             self.params = presets::change(genesis, self.changes()).map_or_else(|_| genesis.clone(), Arc::new);
         }
+        old
     }
 
     /// Brings the tree up to the entries at `keys`; gives those entries as canonical bytes.

@@ -15,6 +15,7 @@
 //! | `ailo_model` | | [`ModelStatus`] |
 //! | `ailo_peers` | | [`PeersView`] |
 //! | `ailo_submit` | `transaction`: canonical bytes in hexadecimal | [`Submitted`] |
+//! | `ailo_submitMany` | `transactions`: at most 256 of the same | [`SubmittedMany`] |
 //! | `ailo_generate` | `request`: [`GenerateRequest`] | [`Generated`] |
 //! | `ailo_lightBlock`, `ailo_headers`, `ailo_proof`, `ailo_transactionProof` | | see [`light`] |
 //! | `ailo_subscribeBlocks` | | a [`Header`](ailo_ledger::Header) for each new block |
@@ -66,6 +67,8 @@ const MAX_REQUEST_BYTES: u32 = 1 << 20;
 const MAX_RESPONSE_BYTES: u32 = 16 << 20;
 const MAX_BATCH: u32 = 64;
 const MAX_SUBSCRIPTIONS: u32 = 16;
+/// Transactions in one call, at most.
+const MAX_SUBMITTED: usize = 256;
 /// A prompt, in bytes, at most; and tokens generated for one.
 const MAX_PROMPT_BYTES: usize = 64 << 10;
 const MAX_GENERATED_TOKENS: u32 = 4096;
@@ -448,6 +451,29 @@ impl Context {
         Ok(self.at(&self.chain.head(), Submitted { id }))
     }
 
+    async fn submit_many(&self, params: &Params<'_>) -> Answer<SubmittedMany> {
+        #[derive(Deserialize)]
+        struct By {
+            transactions: Vec<String>,
+        }
+        let By { transactions } = parse(params)?;
+        if transactions.len() > MAX_SUBMITTED {
+            return Err(error(code::INVALID_PARAMS, format!("at most {MAX_SUBMITTED} transactions at once")));
+        }
+        let decode = |text: &String| hex::decode(text).ok().and_then(|bytes| Transaction::decode(&bytes).ok());
+        let decoded: Vec<Option<Transaction>> = transactions.iter().map(decode).collect();
+        let good = decoded.iter().flatten().cloned().collect();
+        let outcomes = self.chain.submit_all(good).await.map_err(|e| error(code::UNAVAILABLE, e.to_string()))?;
+        let mut outcomes = outcomes.into_iter();
+        let outcome = |decoded: Option<Transaction>| match decoded.and_then(|_| outcomes.next()) {
+            Some(Ok(id)) => SubmitOutcome { id: Some(id), code: None, message: None },
+            Some(Err(e)) => SubmitOutcome { id: None, code: Some(e.code().into()), message: Some(e.to_string()) },
+            None => SubmitOutcome { id: None, code: Some("MALFORMED".into()), message: None },
+        };
+        let outcomes = decoded.into_iter().map(outcome).collect();
+        Ok(self.at(&self.chain.head(), SubmittedMany { outcomes }))
+    }
+
     async fn generate(&self, params: &Params<'_>) -> Answer<Generated> {
         #[derive(Deserialize)]
         struct By {
@@ -552,6 +578,7 @@ fn methods(context: Arc<Context>) -> Result<RpcModule<Arc<Context>>, NodeError> 
         })
         .map_err(twice)?;
     module.register_method("ailo_peers", |_, c, _| c.peers()).map_err(twice)?;
+    module.register_async_method("ailo_submitMany", |p, c, _| async move { c.submit_many(&p).await }).map_err(twice)?;
     module.register_async_method("ailo_submit", |p, c, _| async move { c.submit(&p).await }).map_err(twice)?;
     module.register_async_method("ailo_generate", |p, c, _| async move { c.generate(&p).await }).map_err(twice)?;
     light::register(&mut module).map_err(twice)?;

@@ -313,6 +313,22 @@ pub struct Submitted {
     pub id: Hash,
 }
 
+/// `ailo_submitMany`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SubmittedMany {
+    /// One for each transaction, in their order.
+    pub outcomes: Vec<SubmitOutcome>,
+}
+
+/// What became of a transaction: an id, or a stable code and a sentence.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[allow(missing_docs)]
+pub struct SubmitOutcome {
+    pub id: Option<Hash>,
+    pub code: Option<String>,
+    pub message: Option<String>,
+}
+
 /// Data of the error when a transaction is refused.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RefusalView {

@@ -16,17 +16,21 @@ use ailo_ledger::{
     state::{Event, State},
     store::{ConsensusFiles, Cursor, Page, Store, StoreError},
 };
-use ailo_proto::{Consensus, gossip};
+use ailo_proto::{Consensus, Transactions, gossip};
 use ailo_protocol::{
     Address, Genesis, Hash, Keypair, NodeId, merkle,
     net::{self, Offence, Verdict},
 };
+use bytes::Bytes;
 use std::{path::Path, sync::Arc, time::Duration};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::Instant,
 };
 
+/// Transactions in one message, at most; and their bytes.
+const MAX_TOGETHER: usize = 1024;
+const TOGETHER_BYTES: usize = 128 << 10;
 /// Commands that wait for the thread, at most; then callers wait.
 const QUEUE: usize = 1024;
 
@@ -49,7 +53,7 @@ pub enum SubmitError {
 
 /// What the thread is asked to do.
 pub(super) enum Command {
-    Submit(Box<Transaction>, oneshot::Sender<Result<Hash, SubmitError>>),
+    Submit(Vec<Transaction>, oneshot::Sender<Vec<Result<Hash, AdmissionError>>>),
     Waiting(Hash, oneshot::Sender<Option<Transaction>>),
     Gossip(NodeId, gossip::Body, Verdict),
     Connected(NodeId),
@@ -116,10 +120,18 @@ impl Chain {
 
     /// Hands in a transaction: into this node's mempool, and to all peers.
     pub async fn submit(&self, transaction: Transaction) -> Result<Hash, SubmitError> {
+        let outcome = self.submit_all(vec![transaction]).await?.pop();
+        Ok(outcome.ok_or(SubmitError::Stopped)??)
+    }
+
+    /// The same for several at once; the outcomes are in their order.
+    pub async fn submit_all(
+        &self,
+        transactions: Vec<Transaction>,
+    ) -> Result<Vec<Result<Hash, AdmissionError>>, SubmitError> {
         let (reply, answer) = oneshot::channel();
-        let command = Command::Submit(Box::new(transaction), reply);
-        self.commands.send(command).await.map_err(|_| SubmitError::Stopped)?;
-        answer.await.map_err(|_| SubmitError::Stopped)?
+        self.commands.send(Command::Submit(transactions, reply)).await.map_err(|_| SubmitError::Stopped)?;
+        answer.await.map_err(|_| SubmitError::Stopped)
     }
 
     /// A transaction that waits in the mempool.
@@ -245,19 +257,28 @@ impl Ledger {
     async fn command(&mut self, command: Command) -> Result<(), NodeError> {
         let now = self.now();
         match command {
-            Command::Submit(transaction, reply) => {
-                let outcome = self.participant.submit(&transaction, now);
-                let _ = reply.send(outcome.map_err(SubmitError::Refused)); // whoever asked may have gone
+            Command::Submit(transactions, reply) => {
+                self.participant.verify_ahead(&transactions);
+                let outcomes = transactions.iter().map(|transaction| self.participant.submit(transaction, now));
+                let _ = reply.send(outcomes.collect()); // whoever asked may have gone
             }
             Command::Waiting(id, reply) => {
                 let _ = reply.send(self.participant.mempool().get(&id).cloned()); // whoever asked may have gone
             }
             Command::Gossip(from, body, verdict) => {
                 let opinion = match body {
-                    gossip::Body::Transaction(transaction) => match Transaction::decode(&transaction.canonical) {
-                        Err(_) => Opinion::Reject,
-                        Ok(transaction) => self.participant.on_transaction(&transaction, now),
-                    },
+                    gossip::Body::Transactions(all) if all.canonical.len() > MAX_TOGETHER => Opinion::Reject,
+                    gossip::Body::Transactions(all) => {
+                        match all
+                            .canonical
+                            .iter()
+                            .map(|bytes| Transaction::decode(bytes))
+                            .collect::<Result<Vec<_>, _>>()
+                        {
+                            Err(_) => Opinion::Reject,
+                            Ok(transactions) => self.participant.on_transactions(&transactions, now),
+                        }
+                    }
                     gossip::Body::Consensus(message) => match Message::decode(&message.canonical) {
                         Err(_) => Opinion::Reject,
                         Ok(message) => self.participant.on_consensus(message, now)?,
@@ -279,9 +300,15 @@ impl Ledger {
     }
 
     async fn carry_out(&mut self) {
+        let mut together = Together::default();
         for action in self.participant.take_actions() {
             match action {
-                Action::Publish(gossip) => self.publish(gossip).await,
+                Action::Publish(Gossip::Transaction { transaction, again }) => {
+                    if let Some(full) = together.add(&transaction, again) {
+                        self.publish(full, again).await;
+                    }
+                }
+                Action::Publish(gossip) => self.publish_one(gossip).await,
                 Action::AskHead(peer) => sync::ask_head(self.net.clone(), peer, self.commands.clone()),
                 Action::AskBlocks { first, from } => {
                     sync::ask_blocks(self.net.clone(), first, from, self.commands.clone());
@@ -298,26 +325,59 @@ impl Ledger {
                 }
             }
         }
+        for (again, rest) in together.rest() {
+            self.publish(rest, again).await;
+        }
     }
 
-    async fn publish(&self, gossip: Gossip) {
-        let (body, again) = match gossip {
+    async fn publish_one(&self, gossip: Gossip) {
+        match gossip {
             Gossip::Consensus { bytes, again } => {
-                (gossip::Body::Consensus(Consensus { canonical: bytes.into() }), again)
+                self.publish(gossip::Body::Consensus(Consensus { canonical: bytes.into() }), again).await;
             }
             Gossip::Transaction { transaction, again } => {
-                let canonical = transaction.encode().into();
-                (gossip::Body::Transaction(ailo_proto::Transaction { canonical }), again)
+                let canonical = vec![transaction.encode().into()];
+                self.publish(gossip::Body::Transactions(Transactions { canonical }), again).await;
             }
             Gossip::Head { height, block } => {
-                (gossip::Body::Head(ailo_proto::Head { height, block: block.0.to_vec().into() }), false)
+                let head = ailo_proto::Head { height, block: block.0.to_vec().into() };
+                self.publish(gossip::Body::Head(head), false).await;
             }
-        };
+        }
+    }
+
+    async fn publish(&self, body: gossip::Body, again: bool) {
         // What is said again has to differ, or peers take it for what they have heard.
         let nonce = if again { now_ms() } else { 0 };
         if let Err(e) = self.net.publish(ailo_proto::Gossip { nonce, body: Some(body) }).await {
             tracing::debug!(error = %e, "gossip was not sent");
         }
+    }
+}
+
+/// Transactions that go out in one message: those said for the first time, and those said again.
+#[derive(Default)]
+struct Together([Vec<Bytes>; 2], [usize; 2]);
+
+impl Together {
+    /// Adds one; gives a message that is full without it.
+    fn add(&mut self, transaction: &Transaction, again: bool) -> Option<gossip::Body> {
+        let (Together(lists, sizes), i) = (self, usize::from(again));
+        let bytes = transaction.encode();
+        let full = lists[i].len() >= MAX_TOGETHER || sizes[i] + bytes.len() > TOGETHER_BYTES;
+        let before = full.then(|| {
+            sizes[i] = 0;
+            gossip::Body::Transactions(Transactions { canonical: std::mem::take(&mut lists[i]) })
+        });
+        sizes[i] += bytes.len();
+        lists[i].push(bytes.into());
+        before
+    }
+
+    /// What is left, and whether it is said again.
+    fn rest(self) -> impl Iterator<Item = (bool, gossip::Body)> {
+        let filled = [false, true].into_iter().zip(self.0).filter(|(_, list)| !list.is_empty());
+        filled.map(|(again, canonical)| (again, gossip::Body::Transactions(Transactions { canonical })))
     }
 }
 

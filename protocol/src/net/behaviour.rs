@@ -47,7 +47,7 @@ impl Topics {
     /// The one topic on which such a message may travel.
     pub(super) fn of(&self, body: &gossip::Body) -> &IdentTopic {
         match body {
-            gossip::Body::Transaction(_) => &self.transactions,
+            gossip::Body::Transactions(_) => &self.transactions,
             gossip::Body::Consensus(_) => &self.consensus,
             gossip::Body::Head(_) => &self.heads,
         }

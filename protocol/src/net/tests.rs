@@ -3,7 +3,7 @@
 
 use super::*;
 use ailo_proto::{
-    BlobRequest, BlobResponse, Gossip, Head, HeadRequest, Message, ModelChunkRequest, Transaction, response,
+    BlobRequest, BlobResponse, Gossip, Head, HeadRequest, Message, ModelChunkRequest, Transactions, response,
 };
 use futures::{AsyncReadExt, AsyncWriteExt, StreamExt, future::join_all};
 use libp2p::{
@@ -108,8 +108,8 @@ impl Node {
     }
 }
 
-fn transaction(bytes: &[u8]) -> Transaction {
-    Transaction { canonical: bytes.to_vec().into() }
+fn transaction(bytes: &[u8]) -> Transactions {
+    Transactions { canonical: vec![bytes.to_vec().into()] }
 }
 
 #[tokio::test]
