@@ -7,7 +7,7 @@ use crate::{
     datadir,
     error::NodeError,
     genesis::{self, now_ms},
-    rpc::{light::*, types::At},
+    rpc::{light::*, params::MAX_HEADERS, types::At},
 };
 use ailo_ledger::{
     Body, Header,
