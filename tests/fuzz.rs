@@ -51,7 +51,7 @@ fn dataset(data: &[u8]) {
 }
 
 fn dataset_seeds() -> Vec<Vec<u8>> {
-    let text = b"To be, or not to be. ".repeat(10);
+    let text = b"To be, or not to be. ".repeat(60);
     let (dir, dataset) = (targets::scratch(), Dataset::from_text("hamlet", &text, Tokenizer::Bytes).unwrap());
     dataset.write_packed(&dir.path().join("packed")).unwrap();
     vec![std::fs::read(dir.path().join("packed")).unwrap(), text]
