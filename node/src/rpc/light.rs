@@ -35,7 +35,7 @@ pub struct HeadersView {
 /// `ailo_proof`
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ProofView {
-    /// Canonical bytes of the [`Key`], in hexadecimal.
+    /// Canonical bytes of the [`Key`](ailo_ledger::state::Key), in hexadecimal.
     pub key: String,
     /// Canonical bytes of the [`Entry`](ailo_ledger::state::Entry) there, in hexadecimal; null when there is none.
     pub entry: Option<String>,
