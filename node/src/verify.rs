@@ -7,7 +7,7 @@ use crate::{
     datadir,
     error::NodeError,
     genesis::{self, now_ms},
-    rpc::{light::*, types::At},
+    rpc::{light::*, params::MAX_HEADERS, types::At},
 };
 use ailo_ledger::{
     Body, Header,
@@ -71,7 +71,13 @@ impl Check {
         let light = LightClient::from_genesis(&genesis);
         let mut check = Check { node, genesis, light };
         if let Some(checkpoint) = args.checkpoint {
-            let block = check.block(Some(checkpoint.height)).await?;
+            let block = check.block(Some(checkpoint.height)).await.map_err(|e| match e {
+                NodeError::Rpc(e) => NodeError::Rpc(format!(
+                    "the node does not give the checkpoint's block {} ({e}): ask one that has caught up",
+                    checkpoint.height
+                )),
+                other => other,
+            })?;
             let light = LightClient::from_checkpoint(&check.genesis, checkpoint, &block, now_ms());
             check.light = light.map_err(refused)?;
         }
@@ -246,7 +252,6 @@ impl Check {
         println!("state root   {}", header.state_root);
         let age_ms = now_ms().saturating_sub(header.time_ms);
         println!("made         {} s ago", age_ms / 1000);
-        let days = |ms: u64| ms as f64 / 86_400_000.0;
         let trust_ms = self.genesis.params.ledger.trust_ms;
         match self.light.standing() {
             Standing::Anchored(checkpoint) => println!("ANCHORED     by checkpoint {checkpoint}"),
@@ -255,15 +260,15 @@ impl Check {
                  compare the id with a source you trust"
             ),
             Standing::Expired(Checkpoint { height, .. }, _) => println!(
-                "UNANCHORED   the checkpoint at height {height} is older than the trust period of {:.2} days: compare the \
+                "UNANCHORED   the checkpoint at height {height} is older than the trust period of {}: compare the \
                  id with a source you trust",
-                days(trust_ms)
+                span(trust_ms)
             ),
         }
         println!(
-            "checkpoint   {}   (keep it for the next --checkpoint; it counts for {:.2} days)",
+            "checkpoint   {}   (keep it for the next --checkpoint; it counts for {})",
             head.checkpoint(),
-            days(trust_ms.saturating_sub(age_ms))
+            span(trust_ms.saturating_sub(age_ms))
         );
         let ledger = &self.genesis.params.ledger;
         if age_ms > STALE_BLOCKS.saturating_mul(ledger.idle_block_ms).saturating_add(ledger.skew_ms) {
@@ -272,6 +277,16 @@ impl Check {
             );
         }
         Ok(())
+    }
+}
+
+/// A duration for people.
+fn span(ms: u64) -> String {
+    match ms / 1000 {
+        seconds if seconds < 120 => format!("{seconds} seconds"),
+        seconds if seconds < 2 * 3600 => format!("{} minutes", seconds / 60),
+        seconds if seconds < 2 * 86_400 => format!("{} hours", seconds / 3600),
+        seconds => format!("{} days", seconds / 86_400),
     }
 }
 

@@ -9,9 +9,13 @@ pub use bincode::{Decode, Encode};
 
 /// No canonical object is larger than this, in bytes; it also bounds what a decode may allocate.
 pub const MAX_OBJECT_BYTES: usize = 64 << 20;
+/// What shorter inputs may allocate: at least 16 times their length, which is more than any of our types takes in memory.
+const SMALL: (usize, usize) = (16 << 10, 256 << 10);
+const MEDIUM: (usize, usize) = (256 << 10, 4 << 20);
 
-const CONFIG: Configuration<LittleEndian, Fixint, Limit<MAX_OBJECT_BYTES>> =
-    bincode::config::standard().with_little_endian().with_fixed_int_encoding().with_limit::<MAX_OBJECT_BYTES>();
+const fn config<const LIMIT: usize>() -> Configuration<LittleEndian, Fixint, Limit<LIMIT>> {
+    bincode::config::standard().with_little_endian().with_fixed_int_encoding().with_limit::<LIMIT>()
+}
 
 /// Why bytes are not the canonical encoding of a value.
 #[derive(Debug, thiserror::Error)]
@@ -35,7 +39,8 @@ pub enum CodecError {
 /// The canonical bytes of `value`.
 pub fn encode<T: Encode>(value: &T) -> Vec<u8> {
     // Encoding into a growable vector fails only for types whose own `Encode` fails; ours are derived and cannot.
-    bincode::encode_to_vec(value, CONFIG.with_no_limit()).unwrap_or_else(|e| unreachable!("derived Encode failed: {e}"))
+    bincode::encode_to_vec(value, config::<0>().with_no_limit())
+        .unwrap_or_else(|e| unreachable!("derived Encode failed: {e}"))
 }
 
 /// Decodes canonical bytes; `max` bounds the input, in bytes.
@@ -44,7 +49,12 @@ pub fn decode<T: Decode<()> + Encode>(bytes: &[u8], max: usize) -> Result<T, Cod
     if bytes.len() > max {
         return Err(CodecError::TooLong { len: bytes.len(), max });
     }
-    let (value, used) = bincode::decode_from_slice::<T, _>(bytes, CONFIG)?;
+    // A few bytes that claim to be millions must not make room for millions.
+    let (value, used) = match bytes.len() {
+        len if len <= SMALL.0 => bincode::decode_from_slice::<T, _>(bytes, config::<{ SMALL.1 }>()),
+        len if len <= MEDIUM.0 => bincode::decode_from_slice(bytes, config::<{ MEDIUM.1 }>()),
+        _ => bincode::decode_from_slice(bytes, config::<MAX_OBJECT_BYTES>()),
+    }?;
     if used != bytes.len() || encode(&value) != bytes {
         return Err(CodecError::NotCanonical);
     }

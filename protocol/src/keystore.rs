@@ -168,11 +168,17 @@ pub fn load(path: &Path, kind: Kind) -> Result<Keypair, KeystoreError> {
     // Room for the largest file at once: a buffer that grows would leave copies of the secret behind.
     let mut text = Zeroizing::new(Vec::with_capacity(MAX_BYTES as usize + 1));
     file.take(MAX_BYTES + 1).read_to_end(&mut text).map_err(io)?;
+    parse(&text, path, kind)
+}
+
+/// The key of this kind that the text of a key file holds; `path` is for the error.
+pub fn parse(text: &[u8], path: &Path, kind: Kind) -> Result<Keypair, KeystoreError> {
+    let malformed = |reason: &str| KeystoreError::Malformed { path: path.into(), reason: reason.into() };
     if text.len() as u64 > MAX_BYTES {
         return Err(malformed("it is too long"));
     }
     // The parser's own message could quote the secret.
-    let file: KeyFile = serde_json::from_slice(&text).map_err(|e| {
+    let file: KeyFile = serde_json::from_slice(text).map_err(|e| {
         malformed(&format!(
             "its JSON does not have the fields of a key file (line {}, column {})",
             e.line(),

@@ -8,21 +8,15 @@
 //! | `ailo_proof` | one of `account`, `node`, `model: true`, `key` | [`ProofView`] of the state after block `height` |
 //! | `ailo_transactionProof` | `id` | [`TransactionProofView`] |
 
-use super::{Answer, Context, code, error, parse};
-use ailo_ledger::{
-    light::LightBlock,
-    state::{Key, entry::MAX_KEY_BYTES},
-};
-use ailo_protocol::{Address, Hash, NodeId, canonical};
+use super::{Answer, Context, code, error, invalid, params::*, parse};
+use ailo_ledger::light::LightBlock;
+use ailo_protocol::canonical;
 use jsonrpsee::{
     server::{RegisterMethodError, RpcModule},
     types::Params,
 };
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-
-/// Headers in one answer, at most.
-pub const MAX_HEADERS: u32 = 256;
 
 /// `ailo_lightBlock`
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -41,7 +35,7 @@ pub struct HeadersView {
 /// `ailo_proof`
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ProofView {
-    /// Canonical bytes of the [`Key`], in hexadecimal.
+    /// Canonical bytes of the [`Key`](ailo_ledger::state::Key), in hexadecimal.
     pub key: String,
     /// Canonical bytes of the [`Entry`](ailo_ledger::state::Entry) there, in hexadecimal; null when there is none.
     pub entry: Option<String>,
@@ -71,11 +65,7 @@ pub(super) fn register(module: &mut RpcModule<Arc<Context>>) -> Result<(), Regis
 
 impl Context {
     fn light_block(&self, params: &Params<'_>) -> Answer<LightBlockView> {
-        #[derive(Deserialize)]
-        struct By {
-            height: Option<u64>,
-        }
-        let By { height } = parse(params)?;
+        let LightBlockParams { height } = parse(params)?;
         let head = self.chain.head();
         let block: LightBlock = self
             .chain
@@ -85,40 +75,14 @@ impl Context {
     }
 
     fn headers(&self, params: &Params<'_>) -> Answer<HeadersView> {
-        #[derive(Deserialize)]
-        struct By {
-            from: u64,
-            limit: Option<u32>,
-        }
-        let By { from, limit } = parse(params)?;
-        let limit = u64::from(limit.unwrap_or(MAX_HEADERS).clamp(1, MAX_HEADERS));
-        let heights = (from.saturating_sub(limit - 1)..=from).rev();
+        let heights = parse::<HeadersParams>(params)?.heights().rev();
         let headers = heights.map_while(|height| self.chain.header(height));
         let headers = headers.map(|header| hex::encode(canonical::encode(&header))).collect();
         Ok(self.at(&self.chain.head(), HeadersView { headers }))
     }
 
     fn proof(&self, params: &Params<'_>) -> Answer<ProofView> {
-        #[derive(Deserialize)]
-        struct By {
-            account: Option<Address>,
-            node: Option<NodeId>,
-            #[serde(default)]
-            model: bool,
-            key: Option<String>,
-        }
-        let wrong = |why: &str| error(code::INVALID_PARAMS, why);
-        let key = match parse(params)? {
-            By { account: Some(account), node: None, model: false, key: None } => Key::Account(account),
-            By { account: None, node: Some(node), model: false, key: None } => Key::Node(node),
-            By { account: None, node: None, model: true, key: None } => Key::Model,
-            By { account: None, node: None, model: false, key: Some(key) } => hex::decode(&key)
-                .ok()
-                .and_then(|bytes| canonical::decode(&bytes, MAX_KEY_BYTES).ok())
-                .filter(|key| *key != Key::Tip)
-                .ok_or_else(|| wrong("these are not the canonical bytes of a key that the state root covers"))?,
-            _ => return Err(wrong("name one of account, node, model and key")),
-        };
+        let key = parse::<ProofParams>(params)?.key().map_err(invalid)?;
         let head = self.chain.head();
         if head.state.height() == 0 {
             return Err(error(code::UNAVAILABLE, "there is no block yet that a proof could hold against"));
@@ -131,11 +95,7 @@ impl Context {
     }
 
     fn transaction_proof(&self, params: &Params<'_>) -> Answer<TransactionProofView> {
-        #[derive(Deserialize)]
-        struct By {
-            id: Hash,
-        }
-        let By { id } = parse(params)?;
+        let TransactionParams { id } = parse(params)?;
         let unknown = || error(code::NOT_FOUND, "this node knows no such transaction in a block");
         let (transaction, block_height, proof) = self.chain.transaction_proof(&id).ok_or_else(unknown)?;
         let (transaction, proof) = (hex::encode(transaction.encode()), hex::encode(canonical::encode(&proof)));

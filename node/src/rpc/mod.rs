@@ -21,6 +21,7 @@
 //! | `ailo_subscribeBlocks` | | a [`Header`](ailo_ledger::Header) for each new block |
 
 pub mod light;
+pub mod params;
 pub mod types;
 
 use crate::{
@@ -36,9 +37,9 @@ use ailo_ledger::{
     Transaction,
     block::Validator,
     state::{Event, Iou, State, TransferStatus},
-    store::{Cursor, MAX_PAGE},
+    store::MAX_PAGE,
 };
-use ailo_protocol::{Address, Genesis, Hash, NodeId, Username, keys, net};
+use ailo_protocol::{Address, Genesis, Hash, NodeId, keys, net};
 use ailo_training::{
     Control, Device,
     generate::{Generator, Sampling},
@@ -49,7 +50,8 @@ use jsonrpsee::{
     },
     types::{ErrorObjectOwned, Params},
 };
-use serde::{Deserialize, de::DeserializeOwned};
+use params::*;
+use serde::de::DeserializeOwned;
 use std::{
     net::SocketAddr,
     sync::{
@@ -67,11 +69,6 @@ const MAX_REQUEST_BYTES: u32 = 1 << 20;
 const MAX_RESPONSE_BYTES: u32 = 16 << 20;
 const MAX_BATCH: u32 = 64;
 const MAX_SUBSCRIPTIONS: u32 = 16;
-/// Transactions in one call, at most.
-const MAX_SUBMITTED: usize = 256;
-/// A prompt, in bytes, at most; and tokens generated for one.
-const MAX_PROMPT_BYTES: usize = 64 << 10;
-const MAX_GENERATED_TOKENS: u32 = 4096;
 
 /// Texts that are being written or wait for it, at most.
 pub const MAX_GENERATIONS: usize = 4;
@@ -124,12 +121,16 @@ fn error(code: i32, message: impl Into<String>) -> ErrorObjectOwned {
     ErrorObjectOwned::owned(code, message, None::<()>)
 }
 
+fn invalid(why: impl Into<String>) -> ErrorObjectOwned {
+    error(code::INVALID_PARAMS, why)
+}
+
 fn parse<T: DeserializeOwned>(params: &Params<'_>) -> Result<T, ErrorObjectOwned> {
     params.parse().map_err(|e| {
-        error(
-            code::INVALID_PARAMS,
-            format!("these parameters are not what the method takes: {}", e.data().map_or(e.message(), |d| d.get())),
-        )
+        invalid(format!(
+            "these parameters are not what the method takes: {}",
+            e.data().map_or(e.message(), |d| d.get())
+        ))
     })
 }
 
@@ -241,17 +242,11 @@ impl Context {
     }
 
     fn block(&self, params: &Params<'_>) -> Answer<BlockView> {
-        #[derive(Deserialize)]
-        struct By {
-            height: Option<u64>,
-            hash: Option<Hash>,
-        }
-        let by: By = parse(params)?;
+        let name = parse::<BlockParams>(params)?.name().map_err(invalid)?;
         let head = self.chain.head();
-        let height = match by {
-            By { height: Some(height), hash: None } => Some(height),
-            By { height: None, hash: Some(hash) } => self.chain.height_of(&hash),
-            _ => return Err(error(code::INVALID_PARAMS, "name the block by height or by hash")),
+        let height = match name {
+            BlockName::Height(height) => Some(height),
+            BlockName::Id(hash) => self.chain.height_of(&hash),
         };
         let (block, certificate) = height
             .and_then(|height| self.chain.block(height))
@@ -266,11 +261,7 @@ impl Context {
     }
 
     async fn transaction(&self, params: &Params<'_>) -> Answer<TransactionView> {
-        #[derive(Deserialize)]
-        struct By {
-            id: Hash,
-        }
-        let By { id } = parse(params)?;
+        let TransactionParams { id } = parse(params)?;
         // Asked again after the mempool: meanwhile it may have gone from there into a block.
         let mut included = self.chain.transaction(&id);
         if included.is_none() {
@@ -334,21 +325,13 @@ impl Context {
     }
 
     fn account(&self, params: &Params<'_>) -> Answer<AccountView> {
-        #[derive(Deserialize)]
-        struct By {
-            address: Address,
-        }
-        let By { address } = parse(params)?;
+        let AccountParams { address } = parse(params)?;
         let head = self.chain.head();
         Ok(self.at(&head, account_view(&head, &address)))
     }
 
     fn owner(&self, params: &Params<'_>) -> Answer<AccountView> {
-        #[derive(Deserialize)]
-        struct By {
-            name: Username,
-        }
-        let By { name } = parse(params)?;
+        let OwnerParams { name } = parse(params)?;
         let head = self.chain.head();
         let nobody = || error(code::NOT_FOUND, format!("nobody has the user name {name}"));
         let owner = head.state.owner(&name).ok_or_else(nobody)?;
@@ -389,30 +372,16 @@ impl Context {
     }
 
     fn history(&self, params: &Params<'_>) -> Answer<HistoryView> {
-        #[derive(Deserialize)]
-        struct By {
-            address: Address,
-            cursor: Option<String>,
-            limit: Option<u32>,
-        }
-        let by: By = parse(params)?;
+        let by: HistoryParams = parse(params)?;
         let head = self.chain.head();
-        let bad_cursor = || error(code::INVALID_PARAMS, "the cursor is not one that this node gave");
-        let before = match &by.cursor {
-            None => None,
-            Some(text) => {
-                let (height, event) = text.split_once('-').ok_or_else(bad_cursor)?;
-                let height = height.parse().map_err(|_| bad_cursor())?;
-                Some(Cursor { height, event: event.parse().map_err(|_| bad_cursor())? })
-            }
-        };
-        let page = self.chain.history(&by.address, before, by.limit.unwrap_or(50).clamp(1, count(MAX_PAGE)) as usize);
+        let before = by.before().map_err(invalid)?;
+        let page = self.chain.history(&by.address, before, by.limit());
         let entries = page.items.into_iter().map(|item| HistoryEntry {
             height: item.at.height,
             time_ms: item.time_ms,
             event: item.event,
         });
-        let next = page.next.map(|cursor| format!("{}-{}", cursor.height, cursor.event));
+        let next = page.next.map(cursor_text);
         Ok(self.at(&head, HistoryView { entries: entries.collect(), next }))
     }
 
@@ -432,18 +401,11 @@ impl Context {
     }
 
     async fn submit(&self, params: &Params<'_>) -> Answer<Submitted> {
-        #[derive(Deserialize)]
-        struct By {
-            transaction: String,
-        }
-        let by: By = parse(params)?;
         let coded = |code: i32, name: &str, why: String| {
             ErrorObjectOwned::owned(code, why, Some(RefusalView { code: name.into() }))
         };
-        let malformed =
-            |why: String| coded(code::INVALID_PARAMS, "MALFORMED", format!("the transaction is malformed: {why}"));
-        let bytes = hex::decode(&by.transaction).map_err(|e| malformed(e.to_string()))?;
-        let transaction = Transaction::decode(&bytes).map_err(|e| malformed(e.to_string()))?;
+        let transaction = parse::<SubmitParams>(params)?.transaction();
+        let transaction = transaction.map_err(|why| coded(code::INVALID_PARAMS, "MALFORMED", why))?;
         let id = self.chain.submit(transaction).await.map_err(|e| match &e {
             SubmitError::Refused(reason) => coded(code::REFUSED, reason.code(), e.to_string()),
             SubmitError::Stopped => error(code::UNAVAILABLE, e.to_string()),
@@ -452,16 +414,7 @@ impl Context {
     }
 
     async fn submit_many(&self, params: &Params<'_>) -> Answer<SubmittedMany> {
-        #[derive(Deserialize)]
-        struct By {
-            transactions: Vec<String>,
-        }
-        let By { transactions } = parse(params)?;
-        if transactions.len() > MAX_SUBMITTED {
-            return Err(error(code::INVALID_PARAMS, format!("at most {MAX_SUBMITTED} transactions at once")));
-        }
-        let decode = |text: &String| hex::decode(text).ok().and_then(|bytes| Transaction::decode(&bytes).ok());
-        let decoded: Vec<Option<Transaction>> = transactions.iter().map(decode).collect();
+        let decoded = parse::<SubmitManyParams>(params)?.transactions().map_err(invalid)?;
         let good = decoded.iter().flatten().cloned().collect();
         let outcomes = self.chain.submit_all(good).await.map_err(|e| error(code::UNAVAILABLE, e.to_string()))?;
         let mut outcomes = outcomes.into_iter();
@@ -475,20 +428,7 @@ impl Context {
     }
 
     async fn generate(&self, params: &Params<'_>) -> Answer<Generated> {
-        #[derive(Deserialize)]
-        struct By {
-            request: GenerateRequest,
-        }
-        let By { request } = parse(params)?;
-        if request.prompt.len() > MAX_PROMPT_BYTES || !(1..=MAX_GENERATED_TOKENS).contains(&request.max_tokens) {
-            return Err(error(
-                code::INVALID_PARAMS,
-                format!("a prompt has at most {MAX_PROMPT_BYTES} bytes, an answer 1 to {MAX_GENERATED_TOKENS} tokens"),
-            ));
-        }
-        if !(0.0..=10.0).contains(&request.temperature) {
-            return Err(error(code::INVALID_PARAMS, "temperature is 0 to 10"));
-        }
+        let request = parse::<GenerateParams>(params)?.request().map_err(invalid)?;
         let head = self.chain.head();
         let root = head.state.model().root;
         let held = self
@@ -514,7 +454,7 @@ impl Context {
             Generator::new(&config, &held.state.weights, device)?.generate(&request.prompt, &sampling, &mut control)
         });
         let made = made.await.map_err(|e| error(code::UNAVAILABLE, e.to_string()))?;
-        let made = made.map_err(|e| error(code::INVALID_PARAMS, e.to_string()))?;
+        let made = made.map_err(|e| invalid(e.to_string()))?;
         let tokens = made.tokens;
         let speed = f64::from(tokens) / started.elapsed().as_secs_f64();
         Ok(self.at(&head, Generated { text: made.text, tokens, tokens_per_s: speed, seed, model: root }))

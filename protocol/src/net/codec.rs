@@ -59,7 +59,7 @@ fn count_blocks(mut bytes: &[u8]) -> Result<usize, ailo_proto::DecodeError> {
 }
 
 /// Decodes a response that a peer sent.
-pub(super) fn decode_response(bytes: Vec<u8>) -> io::Result<Response> {
+pub fn decode_response(bytes: Vec<u8>) -> io::Result<Response> {
     if count_blocks(&bytes).map_err(invalid)? > MAX_BLOCKS {
         return Err(invalid(format!("more than {MAX_BLOCKS} blocks")));
     }

@@ -65,6 +65,8 @@ mod task;
 #[cfg(test)]
 mod tests;
 
+#[doc(hidden)]
+pub use codec::decode_response;
 pub use handle::{Handle, PeerInfo, PublishError, Reply, RequestError, Stats, Verdict};
 pub use identity::{IdentityError, node_id, peer_id};
 pub use libp2p::{Multiaddr, PeerId};
