@@ -35,6 +35,8 @@ pub struct Executor {
     pub(super) touched: BTreeSet<Key>,
     /// What the running transaction has changed, as it was before.
     undo: Vec<(Key, Option<Entry>)>,
+    /// Shares of fees that are due at the block's end.
+    pub(super) fees: Vec<(NodeId, RewardKind, Amount)>,
     used: Used,
 }
 
@@ -193,6 +195,7 @@ impl Executor {
             events: Vec::new(),
             touched: BTreeSet::new(),
             undo: Vec::new(),
+            fees: Vec::new(),
             used: Used::default(),
         };
         executor.set(Key::Chain, next);
@@ -210,7 +213,7 @@ impl Executor {
 
     /// Applies a transaction whose signature has been verified: all of it, or nothing.
     pub fn apply(&mut self, transaction: &Transaction) -> Result<(), Rejection> {
-        let events = self.events.len();
+        let (events, fees) = (self.events.len(), self.fees.len());
         self.undo.clear();
         match self.admit(transaction).and_then(|used| self.dispatch(transaction).map(|()| used)) {
             Ok(used) => {
@@ -222,6 +225,7 @@ impl Executor {
                     self.state.put(key, entry);
                 }
                 self.events.truncate(events);
+                self.fees.truncate(fees);
                 Err(reason)
             }
         }
@@ -315,6 +319,7 @@ impl Executor {
         self.sweep_nodes();
         self.end_challenges();
         self.count_polls();
+        self.pay_fees();
         self.choose_validators();
         self.advance_round();
         let changed = |key: &Key| self.state.entries.get(key) != self.parent.entries.get(key);

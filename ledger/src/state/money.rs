@@ -6,6 +6,7 @@
 use super::{Account, Event, Executor, Iou, Key, Rejection, RewardKind, Supply, entry::Record};
 use crate::plants::{self, Plant};
 use ailo_protocol::{Address, Amount, Hash, NodeId};
+use std::collections::BTreeMap;
 
 /// Where coins can be.
 #[derive(Clone, Copy)]
@@ -152,7 +153,7 @@ impl Executor {
         amount
     }
 
-    /// Splits a fee that lies in `pool`.
+    /// Splits a fee that lies in `pool`. Who gets a share has it at the block's end, with all others of the block.
     pub(super) fn settle_fee(&mut self, pool: Pool, fee: Amount, proposer: NodeId, confirmers: &[NodeId]) {
         let ledger = &self.state.params().ledger;
         let to_proposer = fee.share(ledger.fee_proposer_ppm).unwrap_or_default();
@@ -163,16 +164,30 @@ impl Executor {
         let takers = std::iter::once((proposer, to_proposer, RewardKind::Proposer))
             .chain(confirmers.iter().map(|node| (*node, each, RewardKind::Confirmer)));
         for (node, amount, kind) in takers {
-            let Some(wallet) = self.state.node(&node).map(|node| node.wallet) else { continue };
-            if amount == Amount::ZERO {
-                continue;
+            if amount > Amount::ZERO && self.state.node(&node).is_some() {
+                take(&mut left, amount);
+                self.fees.push((node, kind, amount));
             }
-            take(&mut left, amount);
-            self.shift(pool, Pool::Free, amount);
-            self.events.push(Event::Reward { node, wallet, amount, kind, round: None });
-            self.credit(wallet, amount);
         }
+        self.shift(pool, Pool::Free, Amount(fee.0 - left.0));
         self.burn(pool, left);
+    }
+
+    /// Gives out the shares of the block's fees.
+    pub(super) fn pay_fees(&mut self) {
+        let mut sums: BTreeMap<(NodeId, RewardKind), Amount> = BTreeMap::new();
+        for (node, kind, amount) in std::mem::take(&mut self.fees) {
+            add(sums.entry((node, kind)).or_default(), amount);
+        }
+        for ((node, kind), amount) in sums {
+            match self.state.node(&node).map(|node| node.wallet) {
+                Some(wallet) => {
+                    self.events.push(Event::Reward { node, wallet, amount, kind, round: None });
+                    self.credit(wallet, amount);
+                }
+                None => self.burn(Pool::Free, amount), // it was forgotten in this very block
+            }
+        }
     }
 
     /// Destroys coins.

@@ -23,7 +23,7 @@ use ailo_protocol::{
     canonical::{self, Decode, Encode},
 };
 use sled::{Batch, Db, IVec};
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 /// Items of one page of history, at most.
 pub const MAX_PAGE: usize = 100;
@@ -79,6 +79,35 @@ fn value<T: Decode<()> + Encode>(bytes: Option<IVec>) -> Option<T> {
     bytes.and_then(|bytes| canonical::decode(&bytes, MAX_VALUE_BYTES).ok())
 }
 
+/// A block as the index keeps it.
+pub(super) struct Addition {
+    block: Block,
+    offset: u64,
+    writes: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    events: Vec<Event>,
+    /// The next height's validators, where they are others.
+    validators: Option<ValidatorSet>,
+}
+
+impl Addition {
+    /// What `block`, which stands at `offset` of the log, adds.
+    pub fn new(block: &Block, offset: u64, executed: &Executed) -> Addition {
+        let changed = block.header.next_validators != block.header.validators;
+        Addition {
+            block: block.clone(),
+            offset,
+            writes: executed.writes.clone(),
+            events: executed.events.clone(),
+            validators: changed.then(|| executed.state.validators().clone()),
+        }
+    }
+
+    /// The block's height.
+    pub fn height(&self) -> u64 {
+        self.block.header.height
+    }
+}
+
 impl Index {
     pub fn open(path: &Path) -> Result<Index, StoreError> {
         Ok(Index { db: sled::Config::new().path(path).cache_capacity(CACHE_BYTES).open()? })
@@ -114,34 +143,37 @@ impl Index {
         Ok(value(self.db.get(HEAD)?))
     }
 
-    /// Adds a block that stands at `offset` of the log.
-    pub fn add(&self, block: &Block, offset: u64, executed: &Executed) -> Result<(), StoreError> {
-        let header = &block.header;
-        let height = header.height;
+    /// Adds blocks, in order, as one batch.
+    pub fn add(&self, together: &[Addition]) -> Result<(), sled::Error> {
         let mut batch = Batch::default();
-        for (state_key, entry) in &executed.writes {
+        let mut state: BTreeMap<&[u8], Option<&[u8]>> = BTreeMap::new();
+        for Addition { block, offset, writes, events, validators } in together {
+            let header = &block.header;
+            let height = header.height;
+            state.extend(writes.iter().map(|(key, entry)| (key.as_slice(), entry.as_deref())));
+            batch.insert(key(b'h', &[&height.to_be_bytes()]), canonical::encode(offset));
+            batch.insert(key(b'b', &[&block.id().0]), canonical::encode(&height));
+            for (position, transaction) in (0u32..).zip(&block.transactions) {
+                batch.insert(key(b't', &[&transaction.id().0]), canonical::encode(&(height, position)));
+            }
+            for (number, event) in (0u32..).zip(events) {
+                let item = canonical::encode(&(header.time_ms, event));
+                for wallet in event.addresses() {
+                    batch.insert(history_key(&wallet, Cursor { height, event: number }), item.as_slice());
+                }
+            }
+            if let Some(set) = validators {
+                batch.insert(key(b'v', &[&header.next_validators.0]), canonical::encode(set));
+            }
+            batch.insert(HEAD, canonical::encode(&Head { height, root: header.state_root, offset: *offset }));
+        }
+        for (state_key, entry) in state {
             match entry {
-                Some(entry) => batch.insert(key(b's', &[state_key]), entry.as_slice()),
+                Some(entry) => batch.insert(key(b's', &[state_key]), entry),
                 None => batch.remove(key(b's', &[state_key])),
             }
         }
-        batch.insert(key(b'h', &[&height.to_be_bytes()]), canonical::encode(&offset));
-        batch.insert(key(b'b', &[&block.id().0]), canonical::encode(&height));
-        for (position, transaction) in (0u32..).zip(&block.transactions) {
-            batch.insert(key(b't', &[&transaction.id().0]), canonical::encode(&(height, position)));
-        }
-        for (number, event) in (0u32..).zip(&executed.events) {
-            let item = canonical::encode(&(header.time_ms, event));
-            for wallet in event.addresses() {
-                batch.insert(history_key(&wallet, Cursor { height, event: number }), item.as_slice());
-            }
-        }
-        if header.next_validators != header.validators {
-            let set = canonical::encode(executed.state.validators());
-            batch.insert(key(b'v', &[&header.next_validators.0]), set);
-        }
-        batch.insert(HEAD, canonical::encode(&Head { height, root: header.state_root, offset }));
-        Ok(self.db.apply_batch(batch)?)
+        self.db.apply_batch(batch)
     }
 
     pub fn offset(&self, height: u64) -> Result<Option<u64>, StoreError> {

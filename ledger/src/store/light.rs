@@ -19,14 +19,15 @@ impl Store {
         let Some((block, certificate)) = self.encoded(height)? else { return Ok(None) };
         let header = Block::decode(&block)?.header;
         let certificate = canonical::decode(&certificate, MAX_CERTIFICATE_BYTES)?;
-        let sets = (self.index.validators(&header.validators)?, self.index.validators(&header.next_validators)?);
+        let set = |hash: &Hash| self.index.find(|index| index.validators(hash));
+        let sets = (set(&header.validators)?, set(&header.next_validators)?);
         let (Some(validators), Some(next_validators)) = sets else { return Ok(None) };
         Ok(Some(LightBlock { header, certificate, validators, next_validators }))
     }
 
     /// The transaction with this id, the height of its block, and the proof against that header's `transactions_root`.
     pub fn transaction_proof(&self, id: &Hash) -> Result<Option<(Transaction, u64, merkle::Proof)>, StoreError> {
-        let Some((height, position)) = self.index.position_of(id)? else { return Ok(None) };
+        let Some((height, position)) = self.index.find(|index| index.position_of(id))? else { return Ok(None) };
         let Some(block) = self.block(height)? else { return Ok(None) };
         let proof = prove_transaction(&block.transactions, position as usize);
         let transaction = block.transactions.into_iter().nth(position as usize);

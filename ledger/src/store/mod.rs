@@ -15,6 +15,7 @@
 mod blocks;
 mod consensus;
 mod index;
+mod indexer;
 mod light;
 
 pub use blocks::{BlockLog, IndexHead};
@@ -33,7 +34,8 @@ use ailo_protocol::{
     Address, Genesis, Hash,
     canonical::{self, CodecError},
 };
-use index::Index;
+use index::{Addition, Index};
+use indexer::Indexer;
 use std::{
     fs,
     path::Path,
@@ -43,7 +45,7 @@ use std::{
 /// Block log and index; shared by reference between one writer and many readers.
 pub struct Store {
     log: RwLock<BlockLog>,
-    index: Index,
+    index: Indexer,
 }
 
 /// Canonical bytes of a block and of its certificate, as peers get them.
@@ -129,32 +131,41 @@ impl Store {
                 (index, head, state)
             }
         };
+        let mut together = Vec::with_capacity(indexer::MAX_TOGETHER);
         let state = log.execute_after(&head, state, |block, offset, executed| {
-            index.add(block, offset, executed)?;
+            together.push(Addition::new(block, offset, executed));
+            if together.len() == indexer::MAX_TOGETHER {
+                index.add(&together)?;
+                together.clear();
+            }
             if block.header.height.is_multiple_of(10_000) {
                 tracing::info!(height = block.header.height, "indexing the block log");
             }
             Ok(())
         })?;
-        Ok((Store { log: RwLock::new(log), index }, state))
+        index.add(&together)?;
+        Ok((Store { log: RwLock::new(log), index: Indexer::start(index, state.height())? }, state))
     }
 
     /// Appends the next block. When this returns, the block is on disk.
     pub fn append(&self, block: &Block, certificate: &Certificate, executed: &Executed) -> Result<(), StoreError> {
         let mut log = self.log.write().unwrap_or_else(PoisonError::into_inner);
-        let offset = log.append(self.height()?, block, certificate)?;
+        let offset = log.append(self.height(), block, certificate)?;
         drop(log);
-        self.index.add(block, offset, executed)
+        self.index.add(Addition::new(block, offset, executed))
     }
 
     /// Height of the last block; 0 before the first.
-    pub fn height(&self) -> Result<u64, StoreError> {
-        Ok(self.index.head()?.map_or(0, |head| head.height))
+    pub fn height(&self) -> u64 {
+        self.index.height()
     }
 
     /// Canonical bytes of the block at `height` and of its certificate.
     pub fn encoded(&self, height: u64) -> Result<Option<EncodedBlock>, StoreError> {
-        let Some(offset) = self.index.offset(height)? else { return Ok(None) };
+        if height > self.height() {
+            return Ok(None);
+        }
+        let Some(offset) = self.index.find(|index| index.offset(height))? else { return Ok(None) };
         Ok(Some(self.log.read().unwrap_or_else(PoisonError::into_inner).encoded(offset)?))
     }
 
@@ -165,7 +176,7 @@ impl Store {
 
     /// The block with this id.
     pub fn block_by_hash(&self, id: &Hash) -> Result<Option<Block>, StoreError> {
-        self.index.height_of(id)?.map_or(Ok(None), |height| self.block(height))
+        self.index.find(|index| index.height_of(id))?.map_or(Ok(None), |height| self.block(height))
     }
 
     /// What finalised the block at `height`.
@@ -176,14 +187,14 @@ impl Store {
 
     /// The transaction with this id, the height of its block, and its position there.
     pub fn transaction(&self, id: &Hash) -> Result<Option<(Transaction, u64, u32)>, StoreError> {
-        let Some((height, position)) = self.index.position_of(id)? else { return Ok(None) };
+        let Some((height, position)) = self.index.find(|index| index.position_of(id))? else { return Ok(None) };
         let Some(block) = self.block(height)? else { return Ok(None) };
         Ok(block.transactions.into_iter().nth(position as usize).map(|transaction| (transaction, height, position)))
     }
 
     /// What happened to a wallet, the latest first; `limit` is at most [`MAX_PAGE`]. The page's cursor asks for the next.
     pub fn history(&self, wallet: &Address, before: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
-        self.index.history(wallet, before, limit)
+        self.index.caught_up().history(wallet, before, limit)
     }
 }
 

@@ -58,7 +58,7 @@ impl Chain {
     /// The store gives back the first `height` blocks, and their state.
     fn check(&self, height: usize) -> Store {
         let (store, state) = self.open();
-        assert_eq!((store.height().unwrap(), state.height()), (height as u64, height as u64));
+        assert_eq!((store.height(), state.height()), (height as u64, height as u64));
         assert_eq!((state.root(), state.last_block()), (self.states[height].root(), self.states[height].last_block()));
         for (i, (block, certificate)) in self.blocks[..height].iter().enumerate() {
             let at = i as u64 + 1;
@@ -209,8 +209,8 @@ fn run_validator(chain: &Chain, blocks: u64, mut outputs: usize) -> u64 {
     while let Some(input) = queue.pop_front() {
         clock += 10;
         for output in host.handle(input, clock).unwrap() {
-            if outputs == 0 || store.height().unwrap() == end {
-                return store.height().unwrap();
+            if outputs == 0 || store.height() == end {
+                return store.height();
             }
             outputs -= 1;
             match output {
@@ -225,7 +225,7 @@ fn run_validator(chain: &Chain, blocks: u64, mut outputs: usize) -> u64 {
             }
         }
     }
-    panic!("the validator stopped by itself at height {}", store.height().unwrap());
+    panic!("the validator stopped by itself at height {}", store.height());
 }
 
 #[test]

@@ -161,6 +161,11 @@ impl Net {
         Ok(())
     }
 
+    /// The process id of a node that runs.
+    pub fn pid(&self, i: usize) -> Option<u32> {
+        self.nodes[i].child.as_ref().and_then(Child::id)
+    }
+
     /// Whether a node's process should be running.
     pub fn is_up(&self, i: usize) -> bool {
         self.nodes[i].child.is_some()

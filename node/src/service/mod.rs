@@ -51,6 +51,10 @@ pub async fn run(settings: Settings, stop_on_eof: bool) -> Result<(), NodeError>
     let genesis = Arc::new(genesis);
     let network = genesis.id();
 
+    // Made here, or its threads would inherit the low priority of whoever asks first.
+    if let Err(e) = rayon::ThreadPoolBuilder::new().thread_name(|i| format!("pool-{i}")).build_global() {
+        tracing::debug!(error = %e, "the thread pool was made before");
+    }
     let trainer =
         Worker::spawn("trainer", TRAINER_NICENESS).map_err(|e| NodeError::io("start the training thread", e))?;
     let worker = Worker::spawn("compute", 0).map_err(|e| NodeError::io("start the compute thread", e))?;

@@ -1,7 +1,7 @@
 //! Benchmark of JSON-RPC, run by `scripts/bench rpc`: how long `ailo_status` takes on a real node that only follows, and on
 //! one that trains at full load, beside a request to the same server that does nothing.
 //!
-//!     cargo build -p ailo-node && cargo run -p ailo-node --example bench
+//!     cargo build -p ailo-node && cargo run -p ailo-node --example rpc
 
 use ailo_node::{client::Client, rpc::types::*};
 use std::{

@@ -1,0 +1,137 @@
+//! Brings the index up behind the block log, on a thread of its own: what has gathered while it wrote goes into the next
+//! batch together, so that of an entry which many blocks change only the last value is written. The log alone decides
+//! what is final; readers that miss something wait until the index has caught up.
+
+use super::{
+    StoreError,
+    index::{Addition, Index},
+};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    thread::JoinHandle,
+};
+
+/// Blocks that wait for the index, at most; then the log waits too.
+const MAX_WAITING: usize = 64;
+/// Blocks of one batch, at most.
+pub const MAX_TOGETHER: usize = 32;
+
+/// The index and the thread that writes it.
+pub struct Indexer {
+    index: Arc<Index>,
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+struct Shared {
+    queue: Mutex<Queue>,
+    changed: Condvar,
+}
+
+struct Queue {
+    waiting: VecDeque<Addition>,
+    /// Height of the last block that was handed in, and of the last one that is indexed.
+    appended: u64,
+    indexed: u64,
+    failure: Option<sled::Error>,
+    stops: bool,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait<'a>(&self, queue: MutexGuard<'a, Queue>) -> MutexGuard<'a, Queue> {
+        self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Indexer {
+    /// An indexer of an index that stands at the block at `height`.
+    pub fn start(index: Index, height: u64) -> Result<Indexer, StoreError> {
+        let queue = Queue { waiting: VecDeque::new(), appended: height, indexed: height, failure: None, stops: false };
+        let shared = Arc::new(Shared { queue: Mutex::new(queue), changed: Condvar::new() });
+        let index = Arc::new(index);
+        let (writes, written) = (index.clone(), shared.clone());
+        let thread = std::thread::Builder::new().name("indexer".into()).spawn(move || run(&writes, &written));
+        let thread = thread.map_err(|e| StoreError::Index(sled::Error::Io(e)))?;
+        Ok(Indexer { index, shared, thread: Some(thread) })
+    }
+
+    /// Height of the last block that was handed in.
+    pub fn height(&self) -> u64 {
+        self.shared.lock().appended
+    }
+
+    /// Hands in the next block; waits only while too many wait.
+    pub fn add(&self, addition: Addition) -> Result<(), StoreError> {
+        let mut queue = self.shared.lock();
+        while queue.waiting.len() >= MAX_WAITING && queue.failure.is_none() {
+            queue = self.shared.wait(queue);
+        }
+        if let Some(failure) = &queue.failure {
+            return Err(StoreError::Index(failure.clone()));
+        }
+        queue.appended = addition.height();
+        queue.waiting.push_back(addition);
+        self.shared.changed.notify_all();
+        Ok(())
+    }
+
+    /// Looks something up; what is not there is looked up again once the index has caught up.
+    pub fn find<T>(&self, look: impl Fn(&Index) -> Result<Option<T>, StoreError>) -> Result<Option<T>, StoreError> {
+        match look(&self.index)? {
+            Some(found) => Ok(Some(found)),
+            None => look(self.caught_up()),
+        }
+    }
+
+    /// The index with all blocks that were handed in before.
+    pub fn caught_up(&self) -> &Index {
+        let mut queue = self.shared.lock();
+        let until = queue.appended;
+        while queue.indexed < until && queue.failure.is_none() {
+            queue = self.shared.wait(queue);
+        }
+        &self.index
+    }
+}
+
+impl Drop for Indexer {
+    fn drop(&mut self) {
+        self.shared.lock().stops = true;
+        self.shared.changed.notify_all();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join(); // it panicked: what it did not write is brought up at the next start
+        }
+    }
+}
+
+fn run(index: &Index, shared: &Shared) {
+    loop {
+        let mut queue = shared.lock();
+        while queue.waiting.is_empty() {
+            if queue.stops {
+                return;
+            }
+            queue = shared.wait(queue);
+        }
+        let count = queue.waiting.len().min(MAX_TOGETHER);
+        let together: Vec<Addition> = queue.waiting.drain(..count).collect();
+        drop(queue);
+        let outcome = index.add(&together);
+        let mut queue = shared.lock();
+        match outcome {
+            Ok(()) => queue.indexed = together.last().map_or(queue.indexed, Addition::height),
+            Err(e) => queue.failure = Some(e),
+        }
+        let failed = queue.failure.is_some();
+        drop(queue);
+        shared.changed.notify_all();
+        if failed {
+            return;
+        }
+    }
+}
