@@ -105,25 +105,24 @@ impl Executor {
         let pending = transfer.status == TransferStatus::Pending;
         self.events.push(Event::TransferDisputed { id, from, to, reports: transfer.reports });
         self.return_reports(&id);
-        let seized = match pending {
-            true => {
-                self.give_back(id, transfer);
-                amount
-            }
+        let (mut returned, mut owed) = (amount, Amount::ZERO);
+        match pending {
+            true => self.give_back(id, transfer),
             false => {
-                let seized = self.seize(to, amount);
-                self.credit(from, seized);
+                returned = self.seize(to, amount);
+                // The debt comes first: what the sender gets may be owed to the recipient, who would be free to spend it.
+                let most = Amount(u64::MAX - self.state.account(&to).owes.0);
+                owed = Amount(amount.0 - returned.0).min(most);
+                if owed > Amount::ZERO {
+                    self.set(Key::Iou(to, self.context.height, id), Iou { creditor: from, amount: owed });
+                    self.account(to, |account| add(&mut account.owes, owed));
+                }
+                self.credit(from, returned);
                 self.remove(Key::Transfer(id));
-                seized
             }
-        };
-        self.leave_block(height, &BTreeSet::from([id]), pending);
-        let owed = Amount(amount.0 - seized.0);
-        if owed > Amount::ZERO {
-            self.set(Key::Iou(to, self.context.height, id), Iou { creditor: from, amount: owed });
-            self.account(to, |account| add(&mut account.owes, owed));
         }
-        self.events.push(Event::TransferReversed { id, from, to, amount, returned: seized, owed });
+        self.leave_block(height, &BTreeSet::from([id]), pending);
+        self.events.push(Event::TransferReversed { id, from, to, amount, returned, owed });
     }
 
     /// Takes the reports off a transfer; gives what they bind, with their wallets.

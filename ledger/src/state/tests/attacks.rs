@@ -1,0 +1,25 @@
+//! What attackers try: to get something for nothing, or to take it from others.
+
+use super::*;
+
+#[test]
+fn a_debtor_has_nothing_left_even_when_the_sender_owed_it() {
+    let mut ledger = Ledger::new(10, |params| params.ledger.confirmations = 0);
+    (0..10).for_each(|i| ledger.fund(wallet(i), ALC(10)));
+    let transfer = ledger.transfer(0, 1, ALC(9));
+    ledger.block(vec![transfer.clone()]);
+    let spent = Amount(ledger.free(1).0 - ALC(5).0);
+    ledger.block(vec![ledger.transfer(1, 2, spent)]);
+    // The sender owes the recipient for something else.
+    let (iou, key) = (Iou { creditor: wallet(1), amount: ALC(3) }, Key::Iou(wallet(0), 1, Hash([7; 32])));
+    let account = Account { owes: ALC(3), ..ledger.state.account(&wallet(0)) };
+    ledger.state.set(key, iou);
+    ledger.state.set(Key::Account(wallet(0)), account);
+    ledger.state.commit(vec![key, Key::Account(wallet(0))]);
+    let report =
+        |i: u8| ledger.sign(&wallet_key(i), Body::Report { transfer: transfer.id(), node: *node_key(i).public() });
+    ledger.block((3..9).map(report).collect());
+    assert_eq!(ledger.state.transfer(&transfer.id()), None, "it is reversed");
+    let debtor = ledger.state.account(&wallet(1));
+    assert!(debtor.owes > Amount::ZERO && debtor.free == Amount::ZERO, "{debtor:?}");
+}
