@@ -79,7 +79,7 @@ rejections! {
         NotTheSender;
     "DISPUTE_CLOSED": "the transfer can't be disputed any more: it is confirmed, or its time is over",
         DisputeClosed;
-    "REPORTS_CLOSED": "the transfer can't be reported any more: its time is over",
+    "REPORTS_CLOSED": "reports of the transfer are closed: its time is over",
         ReportsClosed;
     "PARTY_TO_TRANSFER": "sender and recipient have no say in the reports of their transfer",
         PartyToTransfer;

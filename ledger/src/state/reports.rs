@@ -22,13 +22,7 @@ impl Executor {
         let mut transfer = self.state.transfer(id).ok_or(Rejection::NoSuchTransfer)?.clone();
         let ledger = &self.state.params().ledger;
         let (bond, quota, percent) = (ledger.report_bond, ledger.report_quota, ledger.report_percent);
-        let open_ms = match transfer.status {
-            TransferStatus::Pending => ledger.pending_ms,
-            TransferStatus::Confirmed => ledger.final_ms,
-        };
-        if self.state.age_ms() >= transfer.age.saturating_add(open_ms) {
-            return Err(Rejection::ReportsClosed);
-        }
+        self.reports_are_open(&transfer)?;
         let mut reporter = self.state.node(&node).ok_or(Rejection::UnknownNode)?.clone();
         if reporter.wallet != wallet {
             return Err(Rejection::NotYourNode);
@@ -77,6 +71,7 @@ impl Executor {
         let report = self.state.get::<Report>(&key).filter(|report| report.wallet == wallet).cloned();
         let report = report.ok_or(Rejection::NoSuchReport)?;
         let mut transfer = self.state.transfer(id).ok_or(Rejection::NoSuchTransfer)?.clone();
+        self.reports_are_open(&transfer)?;
         let fee = self.state.params().ledger.fee;
         self.charge(wallet, nonce, Amount::ZERO, fee)?;
         self.settle_fee(Pool::Free, fee, self.context.proposer, &[]);
@@ -87,6 +82,19 @@ impl Executor {
         self.events.push(Event::ReportWithdrawn { id: *id, node, wallet });
         self.set(Key::Transfer(*id), transfer);
         Ok(())
+    }
+
+    /// Whether the transfer's time is not over, whether the sweep has come to it or not.
+    fn reports_are_open(&self, transfer: &Transfer) -> Result<(), Rejection> {
+        let ledger = &self.state.params().ledger;
+        let open_ms = match transfer.status {
+            TransferStatus::Pending => ledger.pending_ms,
+            TransferStatus::Confirmed => ledger.final_ms,
+        };
+        match self.state.age_ms() < transfer.age.saturating_add(open_ms) {
+            true => Ok(()),
+            false => Err(Rejection::ReportsClosed),
+        }
     }
 
     /// The wallet that `node`'s seat worked for when the transfer was included, and the number of all seats then.

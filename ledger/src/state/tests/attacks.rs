@@ -23,3 +23,21 @@ fn a_debtor_has_nothing_left_even_when_the_sender_owed_it() {
     let debtor = ledger.state.account(&wallet(1));
     assert!(debtor.owes > Amount::ZERO && debtor.free == Amount::ZERO, "{debtor:?}");
 }
+
+#[test]
+fn reports_do_not_slip_away_when_their_time_is_over() {
+    let mut ledger = Ledger::new(10, |params| {
+        (params.ledger.confirmations, params.ledger.final_ms) = (0, 100_000);
+        params.ledger.sweep_per_block = 1;
+    });
+    (0..10).for_each(|i| ledger.fund(wallet(i), ALC(10)));
+    let transfers = [2, 3].map(|i| ledger.transfer(i, 1, ALC(1)));
+    ledger.block(transfers.to_vec());
+    // The sweep comes to one of them a block, and there are two.
+    let last = transfers.iter().map(Transaction::id).max().unwrap();
+    ledger.block(vec![ledger.sign(&wallet_key(0), Body::Report { transfer: last, node: *node_key(0).public() })]);
+    ledger.pass(99_000);
+    assert!(ledger.state.transfer(&last).is_some(), "its time is over, the sweep has not come to it");
+    let body = Body::WithdrawReport { transfer: last, node: *node_key(0).public() };
+    assert_eq!(ledger.refusal(&ledger.sign(&wallet_key(0), body)), Rejection::ReportsClosed);
+}
