@@ -41,3 +41,16 @@ fn reports_do_not_slip_away_when_their_time_is_over() {
     let body = Body::WithdrawReport { transfer: last, node: *node_key(0).public() };
     assert_eq!(ledger.refusal(&ledger.sign(&wallet_key(0), body)), Rejection::ReportsClosed);
 }
+
+#[test]
+fn a_dispute_does_not_keep_their_shares_from_those_who_attested() {
+    let mut ledger = Ledger::new(6, |params| params.ledger.confirmations = 3);
+    ledger.fund(wallet(0), ALC(10));
+    let transfer = ledger.transfer(0, 1, ALC(1));
+    ledger.block(vec![transfer.clone()]);
+    let attest = ledger.attest(5, ledger.state.height());
+    ledger.block(vec![attest]);
+    let before = ledger.free(5);
+    ledger.block(vec![ledger.sign(&wallet_key(0), Body::Dispute { transfer: transfer.id() })]);
+    assert!(ledger.free(5) > before, "it confirmed what there was to confirm");
+}
