@@ -143,7 +143,7 @@ impl Executor {
             let founder = node.founder && !barred && epoch < ledger.founder_seat_epochs;
             match node.qualified {
                 _ if founder => seats.push(seat),
-                Some(_) if before.contains(&id) => seats.push(seat),
+                Some(_) if before.wallet(&id) == Some(seat.wallet) => seats.push(seat),
                 Some(since) if since.saturating_add(ledger.seat_delay_epochs) <= epoch => {
                     waiting.push((since, Hash::of_parts(Domain::Lot, &[&seed.0, &id.0]), seat));
                 }

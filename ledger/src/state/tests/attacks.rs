@@ -54,3 +54,22 @@ fn a_dispute_does_not_keep_their_shares_from_those_who_attested() {
     ledger.block(vec![ledger.sign(&wallet_key(0), Body::Dispute { transfer: transfer.id() })]);
     assert!(ledger.free(5) > before, "it confirmed what there was to confirm");
 }
+
+#[test]
+fn a_seat_does_not_go_along_to_another_wallet() {
+    let mut ledger = Ledger::new(1, |params| {
+        (params.ledger.founder_seat_epochs, params.ledger.seat_rounds) = (1, 1);
+        params.ledger.seat_window_epochs = 100;
+    });
+    ledger.run_round(1, 2_000_000);
+    ledger.pass(120_000);
+    let node = node_key(0);
+    assert!(ledger.holds_seat(&node));
+    let other = wallet_key(1);
+    let consent = Consent::sign(&ledger.state.network(), node.public(), &wallet(1), &other);
+    ledger.block(vec![ledger.sign(&node, Body::BindNode { wallet: wallet(1), consent })]);
+    ledger.pass(60_000);
+    assert!(!ledger.holds_seat(&node), "it waits its time again");
+    ledger.pass(60_000);
+    assert!(ledger.holds_seat(&node));
+}
