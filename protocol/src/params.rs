@@ -141,7 +141,7 @@ pub struct LedgerParams {
     pub poll_ms: u64,
     /// Coins that a proposal binds; they burn when fewer than the quorum vote.
     pub poll_deposit: Amount,
-    /// Share of all stake that must vote, in ppm.
+    /// Share of all stake, what unbonds counted in, that must vote; in ppm.
     pub poll_quorum_ppm: u64,
     /// Share of the votes cast that must approve, in ppm.
     pub poll_approval_ppm: u64,

@@ -73,3 +73,17 @@ fn a_seat_does_not_go_along_to_another_wallet() {
     ledger.pass(60_000);
     assert!(ledger.holds_seat(&node));
 }
+
+#[test]
+fn nobody_makes_a_quorum_by_unstaking_after_the_vote() {
+    let mut ledger = Ledger::new(5, |_| {});
+    (0..5).for_each(|i| ledger.fund(wallet(i), ALC(1000)));
+    ledger.block(vec![ledger.stake(0, ALC(30)), ledger.stake(1, ALC(70))]);
+    let body = Body::Propose { changes: vec!["round.pot=1000".into()], why: String::new() };
+    ledger.block(vec![ledger.sign(&wallet_key(0), body)]);
+    let proposal = ledger.state.polls().next().unwrap().0;
+    ledger.block(vec![ledger.sign(&wallet_key(0), Body::Vote { proposal, approve: true })]);
+    ledger.block(vec![ledger.unstake(0, ALC(30))]);
+    ledger.pass(ledger.state.params().ledger.poll_ms);
+    assert_eq!(ledger.state.polls().count(), 0, "30 of 100 voted, not 30 of 70");
+}
