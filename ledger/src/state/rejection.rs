@@ -151,6 +151,8 @@ rejections! {
         EvidenceFromFuture;
     "SLASHED_ALREADY": "the node was slashed at height {height}, which covers all that it signed before",
         SlashedAlready { height: u64 };
+    "NOTHING_LEFT": "the node is jailed already, and a slash would take less than the fee",
+        NothingLeft;
     "ROUND_NOT_KEPT": "round {round} is not one of those that can be challenged",
         RoundNotKept { round: u64 };
     "NOT_ACCEPTED": "the node has no accepted contribution in that round",

@@ -1,6 +1,15 @@
 //! What attackers try: to get something for nothing, or to take it from others.
 
 use super::*;
+use crate::consensus::{Ballot, Step};
+
+fn rivals(ledger: &Ledger, node: &Keypair, height: u64) -> Evidence {
+    let sign = |block: u8| {
+        Ballot { height, round: 0, step: Step::Prevote, block: Some(Hash([block; 32])) }
+            .sign(&ledger.state.network(), node)
+    };
+    Evidence::Ballots { first: sign(1), second: sign(2) }
+}
 
 #[test]
 fn a_debtor_has_nothing_left_even_when_the_sender_owed_it() {
@@ -86,4 +95,16 @@ fn nobody_makes_a_quorum_by_unstaking_after_the_vote() {
     ledger.block(vec![ledger.unstake(0, ALC(30))]);
     ledger.pass(ledger.state.params().ledger.poll_ms);
     assert_eq!(ledger.state.polls().count(), 0, "30 of 100 voted, not 30 of 70");
+}
+
+#[test]
+fn a_jailed_node_without_stake_fills_no_blocks_with_evidence_against_itself() {
+    let mut ledger = Ledger::new(3, |_| {});
+    let thief = stranger(0);
+    ledger.block(vec![ledger.registration(&thief, 0)]);
+    let accuse =
+        |ledger: &Ledger| ledger.sign(&thief, Body::Evidence(rivals(ledger, &thief, ledger.state.height() + 1)));
+    ledger.block(vec![accuse(&ledger)]);
+    ledger.block(vec![]);
+    assert_eq!(ledger.refusal(&accuse(&ledger)).code(), "NOTHING_LEFT");
 }
