@@ -185,6 +185,8 @@ pub struct Node {
     pub founder: bool,
     /// Age of registration.
     pub registered_age: u64,
+    /// Age when it was last bound to another wallet.
+    pub bound_age: Option<u64>,
     /// Age of registration or of the last heartbeat, whichever is later.
     pub seen_age: u64,
     /// Time that the last heartbeat was made, so that it can't be sent again; 0 before the first.
@@ -220,6 +222,7 @@ impl Node {
             wallet,
             founder,
             registered_age: age,
+            bound_age: None,
             seen_age: age,
             heartbeat_time_ms: 0,
             trains: false,

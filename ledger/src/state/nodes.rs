@@ -2,7 +2,7 @@
 //!
 //! - `RegisterNode` carries a proof-of-work stamp and binds the node to a wallet, which has signed its consent.
 //!   Registrations are bounded a block and in all.
-//! - `BindNode` binds it to another wallet that consents, unless the old one owes something, has stake or unbonding coins
+//! - `BindNode` binds it to another wallet that consents, once an epoch, unless the old one owes something, has stake or unbonding coins
 //!   behind the node, or the node takes part in the open round. A seat counts for the wallet it was given to alone.
 //! - `Heartbeat` says that a node is alive and whether it trains; it is refused sooner than half of `heartbeat_ms`
 //!   after the last one, and unless it was made after it (so an old one can't be sent again).
@@ -55,13 +55,17 @@ impl Executor {
         if self.state.account(&node.wallet).owes > Amount::ZERO {
             return Err(Rejection::InDebt);
         }
+        let age = self.state.age_ms();
+        let ready = node.bound_age.map_or(0, |bound| bound.saturating_add(self.state.params().ledger.epoch_ms));
+        if age < ready {
+            return Err(Rejection::BindTooSoon { wait_ms: ready - age });
+        }
         let judged = self.state.challenges().any(|(_, accused, _)| accused == id);
         let tied = node.stake > Amount::ZERO || self.state.unbonds_from(&node.wallet, &id) || judged;
         if tied || node.jailed_until.is_some() || self.state.round().participants.contains(&id) {
             return Err(Rejection::NodeTied);
         }
-        node.wallet = wallet;
-        node.qualified = None;
+        (node.wallet, node.bound_age, node.qualified) = (wallet, Some(age), None);
         self.set(Key::Node(id), node);
         self.events.push(Event::NodeBound { node: id, wallet });
         Ok(())

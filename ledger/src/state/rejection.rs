@@ -117,6 +117,8 @@ rejections! {
         NoConsent;
     "IN_DEBT": "the node's wallet owes for a reversed transfer: its nodes stay with it until that is paid",
         InDebt;
+    "BIND_TOO_SOON": "the node was bound to another wallet in this epoch already: wait {wait_ms} ms",
+        BindTooSoon { wait_ms: u64 };
     "NODE_TIED": "the node has stake or unbonding coins behind it, is jailed or accused, or takes part in the open round: it stays with its wallet until that is over",
         NodeTied;
     "JAILED": "the node is jailed until ledger age {until_age} at least, and until its wallet unjails it",

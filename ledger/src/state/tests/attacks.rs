@@ -108,3 +108,17 @@ fn a_jailed_node_without_stake_fills_no_blocks_with_evidence_against_itself() {
     ledger.block(vec![]);
     assert_eq!(ledger.refusal(&accuse(&ledger)).code(), "NOTHING_LEFT");
 }
+
+#[test]
+fn binding_to_and_fro_is_no_way_to_fill_blocks_for_free() {
+    let mut ledger = Ledger::new(3, |_| {});
+    let node = stranger(0);
+    ledger.block(vec![ledger.registration(&node, 0)]);
+    let bind = |ledger: &Ledger, i: u8| ledger.sign(&node, bind_body(ledger, &node, i));
+    let first = bind(&ledger, 1);
+    ledger.block(vec![first.clone()]);
+    assert_eq!(ledger.refusal(&bind(&ledger, 0)).code(), "BIND_TOO_SOON");
+    ledger.pass(60_000);
+    ledger.block(vec![bind(&ledger, 0)]);
+    assert_eq!(ledger.refusal(&first).code(), "BIND_TOO_SOON", "nor is sending an old binding again");
+}
