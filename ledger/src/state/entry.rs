@@ -199,8 +199,8 @@ pub struct Node {
     pub lapsed: bool,
     /// Stake behind it, of its wallet.
     pub stake: Amount,
-    /// Heartbeats in the running epoch.
-    pub beats: u32,
+    /// Time that its heartbeats cover in the running epoch.
+    pub up_ms: u64,
     /// Reports made in the epoch that is named.
     pub reports: (u64, u32),
     /// Slashed: without rights until its wallet unjails it, not before this age.
@@ -229,7 +229,7 @@ impl Node {
             missed: false,
             lapsed: false,
             stake: Amount::ZERO,
-            beats: 0,
+            up_ms: 0,
             reports: (0, 0),
             jailed_until: None,
             slashed_height: 0,

@@ -13,8 +13,8 @@
 //!   the epoch in which it began to qualify, the longest waiting first, then by lot, at most `max(seat_growth_min,
 //!   seats / seat_growth_divisor)` new ones an epoch. It goes with the first epoch in which the node does not qualify.
 //!   Founders need neither until `founder_seat_epochs`. Jailed nodes have no seat.
-//! - At the end of each epoch its seats are paid for the time that their heartbeats show: `uptime_pay` a minute, within
-//!   `uptime_cap` for all together.
+//! - At the end of each epoch its seats are paid for the time that their heartbeats cover, each at most `heartbeat_ms`
+//!   back to the one before: `uptime_pay` a minute, within `uptime_cap` for all together.
 
 use super::{Event, Executor, Key, Node, Rejection, RewardKind, Seat, Seats, entry::EpochStart};
 use crate::transaction::{Consent, stamp_hash};
@@ -89,9 +89,10 @@ impl Executor {
         if time_ms <= node.heartbeat_time_ms {
             return Err(Rejection::StaleHeartbeat);
         }
+        let covered = (age - node.seen_age).min(self.state.params().ledger.heartbeat_ms);
+        node.up_ms = node.up_ms.saturating_add(covered);
         (node.seen_age, node.heartbeat_time_ms, node.trains) = (age, time_ms, trains);
         (node.missed, node.lapsed) = (false, false);
-        node.beats = node.beats.saturating_add(1);
         self.set(Key::Node(id), node);
         Ok(())
     }
@@ -133,7 +134,7 @@ impl Executor {
             node.work = node.work.split_off(&epoch.saturating_sub(ledger.seat_window_epochs));
             let rounds: u64 = node.work.values().map(|rounds| u64::from(*rounds)).sum();
             let earns = node.stake >= ledger.seat_stake || rounds >= u64::from(ledger.seat_rounds);
-            let up_ms = (u64::from(std::mem::take(&mut node.beats)) * ledger.heartbeat_ms).min(ledger.epoch_ms);
+            let up_ms = std::mem::take(&mut node.up_ms).min(ledger.epoch_ms);
             if before.contains(&id) && up_ms > 0 && node.jailed_until.is_none() {
                 uptime.push((id, up_ms));
             }

@@ -122,3 +122,15 @@ fn binding_to_and_fro_is_no_way_to_fill_blocks_for_free() {
     ledger.block(vec![bind(&ledger, 0)]);
     assert_eq!(ledger.refusal(&first).code(), "BIND_TOO_SOON", "nor is sending an old binding again");
 }
+
+#[test]
+fn uptime_is_the_time_between_heartbeats_however_many_there_are() {
+    let mut ledger = Ledger::new(1, |_| {});
+    // Twice as many as needed, for a third of the epoch.
+    while ledger.state.age_ms() < 20_000 {
+        let beat = ledger.sign(&node_key(0), Body::Heartbeat { trains: false });
+        ledger.block_of_accepted(5_000, vec![beat]);
+    }
+    ledger.pass(40_000);
+    assert_eq!(ledger.free(0), Amount(3_333), "20 s at 0.0001 ALC a minute");
+}
