@@ -2,8 +2,9 @@
 //!
 //! - `RegisterNode` carries a proof-of-work stamp and binds the node to a wallet, which has signed its consent.
 //!   Registrations are bounded a block and in all.
-//! - `BindNode` binds it to another wallet that consents, once an epoch, unless the old one owes something, has stake or unbonding coins
-//!   behind the node, or the node takes part in the open round. A seat counts for the wallet it was given to alone.
+//! - `BindNode` binds it to another wallet that consents, once an epoch, unless the old one owes something, has stake or
+//!   unbonding coins behind the node, or the node takes part in the open round. A seat counts for the wallet it was
+//!   given to alone.
 //! - `Heartbeat` says that a node is alive and whether it trains; it is refused sooner than half of `heartbeat_ms`
 //!   after the last one, and unless it was made after it (so an old one can't be sent again).
 //! - A node that is silent for `lapse_ms` lapses: its entry goes, or, with stake behind it or as a founder's, stays
