@@ -134,3 +134,23 @@ fn uptime_is_the_time_between_heartbeats_however_many_there_are() {
     ledger.pass(40_000);
     assert_eq!(ledger.free(0), Amount(3_333), "20 s at 0.0001 ALC a minute");
 }
+
+#[test]
+fn a_newcomers_key_is_not_taken_by_a_strangers_account() {
+    let mut ledger = Ledger::new(1, |params| params.ledger.confirmations = 0);
+    ledger.fund(wallet(0), ALC(1));
+    let recovery = stranger(0);
+    let commitment = recovery_commitment(&ledger.state.network(), recovery.public());
+    ledger.block(vec![ledger.sign(&wallet_key(0), Body::SetRecovery { commitment })]);
+    // The newcomer's key is known from the consent to its node; its account is still empty.
+    ledger.block(vec![ledger.registration(&stranger(1), 7)]);
+    let body = recover_body(&ledger, wallet(0), 0, &wallet_key(7), Hash([1; 32]));
+    assert_eq!(ledger.sign(&recovery, body.clone()).verify(&ledger.state.network()), Ok(()));
+    let Body::Recover { account, count, key, next, .. } = body else { panic!() };
+    // Whatever else the newcomer has signed, it never agreed to this.
+    let Body::RegisterNode { consent, .. } = ledger.registration(&stranger(1), 7).unsigned.body else { panic!() };
+    for agreed in [consent.signature, agree_to_recovery(&ledger.state.network(), &account, 1, &wallet_key(7))] {
+        let stolen = ledger.sign(&recovery, Body::Recover { account, count, key, agreed, next });
+        assert!(stolen.verify(&ledger.state.network()).is_err());
+    }
+}
