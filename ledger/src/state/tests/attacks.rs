@@ -154,3 +154,27 @@ fn a_newcomers_key_is_not_taken_by_a_strangers_account() {
         assert!(stolen.verify(&ledger.state.network()).is_err());
     }
 }
+
+#[test]
+fn no_vote_puts_reports_confirmations_or_the_next_vote_out_of_reach() {
+    let ledger = Ledger::new(1, |_| {});
+    for changes in [
+        &["ledger.fee=1000000"][..],
+        &["ledger.poll_deposit=100000000"],
+        &["ledger.poll_delay_blocks=9000000000000000000"],
+        &["ledger.report_quota=0"],
+        &["ledger.report_bond=1000000"],
+        &["ledger.challenge_bond=1000000"],
+        &["ledger.challenge_ms=0"],
+        &["ledger.challenge_ms=9000000000000"],
+        &["ledger.bounty_ppm=1000000", "ledger.slash_ppm=1000000"],
+        &["ledger.attest_quota_ppm=0"],
+        &["round.min_train_ms=9000000000000000000", "round.max_train_ms=9000000000000000000"],
+        &["round.open_wait_ms=9000000000000000000"],
+        &["round.verify_ms=9000000000000000000"],
+    ] {
+        let changes: Vec<String> = changes.iter().map(|change| change.to_string()).collect();
+        let body = Body::Propose { changes: changes.clone(), why: String::new() };
+        assert_eq!(ledger.refusal(&ledger.sign(&wallet_key(0), body)).code(), "BAD_CHANGE", "{changes:?}");
+    }
+}
