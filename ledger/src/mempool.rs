@@ -203,8 +203,10 @@ impl Mempool {
             .map(|(_, entry)| entry.id)
             .collect();
         let mut dropped = stale;
+        // To begin a block may mean to begin an epoch, which walks over all nodes: once is enough.
+        let Ok(begun) = trial(state, now_ms) else { return };
         for places in self.signers.values() {
-            let Ok(mut trial) = trial(state, now_ms) else { return };
+            let mut trial = begun.clone();
             for entry in places.iter().filter_map(|place| self.ready.get(place)) {
                 if fits(&mut trial, &entry.transaction, state, now_ms).is_err() {
                     dropped.push(entry.id);

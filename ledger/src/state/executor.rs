@@ -26,6 +26,7 @@ pub struct BlockContext {
 }
 
 /// Makes the next state, transaction by transaction.
+#[derive(Clone)]
 pub struct Executor {
     pub(super) parent: State,
     pub(super) state: State,
