@@ -193,8 +193,6 @@ rejections! {
         WrongWork { steps: u32, tokens: u64 };
     "BAD_PAYLOAD_SIZE": "the payload may have 1 to {max} bytes",
         BadPayloadSize { max: u64 };
-    "DUPLICATE_PAYLOAD": "another node has committed to the same payload",
-        DuplicatePayload;
     "ALREADY_CONTRIBUTED": "the node has contributed to this round already",
         AlreadyContributed;
     "NOT_VALIDATOR": "only a validator as of the round's opening may send this",

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::consensus::{Ballot, Step};
+use ailo_protocol::contribution::Contribution;
 
 fn rivals(ledger: &Ledger, node: &Keypair, height: u64) -> Evidence {
     let sign = |block: u8| {
@@ -177,4 +178,13 @@ fn no_vote_puts_reports_confirmations_or_the_next_vote_out_of_reach() {
         let body = Body::Propose { changes: changes.clone(), why: String::new() };
         assert_eq!(ledger.refusal(&ledger.sign(&wallet_key(0), body)).code(), "BAD_CHANGE", "{changes:?}");
     }
+}
+
+#[test]
+fn who_copies_the_hash_of_a_waiting_contribution_does_not_keep_its_maker_out() {
+    let mut ledger = Ledger::new(4, |_| {});
+    ledger.open_round(0..4);
+    let copied = Contribution { payload: ledger.contribution(0).payload, ..ledger.contribution(1) };
+    ledger.block(vec![ledger.sign(&node_key(1), Body::Contribute(copied)), ledger.commit(0)]);
+    assert!(ledger.state.round().contributions.contains_key(node_key(0).public()));
 }
