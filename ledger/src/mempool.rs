@@ -10,7 +10,8 @@
 //! and registrations get no more than their quotas of a block, and what does not fit lets the next one pass.
 //!
 //! *Bounds.* Number and bytes for nodes' and wallets' transactions apart, so that neither can crowd out the other; and
-//! number for each signer. Nothing that was admitted is dropped for a newcomer.
+//! number for each signer. What is held for its nonce has a quarter of that for itself: nobody has tried it, it may never
+//! come to pay, and must not keep out what does. Nothing that was admitted is dropped for a newcomer.
 //!
 //! *Replacement.* A wallet's waiting transaction gives way to a newer one of the same nonce that was made at least
 //! [`REPLACE_AFTER_MS`] later.
@@ -103,7 +104,7 @@ pub struct Mempool {
     held: BTreeMap<(PublicKey, u64), Entry>,
     ids: BTreeMap<Hash, Where>,
     signers: BTreeMap<PublicKey, Vec<Place>>,
-    lanes: [Usage; 2],
+    lanes: [Usage; 3],
     arrivals: u64,
     /// The block after the head, begun and empty, to try transactions in.
     base: Option<Base>,
@@ -130,6 +131,7 @@ struct Place {
 enum Lane {
     Nodes,
     Wallets,
+    Held,
 }
 
 #[derive(Clone, Copy)]
@@ -160,8 +162,7 @@ impl Mempool {
         let (signer, nonce) = (transaction.unsigned.signer, transaction.unsigned.nonce);
         let bytes = transaction.encode().len();
         let lane = lane_of(&transaction);
-        let usage = self.lanes[lane as usize];
-        if usage.count >= MAX_COUNT || usage.bytes + bytes > MAX_BYTES {
+        if !self.has_room(lane, bytes) {
             return Err(AdmissionError::Full);
         }
         let held = self.held.range((signer, 0)..=(signer, u64::MAX)).count();
@@ -192,7 +193,10 @@ impl Mempool {
                 if free < needed {
                     return Err(Rejection::Insufficient { free, needed }.into());
                 }
-                self.count(&entry, lane, Where::Held(signer, nonce));
+                if !self.has_room(Lane::Held, bytes) {
+                    return Err(AdmissionError::Full);
+                }
+                self.count(&entry, Lane::Held, Where::Held(signer, nonce));
                 self.held.insert((signer, nonce), entry);
                 return Ok(id);
             }
@@ -206,8 +210,9 @@ impl Mempool {
         // What was held behind it may follow now.
         let mut next = nonce.saturating_add(1);
         while let Some(follower) = (lane == Lane::Wallets).then(|| self.held.remove(&(signer, next))).flatten() {
-            self.uncount(&follower, lane);
-            if fits(&mut trial, &follower.transaction, state, now_ms).is_err() {
+            self.uncount(&follower, Lane::Held);
+            let room = self.has_room(lane, follower.bytes);
+            if !room || fits(&mut trial, &follower.transaction, state, now_ms).is_err() {
                 break;
             }
             self.push(follower, lane);
@@ -242,13 +247,17 @@ impl Mempool {
             }
             fits(&mut trial, &entry.transaction, state, now_ms)?;
         }
+        let lane = if matches!(at, Where::Ready(_)) { Lane::Wallets } else { Lane::Held };
+        if !self.has_room(lane, entry.bytes) {
+            return Err(AdmissionError::Full);
+        }
         if let Some(old) = match at {
             Where::Ready(place) => self.ready.remove(&place),
             Where::Held(signer, nonce) => self.held.remove(&(signer, nonce)),
         } {
-            self.uncount(&old, Lane::Wallets);
+            self.uncount(&old, lane);
         }
-        self.count(&entry, Lane::Wallets, at);
+        self.count(&entry, lane, at);
         match at {
             Where::Ready(place) => drop(self.ready.insert(place, entry)),
             Where::Held(signer, nonce) => drop(self.held.insert((signer, nonce), entry)),
@@ -342,7 +351,7 @@ impl Mempool {
         for (place, entry) in &self.ready {
             let turn = match place.lane {
                 Lane::Nodes => 0,
-                Lane::Wallets => {
+                Lane::Wallets | Lane::Held => {
                     let turn = turns.entry(&entry.transaction.unsigned.signer).or_default();
                     *turn += 1;
                     *turn
@@ -411,7 +420,8 @@ impl Mempool {
     }
 
     fn remove(&mut self, id: &Hash) -> Option<Entry> {
-        let entry = match *self.ids.get(id)? {
+        let at = *self.ids.get(id)?;
+        let entry = match at {
             Where::Held(signer, nonce) => self.held.remove(&(signer, nonce)),
             Where::Ready(place) => {
                 let entry = self.ready.remove(&place);
@@ -425,8 +435,15 @@ impl Mempool {
                 entry
             }
         }?;
-        self.uncount(&entry, lane_of(&entry.transaction));
+        let lane = if let Where::Ready(place) = at { place.lane } else { Lane::Held };
+        self.uncount(&entry, lane);
         Some(entry)
+    }
+
+    fn has_room(&self, lane: Lane, bytes: usize) -> bool {
+        let share = if lane == Lane::Held { 4 } else { 1 };
+        let usage = &self.lanes[lane as usize];
+        usage.count < MAX_COUNT / share && usage.bytes + bytes <= MAX_BYTES / share
     }
 
     fn count(&mut self, entry: &Entry, lane: Lane, at: Where) {
@@ -467,7 +484,7 @@ fn fits(waiting: &mut Executor, transaction: &Transaction, state: &State, now_ms
         Err(Rejection::BlockFull | Rejection::AttestQuota | Rejection::RegistrationQuota) => {
             match lane_of(transaction) {
                 Lane::Nodes => trial(state, now_ms)?.apply(transaction),
-                Lane::Wallets => Ok(()),
+                Lane::Wallets | Lane::Held => Ok(()),
             }
         }
         result => result,
@@ -482,7 +499,7 @@ mod tests {
         Body,
         state::testing::{Ledger, node_key, register_body, wallet, wallet_key},
     };
-    use ailo_protocol::{Amount, Keypair, params::LedgerParams};
+    use ailo_protocol::{Address, Amount, Keypair, params::LedgerParams};
 
     fn ledger() -> Ledger {
         let mut ledger = Ledger::new(4, |_| {});
@@ -625,6 +642,24 @@ mod tests {
         assert_eq!(pool.add(stake(&ledger, &wallet_key(0), 1, 1), state, now), Err(AdmissionError::Full));
         pool.add(ledger.sign(&node_key(1), Body::Heartbeat { trains: true }), state, now).unwrap();
         assert!(pool.contains(&first.id()));
+    }
+
+    #[test]
+    fn what_is_held_for_its_nonce_does_not_keep_out_what_pays() {
+        let mut ledger = ledger();
+        let fee = ledger.state.params().ledger.fee;
+        let mut pool = Mempool::default();
+        let hoarders: Vec<Keypair> =
+            (0..200u8).map(|i| Keypair::from_seed([[i; 16], [0; 16]].concat().try_into().unwrap())).collect();
+        hoarders.iter().for_each(|key| ledger.fund(Address::from(key.public()), fee));
+        let (state, now) = (&ledger.state, ledger.state.time_ms());
+        // Nobody looks at their memos before their turn, which never comes.
+        let body = Body::Transfer { to: wallet(1), amount: Amount(1), memo: "x".repeat(60_000) };
+        let hoard = |key, nonce| Transaction::sign(&state.network(), key, nonce, now, body.clone());
+        let held = hoarders.iter().filter(|key| pool.add(hoard(key, 1), state, now).is_ok()).count();
+        assert_eq!(held, MAX_BYTES / 4 / hoard(&hoarders[0], 1).encode().len());
+        pool.add(stake(&ledger, &wallet_key(0), 0, 1), state, now).unwrap();
+        assert_eq!(pool.candidates(state).len(), 1);
     }
 
     #[test]

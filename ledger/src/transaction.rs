@@ -161,6 +161,8 @@ pub enum Body {
         count: u64,
         /// The account's key from now on.
         key: PublicKey,
+        /// That key's word that it is meant: see [`agree_to_recovery`].
+        agreed: Signature,
         /// The commitment to the next recovery key.
         next: Hash,
     },
@@ -305,6 +307,9 @@ impl Transaction {
                 consent.verify(network, signer, wallet)
             }
             Body::Evidence(evidence) => evidence.verify(network),
+            Body::Recover { account, count, key, agreed, .. } => {
+                key.verify(&signing_bytes(network, "recovered key", &(*account, *count)), agreed)
+            }
             _ => Ok(()),
         }
     }
@@ -353,6 +358,12 @@ impl Body {
             | Body::Recover { .. } => false,
         }
     }
+}
+
+/// The word of `key` that it is to sign for `account` after this many recoveries. Without it a stranger could make
+/// somebody's key, known from a consent, the key of another account, and what its own address earns would be stuck.
+pub fn agree_to_recovery(network: &Hash, account: &Address, count: u64, key: &Keypair) -> Signature {
+    key.sign(&signing_bytes(network, "recovered key", &(*account, count)))
 }
 
 /// What an account keeps of its recovery key until the key is used.

@@ -10,7 +10,7 @@ use crate::{
 };
 use ailo_ledger::{
     Body, Transaction,
-    transaction::{Consent, recovery_commitment},
+    transaction::{Consent, agree_to_recovery, recovery_commitment},
 };
 use ailo_protocol::{Address, Hash, Keypair, NodeId, canonical, keystore};
 
@@ -92,8 +92,13 @@ async fn recover(account: Address, args: &ClientArgs) -> Result<(), NodeError> {
     // The new key is on disk before the account depends on it.
     keystore::create(&path, keystore::Kind::Wallet, &key)?;
     let next_key: Keypair = keystore::key_from_phrase(&next)?;
-    let body =
-        Body::Recover { account, count, key: *key.public(), next: recovery_commitment(&network, next_key.public()) };
+    let body = Body::Recover {
+        account,
+        count,
+        key: *key.public(),
+        agreed: agree_to_recovery(&network, &account, count, &key),
+        next: recovery_commitment(&network, next_key.public()),
+    };
     let id: Hash = client.submit(&Transaction::sign(&network, &recovery, 0, now_ms(), body)).await?;
     crate::commands::follow(&client, &id, args, &format!("{account} has a new key, in {}", path.display())).await?;
     println!("\nThese 24 words restore the new key. Keep them off-line:\n\n{words}");

@@ -141,7 +141,7 @@ pub struct LedgerParams {
     pub poll_ms: u64,
     /// Coins that a proposal binds; they burn when fewer than the quorum vote.
     pub poll_deposit: Amount,
-    /// Share of all stake that must vote, in ppm.
+    /// Share of all stake, what unbonds counted in, that must vote; in ppm.
     pub poll_quorum_ppm: u64,
     /// Share of the votes cast that must approve, in ppm.
     pub poll_approval_ppm: u64,
@@ -180,6 +180,7 @@ pub struct LedgerParams {
 }
 
 const SECOND: u64 = 1_000;
+const WEEK: u64 = 7 * 24 * 3_600 * SECOND;
 
 impl LedgerParams {
     fn validate(&self) -> Result<(), ParamError> {
@@ -187,6 +188,19 @@ impl LedgerParams {
             self.fee_burn_ppm.saturating_add(self.fee_proposer_ppm) <= PPM,
             "fee_burn_ppm",
             "burn and proposer shares are at most 1 000 000 ppm together",
+        )?;
+        // A vote costs the fee and a proposal its deposit: higher ones could not be voted down again.
+        check(self.fee <= Amount::alc(10), "fee", "at most 10 ALC")?;
+        check(self.poll_deposit <= Amount::alc(10_000), "poll_deposit", "at most 10 000 ALC")?;
+        check(self.poll_delay_blocks <= 1_000_000, "poll_delay_blocks", "at most 1 000 000")?;
+        // Reports and challenges are everybody's protection: no number may put them out of reach.
+        check(self.report_bond <= Amount::alc(100), "report_bond", "at most 100 ALC")?;
+        check(self.report_quota > 0, "report_quota", "positive")?;
+        check(self.challenge_bond <= Amount::alc(1_000), "challenge_bond", "at most 1000 ALC")?;
+        check(
+            (SECOND..=self.unbonding_ms).contains(&self.challenge_ms),
+            "challenge_ms",
+            "1 000 to unbonding_ms (later no stake would be left to slash)",
         )?;
         check(self.confirmations <= 10, "confirmations", "at most ten confirmations are tracked")?;
         check(self.memo_bytes <= 1024, "memo_bytes", "at most 1024")?;
@@ -205,10 +219,10 @@ impl LedgerParams {
         let shares = [
             (self.slash_ppm, "slash_ppm"),
             (self.fraud_slash_ppm, "fraud_slash_ppm"),
-            (self.bounty_ppm, "bounty_ppm"),
             (self.poll_quorum_ppm, "poll_quorum_ppm"),
         ];
         shares.into_iter().try_for_each(|(share, name)| check(share <= PPM, name, "at most 1 000 000"))?;
+        check(self.bounty_ppm <= PPM / 2, "bounty_ppm", "at most 500 000 (a slash must hurt who shows its own fraud)")?;
         check((PPM / 2..=PPM).contains(&self.poll_approval_ppm), "poll_approval_ppm", "500 000 to 1 000 000")?;
         check((1..=100).contains(&self.challenge_rounds), "challenge_rounds", "1 to 100")?;
         check((1..=64).contains(&self.max_challenges), "max_challenges", "1 to 64")?;
@@ -250,6 +264,11 @@ impl LedgerParams {
             "64 KiB to 768 KiB (a proposal travels in one gossip message)",
         )?;
         check(self.attest_quota_ppm <= PPM, "attest_quota_ppm", "at most 1 000 000")?;
+        check(
+            u64::from(self.block_bytes) * self.attest_quota_ppm / PPM >= 1 << 10,
+            "attest_quota_ppm",
+            "at least 1 KiB of a block, or nothing would ever be confirmed",
+        )?;
         check((100..=60 * SECOND).contains(&self.idle_block_ms), "idle_block_ms", "100 to 60 000")?;
         check(self.max_gap_ms >= self.idle_block_ms, "max_gap_ms", "at least idle_block_ms")
     }
@@ -319,6 +338,9 @@ impl RoundParams {
             "1 to max_participants",
         )?;
         check((1..=1024).contains(&self.max_participants), "max_participants", "1 to 1024")?;
+        // An open round keeps its deadline whatever is voted later, so none may be for ever.
+        let waits = [self.open_wait_ms, self.max_train_ms, self.verify_ms, self.vote_ms];
+        check(waits.into_iter().all(|ms| ms <= WEEK), "max_train_ms", "the phases of a round last a week at most")?;
         check(
             self.min_train_ms > 0 && self.min_train_ms <= self.max_train_ms,
             "min_train_ms",

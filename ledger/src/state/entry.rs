@@ -185,6 +185,8 @@ pub struct Node {
     pub founder: bool,
     /// Age of registration.
     pub registered_age: u64,
+    /// Age when it was last bound to another wallet.
+    pub bound_age: Option<u64>,
     /// Age of registration or of the last heartbeat, whichever is later.
     pub seen_age: u64,
     /// Time that the last heartbeat was made, so that it can't be sent again; 0 before the first.
@@ -197,8 +199,8 @@ pub struct Node {
     pub lapsed: bool,
     /// Stake behind it, of its wallet.
     pub stake: Amount,
-    /// Heartbeats in the running epoch.
-    pub beats: u32,
+    /// Time that its heartbeats cover in the running epoch.
+    pub up_ms: u64,
     /// Reports made in the epoch that is named.
     pub reports: (u64, u32),
     /// Slashed: without rights until its wallet unjails it, not before this age.
@@ -220,13 +222,14 @@ impl Node {
             wallet,
             founder,
             registered_age: age,
+            bound_age: None,
             seen_age: age,
             heartbeat_time_ms: 0,
             trains: false,
             missed: false,
             lapsed: false,
             stake: Amount::ZERO,
-            beats: 0,
+            up_ms: 0,
             reports: (0, 0),
             jailed_until: None,
             slashed_height: 0,

@@ -3,7 +3,8 @@
 //! - *Evidence* is two signatures of one node that exclude each other: rival votes or proposals, or two attestations of
 //!   one block that except different transfers. Signatures alone decide, so it slashes at once: `slash_ppm` of the stake
 //!   behind the node and of what unbonds from behind it. It is admitted for `evidence_ms`; one slash covers whatever the
-//!   node signed up to then.
+//!   node signed up to then. About a jailed node it must take a fee's worth: evidence is free, and a key without stake
+//!   could go on for ever.
 //! - A *challenge* calls an accepted contribution of the last `challenge_rounds` rounds forged. Its bond is
 //!   `challenge_bond`; the validators of that moment replay the work and vote until `challenge_ms` are over. More than
 //!   2/3 of the power slashes `fraud_slash_ppm`; otherwise the bond burns.
@@ -55,7 +56,19 @@ impl State {
         if height <= node.slashed_height {
             return Err(Rejection::SlashedAlready { height: node.slashed_height });
         }
+        let ledger = &self.params().ledger;
+        if node.jailed_until.is_some() && self.slashable(&evidence.node(), node, ledger.slash_ppm) < ledger.fee {
+            return Err(Rejection::NothingLeft);
+        }
         Ok(node)
+    }
+
+    /// What a slash of `ppm` takes of the stake behind a node and of what unbonds from behind it.
+    fn slashable(&self, id: &NodeId, node: &Node, ppm: u64) -> Amount {
+        let behind = |key: &Key| matches!(key, Key::Unbonding(_, _, behind) if behind == id);
+        let unbonding = self.unbonding(&node.wallet).into_iter().filter(|(key, _)| behind(key));
+        let held = unbonding.map(|(_, held)| held).chain([node.stake]);
+        Amount(held.map(|held| held.share(ppm).unwrap_or_default().0).sum())
     }
 }
 

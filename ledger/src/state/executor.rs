@@ -306,7 +306,7 @@ impl Executor {
             Body::ModelVote { round, root, loss } => self.model_vote(signer, *round, *root, *loss),
             Body::Evidence(evidence) => self.evidence(signer, evidence),
             Body::Judge { round, node, forged } => self.judge(signer, *round, *node, *forged),
-            Body::Recover { account, count, key, next } => self.recover(signer, *account, *count, *key, *next),
+            Body::Recover { account, count, key, next, .. } => self.recover(signer, *account, *count, *key, *next),
             _ => unreachable!("Body::is_wallets names all the others"),
         }
     }

@@ -2,8 +2,9 @@
 //!
 //! - `RegisterNode` carries a proof-of-work stamp and binds the node to a wallet, which has signed its consent.
 //!   Registrations are bounded a block and in all.
-//! - `BindNode` binds it to another wallet that consents, unless the old one owes something, has stake or unbonding coins
-//!   behind the node, or the node takes part in the open round. A seat counts for the wallet it was given to alone.
+//! - `BindNode` binds it to another wallet that consents, once an epoch, unless the old one owes something, has stake or
+//!   unbonding coins behind the node, or the node takes part in the open round. A seat counts for the wallet it was
+//!   given to alone.
 //! - `Heartbeat` says that a node is alive and whether it trains; it is refused sooner than half of `heartbeat_ms`
 //!   after the last one, and unless it was made after it (so an old one can't be sent again).
 //! - A node that is silent for `lapse_ms` lapses: its entry goes, or, with stake behind it or as a founder's, stays
@@ -13,8 +14,8 @@
 //!   the epoch in which it began to qualify, the longest waiting first, then by lot, at most `max(seat_growth_min,
 //!   seats / seat_growth_divisor)` new ones an epoch. It goes with the first epoch in which the node does not qualify.
 //!   Founders need neither until `founder_seat_epochs`. Jailed nodes have no seat.
-//! - At the end of each epoch its seats are paid for the time that their heartbeats show: `uptime_pay` a minute, within
-//!   `uptime_cap` for all together.
+//! - At the end of each epoch its seats are paid for the time that their heartbeats cover, each at most `heartbeat_ms`
+//!   back to the one before: `uptime_pay` a minute, within `uptime_cap` for all together.
 
 use super::{Event, Executor, Key, Node, Rejection, RewardKind, Seat, Seats, entry::EpochStart};
 use crate::transaction::{Consent, stamp_hash};
@@ -55,13 +56,17 @@ impl Executor {
         if self.state.account(&node.wallet).owes > Amount::ZERO {
             return Err(Rejection::InDebt);
         }
+        let age = self.state.age_ms();
+        let ready = node.bound_age.map_or(0, |bound| bound.saturating_add(self.state.params().ledger.epoch_ms));
+        if age < ready {
+            return Err(Rejection::BindTooSoon { wait_ms: ready - age });
+        }
         let judged = self.state.challenges().any(|(_, accused, _)| accused == id);
         let tied = node.stake > Amount::ZERO || self.state.unbonds_from(&node.wallet, &id) || judged;
         if tied || node.jailed_until.is_some() || self.state.round().participants.contains(&id) {
             return Err(Rejection::NodeTied);
         }
-        node.wallet = wallet;
-        node.qualified = None;
+        (node.wallet, node.bound_age, node.qualified) = (wallet, Some(age), None);
         self.set(Key::Node(id), node);
         self.events.push(Event::NodeBound { node: id, wallet });
         Ok(())
@@ -85,9 +90,10 @@ impl Executor {
         if time_ms <= node.heartbeat_time_ms {
             return Err(Rejection::StaleHeartbeat);
         }
+        let covered = (age - node.seen_age).min(self.state.params().ledger.heartbeat_ms);
+        node.up_ms = node.up_ms.saturating_add(covered);
         (node.seen_age, node.heartbeat_time_ms, node.trains) = (age, time_ms, trains);
         (node.missed, node.lapsed) = (false, false);
-        node.beats = node.beats.saturating_add(1);
         self.set(Key::Node(id), node);
         Ok(())
     }
@@ -129,7 +135,7 @@ impl Executor {
             node.work = node.work.split_off(&epoch.saturating_sub(ledger.seat_window_epochs));
             let rounds: u64 = node.work.values().map(|rounds| u64::from(*rounds)).sum();
             let earns = node.stake >= ledger.seat_stake || rounds >= u64::from(ledger.seat_rounds);
-            let up_ms = (u64::from(std::mem::take(&mut node.beats)) * ledger.heartbeat_ms).min(ledger.epoch_ms);
+            let up_ms = std::mem::take(&mut node.up_ms).min(ledger.epoch_ms);
             if before.contains(&id) && up_ms > 0 && node.jailed_until.is_none() {
                 uptime.push((id, up_ms));
             }
@@ -143,7 +149,7 @@ impl Executor {
             let founder = node.founder && !barred && epoch < ledger.founder_seat_epochs;
             match node.qualified {
                 _ if founder => seats.push(seat),
-                Some(_) if before.contains(&id) => seats.push(seat),
+                Some(_) if before.wallet(&id) == Some(seat.wallet) => seats.push(seat),
                 Some(since) if since.saturating_add(ledger.seat_delay_epochs) <= epoch => {
                     waiting.push((since, Hash::of_parts(Domain::Lot, &[&seed.0, &id.0]), seat));
                 }

@@ -4,9 +4,9 @@
 //!   must make sound parameters together with those in force.
 //! - For `poll_ms` any wallet with stake votes, with all of it as it stands at that moment; a later vote replaces an
 //!   earlier one. Stake unbonds for longer than a poll lasts, so no coin votes twice.
-//! - Then, with `poll_quorum_ppm` of all stake voting and `poll_approval_ppm` of the votes for it, the changes come into
-//!   force `poll_delay_blocks` later, at the start of that block. Without the quorum the deposit burns; otherwise it
-//!   goes back, whatever the outcome.
+//! - Then, with `poll_quorum_ppm` of all stake voting (what unbonds counted in) and `poll_approval_ppm` of the votes for
+//!   it, the changes come into force `poll_delay_blocks` later, at the start of that block. Without the quorum the
+//!   deposit burns; otherwise it goes back, whatever the outcome.
 //! - What decides who may take part, how many confirm, and what 51 % means is for no vote.
 
 use super::{
@@ -145,8 +145,10 @@ impl Executor {
         let over: Vec<(u64, Poll)> = over.map(|(number, poll)| (number, poll.clone())).collect();
         for (number, mut poll) in over {
             let ledger = &self.state.params().ledger;
-            let (cast, all) =
-                (u128::from(poll.yes.0) + u128::from(poll.no.0), u128::from(self.state.supply().staked.0));
+            let supply = self.state.supply();
+            // Whatever voted is staked or unbonds still: a quorum can't be made by leaving after the vote.
+            let all = u128::from(supply.staked.0) + u128::from(supply.unbonding.0);
+            let cast = u128::from(poll.yes.0) + u128::from(poll.no.0);
             let of = |part: u128, ppm: u64| part * u128::from(ppm);
             let quorum = cast > 0 && cast * u128::from(PPM) >= of(all, ledger.poll_quorum_ppm);
             let approved = quorum && u128::from(poll.yes.0) * u128::from(PPM) >= of(cast, ledger.poll_approval_ppm);

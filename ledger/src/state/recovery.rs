@@ -2,7 +2,7 @@
 //!
 //! - An account names a recovery key once (`SetRecovery`: a commitment, so that the key stays unknown until used).
 //!   `Recover`, signed by that key, gives the account another signing key and the commitment to the next recovery key;
-//!   each works once. A thief of the signing key can't replace the recovery key.
+//!   each works once. A thief of the signing key can't replace the recovery key. The new key has signed that it agrees.
 //! - `Recover` has no nonce of the account's, which a thief could run away with, but the number of recoveries so far. It
 //!   costs the fee, or what there is, and comes once an epoch.
 //! - The address stays. The old key signs for nothing any more; the new one signs for the account, and its own address

@@ -79,7 +79,7 @@ rejections! {
         NotTheSender;
     "DISPUTE_CLOSED": "the transfer can't be disputed any more: it is confirmed, or its time is over",
         DisputeClosed;
-    "REPORTS_CLOSED": "the transfer can't be reported any more: its time is over",
+    "REPORTS_CLOSED": "reports of the transfer are closed: its time is over",
         ReportsClosed;
     "PARTY_TO_TRANSFER": "sender and recipient have no say in the reports of their transfer",
         PartyToTransfer;
@@ -117,6 +117,8 @@ rejections! {
         NoConsent;
     "IN_DEBT": "the node's wallet owes for a reversed transfer: its nodes stay with it until that is paid",
         InDebt;
+    "BIND_TOO_SOON": "the node was bound to another wallet in this epoch already: wait {wait_ms} ms",
+        BindTooSoon { wait_ms: u64 };
     "NODE_TIED": "the node has stake or unbonding coins behind it, is jailed or accused, or takes part in the open round: it stays with its wallet until that is over",
         NodeTied;
     "JAILED": "the node is jailed until ledger age {until_age} at least, and until its wallet unjails it",
@@ -151,6 +153,8 @@ rejections! {
         EvidenceFromFuture;
     "SLASHED_ALREADY": "the node was slashed at height {height}, which covers all that it signed before",
         SlashedAlready { height: u64 };
+    "NOTHING_LEFT": "the node is jailed already, and a slash would take less than the fee",
+        NothingLeft;
     "ROUND_NOT_KEPT": "round {round} is not one of those that can be challenged",
         RoundNotKept { round: u64 };
     "NOT_ACCEPTED": "the node has no accepted contribution in that round",
@@ -189,8 +193,6 @@ rejections! {
         WrongWork { steps: u32, tokens: u64 };
     "BAD_PAYLOAD_SIZE": "the payload may have 1 to {max} bytes",
         BadPayloadSize { max: u64 };
-    "DUPLICATE_PAYLOAD": "another node has committed to the same payload",
-        DuplicatePayload;
     "ALREADY_CONTRIBUTED": "the node has contributed to this round already",
         AlreadyContributed;
     "NOT_VALIDATOR": "only a validator as of the round's opening may send this",

@@ -22,13 +22,7 @@ impl Executor {
         let mut transfer = self.state.transfer(id).ok_or(Rejection::NoSuchTransfer)?.clone();
         let ledger = &self.state.params().ledger;
         let (bond, quota, percent) = (ledger.report_bond, ledger.report_quota, ledger.report_percent);
-        let open_ms = match transfer.status {
-            TransferStatus::Pending => ledger.pending_ms,
-            TransferStatus::Confirmed => ledger.final_ms,
-        };
-        if self.state.age_ms() >= transfer.age.saturating_add(open_ms) {
-            return Err(Rejection::ReportsClosed);
-        }
+        self.reports_are_open(&transfer)?;
         let mut reporter = self.state.node(&node).ok_or(Rejection::UnknownNode)?.clone();
         if reporter.wallet != wallet {
             return Err(Rejection::NotYourNode);
@@ -77,6 +71,7 @@ impl Executor {
         let report = self.state.get::<Report>(&key).filter(|report| report.wallet == wallet).cloned();
         let report = report.ok_or(Rejection::NoSuchReport)?;
         let mut transfer = self.state.transfer(id).ok_or(Rejection::NoSuchTransfer)?.clone();
+        self.reports_are_open(&transfer)?;
         let fee = self.state.params().ledger.fee;
         self.charge(wallet, nonce, Amount::ZERO, fee)?;
         self.settle_fee(Pool::Free, fee, self.context.proposer, &[]);
@@ -87,6 +82,19 @@ impl Executor {
         self.events.push(Event::ReportWithdrawn { id: *id, node, wallet });
         self.set(Key::Transfer(*id), transfer);
         Ok(())
+    }
+
+    /// Whether the transfer's time is not over, whether the sweep has come to it or not.
+    fn reports_are_open(&self, transfer: &Transfer) -> Result<(), Rejection> {
+        let ledger = &self.state.params().ledger;
+        let open_ms = match transfer.status {
+            TransferStatus::Pending => ledger.pending_ms,
+            TransferStatus::Confirmed => ledger.final_ms,
+        };
+        match self.state.age_ms() < transfer.age.saturating_add(open_ms) {
+            true => Ok(()),
+            false => Err(Rejection::ReportsClosed),
+        }
     }
 
     /// The wallet that `node`'s seat worked for when the transfer was included, and the number of all seats then.
@@ -105,25 +113,24 @@ impl Executor {
         let pending = transfer.status == TransferStatus::Pending;
         self.events.push(Event::TransferDisputed { id, from, to, reports: transfer.reports });
         self.return_reports(&id);
-        let seized = match pending {
-            true => {
-                self.give_back(id, transfer);
-                amount
-            }
+        let (mut returned, mut owed) = (amount, Amount::ZERO);
+        match pending {
+            true => self.give_back(id, transfer),
             false => {
-                let seized = self.seize(to, amount);
-                self.credit(from, seized);
+                returned = self.seize(to, amount);
+                // The debt comes first: what the sender gets may be owed to the recipient, who would be free to spend it.
+                let most = Amount(u64::MAX - self.state.account(&to).owes.0);
+                owed = Amount(amount.0 - returned.0).min(most);
+                if owed > Amount::ZERO {
+                    self.set(Key::Iou(to, self.context.height, id), Iou { creditor: from, amount: owed });
+                    self.account(to, |account| add(&mut account.owes, owed));
+                }
+                self.credit(from, returned);
                 self.remove(Key::Transfer(id));
-                seized
             }
-        };
-        self.leave_block(height, &BTreeSet::from([id]), pending);
-        let owed = Amount(amount.0 - seized.0);
-        if owed > Amount::ZERO {
-            self.set(Key::Iou(to, self.context.height, id), Iou { creditor: from, amount: owed });
-            self.account(to, |account| add(&mut account.owes, owed));
         }
-        self.events.push(Event::TransferReversed { id, from, to, amount, returned: seized, owed });
+        self.leave_block(height, &BTreeSet::from([id]), pending);
+        self.events.push(Event::TransferReversed { id, from, to, amount, returned, owed });
     }
 
     /// Takes the reports off a transfer; gives what they bind, with their wallets.

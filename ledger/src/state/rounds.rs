@@ -3,8 +3,10 @@
 //! - *Gather*: eligible are nodes seen within `alive_ms` whose last heartbeat says that they train, and that missed no
 //!   commit since. The round opens with `target_participants` of them, or after `open_wait_ms` with at least one,
 //!   unless `rounds` rounds have closed. The lot says who takes part when there are too many, and gives the slots.
-//! - *Train*: one `Contribute` a participant. Ends when all have committed or at the deadline. Who missed it is not
-//!   eligible until its next heartbeat. A round that aborts here doubles the time of the next.
+//! - *Train*: one `Contribute` a participant. Two may name one payload: it names its maker itself, so the copy is found
+//!   invalid, and who copies a hash from a waiting transaction does not keep its maker out. Ends when all have committed
+//!   or at the deadline. Who missed it is not eligible until its next heartbeat. A round that aborts here doubles the
+//!   time of the next.
 //! - *Verify*: one `Verdict` a validator. Ends when nothing can change the accepted set and the committee has spoken,
 //!   or at the deadline.
 //! - *Vote*: one `ModelVote` a validator. More than 2/3 of the power on one root closes the round: the model's root is
@@ -79,9 +81,6 @@ impl Executor {
         }
         if round.contributions.contains_key(&node) {
             return Err(Rejection::AlreadyContributed);
-        }
-        if round.contributions.values().any(|other| other.contribution.payload == contribution.payload) {
-            return Err(Rejection::DuplicatePayload);
         }
         let after_ms = self.state.age_ms() - round.opened_age;
         let commit = Commit { contribution: contribution.clone(), after_ms, valid: 0, invalid: 0, losses: Vec::new() };

@@ -60,12 +60,22 @@ impl State {
         self.unbonding(wallet).iter().any(|(key, _)| matches!(key, Key::Unbonding(_, _, from) if from == node))
     }
 
+    /// Who may become a validator by its stake, the largest first.
+    fn candidates(&self) -> impl Iterator<Item = (NodeId, Amount)> {
+        let staked = self.index.staked.iter().map(|(Reverse(stake), node)| (*node, *stake));
+        let free = |node: &NodeId| self.node(node).is_some_and(|node| !node.lapsed && node.jailed_until.is_none());
+        staked.filter(move |(node, _)| free(node)).take(MAX_VALIDATORS)
+    }
+
+    /// Whether the stakes make at least `min` validators; looks no further than it must, since every unstake asks.
+    fn makes_validators(&self, min: usize) -> bool {
+        let mut stakes = self.candidates().enumerate().skip(min.saturating_sub(1));
+        stakes.any(|(before, (_, stake))| stake >= self.tier(before + 1))
+    }
+
     /// The validators that the stakes make, and their stake in all.
     fn staked_validators(&self) -> (ValidatorSet, u128) {
-        let candidates = self.index.staked.iter().map(|(Reverse(stake), node)| (*node, *stake));
-        let free = |node: &NodeId| self.node(node).is_some_and(|node| !node.lapsed && node.jailed_until.is_none());
-        let candidates = candidates.filter(|(node, _)| free(node));
-        let candidates: Vec<(NodeId, Amount)> = candidates.take(MAX_VALIDATORS).collect();
+        let candidates: Vec<(NodeId, Amount)> = self.candidates().collect();
         let meets = |k: &usize| candidates[*k - 1].1 >= self.tier(*k);
         let k = (1..=candidates.len()).rev().find(meets).unwrap_or(0);
         let total = candidates[..k].iter().map(|(_, stake)| u128::from(stake.0)).sum();
@@ -116,16 +126,17 @@ impl Executor {
         if unbonding == Amount::ZERO && self.state.unbonding(&wallet).len() >= max as usize {
             return Err(Rejection::TooManyUnstakes { max });
         }
-        let validators_before = self.state.staked_validators().0.0.len();
+        let before = self.state.clone();
         self.charge(wallet, nonce, Amount::ZERO, fee)?;
         add(&mut unbonding, amount);
         self.account(wallet, |account| add(&mut account.unbonding, amount));
         self.set(key, Unbonding(unbonding));
         self.take_stake(id, amount, Pool::Unbonding);
-        let validators = self.state.staked_validators().0.0.len();
-        let its_doing = validators < validators_before || self.state.validators().power(&id) > 0;
-        if self.state.founders_are_latched_out() && validators < min as usize && its_doing {
-            return Err(Rejection::TooFewValidators { min });
+        if self.state.founders_are_latched_out() && !self.state.makes_validators(min as usize) {
+            let fewer = self.state.staked_validators().0.0.len() < before.staked_validators().0.0.len();
+            if fewer || self.state.validators().power(&id) > 0 {
+                return Err(Rejection::TooFewValidators { min });
+            }
         }
         self.events.push(Event::Unstaked { wallet, node: id, amount, due_age });
         self.settle_fee(Pool::Free, fee, self.context.proposer, &[]);

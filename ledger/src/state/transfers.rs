@@ -148,8 +148,8 @@ impl Executor {
         }
         let transfer = transfer.clone();
         self.charge(wallet, nonce, Amount::ZERO, Amount::ZERO)?;
-        self.leave_block(transfer.height, &BTreeSet::from([*id]), true);
         self.refund(*id, &transfer);
+        self.leave_block(transfer.height, &BTreeSet::from([*id]), true);
         Ok(())
     }
 

@@ -136,7 +136,7 @@ impl Duties {
 
     async fn beat(&mut self, head: &Head) {
         let Some(node) = head.state.node(self.key.public()) else { return };
-        let params = &self.genesis.params.ledger;
+        let params = &head.state.params().ledger;
         let age = head.state.age_ms().saturating_sub(node.seen_age);
         // A node that the ledger believes absent says at once that it is not.
         let due = age >= params.heartbeat_ms

@@ -128,13 +128,13 @@ fn a_known_history_has_a_known_root() {
     let mut ledger = funded();
     assert_eq!(
         State::genesis(&ledger.genesis).root().to_string(),
-        "9078d183183efe54369f0b12d94f9eec691e31eb97a9fc80807dfe8dcac038c8"
+        "47b8c37ce3b6a8d68bfe6d43c7369af565efc2453677ba4b217304ed8605736f"
     );
     ledger.open_round(0..5);
     ledger.block(vec![ledger.transfer(0, 1, ALC(1)), ledger.commit(1)]);
     ledger.block(vec![ledger.stake(0, ALC(20)), ledger.attest(3, ledger.state.height())]);
     ledger.pass(120_000);
-    assert_eq!(ledger.state.root().to_string(), "efe7e0be43d91be3ccf14dafef252267bdc0454356f43828f1af39f95e3c9f74");
+    assert_eq!(ledger.state.root().to_string(), "2a2763ebf931cc093b620844a203ada677b70c70acff4236f9093ca829058649");
 }
 
 #[test]

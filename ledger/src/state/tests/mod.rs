@@ -1,6 +1,7 @@
 //! The rules, one claim a test.
 #![allow(clippy::unwrap_used)]
 
+mod attacks;
 mod blocks;
 mod evidence;
 mod nodes;
@@ -16,7 +17,7 @@ use super::testing::*;
 use super::*;
 use crate::{
     Body, Transaction,
-    transaction::{Consent, Evidence, SignedAttest, recovery_commitment},
+    transaction::{Consent, Evidence, SignedAttest, agree_to_recovery, recovery_commitment},
 };
 use ailo_protocol::Keypair;
 
@@ -59,6 +60,12 @@ impl Ledger {
 /// A key that belongs to no founder.
 fn stranger(i: u8) -> Keypair {
     Keypair::from_seed([200 + i; 32])
+}
+
+/// What gives `account` the key `to` for the time after `count` recoveries.
+fn recover_body(ledger: &Ledger, account: Address, count: u64, to: &Keypair, next: Hash) -> Body {
+    let agreed = agree_to_recovery(&ledger.state.network(), &account, count, to);
+    Body::Recover { account, count, key: *to.public(), agreed, next }
 }
 
 /// What binds `node` to the wallet of the founder `i`.

@@ -97,7 +97,7 @@ impl Chaos {
                 let account = wallet(i);
                 let count = state.account(&account).recoveries;
                 let next = recovery_commitment(&state.network(), next.public());
-                return (signer, Body::Recover { account, count, key: *self.account_key(i).public(), next });
+                return (signer, recover_body(ledger, account, count, &self.account_key(i), next));
             }
             11 if self.one_in(2) => {
                 Body::Propose { changes: vec![format!("ledger.fee=0.0{}", 1 + self.below(3))], why: String::new() }

@@ -22,7 +22,7 @@ fn recover(ledger: &Ledger, by: &Keypair, to: &Keypair, next: &Keypair) -> Trans
     let account = wallet(0);
     let count = ledger.state.account(&account).recoveries;
     let next = commitment(ledger, next);
-    ledger.sign(by, Body::Recover { account, count, key: *to.public(), next })
+    ledger.sign(by, recover_body(ledger, account, count, to, next))
 }
 
 fn send(ledger: &Ledger, by: &Keypair) -> Transaction {
@@ -77,8 +77,7 @@ fn each_recovery_key_works_once() {
     ledger.pass(60_000);
     ledger.block(vec![recover(&ledger, &key(2), &key(7), &key(0))]);
     ledger.pass(60_000);
-    let Body::Recover { account, key: to, next, .. } = first.unsigned.body else { panic!() };
-    let again = ledger.sign(&key(0), Body::Recover { account, count: 0, key: to, next });
+    let again = ledger.sign(&key(0), first.unsigned.body);
     assert_eq!(ledger.refusal(&again), Rejection::BadNonce { expected: 3, got: 0 });
 }
 
@@ -101,8 +100,7 @@ fn an_empty_account_is_recovered_for_what_it_has() {
     ledger.block(vec![ledger.sign(&wallet_key(2), body)]);
     assert!(ledger.free(2) < Amount(1_000_000));
     let next = commitment(&ledger, &key(1));
-    let body = Body::Recover { account: wallet(2), count: 0, key: *key(5).public(), next };
-    ledger.block(vec![ledger.sign(&key(0), body)]);
+    ledger.block(vec![ledger.sign(&key(0), recover_body(&ledger, wallet(2), 0, &key(5), next))]);
     assert_eq!(ledger.state.account(&wallet(2)).key, Some(*key(5).public()));
 }
 
