@@ -56,9 +56,10 @@ pub fn genesis(validators: usize, followers: usize) -> Genesis {
     (ledger.epoch_ms, ledger.stamp_bits, ledger.unbonding_ms) = (20_000, 4, 20_000);
     (ledger.dispute_ms, ledger.evidence_ms, ledger.trust_ms, ledger.poll_ms) = (15_000, 20_000, 15_000, 10_000);
     (ledger.jail_ms, ledger.challenge_ms, ledger.poll_delay_blocks) = (10_000, 10_000, 3);
-    // Founders hand over when all have staked; then those that break the rules may be jailed without being needed.
+    // Founders hand over when all have staked, or all but a little that was slashed; then those that break the rules may be
+    // jailed, and nobody needs them.
     ledger.handover_validators = (validators - super::tolerated(validators)).max(1) as u32;
-    ledger.handover_stake = Amount(validators as u64 * STAKE.0);
+    ledger.handover_stake = Amount(validators as u64 * STAKE.0 - STAKE.0 / 2);
     (ledger.heartbeat_ms, ledger.alive_ms) = (10_000, 30_000);
     let round = &mut params.round;
     (round.target_participants, round.open_wait_ms) = (validators as u32, 2_000);

@@ -205,7 +205,7 @@ fn an_equivocating_validator_stops_nobody_and_is_reported_and_slashed() {
 
 #[test]
 fn an_equivocator_with_stake_loses_a_part_of_it_and_its_place_among_the_validators() {
-    for seed in seeds(2) {
+    for seed in 1..=2 {
         world(seed, 4, 0, &[(3, Conduct::Rivals)], |world| {
             world.staking = true;
             world.start_all()?;
@@ -227,25 +227,24 @@ fn an_equivocator_with_stake_loses_a_part_of_it_and_its_place_among_the_validato
 }
 
 #[test]
-fn a_member_that_goes_down_owes_no_slash_and_one_that_is_cut_off_owes_it_once_it_is_heard() {
+fn a_slash_is_owed_to_a_member_that_is_up_and_heard_and_to_no_other() {
     world(5, 4, 0, &[(3, Conduct::Withholds)], |world| {
         world.script = Some(Vec::new());
         world.start_all()?;
         world.run_to(&all(world), 3, HOUR)?;
         let node = world.members[3].id();
-        // Nobody can prove what did not happen: the accusations are but claimed, so they stand open.
-        let (height, later) = (world.height(), world.height() + 15);
-        world.denounce(0, height, node)?;
-        world.run_to(&[0, 1, 2], later, HOUR)?;
-        world.end(0, End::Kill, 1000);
-        world.run_to(&[0, 1, 2], later + 15, HOUR)?;
-        world.network.parts = vec![1, 0, 0, 0];
+        // It signed no rivals, so the ledger will not slash: what is claimed of it stands open.
         let height = world.height();
+        world.denounce(0, height, node)?;
+        world.run_to(&[0, 1, 2], height + 15, HOUR)?;
+        world.end(0, End::Kill, 1000);
+        world.run_to(&[0, 1, 2], height + 40, HOUR)?;
+        let height = world.height();
+        world.network.parts = vec![1, 0, 0, 0];
         world.denounce(0, height, node)?;
         world.members[3].conduct = Conduct::Honest; // so that three of four go on
         world.run_to(&[1, 2, 3], height + 25, HOUR)?;
         world.network.parts.fill(0);
-        world.accusations.clear();
         world.members[3].conduct = Conduct::Withholds;
         let height = world.height();
         world.denounce(1, height, node)?;
@@ -356,7 +355,7 @@ fn with_a_third_less_one_that_break_the_rules_all_claims_hold_and_who_equivocate
         let summary = sweep_of(100, count, validators, Some(byzantine));
         assert_all_hold(&summary, &format!("--validators {validators} --byzantine {byzantine}"));
         assert!(summary.reported_seeds > 0);
-        for what in ["slashes", "unjailed", "reports", "reversed", "final", "refunded"] {
+        for what in ["slashes", "unjailed", "reports", "reversed", "final"] {
             assert!(summary.happened.get(what).is_some_and(|count| *count > 0), "{what}: {:?}", summary.happened);
         }
     }

@@ -200,11 +200,11 @@ impl World {
     /// Something else than a transfer, now and then.
     fn client_special(&mut self, number: usize) -> Option<Body> {
         let account = self.wallets[number].account;
-        let regretted = self.recent.iter().map(|(_, id)| *id).find(|id| {
-            let transfer =
-                self.ledger.transfer(id).filter(|t| t.from == account && t.status == TransferStatus::Pending);
-            fate(id) == Fate::Regretted && transfer.is_some()
-        });
+        let own = |id: &Hash| {
+            let transfer = self.ledger.transfer(id).filter(|transfer| transfer.from == account);
+            transfer.is_some_and(|transfer| transfer.status == TransferStatus::Pending)
+        };
+        let regretted = self.recent.iter().map(|(_, id)| *id).find(|id| fate(id) == Fate::Regretted && own(id));
         if let Some(transfer) = regretted {
             return self.chance(500).then_some(Body::Dispute { transfer });
         }
@@ -252,12 +252,9 @@ impl World {
     /// Who has the key of before the recovery tries to use it.
     fn steals(&mut self, number: usize) -> Option<Transaction> {
         let wallet = &self.wallets[number];
-        let stolen = wallet.stolen.as_ref()?;
-        let to = Address([0x77; 20]);
-        let body = Body::Transfer { to, amount: Amount(1), memo: String::new() };
-        let time_ms = cast::GENESIS_MS + self.time;
-        let theft = Transaction::sign(&self.network_id, stolen, wallet.next, time_ms, body);
-        (self.random.below(8) == 0).then_some(theft)
+        let stolen = wallet.stolen.as_ref().filter(|_| self.random.below(8) == 0)?;
+        let body = Body::Transfer { to: Address([0x77; 20]), amount: Amount(1), memo: String::new() };
+        Some(Transaction::sign(&self.network_id, stolen, wallet.next, cast::GENESIS_MS + self.time, body))
     }
 
     /// One thing at a time, signed anew when nothing is seen of it.
