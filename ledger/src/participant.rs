@@ -338,7 +338,7 @@ impl<P: Persist, B: Blocks> Participant<P, B> {
             let (height, node) = (evidence.height(), evidence.node());
             self.actions.push(Action::Equivocation { height, node });
             if !plants::on(Plant::EvidenceDropped) {
-                self.accuse(evidence, now);
+                self.accuse(*evidence, now);
             }
         }
         Ok(opinion)

@@ -96,12 +96,12 @@ fn log2_ppm(part: u128, whole: u128) -> u64 {
     ratio >>= doublings;
     let mut fraction: u64 = 0;
     for _ in 0..24 {
-        ratio = ratio * ratio >> 32;
+        ratio = (ratio * ratio) >> 32;
         let over = ratio >> 33; // 1 once the square is 2 or more
         ratio >>= over;
         fraction = fraction << 1 | over as u64;
     }
-    u64::from(doublings) * PPM + (fraction * PPM >> 24)
+    u64::from(doublings) * PPM + ((fraction * PPM) >> 24)
 }
 
 /// The quality bonus of one measurement, in ppm above 1.
