@@ -327,7 +327,7 @@ fn transaction_seeds() -> Vec<Vec<u8>> {
         Body::Unjail { node },
         Body::RegisterUsername { name: "ada".parse().ok() },
         Body::SetRecovery { commitment: hash },
-        Body::Recover { account: wallet(1), count: 0, key: node, next: hash },
+        Body::Recover { account: wallet(1), count: 0, key: node, agreed: consent.signature, next: hash },
         Body::Propose { changes: vec!["ledger.fee=0.02".into()], why: "cheap".into() },
         Body::Vote { proposal: 65_536, approve: true },
         Body::Challenge { round: 0, node },

@@ -2,16 +2,19 @@
 //! local network of real processes where they can be seen from outside, and debug assertions inside the ledger.
 
 use crate::{
-    Block, Certificate,
+    Block, Body, Certificate,
     block::ValidatorSet,
     consensus::{Ballot, Step, verify_certificate},
     state::{Event, State},
 };
-use ailo_protocol::{Hash, NodeId, PublicKey};
+use ailo_protocol::{Address, Hash, NodeId, PublicKey};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
 };
+
+/// Blocks that a provable equivocation may go without its slash (I15).
+pub const SLASHED_WITHIN: u64 = 20;
 
 macro_rules! invariants {
     ($($name:ident $number:literal $claim:literal,)*) => {
@@ -53,6 +56,10 @@ invariants! {
     Minted 12 "coins are made by rounds that close and epochs that end, and no more than pot, bonus and the cap on uptime",
     Confirmed 13 "a transfer is confirmed by enough different nodes that hold a seat",
     FalselyAccused 14 "nobody honest is accused of equivocation, and no message of the honest is rejected",
+    Slashed 15 "every provable equivocation is slashed within 20 blocks",
+    LifeCycle 16 "a transfer is PENDING, then CONFIRMED and FINAL, or ends REFUNDED or REVERSED, and never changes again",
+    RotatedKey 17 "a key that a recovery has replaced signs for nothing",
+    Reversed 18 "a transfer is reversed by reports of enough different nodes, none of them its sender's or recipient's",
 }
 
 impl fmt::Display for Invariant {
@@ -126,11 +133,12 @@ pub fn certified(
 
 /// I12 and I13, of what a block did to the state before it.
 pub fn coins_and_confirmations(before: &State, after: &State, events: &[Event]) -> Result<(), Violation> {
-    let round = &before.params().round;
+    // Voted changes come into force as a block begins.
+    let (old, round) = (&before.params().round, &after.params().round);
+    let (pot, bonus) = (old.pot.max(round.pot), old.best_loss_bonus.max(round.best_loss_bonus));
     let closed = events.iter().filter(|event| matches!(event, Event::RoundClosed { .. })).count() as u64;
-    let uptime = if after.epoch() > before.epoch() { round.uptime_cap.0 } else { 0 };
-    let most =
-        u128::from(closed) * (u128::from(round.pot.0) + u128::from(round.best_loss_bonus.0)) + u128::from(uptime);
+    let uptime = if after.epoch() > before.epoch() { old.uptime_cap.max(round.uptime_cap).0 } else { 0 };
+    let most = u128::from(closed) * (u128::from(pot.0) + u128::from(bonus.0)) + u128::from(uptime);
     let minted =
         u128::from(after.supply().minted.0) - u128::from(before.supply().minted.0.min(after.supply().minted.0));
     Invariant::Minted.check(minted <= most && after.supply().minted >= before.supply().minted, || {
@@ -149,42 +157,132 @@ pub fn coins_and_confirmations(before: &State, after: &State, events: &[Event]) 
     Ok(())
 }
 
-/// I2, over a chain of blocks from the first on.
+/// I2 and I17, over a chain of blocks from the first on.
 #[derive(Clone, Debug, Default)]
 pub struct Spending {
-    nonces: BTreeMap<PublicKey, u64>,
+    nonces: BTreeMap<Address, u64>,
     seen: BTreeMap<Hash, u64>,
+    /// The present keys of accounts that were recovered.
+    keys: BTreeMap<Address, PublicKey>,
+    /// The accounts of keys that a recovery named.
+    accounts: BTreeMap<PublicKey, Address>,
 }
 
 impl Spending {
     /// Takes in the next block.
     pub fn add(&mut self, block: &Block) -> Result<(), Violation> {
+        let height = block.header.height;
         for transaction in &block.transactions {
-            let (id, height) = (transaction.id(), block.header.height);
+            let (id, unsigned) = (transaction.id(), &transaction.unsigned);
             if let Some(earlier) = self.seen.insert(id, height) {
                 return Err(Invariant::NoDoubleSpend.broken(format!("{id:?} is in blocks {earlier} and {height}")));
             }
-            if !transaction.unsigned.body.is_wallets() {
+            if let Body::Recover { account, key, .. } = unsigned.body {
+                self.keys.insert(account, key);
+                self.accounts.insert(key, account);
+            }
+            if let Body::RegisterNode { consent, .. } | Body::BindNode { consent, .. } = &unsigned.body {
+                self.signs(&consent.key, height)?;
+            }
+            if !unsigned.body.is_wallets() {
                 continue;
             }
-            let next = self.nonces.entry(transaction.unsigned.signer).or_default();
-            let nonce = transaction.unsigned.nonce;
-            Invariant::NoDoubleSpend.check(nonce == *next, || {
-                format!("nonce {nonce} of {} follows {} in block {height}", transaction.unsigned.signer.short(), *next)
+            let account = self.signs(&unsigned.signer, height)?;
+            let next = self.nonces.entry(account).or_default();
+            Invariant::NoDoubleSpend.check(unsigned.nonce == *next, || {
+                format!("nonce {} of {account} follows {} in block {height}", unsigned.nonce, *next)
             })?;
             *next += 1;
         }
         Ok(())
     }
 
+    /// The account that a key signs for in the block at `height`.
+    fn signs(&self, key: &PublicKey, height: u64) -> Result<Address, Violation> {
+        let account = self.accounts.get(key).copied().unwrap_or_else(|| Address::from(key));
+        let present = self.keys.get(&account);
+        Invariant::RotatedKey.check(present.is_none_or(|present| present == key), || {
+            format!("{} signs for {account} in block {height}, whose key is another by now", key.short())
+        })?;
+        Ok(account)
+    }
+
     /// Where a transaction is.
     pub fn height_of(&self, id: &Hash) -> Option<u64> {
         self.seen.get(id).copied()
     }
+}
 
-    /// The nonce that a wallet uses next.
-    pub fn next_nonce(&self, wallet: &PublicKey) -> u64 {
-        self.nonces.get(wallet).copied().unwrap_or(0)
+/// I16 and I18, over the events of a chain from the first block on.
+#[derive(Clone, Debug, Default)]
+pub struct Lives(BTreeMap<Hash, Life>);
+
+#[derive(Clone, Debug)]
+struct Life {
+    stage: Stage,
+    parties: [Address; 2],
+    reports: BTreeSet<NodeId>,
+    seats: u32,
+}
+
+/// Where a transfer stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    Pending,
+    Confirmed,
+    Refunded,
+    Reversed,
+    Final,
+}
+
+impl Lives {
+    /// Takes in what happened in the next block, where `percent` of the seats reverse a transfer.
+    pub fn add(&mut self, events: &[Event], percent: u32) -> Result<(), Violation> {
+        use Stage::{Confirmed, Final, Pending, Refunded, Reversed};
+        for event in events {
+            match event {
+                Event::TransferPending { id, from, to, .. } => {
+                    let life = Life { stage: Pending, parties: [*from, *to], reports: BTreeSet::new(), seats: 0 };
+                    let earlier = self.0.insert(*id, life);
+                    Invariant::LifeCycle.check(earlier.is_none(), || format!("{id:?} begins a second time"))?;
+                }
+                Event::TransferConfirmed { id, .. } => self.goes(id, &[Pending], Confirmed)?,
+                Event::TransferRefunded { id, .. } => self.goes(id, &[Pending], Refunded)?,
+                Event::TransferFinal { id, .. } => self.goes(id, &[Confirmed], Final)?,
+                Event::TransferReversed { id, .. } => {
+                    self.goes(id, &[Pending, Confirmed], Reversed)?;
+                    let (reports, seats) =
+                        self.0.get(id).map_or((0, 0), |life| (life.reports.len() as u64, life.seats));
+                    Invariant::Reversed.check(100 * reports >= u64::from(percent) * u64::from(seats), || {
+                        format!("{id:?} is reversed by {reports} of {seats} seats")
+                    })?;
+                }
+                Event::TransferReported { id, node, wallet, seats, .. } => {
+                    let life = self.alive(id)?;
+                    life.seats = *seats;
+                    let stranger = !life.parties.contains(wallet);
+                    Invariant::Reversed.check(life.reports.insert(*node) && stranger, || {
+                        format!("{id:?} is reported by {} again, or by a party", node.short())
+                    })?;
+                }
+                Event::ReportWithdrawn { id, node, .. } => drop(self.alive(id)?.reports.remove(node)),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn alive(&mut self, id: &Hash) -> Result<&mut Life, Violation> {
+        let life = self.0.get_mut(id).filter(|life| matches!(life.stage, Stage::Pending | Stage::Confirmed));
+        life.ok_or_else(|| Invariant::LifeCycle.broken(format!("{id:?} has ended, and is reported")))
+    }
+
+    fn goes(&mut self, id: &Hash, from: &[Stage], to: Stage) -> Result<(), Violation> {
+        let Some(life) = self.0.get_mut(id) else {
+            return Err(Invariant::LifeCycle.broken(format!("{id:?} is {to:?} and never began")));
+        };
+        let before = std::mem::replace(&mut life.stage, to);
+        Invariant::LifeCycle.check(from.contains(&before), || format!("{id:?} goes from {before:?} to {to:?}"))
     }
 }
 

@@ -18,6 +18,7 @@ use crate::{
     plants::{self, Plant},
     state::{Event, Executed, State},
     store::StoreError,
+    transaction::Evidence,
 };
 use ailo_protocol::{Hash, NodeId};
 use rayon::prelude::*;
@@ -137,6 +138,8 @@ pub struct Participant<P, B> {
     urgent: Option<Duration>,
     /// This node's own transactions that wait, and when each is said again.
     own: BTreeMap<Hash, Duration>,
+    /// Evidence that this node has and the ledger lacks, each with the transaction that shows it.
+    evidence: Vec<(Evidence, Hash)>,
     ahead: Ahead,
 }
 
@@ -173,6 +176,7 @@ impl<P: Persist, B: Blocks> Participant<P, B> {
             wanted: None,
             urgent: None,
             own: BTreeMap::new(),
+            evidence: Vec::new(),
             ahead: Ahead::default(),
         }
     }
@@ -355,11 +359,29 @@ impl<P: Persist, B: Blocks> Participant<P, B> {
         for evidence in rivals {
             let (height, node) = (evidence.height(), evidence.node());
             self.actions.push(Action::Equivocation { height, node });
-            if let Some(transaction) = self.host.accuse(evidence, now.clock_ms) {
-                let _ = self.submit(&transaction, now); // another node's evidence may be in the mempool's way: it will do
+            if !plants::on(Plant::EvidenceDropped) {
+                self.accuse(*evidence, now);
             }
         }
         Ok(opinion)
+    }
+
+    /// Shows evidence to the ledger, and keeps it until the ledger has it.
+    fn accuse(&mut self, evidence: Evidence, now: Now) {
+        let Some(transaction) = self.host.accuse(evidence.clone(), now.clock_ms) else { return };
+        let _ = self.submit(&transaction, now); // what is refused now is said again after the next block
+        self.evidence.push((evidence, transaction.id()));
+    }
+
+    /// Evidence that neither stands on the ledger nor waits (a wrong clock had dated it, or its time had passed) is said
+    /// again.
+    fn accuse_again(&mut self, now: Now) {
+        for (evidence, id) in std::mem::take(&mut self.evidence) {
+            match self.mempool.contains(&id) {
+                true => self.evidence.push((evidence, id)),
+                false => self.accuse(evidence, now),
+            }
+        }
     }
 
     /// Commits the block that is decided, if one is: to disk first, then to everybody here.
@@ -381,6 +403,7 @@ impl<P: Persist, B: Blocks> Participant<P, B> {
             self.actions.push(Action::Publish(Gossip::Head { height, block }));
         }
         self.feed(Input::Committed { height }, now)?;
+        self.accuse_again(now);
         Ok(true)
     }
 

@@ -43,6 +43,10 @@ plants! {
     MintWithoutProof "mint-without-proof" "A round that aborts pays like one that closes.",
     AttestTwice "attest-double-count" "A node's second attestation of a block counts.",
     NondeterministicOrder "nondeterministic-order" "Confirmers are kept in an order that differs from node to node.",
+    EvidenceDropped "evidence-dropped" "Who sees two rival ballots tells nobody.",
+    ReversedStays "reversed-stays" "A transfer that is reversed after its confirmation stays on the ledger.",
+    ReportTwice "report-counts-twice" "A report counts like two.",
+    RotatedKey "rotated-key-signs" "A key that a recovery has replaced still signs for the account.",
 }
 
 impl std::str::FromStr for Plant {

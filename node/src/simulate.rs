@@ -73,6 +73,8 @@ fn report(args: &SimulateLedgerArgs, options: &Options, summary: &Summary) -> Re
     println!("transfers    {}", summary.transfers);
     println!("rounds       {} of training closed", summary.rounds);
     println!("faults       {}", count(&summary.faults));
+    println!("ends         {} processes killed, {} power losses", summary.ends[0], summary.ends[1]);
+    println!("ledger       {}", happened(&summary.happened));
     println!("events       {}", summary.events);
     if summary.byzantine_seeds > 0 {
         println!("equivocation reported in {} of {} byzantine seeds", summary.reported_seeds, summary.byzantine_seeds);
@@ -112,6 +114,11 @@ fn count(faults: &BTreeMap<Kind, u64>) -> String {
     let total: u64 = faults.values().sum();
     let kinds: Vec<String> = faults.iter().map(|(kind, count)| format!("{count} {}", kind.name())).collect();
     format!("{total}: {}", kinds.join(", "))
+}
+
+fn happened(happened: &BTreeMap<&'static str, u64>) -> String {
+    let each: Vec<String> = happened.iter().map(|(name, count)| format!("{count} {name}")).collect();
+    each.join(", ")
 }
 
 /// Without log lines and messages of panics: what simulated nodes say of the faults they suffer is no news.

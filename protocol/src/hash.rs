@@ -1,58 +1,52 @@
 //! 32-byte BLAKE3 hashes, always under a domain, so that no object can be taken for one of another kind.
 
 use crate::canonical::{Decode, Encode};
-use std::{fmt, str::FromStr};
+use blake3::hazmat::{ContextKey, HasherExt, hash_derive_key_context};
+use std::{fmt, str::FromStr, sync::OnceLock};
 
 /// A BLAKE3 hash. Text form: 64 lower-case hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Encode, Decode)]
 pub struct Hash(pub [u8; 32]);
 
-/// What a hash is a hash of; the string is BLAKE3's key-derivation context.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)]
-pub enum Domain {
-    Address,
-    Blob,
-    Block,
-    Dataset,
-    Genesis,
-    Lot,
-    MerkleLeaf,
-    MerkleNode,
-    ModelChunk,
-    Recovery,
-    Signing,
-    StateKey,
-    StateValue,
-    Stamp,
-    Trace,
-    Transaction,
-    ValidatorSet,
-    Vote,
+macro_rules! domains {
+    ($($name:ident $context:literal,)*) => {
+        /// What a hash is a hash of; the string is BLAKE3's key-derivation context.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[allow(missing_docs)]
+        pub enum Domain { $($name),* }
+
+        const CONTEXTS: &[&str] = &[$($context),*];
+    };
+}
+
+domains! {
+    Address "ailo v1 address",
+    Blob "ailo v1 blob",
+    Block "ailo v1 block header",
+    Dataset "ailo v1 dataset",
+    Genesis "ailo v1 genesis",
+    Lot "ailo v1 lot",
+    MerkleLeaf "ailo v1 merkle leaf",
+    MerkleNode "ailo v1 merkle node",
+    ModelChunk "ailo v1 model chunk",
+    Recovery "ailo v1 recovery key",
+    Signing "ailo v1 signed bytes",
+    StateKey "ailo v1 state key",
+    StateValue "ailo v1 state value",
+    Stamp "ailo v1 proof-of-work stamp",
+    Stream "ailo v1 stream",
+    Trace "ailo v1 simulation trace",
+    Transaction "ailo v1 transaction",
+    ValidatorSet "ailo v1 validator set",
+    Vote "ailo v1 consensus vote",
 }
 
 impl Domain {
-    fn context(self) -> &'static str {
-        match self {
-            Domain::Address => "ailo v1 address",
-            Domain::Blob => "ailo v1 blob",
-            Domain::Block => "ailo v1 block header",
-            Domain::Dataset => "ailo v1 dataset",
-            Domain::Genesis => "ailo v1 genesis",
-            Domain::Lot => "ailo v1 lot",
-            Domain::MerkleLeaf => "ailo v1 merkle leaf",
-            Domain::MerkleNode => "ailo v1 merkle node",
-            Domain::ModelChunk => "ailo v1 model chunk",
-            Domain::Recovery => "ailo v1 recovery key",
-            Domain::Signing => "ailo v1 signed bytes",
-            Domain::StateKey => "ailo v1 state key",
-            Domain::StateValue => "ailo v1 state value",
-            Domain::Stamp => "ailo v1 proof-of-work stamp",
-            Domain::Trace => "ailo v1 simulation trace",
-            Domain::Transaction => "ailo v1 transaction",
-            Domain::ValidatorSet => "ailo v1 validator set",
-            Domain::Vote => "ailo v1 consensus vote",
-        }
+    /// A hasher under this domain; the context is hashed once for the whole process.
+    fn hasher(self) -> blake3::Hasher {
+        static KEYS: [OnceLock<ContextKey>; CONTEXTS.len()] = [const { OnceLock::new() }; CONTEXTS.len()];
+        let key = KEYS[self as usize].get_or_init(|| hash_derive_key_context(CONTEXTS[self as usize]));
+        blake3::Hasher::new_from_context_key(key)
     }
 }
 
@@ -73,7 +67,7 @@ impl Hash {
 
     /// The hash of the concatenation of `parts` under `domain`; callers keep parts fixed in width or number.
     pub fn of_parts(domain: Domain, parts: &[&[u8]]) -> Hash {
-        let mut hasher = blake3::Hasher::new_derive_key(domain.context());
+        let mut hasher = domain.hasher();
         for part in parts {
             hasher.update(part);
         }
@@ -87,7 +81,7 @@ impl Hash {
 
     /// An endless stream of pseudo-random bytes that everybody who knows this hash can repeat.
     pub fn stream(&self) -> Stream {
-        let mut hasher = blake3::Hasher::new_derive_key("ailo v1 stream");
+        let mut hasher = Domain::Stream.hasher();
         hasher.update(&self.0);
         Stream { reader: hasher.finalize_xof() }
     }
@@ -174,6 +168,17 @@ serde_as_text!(Hash);
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_domain_hashes_as_blake3_derives_its_key() {
+        for (domain, context) in [(Domain::Address, "ailo v1 address"), (Domain::Vote, "ailo v1 consensus vote")] {
+            for _ in 0..2 {
+                assert_eq!(Hash::of(domain, b"bytes").0, blake3::derive_key(context, b"bytes"));
+            }
+        }
+        let distinct: std::collections::BTreeSet<&&str> = CONTEXTS.iter().collect();
+        assert_eq!(distinct.len(), CONTEXTS.len());
+    }
 
     #[test]
     fn leading_zero_bits_count_across_bytes() {

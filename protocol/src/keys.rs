@@ -30,10 +30,11 @@ pub struct BadSignature;
 impl PublicKey {
     /// Strict ed25519 verification of `signature` over `bytes`.
     pub fn verify(&self, bytes: &[u8], signature: &Signature) -> Result<(), BadSignature> {
-        memo::verify(self, bytes, signature, || {
-            let key = VerifyingKey::from_bytes(&self.0).map_err(|_| BadSignature)?;
-            key.verify_strict(bytes, &ed25519_dalek::Signature::from_bytes(&signature.0)).map_err(|_| BadSignature)
-        })
+        memo::verify(self, bytes, signature)
+    }
+
+    fn decompress(&self) -> Result<VerifyingKey, BadSignature> {
+        VerifyingKey::from_bytes(&self.0).map_err(|_| BadSignature)
     }
 
     /// First eight hexadecimal digits, for people.

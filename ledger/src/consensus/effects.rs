@@ -67,7 +67,7 @@ pub(super) enum Phase {
     /// The height after the state's runs.
     Running,
     /// It is decided; the shell writes it down.
-    Committing(State),
+    Committing(Box<State>),
 }
 
 /// A valid block and what it does.
@@ -86,7 +86,7 @@ impl<P: Persist> Node<P> {
     pub fn decide(&mut self, block: Arc<Block>, certificate: Certificate, executed: Executed) {
         let validators = self.state.validators();
         invariants::debug_check(|| invariants::certified(&self.network, validators, &block, &certificate));
-        self.phase = Phase::Committing(executed.state.clone());
+        self.phase = Phase::Committing(Box::new(executed.state.clone()));
         self.blocks.clear();
         self.wanted = None;
         self.proposed = None;
@@ -236,7 +236,8 @@ impl<P: Persist> Node<P> {
         let rivals: BTreeMap<NodeId, (Signed, Signed)> =
             proposals.chain(votes).map(|(first, second)| (first.node, (first, second))).collect();
         let evidence = rivals.into_values().map(|(first, second)| Evidence::Ballots { first, second });
-        self.outputs.extend(evidence.filter(Evidence::is_conflict).map(Output::Equivocation));
+        self.outputs
+            .extend(evidence.filter(Evidence::is_conflict).map(|evidence| Output::Equivocation(Box::new(evidence))));
     }
 
     /// Carries out one effect of the core.

@@ -142,7 +142,7 @@ pub enum Output {
         height: u64,
     },
     /// A validator signed two ballots that exclude each other.
-    Equivocation(Evidence),
+    Equivocation(Box<Evidence>),
 }
 
 /// Whether to pass a message on, and what to think of who sent it.
@@ -310,7 +310,7 @@ impl<P: Persist> Host<P> {
                     if let Some(files) = &mut self.node.files {
                         files.finish(height)?;
                     }
-                    self.node.state = next;
+                    self.node.state = *next;
                     self.start_height(now_ms)
                 }
                 phase => {

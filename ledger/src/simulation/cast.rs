@@ -12,8 +12,11 @@ use ailo_protocol::{
 
 /// The genesis' time, milliseconds since 1970 (UTC).
 pub const GENESIS_MS: u64 = 1_000_000_000;
-/// Coins that each client has at first.
+/// Coins that each wallet has at first, and what the first client has, who spends all that comes in.
 const PURSE: Amount = Amount::alc(10_000);
+const SPENDERS_PURSE: Amount = Amount::alc(20);
+/// What a wallet stakes behind its node. All stake the same, so that whoever breaks the rules has no more than its part.
+pub const STAKE: Amount = Amount::alc(400);
 
 fn key(role: &str, number: usize) -> Keypair {
     Keypair::from_seed(Hash::of_parts(Domain::Lot, &[role.as_bytes(), &(number as u64).to_le_bytes()]).0)
@@ -34,6 +37,16 @@ pub fn client_key(client: usize) -> Keypair {
     key("client", client)
 }
 
+/// The key that a wallet's `count`-th recovery gives it; wallets are numbered clients first.
+pub fn rotated_key(wallet: usize, count: u64) -> Keypair {
+    key(&format!("rotated {count}"), wallet)
+}
+
+/// The key that signs a wallet's recovery after `count` others.
+pub fn recovery_key(wallet: usize, count: u64) -> Keypair {
+    key(&format!("recovery {count}"), wallet)
+}
+
 /// A network of `validators` that order blocks and `followers` that do not; all are founders.
 pub fn genesis(validators: usize, followers: usize) -> Genesis {
     let mut params: Params = presets::main();
@@ -42,7 +55,11 @@ pub fn genesis(validators: usize, followers: usize) -> Genesis {
     (ledger.pending_ms, ledger.final_ms) = (15_000, 30_000);
     (ledger.epoch_ms, ledger.stamp_bits, ledger.unbonding_ms) = (20_000, 4, 20_000);
     (ledger.dispute_ms, ledger.evidence_ms, ledger.trust_ms, ledger.poll_ms) = (15_000, 20_000, 15_000, 10_000);
-    (ledger.jail_ms, ledger.challenge_ms) = (10_000, 10_000);
+    (ledger.jail_ms, ledger.challenge_ms, ledger.poll_delay_blocks) = (10_000, 10_000, 3);
+    // Founders hand over when all have staked, or all but a little that was slashed; then those that break the rules may be
+    // jailed, and nobody needs them.
+    ledger.handover_validators = (validators - super::tolerated(validators)).max(1) as u32;
+    ledger.handover_stake = Amount(validators as u64 * STAKE.0 - STAKE.0 / 2);
     (ledger.heartbeat_ms, ledger.alive_ms) = (10_000, 30_000);
     let round = &mut params.round;
     (round.target_participants, round.open_wait_ms) = (validators as u32, 2_000);
@@ -64,7 +81,8 @@ pub fn genesis(validators: usize, followers: usize) -> Genesis {
 pub fn first_state(genesis: &Genesis, clients: usize) -> State {
     let mut state = State::genesis(genesis);
     for client in 0..clients {
-        endow(&mut state, Address::from(client_key(client).public()), PURSE);
+        let purse = if client == 0 { SPENDERS_PURSE } else { PURSE };
+        endow(&mut state, Address::from(client_key(client).public()), purse);
     }
     for founder in &genesis.founders {
         endow(&mut state, founder.wallet, PURSE);

@@ -5,6 +5,7 @@
 //! A seed is at least [`HEIGHTS`] blocks, [`TRANSFERS`] transfers and [`FAULTS`] faults. Then everything is healed, and
 //! all must go on. The claims that are checked on the way are those of [`crate::invariants`].
 
+mod accusations;
 mod byzantine;
 mod cast;
 mod disk;
@@ -15,6 +16,7 @@ mod sweep;
 #[cfg(test)]
 mod tests;
 mod trace;
+mod wallets;
 mod workload;
 mod world;
 
@@ -36,7 +38,7 @@ pub const HEIGHTS: u64 = 30;
 pub const TRANSFERS: u64 = 100;
 /// Faults of a seed, at least.
 pub const FAULTS: u64 = 3;
-/// Clients that send the transfers.
+/// Clients that send transfers.
 const CLIENTS: usize = 8;
 /// Blocks that everybody must get beyond what there was when the faults were over.
 const MORE: u64 = 3;
@@ -72,6 +74,10 @@ pub struct Outcome {
     pub rounds: u64,
     /// Faults by kind.
     pub faults: BTreeMap<Kind, u64>,
+    /// Processes killed and machines without power, whatever fault did it.
+    pub ends: [u64; 2],
+    /// What the rules of the ledger did, by name.
+    pub happened: BTreeMap<&'static str, u64>,
     /// Validators that broke the rules, and those of them whose rival ballots were seen.
     pub byzantine: BTreeSet<NodeId>,
     /// Those of them that an honest node saw sign two rival ballots.
@@ -114,6 +120,8 @@ fn run_here(seed: u64, options: &Options) -> Outcome {
         byzantine: byzantine.collect(),
         reported: world.accused.clone(),
         faults: run.faults,
+        ends: world.ends,
+        happened: world.happened,
         virtual_ms: world.time,
         signatures: keys::Verified::default(),
         violation,
@@ -154,6 +162,10 @@ impl Run {
             .collect();
         let followers = usize::from(random.below(4) == 0);
         let mut world = World::new(seed, options.validators, followers, CLIENTS, &byzantine);
+        world.staking = tolerable && most > 0 && random.below(2) == 0;
+        // With stake behind it, also who founded no validator becomes one.
+        let staking = world.staking;
+        world.members.iter_mut().for_each(|member| member.votes |= staking);
         world.network.delay_ms = [30, 100, 300, 1000][random.below(4) as usize];
         world.network.usual_loss_permille = [0, 0, 20, 80][random.below(4) as usize];
         world.network.loss_permille = world.network.usual_loss_permille;

@@ -27,6 +27,10 @@ pub struct Summary {
     pub events: u64,
     /// Faults by kind.
     pub faults: BTreeMap<Kind, u64>,
+    /// Processes killed and machines without power, whatever fault did it.
+    pub ends: [u64; 2],
+    /// What the rules of the ledger did, by name.
+    pub happened: BTreeMap<&'static str, u64>,
     /// Seeds with validators that broke the rules, and those in which one of them was reported.
     pub byzantine_seeds: u64,
     /// See above.
@@ -55,6 +59,11 @@ impl Summary {
         for (kind, count) in &outcome.faults {
             *self.faults.entry(*kind).or_default() += count;
         }
+        for (name, count) in &outcome.happened {
+            *self.happened.entry(name).or_default() += count;
+        }
+        self.ends[0] += outcome.ends[0];
+        self.ends[1] += outcome.ends[1];
         self.byzantine_seeds += u64::from(!outcome.byzantine.is_empty());
         self.reported_seeds += u64::from(!outcome.reported.is_empty());
         self.verified += outcome.signatures.verified;

@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used)]
 use super::*;
 use crate::{Body, Transaction};
-use ailo_protocol::Amount;
+use ailo_protocol::Address;
 use disk::{End, Moment, Trap};
 use std::path::Path;
 
@@ -184,19 +184,74 @@ fn a_single_validator_survives_a_power_loss_in_each_of_its_operations() {
 }
 
 #[test]
-fn an_equivocating_validator_stops_nobody_and_is_reported() {
-    let mut reported = BTreeSet::new();
+fn an_equivocating_validator_stops_nobody_and_is_reported_and_slashed() {
+    let (mut reported, mut slashes) = (BTreeSet::new(), 0);
     for seed in seeds(3) {
-        let accused = std::sync::Mutex::new(BTreeSet::new());
+        let seen = std::sync::Mutex::new((BTreeSet::new(), 0));
         world(seed, 4, 0, &[(3, Conduct::Rivals)], |world| {
             world.start_all()?;
-            world.run_to(&[0, 1, 2], 12, HOUR)?;
-            accused.lock().unwrap().append(&mut world.accused);
+            world.run_to(&[0, 1, 2], 40, HOUR)?;
+            let slashes = world.happened.get("slashes").copied().unwrap_or(0);
+            *seen.lock().unwrap() = (world.accused.clone(), slashes);
             Ok(())
         });
-        reported.append(&mut accused.into_inner().unwrap());
+        let (mut accused, count) = seen.into_inner().unwrap();
+        reported.append(&mut accused);
+        slashes += count;
     }
     assert_eq!(reported, BTreeSet::from([*cast::node_key(3).public()]));
+    assert!(slashes > 0);
+}
+
+#[test]
+fn an_equivocator_with_stake_loses_a_part_of_it_and_its_place_among_the_validators() {
+    for seed in 1..=2 {
+        world(seed, 4, 0, &[(3, Conduct::Rivals)], |world| {
+            world.staking = true;
+            world.start_all()?;
+            let (node, wallet) = (world.members[3].id(), Address::from(cast::member_wallet_key(3).public()));
+            while world.ledger.account(&wallet).staked == ailo_protocol::Amount::ZERO {
+                world.step()?;
+            }
+            let (mut slashed, mut out) = (false, false);
+            while !(slashed && out) {
+                assert!(world.height() < 500, "seed {seed}: slashed {slashed}, out {out}");
+                world.step()?;
+                slashed |= world.ledger.node(&node).is_some_and(|node| node.stake < cast::STAKE);
+                out |= world.ledger.founders_are_latched_out() && world.ledger.validators().power(&node) == 0;
+            }
+            let height = world.height() + 10;
+            world.run_to(&[0, 1, 2], height, HOUR)
+        });
+    }
+}
+
+#[test]
+fn a_slash_is_owed_to_a_member_that_is_up_and_heard_and_to_no_other() {
+    world(5, 4, 0, &[(3, Conduct::Withholds)], |world| {
+        world.script = Some(Vec::new());
+        world.start_all()?;
+        world.run_to(&all(world), 3, HOUR)?;
+        let node = world.members[3].id();
+        // It signed no rivals, so the ledger will not slash: what is claimed of it stands open.
+        let height = world.height();
+        world.denounce(0, height, node)?;
+        world.run_to(&[0, 1, 2], height + 15, HOUR)?;
+        world.end(0, End::Kill, 1000);
+        world.run_to(&[0, 1, 2], height + 40, HOUR)?;
+        let height = world.height();
+        world.network.parts = vec![1, 0, 0, 0];
+        world.denounce(0, height, node)?;
+        world.members[3].conduct = Conduct::Honest; // so that three of four go on
+        world.run_to(&[1, 2, 3], height + 25, HOUR)?;
+        world.network.parts.fill(0);
+        world.members[3].conduct = Conduct::Withholds;
+        let height = world.height();
+        world.denounce(1, height, node)?;
+        let broken = world.run_to(&[0, 1, 2], height + 40, HOUR).unwrap_err();
+        assert_eq!(broken.invariant, Invariant::Slashed);
+        Ok(())
+    });
 }
 
 #[test]
@@ -247,7 +302,7 @@ fn a_node_that_is_staked_becomes_a_validator_and_its_vote_counts() {
     world(4, 4, 1, &[], |world| {
         world.members[4].votes = true; // it has its files, but no power yet
         let stake = |i: usize| {
-            let body = Body::Stake { node: *cast::node_key(i).public(), amount: Amount::alc(250) };
+            let body = Body::Stake { node: *cast::node_key(i).public(), amount: cast::STAKE };
             Transaction::sign(&world.network_id, &cast::member_wallet_key(i), 0, cast::GENESIS_MS, body)
         };
         world.script = Some((0..5).map(stake).collect());
@@ -267,7 +322,7 @@ fn a_node_that_is_staked_becomes_a_validator_and_its_vote_counts() {
 /// Whole seeds as `simulate ledger` runs them.
 fn sweep_of(from: u64, count: u64, validators: usize, byzantine: Option<usize>) -> Summary {
     let summary = sweep(from, count, 2, &Options { validators, byzantine, plant: None }, |_| {});
-    println!("{} seeds, {} heights, {:?}", summary.seeds, summary.heights, summary.faults);
+    println!("{} seeds, {} heights, {:?}, {:?}", summary.seeds, summary.heights, summary.faults, summary.happened);
     summary
 }
 
@@ -283,17 +338,26 @@ fn all_claims_hold_in_a_fixed_set_of_seeds_and_in_fresh_ones() {
     assert_all_hold(&summary, "");
     assert!(summary.heights >= 40 * HEIGHTS && summary.transfers >= 40 * TRANSFERS, "{summary:?}");
     assert!(summary.faults.values().sum::<u64>() >= 40 * FAULTS && summary.faults.len() == Kind::ALL.len());
+    for what in
+        ["reversed", "debts paid", "reports withdrawn", "recoveries", "user names", "unstakes", "changed parameters"]
+    {
+        assert!(summary.happened.contains_key(what), "{what}: {:?}", summary.happened);
+    }
     for seed in seeds(0) {
         assert_all_hold(&sweep_of(seed, 1, 4, None), "");
     }
 }
 
 #[test]
-fn with_a_third_less_one_that_break_the_rules_all_claims_hold_and_who_equivocates_is_reported() {
-    for (validators, byzantine, count) in [(4, 1, 8), (14, 4, 1)] {
+fn with_a_third_less_one_that_break_the_rules_all_claims_hold_and_who_equivocates_is_slashed() {
+    for (validators, byzantine, count) in [(4, 1, 12), (14, 4, 2)] {
+        // Rival ballots, withheld ones, twins; all of them report whatever they can.
         let summary = sweep_of(100, count, validators, Some(byzantine));
         assert_all_hold(&summary, &format!("--validators {validators} --byzantine {byzantine}"));
         assert!(summary.reported_seeds > 0);
+        for what in ["slashes", "unjailed", "reports", "reversed", "final"] {
+            assert!(summary.happened.get(what).is_some_and(|count| *count > 0), "{what}: {:?}", summary.happened);
+        }
     }
 }
 

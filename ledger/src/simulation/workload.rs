@@ -1,39 +1,20 @@
-//! What keeps the ledger busy: clients that send transfers and send them again when they see nothing of them, now and
-//! then two different ones with one nonce; and what nodes owe the ledger: heartbeats, attestations, and the
-//! commits, verdicts and votes of training rounds (of a model that nobody trains).
+//! What nodes owe the ledger: heartbeats, attestations, and the commits, verdicts and votes of training rounds (of a
+//! model that nobody trains). Nodes doubt some transfers, and except them when they attest.
 
-use super::{HEIGHTS, TRANSFERS, cast, world::World};
+use super::world::World;
 use crate::{
     Body, Transaction,
-    invariants::Violation,
-    state::{Phase, State},
+    state::{Event, Phase, State},
 };
 use ailo_protocol::{
-    Address, Amount, Hash, Keypair, NodeId,
+    Hash, NodeId,
     contribution::{Contribution, Finding},
     hash::Domain,
 };
 use std::collections::BTreeMap;
 
-/// Transfers that a client has under way at most.
-const UNDER_WAY: u64 = 6;
-/// What is not in a block by then is sent again, by clients and nodes.
+/// What is not in a block by then is sent again.
 const AGAIN_MS: u64 = 4_000;
-
-/// Somebody with a wallet.
-pub struct Client {
-    key: Keypair,
-    next: u64,
-    /// What was sent with each nonce that is in no block yet, and when it is sent again.
-    under_way: BTreeMap<u64, (Vec<Transaction>, u64)>,
-}
-
-impl Client {
-    /// A client that has sent nothing.
-    pub fn new(number: usize) -> Client {
-        Client { key: cast::client_key(number), next: 0, under_way: BTreeMap::new() }
-    }
-}
 
 /// When a node last sent what it owes, by what that was.
 #[derive(Default)]
@@ -60,52 +41,6 @@ impl Duties {
 }
 
 impl World {
-    /// A client looks after its transfers.
-    pub fn client_acts(&mut self, number: usize) -> Result<(), Violation> {
-        let wallet = *self.clients[number].key.public();
-        let next = self.next_nonce(&wallet);
-        // As many as the seed asks for, in step with the chain; a little faster, so that nobody waits for them.
-        let wanted = TRANSFERS * (self.height() + 2) / (HEIGHTS - 1) + 8;
-        let sent: u64 = self.clients.iter().map(|client| client.next).sum();
-        let client = &mut self.clients[number];
-        client.under_way.retain(|nonce, _| *nonce >= next);
-        client.next = client.next.max(next);
-        let mut to_send = Vec::new();
-        for (transactions, again) in client.under_way.values_mut().filter(|(_, again)| *again <= self.time) {
-            *again = self.time + AGAIN_MS;
-            to_send.extend(transactions.iter().cloned());
-        }
-        let under_way = client.under_way.len() as u64;
-        if under_way < UNDER_WAY && sent < wanted && self.script.is_none() {
-            let nonce = client.next;
-            client.next += 1;
-            let rivals = 1 + u64::from(self.chance(40));
-            let transactions: Vec<Transaction> = (0..rivals).map(|_| self.transfer(number, nonce)).collect();
-            to_send.extend(transactions.iter().cloned());
-            self.clients[number].under_way.insert(nonce, (transactions, self.time + AGAIN_MS));
-        }
-        // A transfer that is in a block already is sent again now and then, as by a client that missed it.
-        for transaction in to_send {
-            let member = self.random.below(self.members.len() as u64) as usize;
-            self.submit(member, &transaction);
-            self.settle(member)?;
-            if self.chance(50) {
-                let late = 500 + self.random.below(3000);
-                self.at(late, super::world::Event::Again(Box::new(transaction)));
-            }
-        }
-        Ok(())
-    }
-
-    fn transfer(&mut self, number: usize, nonce: u64) -> Transaction {
-        let other = (number as u64 + 1 + self.random.below(self.clients.len().max(2) as u64 - 1)) as usize;
-        let to = Address::from(cast::client_key(other % self.clients.len().max(2)).public());
-        let amount = Amount(1 + self.random.below(1_000_000));
-        let body = Body::Transfer { to, amount, memo: String::new() };
-        let time_ms = cast::GENESIS_MS + self.time;
-        Transaction::sign(&self.network_id, &self.clients[number].key, nonce, time_ms, body)
-    }
-
     /// A member sends what it owes the ledger after its last block.
     pub fn do_duties(&mut self, i: usize) {
         let now = self.time;
@@ -114,7 +49,7 @@ impl World {
         let (state, key, clock_ms) = (participant.host().state().clone(), member.key.clone(), member.now(now).clock_ms);
         let bodies = match &self.script {
             Some(_) => Vec::new(),
-            None => owed(&state, key.public(), member.is_honest(), &mut self.duties[i], now),
+            None => owed(&state, key.public(), member.is_honest(), &self.doubtful, &mut self.duties[i], now),
         };
         let mut transactions: Vec<Transaction> =
             bodies.into_iter().map(|body| Transaction::sign(&self.network_id, &key, 0, clock_ms, body)).collect();
@@ -126,7 +61,14 @@ impl World {
 }
 
 /// What a node owes now.
-fn owed(state: &State, node: &NodeId, honest: bool, duties: &mut Duties, now: u64) -> Vec<Body> {
+fn owed(
+    state: &State,
+    node: &NodeId,
+    honest: bool,
+    doubtful: &BTreeMap<u64, Vec<Hash>>,
+    duties: &mut Duties,
+    now: u64,
+) -> Vec<Body> {
     let mut bodies = Vec::new();
     let params = state.params();
     if let Some(entry) = state.node(node) {
@@ -137,9 +79,15 @@ fn owed(state: &State, node: &NodeId, honest: bool, duties: &mut Duties, now: u6
         }
     }
     for height in state.pending_blocks() {
-        // Whoever breaks the rules attests as often as it is let.
-        if state.may_attest(node, height) && (!honest || duties.due(Duty::Attest(height), now)) {
+        // Whoever breaks the rules attests all that it is let, as often as it is let.
+        if !honest && state.may_attest(node, height) {
             bodies.push(Body::Attest { height, except: Vec::new() });
+        }
+        // All of the block's doubtful ones, also those that have ended: what a node signs of a block is always the same.
+        let except = doubtful.get(&height).cloned().unwrap_or_default();
+        let left = || state.inclusion(height).is_some_and(|i| i.transfers.iter().any(|id| !except.contains(id)));
+        if honest && left() && state.may_attest(node, height) && duties.due(Duty::Attest(height), now) {
+            bodies.push(Body::Attest { height, except });
         }
     }
     let round = state.round();
@@ -175,4 +123,30 @@ fn owed(state: &State, node: &NodeId, honest: bool, duties: &mut Duties, now: u6
         _ => {}
     }
     bodies
+}
+
+/// What is counted of what happens on the ledger.
+pub fn name(event: &Event) -> Option<&'static str> {
+    Some(match event {
+        Event::TransferConfirmed { .. } => "confirmed",
+        Event::TransferRefunded { .. } => "refunded",
+        Event::TransferFinal { .. } => "final",
+        Event::TransferReversed { .. } => "reversed",
+        Event::TransferReported { .. } => "reports",
+        Event::ReportWithdrawn { .. } => "reports withdrawn",
+        Event::ReportForfeited { .. } => "bonds forfeited",
+        Event::DebtPaid { .. } => "debts paid",
+        Event::Staked { .. } => "stakes",
+        Event::Unstaked { .. } => "unstakes",
+        Event::Unbonded { .. } => "unbonded",
+        Event::Slashed { .. } => "slashes",
+        Event::Unjailed { .. } => "unjailed",
+        Event::ValidatorsChanged { .. } => "changes of the validators",
+        Event::Recovered { .. } => "recoveries",
+        Event::UsernameChanged { .. } => "user names",
+        Event::Voted { .. } => "votes",
+        Event::Counted { .. } => "polls",
+        Event::Activated { .. } => "changed parameters",
+        _ => return None,
+    })
 }

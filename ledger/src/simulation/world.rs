@@ -2,17 +2,19 @@
 //! decides everything; nothing here looks at the real clock, the system's randomness or an unordered map.
 
 use super::{
+    accusations::Accusation,
     byzantine, cast,
     disk::{End, Moment, Trap},
     member::{Conduct, Member, StartError},
     network::Network,
     trace::Trace,
-    workload::{Client, Duties},
+    wallets::{self, Wallet},
+    workload::{self, Duties},
 };
 use crate::{
     Block, Body, Certificate, Transaction,
     consensus::{HostError, Message, Verdict},
-    invariants::{self, Invariant, Signatures, Spending, Violation},
+    invariants::{self, Invariant, Lives, Signatures, Spending, Violation},
     participant::{Action, Gossip, Head, ParticipantError},
     state::{Event as LedgerEvent, State, execute_block},
     store::StoreError,
@@ -59,9 +61,9 @@ pub enum Event {
     Blocks { to: usize, life: u64, peer: Option<usize>, blocks: Vec<(Arc<Block>, Certificate)> },
     /// A member starts again.
     Start { member: usize, life: u64 },
-    /// A client does something.
-    Client(usize),
-    /// A client sends a transfer once more.
+    /// A wallet's owner does something.
+    Wallet(usize),
+    /// A wallet's owner sends a transaction once more.
     Again(Box<Transaction>),
     /// A fault ends.
     Heal(usize),
@@ -82,17 +84,26 @@ pub struct World {
     pub members: Vec<Member>,
     /// What each owes the ledger beside consensus.
     pub duties: Vec<Duties>,
-    /// Who sends transfers.
-    pub clients: Vec<Client>,
+    /// Those of clients, who send transfers, then those that the members work for.
+    pub wallets: Vec<Wallet>,
+    /// Whether the members' wallets stake, so that founders hand over.
+    pub staking: bool,
     /// What is between them.
     pub network: Network,
     /// All that happened.
     pub trace: Trace,
     /// Ids and state roots by height, as the first honest member had them; genesis first.
     pub chain: Vec<(Hash, Hash)>,
+    /// The ledger after its last block.
+    pub ledger: State,
+    /// Transfers that nodes do not attest, by the height of their block.
+    pub doubtful: BTreeMap<u64, Vec<Hash>>,
+    /// Transfers of the chain's last blocks, and from which heights on.
+    pub recent: Vec<(u64, Hash)>,
     /// Validators by height, of that chain.
     sets: Vec<crate::block::ValidatorSet>,
     spending: Spending,
+    lives: Lives,
     signatures: Signatures,
     /// Transfers in the chain.
     pub transfers: u64,
@@ -102,6 +113,12 @@ pub struct World {
     pub highest_round: u32,
     /// Who was caught with two rival ballots.
     pub accused: BTreeSet<NodeId>,
+    /// What of it no slash covers yet.
+    pub accusations: Vec<Accusation>,
+    /// What the rules of the ledger did, by name.
+    pub happened: BTreeMap<&'static str, u64>,
+    /// Processes that were killed, and machines that lost their power.
+    pub ends: [u64; 2],
     /// Members whose machine fails soon after they have started again, of a thousand.
     pub relapse_permille: u64,
     /// Faults that go on, each with what ends it.
@@ -145,18 +162,29 @@ impl World {
             sequence: 0,
             network_id: genesis.id(),
             duties: members.iter().map(|_| Duties::default()).collect(),
-            clients: (0..clients).map(Client::new).collect(),
+            wallets: (0..clients)
+                .map(Wallet::of_client)
+                .chain((0..founders).map(|i| Wallet::of_member(clients, i)))
+                .collect(),
+            staking: false,
             network: Network::new(members.len()),
             members,
             trace: Trace::default(),
             chain: vec![(first.last_block(), first.root())],
             sets: vec![first.validators().clone()],
+            ledger: first,
+            doubtful: BTreeMap::new(),
+            recent: Vec::new(),
             spending: Spending::default(),
+            lives: Lives::default(),
             signatures: Signatures::default(),
             transfers: 0,
             rounds_closed: 0,
             highest_round: 0,
             accused: BTreeSet::new(),
+            accusations: Vec::new(),
+            happened: BTreeMap::new(),
+            ends: [0; 2],
             relapse_permille: 0,
             faults: Vec::new(),
             script: None,
@@ -185,11 +213,6 @@ impl World {
         self.chain.len() as u64 - 1
     }
 
-    /// The wallet's next nonce in the chain.
-    pub fn next_nonce(&self, wallet: &NodeId) -> u64 {
-        self.spending.next_nonce(wallet)
-    }
-
     /// Whether a transaction is in the chain.
     pub fn includes(&self, id: &Hash) -> bool {
         self.spending.height_of(id).is_some()
@@ -200,9 +223,9 @@ impl World {
         for member in 0..self.members.len() {
             self.start(member)?;
         }
-        for client in 0..self.clients.len() {
+        for wallet in 0..self.wallets.len() {
             let wait = self.random.below(1000);
-            self.at(wait, Event::Client(client));
+            self.at(wait, Event::Wallet(wallet));
         }
         Ok(())
     }
@@ -286,6 +309,7 @@ impl World {
     /// Ends a member's life; it starts again after `pause_ms`.
     pub fn end(&mut self, i: usize, end: End, pause_ms: u64) {
         self.trace.event(self.time, i, "end", &[u64::from(end == End::PowerLoss), pause_ms]);
+        self.ends[usize::from(end == End::PowerLoss)] += 1;
         let member = &mut self.members[i];
         member.running = None;
         member.life += 1;
@@ -387,17 +411,6 @@ impl World {
         Ok(())
     }
 
-    /// A member has seen two rival ballots of a validator. Where the ledger knows a transaction that proves it, this is
-    /// the place that makes and submits it.
-    fn denounce(&mut self, i: usize, height: u64, node: NodeId) -> Result<(), Violation> {
-        self.trace.event(self.time, i, "equivocation", &[height]);
-        let guilty = self.members.iter().any(|member| member.id() == node && !member.is_honest());
-        let detail = || format!("member {i} saw two rival ballots of {} at height {height}", node.short());
-        Invariant::FalselyAccused.check(guilty, detail)?;
-        self.accused.insert(node);
-        Ok(())
-    }
-
     /// A block is final and durable at a member.
     fn on_head(&mut self, i: usize, head: &Head) -> Result<(), Violation> {
         let (block, id) = (&head.block, head.block.id());
@@ -438,8 +451,22 @@ impl World {
         invariants::supply_law(&after)?;
         self.spending.add(block)?;
         invariants::coins_and_confirmations(&before, &after, events)?;
+        self.lives.add(events, after.params().ledger.report_percent)?;
+        for event in events {
+            let LedgerEvent::TransferReversed { id, .. } = event else { continue };
+            // One node alone is more than half of the seats.
+            let wanted = wallets::is_fraud(id) || after.node_count() == 1;
+            Invariant::Reversed.check(wanted, || format!("nobody honest wants {id:?} reversed"))?;
+        }
+        self.ledger = after;
         let is_transfer = |transaction: &&Transaction| matches!(transaction.unsigned.body, Body::Transfer { .. });
-        self.transfers += block.transactions.iter().filter(is_transfer).count() as u64;
+        let transfers: Vec<Hash> = block.transactions.iter().filter(is_transfer).map(Transaction::id).collect();
+        self.transfers += transfers.len() as u64;
+        self.note_transfers(height, transfers);
+        for name in events.iter().filter_map(workload::name) {
+            *self.happened.entry(name).or_default() += 1;
+        }
+        self.follow_accusations()?;
         let closes = |event: &&LedgerEvent| matches!(event, LedgerEvent::RoundClosed { .. });
         self.rounds_closed += events.iter().filter(closes).count() as u64;
         let over = self.honest().iter().map(|i| self.members[*i].height()).min().unwrap_or(0);
@@ -634,10 +661,10 @@ impl World {
                 true => self.start(member),
                 false => Ok(()),
             },
-            Event::Client(client) => {
-                self.client_acts(client)?;
+            Event::Wallet(wallet) => {
+                self.wallet_acts(wallet)?;
                 let wait = 100 + self.random.below(600);
-                self.at(wait, Event::Client(client));
+                self.at(wait, Event::Wallet(wallet));
                 Ok(())
             }
             Event::Again(transaction) => {

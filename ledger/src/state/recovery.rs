@@ -14,7 +14,10 @@ use super::{
     entry::{Alias, Owner},
     money::{Pool, take},
 };
-use crate::transaction::recovery_commitment;
+use crate::{
+    plants::{self, Plant},
+    transaction::recovery_commitment,
+};
 use ailo_protocol::{Address, Amount, Hash, PublicKey, Username};
 
 impl State {
@@ -27,7 +30,7 @@ impl State {
     pub(super) fn signs_for(&self, key: &PublicKey) -> Result<Address, Rejection> {
         let account = self.account_of(key);
         let present = self.account(&account).key;
-        match present.is_none_or(|present| present == *key) {
+        match present.is_none_or(|present| present == *key) || plants::on(Plant::RotatedKey) {
             true => Ok(account),
             false => Err(Rejection::KeyRotated { account }),
         }

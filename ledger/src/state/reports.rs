@@ -14,6 +14,7 @@ use super::{
     Event, Executor, Iou, Key, Rejection, Report, Transfer, TransferStatus,
     money::{Pool, add},
 };
+use crate::plants::{self, Plant};
 use ailo_protocol::{Address, Amount, Hash, NodeId, amount::PPM};
 use std::collections::BTreeSet;
 
@@ -50,7 +51,7 @@ impl Executor {
         self.shift(Pool::Free, Pool::Escrow, bond);
         self.set(Key::Node(node), reporter);
         self.set(key, Report { wallet, bond });
-        transfer.reports += 1;
+        transfer.reports += if plants::on(Plant::ReportTwice) { 2 } else { 1 };
         let reports = transfer.reports;
         self.events.push(Event::TransferReported { id: *id, node, wallet, reports, seats });
         self.set(Key::Transfer(*id), transfer.clone());
@@ -126,7 +127,9 @@ impl Executor {
                     self.account(to, |account| add(&mut account.owes, owed));
                 }
                 self.credit(from, returned);
-                self.remove(Key::Transfer(id));
+                if !plants::on(Plant::ReversedStays) {
+                    self.remove(Key::Transfer(id));
+                }
             }
         }
         self.leave_block(height, &BTreeSet::from([id]), pending);

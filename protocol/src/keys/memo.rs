@@ -1,7 +1,8 @@
 //! Signatures that were verified before, for simulations of many nodes in one thread: each node asks, and each distinct
-//! question is answered by arithmetic once. A node on its own remembers nothing.
+//! question is answered by arithmetic once, with keys that are decompressed once. A node on its own remembers nothing.
 
 use super::{BadSignature, PublicKey, Signature};
+use ed25519_dalek::VerifyingKey;
 use std::{cell::RefCell, collections::HashMap};
 
 /// How signatures were verified.
@@ -16,6 +17,7 @@ pub struct Verified {
 #[derive(Default)]
 struct Memo {
     good: HashMap<(PublicKey, Signature), Vec<u8>>,
+    keys: HashMap<PublicKey, VerifyingKey>,
     counts: Verified,
 }
 
@@ -31,25 +33,26 @@ pub fn remembering<T>(work: impl FnOnce() -> T) -> (T, Verified) {
     (result, counts)
 }
 
-pub(super) fn verify(
-    key: &PublicKey,
-    bytes: &[u8],
-    signature: &Signature,
-    arithmetic: impl FnOnce() -> Result<(), BadSignature>,
-) -> Result<(), BadSignature> {
+pub(super) fn verify(key: &PublicKey, bytes: &[u8], signature: &Signature) -> Result<(), BadSignature> {
     MEMO.with_borrow_mut(|memo| {
-        let Some(memo) = memo else { return arithmetic() };
+        let Some(memo) = memo else { return arithmetic(&key.decompress()?, bytes, signature) };
         if memo.good.get(&(*key, *signature)).is_some_and(|known| known == bytes) {
             memo.counts.remembered += 1;
             return Ok(());
         }
         memo.counts.verified += 1;
-        let result = arithmetic();
-        if result.is_ok() {
-            memo.good.insert((*key, *signature), bytes.to_vec());
-        }
-        result
+        let decompressed = match memo.keys.get(key) {
+            Some(known) => known,
+            None => memo.keys.entry(*key).or_insert(key.decompress()?),
+        };
+        arithmetic(decompressed, bytes, signature)?;
+        memo.good.insert((*key, *signature), bytes.to_vec());
+        Ok(())
     })
+}
+
+fn arithmetic(key: &VerifyingKey, bytes: &[u8], signature: &Signature) -> Result<(), BadSignature> {
+    key.verify_strict(bytes, &ed25519_dalek::Signature::from_bytes(&signature.0)).map_err(|_| BadSignature)
 }
 
 #[cfg(test)]
