@@ -1,6 +1,10 @@
 //! User names: short, unique on the ledger, and optional. They hold no personal data but what their owner puts there.
 
-use crate::canonical::{Decode, Encode};
+use crate::canonical::Encode;
+use bincode::{
+    de::{Decode, Decoder},
+    error::DecodeError,
+};
 use std::{fmt, str::FromStr};
 
 /// Bytes of a name, at most.
@@ -8,7 +12,7 @@ pub const MAX_NAME_BYTES: usize = 24;
 const MIN_NAME_BYTES: usize = 3;
 
 /// A user name: 3 to 24 of `a-z`, `0-9`, `-` and `_`, a letter first, padded with zeros.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode)]
 pub struct Username(pub [u8; MAX_NAME_BYTES]);
 
 /// Why a text is no user name.
@@ -16,8 +20,17 @@ pub struct Username(pub [u8; MAX_NAME_BYTES]);
 #[error("'{0}' is no user name: take 3 to 24 of a-z, 0-9, - and _, a letter first")]
 pub struct BadUsername(String);
 
+/// Only names decode: any other bytes would have a text form that means something else.
+impl<Context> Decode<Context> for Username {
+    fn decode<D: Decoder<Context = Context>>(decoder: &mut D) -> Result<Username, DecodeError> {
+        let name = Username(Decode::decode(decoder)?);
+        name.is_valid().then_some(name).ok_or(DecodeError::Other("these bytes are no user name"))
+    }
+}
+bincode::impl_borrow_decode!(Username);
+
 impl Username {
-    /// Whether the bytes are a name; decoding alone does not say so.
+    /// Whether the bytes are a name.
     pub fn is_valid(&self) -> bool {
         let len = self.0.iter().position(|b| *b == 0).unwrap_or(MAX_NAME_BYTES);
         let allowed = |b: &u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_');
@@ -69,5 +82,6 @@ mod tests {
         let mut gap = "ada".parse::<Username>().unwrap_or(Username([0; 24]));
         gap.0[5] = b'x';
         assert!(!gap.is_valid(), "one name has one encoding");
+        assert!(crate::canonical::decode::<Username>(&gap.0, 24).is_err(), "and nothing else decodes");
     }
 }
