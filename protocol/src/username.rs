@@ -60,7 +60,8 @@ impl FromStr for Username {
         let mut bytes = [0; MAX_NAME_BYTES];
         let slot = bytes.get_mut(..s.len()).ok_or_else(|| BadUsername(s.into()))?;
         slot.copy_from_slice(s.as_bytes());
-        Some(Username(bytes)).filter(Username::is_valid).ok_or_else(|| BadUsername(s.into()))
+        let name = Some(Username(bytes)).filter(|name| name.is_valid() && !s.contains('\0'));
+        name.ok_or_else(|| BadUsername(s.into()))
     }
 }
 
