@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod common;
+
 use ailo_ledger::{
     Transaction,
     block::{Validator, ValidatorSet},
@@ -11,25 +13,14 @@ use ailo_ledger::{
     state::Entry,
 };
 use ailo_protocol::{Address, Amount, Hash, Keypair, canonical, keystore};
+use common::{Node, ailo, post};
 use serde_json::{Value, json};
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpListener, TcpStream},
-    path::Path,
-    process::{Child, Command, Output, Stdio},
     sync::{Arc, Mutex},
-    time::{Duration, Instant},
+    time::Duration,
 };
-
-const PROGRAM: &str = env!("CARGO_BIN_EXE_ailo-node");
-
-fn ailo(args: &[&str]) -> Output {
-    let mut command = Command::new(PROGRAM);
-    for variable in ["AILO_DATA_DIR", "AILO_RPC", "AILO_NETWORK", "AILO_CHECKPOINT"] {
-        command.env_remove(variable);
-    }
-    command.args(args).stdin(Stdio::null()).output().unwrap()
-}
 
 /// Runs a command that must succeed; what it says.
 fn says(args: &[&str]) -> String {
@@ -44,82 +35,15 @@ fn after<'a>(said: &'a str, word: &str) -> &'a str {
     line.unwrap_or_else(|| panic!("no {word} in: {said}"))[word.len()..].trim()
 }
 
-/// A node that runs; killed when the test ends, however it ends.
-struct Node {
-    child: Child,
-    address: SocketAddr,
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 impl Node {
-    fn start(network: &str, dir: &Path) -> Node {
-        let log = std::fs::File::create(dir.join("log")).unwrap();
-        let folder = dir.to_str().unwrap();
-        let mut child = Command::new(PROGRAM)
-            .args(["run", "--network", network, "--validator", "--cpu", "--http", "127.0.0.1:0"])
-            .args(["--listen", "/ip4/127.0.0.1/tcp/0", "--data-dir", folder])
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        let (started, log) = (Instant::now(), || std::fs::read_to_string(dir.join("log")).unwrap_or_default());
-        loop {
-            assert!(child.try_wait().unwrap().is_none(), "the node ended: {}", log());
-            assert!(started.elapsed() < Duration::from_secs(60), "no JSON-RPC after 60 s: {}", log());
-            if let Ok(url) = std::fs::read_to_string(dir.join("rpc")) {
-                let address = url.trim_start_matches("http://").trim_end_matches("/rpc").parse().unwrap();
-                return Node { child, address };
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-    }
-
-    fn url(&self) -> String {
-        format!("http://{}/rpc", self.address)
-    }
-
-    fn call(&self, method: &str, params: Value) -> Value {
-        post(self.address, &json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}))["result"].clone()
-    }
-
-    fn wait(&self, what: &str, condition: impl Fn(&Node) -> bool) {
-        let started = Instant::now();
-        while !condition(self) {
-            assert!(started.elapsed() < Duration::from_secs(240), "{what}: not within 240 s");
-            std::thread::sleep(Duration::from_millis(100));
-        }
-    }
-
     fn height(&self) -> u64 {
-        self.call("ailo_status", json!({}))["height"].as_u64().unwrap()
+        self.status().height
     }
 
     fn checkpoint(&self, height: u64) -> Checkpoint {
-        let id = self.call("ailo_block", json!({"height": height}))["hash"].as_str().unwrap().parse().unwrap();
+        let id = self.result("ailo_block", json!({"height": height}))["hash"].as_str().unwrap().parse().unwrap();
         Checkpoint { height, block: id }
     }
-}
-
-/// A bare HTTP POST of JSON.
-fn post(address: SocketAddr, body: &Value) -> Value {
-    let mut stream = TcpStream::connect(address).unwrap();
-    let body = body.to_string();
-    let head = format!(
-        "POST /rpc HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
-        body.len()
-    );
-    stream.write_all(head.as_bytes()).unwrap();
-    stream.write_all(body.as_bytes()).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap()
 }
 
 /// Changes the result of a method; the method and its parameters come with it.
@@ -162,7 +86,7 @@ fn serve(stream: TcpStream, honest: SocketAddr, lie: &Mutex<Lie>) {
     let mut body = vec![0; length];
     reader.read_exact(&mut body).unwrap();
     let request: Value = serde_json::from_slice(&body).unwrap();
-    let mut answer = post(honest, &request);
+    let mut answer: Value = serde_json::from_str(&post(honest, &request.to_string())).unwrap();
     answer["id"] = request["id"].clone();
     if !answer["result"].is_null() {
         lie.lock().unwrap()(request["method"].as_str().unwrap(), &request["params"], &mut answer["result"]);
@@ -211,11 +135,11 @@ fn what_is_true_is_verified_and_every_lie_is_refused() {
     let network = path("net.toml");
     let small = ["--set", "training.inner_steps=2", "--set", "training.batch=4", "--set", "round.min_train_ms=1000"];
     says(&[&["genesis", "--out", &network, "--params", "dev", "--founder", founder], &small[..]].concat());
-    let node = Node::start(&network, &dir.path().join("a"));
-    let url = node.url();
+    let node = Node::start(&network, &dir.path().join("a"), &["--listen", "/ip4/127.0.0.1/tcp/0"]);
+    let url = node.url.clone();
     let trust_ms = ailo_protocol::presets::dev().ledger.trust_ms;
 
-    node.wait("a round closes", |n| n.call("ailo_model", json!({}))["rounds"].as_u64() >= Some(1));
+    node.wait("a round closes", 240, |s| s.value.model.rounds >= 1);
     let recipient = Address::from(Keypair::from_seed([9; 32]).public()).to_string();
     let nobody = Address::from(Keypair::from_seed([10; 32]).public()).to_string();
     let send = |amount| says(&["wallet", "send", &recipient, amount, "--json", "--data-dir", &path("a")]);
@@ -228,7 +152,7 @@ fn what_is_true_is_verified_and_every_lie_is_refused() {
         says(&[&["verify"], what, &source[..], more].concat())
     };
     // A round may close meanwhile: what is compared is said while the model stays the same.
-    let root = || node.call("ailo_model", json!({}))["root"].as_str().unwrap().to_string();
+    let root = || node.result("ailo_model", json!({}))["root"].as_str().unwrap().to_string();
     let (same, said) = loop {
         let (before, said) = (root(), verify(&["model"], &[]));
         if root() == before {
@@ -257,14 +181,14 @@ fn what_is_true_is_verified_and_every_lie_is_refused() {
     assert!(says(&["verify", "model", "--data-dir", &path("a")]).contains("UNANCHORED"));
 
     let old = node.checkpoint(1).to_string();
-    let made_ms = node.call("ailo_block", json!({"height": 1}))["header"]["time_ms"].as_u64().unwrap();
+    let made_ms = node.result("ailo_block", json!({"height": 1}))["header"]["time_ms"].as_u64().unwrap();
     let now_ms = ailo_node::genesis::now_ms();
     std::thread::sleep(Duration::from_millis((made_ms + trust_ms + 100).saturating_sub(now_ms)));
     let said = verify(&["model"], &["--checkpoint", &old]);
     assert!(said.contains("UNANCHORED") && said.contains("older than the trust period"), "{said}");
 
     // The liar passes on what is true.
-    let liar = Liar::start(node.address);
+    let liar = Liar::start(node.address());
     let ask = |what: &[&str], checkpoint: Option<Checkpoint>| {
         let checkpoint = checkpoint.map(|checkpoint| checkpoint.to_string());
         let anchor: Vec<&str> = checkpoint.iter().flat_map(|text| ["--checkpoint", text]).collect();
@@ -280,9 +204,10 @@ fn what_is_true_is_verified_and_every_lie_is_refused() {
         assert!(said.is_empty(), "nothing is shown that was not verified: {said}");
         assert!(complaint.contains("NOT VERIFIED") && complaint.contains(expected), "{expected}: {complaint}");
     };
-    let honest = node.address;
+    let honest = node.address();
     let really = move |method: &str, params: Value| {
-        post(honest, &json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}))["result"].clone()
+        let body = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).to_string();
+        serde_json::from_str::<Value>(&post(honest, &body)).unwrap()["result"].clone()
     };
 
     // Entries: another value, the proof of another key, absent for present and present for absent.

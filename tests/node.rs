@@ -2,122 +2,17 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod common;
+
 use ailo_node::rpc::types::*;
-use serde_json::{Value, json};
+use common::{Node, ailo, post, program};
+use serde_json::json;
 use std::{
-    io::{Read, Write},
-    net::{SocketAddr, TcpListener, TcpStream},
-    path::Path,
-    process::{Child, Command, Output, Stdio},
+    io::Write,
+    net::TcpListener,
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
-
-const PROGRAM: &str = env!("CARGO_BIN_EXE_ailo-node");
-
-fn ailo(args: &[&str]) -> Output {
-    Command::new(PROGRAM).args(args).env_remove("AILO_DATA_DIR").stdin(Stdio::null()).output().unwrap()
-}
-
-/// A development node in its own folder; killed when the test ends, however it ends.
-struct Dev {
-    child: Child,
-    url: String,
-}
-
-impl Drop for Dev {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-impl Dev {
-    fn start(dir: &Path, more: &[&str]) -> Dev {
-        Dev::start_on("dev", dir, more)
-    }
-
-    fn start_on(network: &str, dir: &Path, more: &[&str]) -> Dev {
-        let _ = std::fs::remove_file(dir.join("rpc"));
-        let dir_text = dir.to_str().unwrap();
-        let log = std::fs::File::options().create(true).append(true).open(dir.join("log")).unwrap();
-        let child = Command::new(PROGRAM)
-            .args([
-                "run",
-                "--network",
-                network,
-                "--validator",
-                "--cpu",
-                "--http",
-                "127.0.0.1:0",
-                "--data-dir",
-                dir_text,
-            ])
-            .args(more)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        let mut dev = Dev { child, url: String::new() };
-        let started = Instant::now();
-        while dev.url.is_empty() {
-            assert!(dev.child.try_wait().unwrap().is_none(), "the node ended: {}", dev.log(dir));
-            assert!(started.elapsed() < Duration::from_secs(60), "no JSON-RPC after 60 s: {}", dev.log(dir));
-            dev.url = std::fs::read_to_string(dir.join("rpc")).unwrap_or_default();
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        dev
-    }
-
-    fn log(&self, dir: &Path) -> String {
-        std::fs::read_to_string(dir.join("log")).unwrap_or_default()
-    }
-
-    /// A bare HTTP POST, so that the test does not depend on our own client.
-    fn post(&self, body: &str) -> String {
-        let address: SocketAddr = self.url.trim_start_matches("http://").trim_end_matches("/rpc").parse().unwrap();
-        let mut stream = TcpStream::connect(address).unwrap();
-        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-        let head = format!(
-            "POST /rpc HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
-            body.len()
-        );
-        stream.write_all(head.as_bytes()).unwrap();
-        stream.write_all(body.as_bytes()).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        answer.split_once("\r\n\r\n").unwrap().1.to_string()
-    }
-
-    fn call(&self, method: &str, params: Value) -> Value {
-        let text = self.post(&json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).to_string());
-        serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"))
-    }
-
-    fn status(&self) -> At<Status> {
-        serde_json::from_value(self.call("ailo_status", json!({}))["result"].clone()).unwrap()
-    }
-
-    fn wait(&self, what: &str, seconds: u64, condition: impl Fn(&At<Status>) -> bool) -> At<Status> {
-        let started = Instant::now();
-        loop {
-            let status = self.status();
-            if condition(&status) {
-                return status;
-            }
-            assert!(started.elapsed() < Duration::from_secs(seconds), "{what}: not within {seconds} s: {status:?}");
-            std::thread::sleep(Duration::from_millis(100));
-        }
-    }
-
-    fn interrupt(mut self) -> (Duration, std::process::ExitStatus) {
-        let started = Instant::now();
-        let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
-        let status = self.child.wait().unwrap();
-        (started.elapsed(), status)
-    }
-}
 
 #[test]
 fn bad_input_gives_one_sentence_an_exit_code_and_no_panic() {
@@ -179,7 +74,7 @@ fn a_full_disk_is_said_and_ends_the_node() {
         return;
     }
     let data = mount.path().join("node");
-    let output = Command::new(PROGRAM)
+    let output = program()
         .args([
             "run",
             "--network",
@@ -217,7 +112,7 @@ fn a_full_disk_is_said_and_ends_the_node() {
 #[test]
 fn a_development_node_trains_answers_stops_and_goes_on() {
     let dir = tempfile::tempdir().unwrap();
-    let node = Dev::start(dir.path(), &[]);
+    let node = Node::start("dev", dir.path(), &[]);
 
     let first = node.wait("it trains", 60, |s| s.value.round.step > 0);
     assert_eq!(first.value.confirmations, 0);
@@ -255,7 +150,7 @@ fn a_development_node_trains_answers_stops_and_goes_on() {
             "-32001",
         ),
     ] {
-        let answer = node.post(&body);
+        let answer = post(node.address(), &body);
         assert!(answer.contains(expected), "{body} must be answered with {expected}, not {answer}");
     }
 
@@ -286,7 +181,7 @@ fn a_development_node_trains_answers_stops_and_goes_on() {
     assert!(took < Duration::from_secs(5), "Ctrl-C took {took:?}");
     assert!(status.success(), "{status}");
 
-    let again = Dev::start(dir.path(), &[]);
+    let again = Node::start("dev", dir.path(), &[]);
     let after = again.status();
     assert!(after.height >= before.height && after.value.model.rounds >= before.value.model.rounds);
     assert_eq!(after.value.network, before.value.network);
@@ -316,7 +211,7 @@ fn a_network_is_founded_with_keys_and_genesis_and_runs() {
     let again = ailo(&["genesis", "--out", &path("net.toml"), "--params", "dev", "--founder", founder]);
     assert!(!again.status.success(), "a network file is not written over");
 
-    let node = Dev::start_on(&path("net.toml"), &dir.path().join("a"), &["--inference-only"]);
+    let node = Node::start(&path("net.toml"), &dir.path().join("a"), &["--inference-only"]);
     let status = node.wait("its founder makes blocks", 60, |s| s.height >= 2);
     assert_eq!(status.value.network.to_string(), id(&ours));
     node.interrupt();
@@ -328,7 +223,7 @@ fn a_network_is_founded_with_keys_and_genesis_and_runs() {
 fn every_block_reaches_a_subscriber_once_and_in_order() {
     use jsonrpsee::core::client::{Subscription, SubscriptionClientT};
     let dir = tempfile::tempdir().unwrap();
-    let node = Dev::start(dir.path(), &["--inference-only"]);
+    let node = Node::start("dev", dir.path(), &["--inference-only"]);
     let url = node.url.replace("http://", "ws://");
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let heights: Vec<u64> = runtime.block_on(async {
@@ -349,7 +244,7 @@ fn every_block_reaches_a_subscriber_once_and_in_order() {
 #[test]
 fn a_second_process_in_the_same_folder_is_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let _node = Dev::start(dir.path(), &["--inference-only"]);
+    let _node = Node::start("dev", dir.path(), &["--inference-only"]);
     let second =
         ailo(&["run", "--network", "dev", "--data-dir", dir.path().to_str().unwrap(), "--http", "127.0.0.1:0"]);
     assert!(!second.status.success());

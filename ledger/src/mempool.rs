@@ -370,7 +370,7 @@ impl Mempool {
         if let Some(base) = self.base.as_ref().filter(usable) {
             return Ok(base.executor.clone());
         }
-        let executor = trial(state, now_ms)?;
+        let executor = begun(state, now_ms)?;
         self.base = Some(Base { head, made_ms: now_ms, executor: executor.clone() });
         Ok(executor)
     }
@@ -470,7 +470,7 @@ fn account_nonce(state: &State, wallet: &PublicKey) -> u64 {
 }
 
 /// The block after `state`, to try transactions in.
-fn trial(state: &State, now_ms: u64) -> Result<Executor, Rejection> {
+fn begun(state: &State, now_ms: u64) -> Result<Executor, Rejection> {
     let proposer = state.validators().0.first().ok_or(Rejection::NotProposer)?.node;
     let time_ms = now_ms.max(state.time_ms().saturating_add(1));
     Executor::begin(state, BlockContext { height: state.height() + 1, time_ms, proposer })
@@ -483,7 +483,7 @@ fn fits(waiting: &mut Executor, transaction: &Transaction, state: &State, now_ms
     match waiting.apply(transaction) {
         Err(Rejection::BlockFull | Rejection::AttestQuota | Rejection::RegistrationQuota) => {
             match lane_of(transaction) {
-                Lane::Nodes => trial(state, now_ms)?.apply(transaction),
+                Lane::Nodes => begun(state, now_ms)?.apply(transaction),
                 Lane::Wallets | Lane::Held => Ok(()),
             }
         }

@@ -20,6 +20,7 @@
 use super::{Event, Executor, Key, Node, Rejection, RewardKind, Seat, Seats, entry::EpochStart};
 use crate::transaction::{Consent, stamp_hash};
 use ailo_protocol::{Address, Amount, Hash, NodeId, hash::Domain};
+use std::ops::RangeInclusive;
 
 const MINUTE_MS: u64 = 60_000;
 
@@ -169,13 +170,15 @@ impl Executor {
         }
         self.pay_uptime(&uptime);
         // Keep the snapshots that were in force at or after the inclusion of any transfer that is not final.
-        let oldest = self.state.age_ms().saturating_sub(ledger.final_ms) / ledger.epoch_ms;
-        let old = self.state.entries.range(Key::Seats(0)..=Key::Seats(oldest)).map(|(key, _)| *key);
-        let old: Vec<Key> = old.rev().skip(1).collect();
-        old.into_iter().for_each(|key| self.remove(key));
-        let oldest = self.state.age_ms().saturating_sub(ledger.evidence_ms) / ledger.epoch_ms;
-        let old = self.state.entries.range(Key::EpochStart(0)..=Key::EpochStart(oldest)).map(|(key, _)| *key);
-        let old: Vec<Key> = old.rev().skip(1).collect();
+        let age = self.state.age_ms();
+        let epoch_of = |since_ms: u64| age.saturating_sub(since_ms) / ledger.epoch_ms;
+        self.keep_last(Key::Seats(0)..=Key::Seats(epoch_of(ledger.final_ms)));
+        self.keep_last(Key::EpochStart(0)..=Key::EpochStart(epoch_of(ledger.evidence_ms)));
+    }
+
+    /// Removes what stands in a range, but for the last entry.
+    fn keep_last(&mut self, range: RangeInclusive<Key>) {
+        let old: Vec<Key> = self.state.entries.range(range).map(|(key, _)| *key).rev().skip(1).collect();
         old.into_iter().for_each(|key| self.remove(key));
     }
 

@@ -38,11 +38,6 @@ impl State {
 }
 
 impl Executor {
-    /// The wallet whose transaction `signer` signed.
-    pub(super) fn wallet_of(&self, signer: &PublicKey) -> Result<Address, Rejection> {
-        self.state.signs_for(signer)
-    }
-
     pub(super) fn set_recovery(&mut self, wallet: Address, nonce: u64, commitment: Hash) -> Result<(), Rejection> {
         if self.state.account(&wallet).recovery.is_some() {
             return Err(Rejection::RecoverySet);

@@ -32,7 +32,7 @@ use tokio::{
 const MAX_TOGETHER: usize = 1024;
 const TOGETHER_BYTES: usize = 128 << 10;
 /// Commands that wait for the thread, at most; then callers wait.
-const QUEUE: usize = 1024;
+const QUEUE: usize = 256;
 
 /// The ledger after the newest block.
 pub struct Head {
@@ -308,7 +308,13 @@ impl Ledger {
                         self.publish(full, again).await;
                     }
                 }
-                Action::Publish(gossip) => self.publish_one(gossip).await,
+                Action::Publish(Gossip::Consensus { bytes, again }) => {
+                    self.publish(gossip::Body::Consensus(Consensus { canonical: bytes.into() }), again).await;
+                }
+                Action::Publish(Gossip::Head { height, block }) => {
+                    let head = ailo_proto::Head { height, block: block.0.to_vec().into() };
+                    self.publish(gossip::Body::Head(head), false).await;
+                }
                 Action::AskHead(peer) => sync::ask_head(self.net.clone(), peer, self.commands.clone()),
                 Action::AskBlocks { first, from } => {
                     sync::ask_blocks(self.net.clone(), first, from, self.commands.clone());
@@ -327,22 +333,6 @@ impl Ledger {
         }
         for (again, rest) in together.rest() {
             self.publish(rest, again).await;
-        }
-    }
-
-    async fn publish_one(&self, gossip: Gossip) {
-        match gossip {
-            Gossip::Consensus { bytes, again } => {
-                self.publish(gossip::Body::Consensus(Consensus { canonical: bytes.into() }), again).await;
-            }
-            Gossip::Transaction { transaction, again } => {
-                let canonical = vec![transaction.encode().into()];
-                self.publish(gossip::Body::Transactions(Transactions { canonical }), again).await;
-            }
-            Gossip::Head { height, block } => {
-                let head = ailo_proto::Head { height, block: block.0.to_vec().into() };
-                self.publish(gossip::Body::Head(head), false).await;
-            }
         }
     }
 
