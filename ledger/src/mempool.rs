@@ -1,8 +1,9 @@
 //! Transactions that wait for a block. Pure: the caller passes state and clock.
 //!
-//! *Admission.* The signature verifies, and the transaction would be accepted in the next block after what the same
-//! signer already has waiting. A wallet's transaction whose nonce is a few ahead is held until the gap is filled. Where
-//! the signer's own fill the block already, a node's transaction must be acceptable alone in it.
+//! *Admission.* The signature verifies, and the transaction would be accepted in the next block: a wallet's after
+//! everything that wallets already have waiting, as if the block had room for it all; a node's after what the same node
+//! has waiting, or alone where that fills the block. A wallet's transaction whose nonce is a few ahead is held until the
+//! gap is filled.
 //!
 //! *Order.* First what nodes sign (contributions, verdicts, votes, attestations, heartbeats: few, free of fee, and the
 //! state limits each node), in order of arrival; then what wallets sign, of each wallet the first, then of each the
@@ -16,8 +17,8 @@
 //! *Replacement.* A wallet's waiting transaction gives way to a newer one of the same nonce that was made at least
 //! [`REPLACE_AFTER_MS`] later.
 //!
-//! *After a block* [`Mempool::update`] tries again on the new state what the block may have changed, and now and then
-//! everything, and drops what has become impossible: included, expired, superseded, no longer covered.
+//! *After a block* [`Mempool::update`] tries everything again on the new state and drops what has become impossible:
+//! included, expired, superseded, no longer covered.
 
 use crate::{
     Block, Body, Transaction,
@@ -106,20 +107,21 @@ pub struct Mempool {
     signers: BTreeMap<PublicKey, Vec<Place>>,
     lanes: [Usage; 3],
     arrivals: u64,
-    /// The block after the head, begun and empty, to try transactions in.
-    base: Option<Base>,
+    trial: Option<Trial>,
 }
 
-struct Base {
+/// The block after the head, begun to try transactions in.
+struct Trial {
     head: Hash,
     made_ms: u64,
-    executor: Executor,
+    /// Without any transaction.
+    empty: Executor,
+    /// After the wallets' waiting transactions. One that has given way to another since may be in it in its stead.
+    waiting: Executor,
 }
 
 /// A begun block serves trials this long; then its time is too far from the clock's.
-const BASE_MS: u64 = 1_000;
-/// Every so many blocks all waiting transactions are tried again, not only those that a block is likely to have changed.
-const FULL_TRIAL_BLOCKS: u64 = 32;
+const TRIAL_MS: u64 = 1_000;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Place {
@@ -170,6 +172,7 @@ impl Mempool {
             return Err(AdmissionError::SignerFull);
         }
         state.verify(&transaction)?;
+        self.refresh(state, now_ms)?;
         let entry = Entry { id, transaction, bytes };
         if lane == Lane::Wallets {
             let expected = self.next_nonce(state, &signer);
@@ -201,24 +204,77 @@ impl Mempool {
                 return Ok(id);
             }
         }
-        let mut trial = self.trial(state, now_ms)?;
-        for place in self.signers.get(&signer).into_iter().flatten() {
-            let _ = self.ready.get(place).map(|earlier| trial.apply(&earlier.transaction));
+        if lane == Lane::Nodes {
+            self.fits_beside_the_nodes_own(&entry.transaction, state, now_ms)?;
+            self.push(entry, lane);
+            return Ok(id);
         }
-        fits(&mut trial, &entry.transaction, state, now_ms)?;
+        self.follows(&entry.transaction)?;
         self.push(entry, lane);
         // What was held behind it may follow now.
         let mut next = nonce.saturating_add(1);
-        while let Some(follower) = (lane == Lane::Wallets).then(|| self.held.remove(&(signer, next))).flatten() {
+        while let Some(follower) = self.held.remove(&(signer, next)) {
             self.uncount(&follower, Lane::Held);
-            let room = self.has_room(lane, follower.bytes);
-            if !room || fits(&mut trial, &follower.transaction, state, now_ms).is_err() {
+            if !self.has_room(lane, follower.bytes) || self.follows(&follower.transaction).is_err() {
                 break;
             }
             self.push(follower, lane);
             next = next.saturating_add(1);
         }
         Ok(id)
+    }
+
+    /// Makes the trial anew where it is of another head or too old, and drops the wallets' transactions that do not go
+    /// through it any more.
+    fn refresh(&mut self, state: &State, now_ms: u64) -> Result<(), Rejection> {
+        let head = state.last_block();
+        let usable = |trial: &Trial| trial.head == head && (trial.made_ms..trial.made_ms + TRIAL_MS).contains(&now_ms);
+        if self.trial.as_ref().is_some_and(usable) {
+            return Ok(());
+        }
+        let empty = begun(state, now_ms)?;
+        let mut waiting = empty.clone();
+        let mut dropped = Vec::new();
+        let wallets = self.ready.range(Place { lane: Lane::Wallets, arrival: 0 }..);
+        for (_, entry) in wallets {
+            waiting.make_room();
+            if waiting.apply(&entry.transaction).is_err() {
+                dropped.push(entry.id);
+            }
+        }
+        for id in &dropped {
+            self.remove(id);
+        }
+        self.trial = Some(Trial { head, made_ms: now_ms, empty, waiting });
+        Ok(())
+    }
+
+    /// Adds a wallet's transaction to those that wait in the trial, if it could follow them all.
+    fn follows(&mut self, transaction: &Transaction) -> Result<(), Rejection> {
+        let Some(trial) = &mut self.trial else { return Ok(()) };
+        trial.waiting.make_room();
+        trial.waiting.apply(transaction)
+    }
+
+    /// The begun block after what a signer has waiting, up to a place.
+    fn after_own(&self, signer: &PublicKey, until: Option<Place>) -> Option<Executor> {
+        let mut after = self.trial.as_ref()?.empty.clone();
+        let own = self.signers.get(signer).into_iter().flatten();
+        for place in own.take_while(|place| Some(**place) != until) {
+            let _ = self.ready.get(place).map(|earlier| after.apply(&earlier.transaction)); // tried by the next refresh
+        }
+        Some(after)
+    }
+
+    /// Whether a node's transaction could stand in the next block beside what the node has waiting.
+    fn fits_beside_the_nodes_own(
+        &self,
+        transaction: &Transaction,
+        state: &State,
+        now_ms: u64,
+    ) -> Result<(), Rejection> {
+        let signer = &transaction.unsigned.signer;
+        self.after_own(signer, None).map_or(Ok(()), |mut after| fits(&mut after, transaction, state, now_ms))
     }
 
     /// What waits with this nonce: its id and time.
@@ -232,20 +288,17 @@ impl Mempool {
         Some((entry.id, entry.transaction.unsigned.time_ms))
     }
 
-    /// Puts a transaction in the place of another one of its wallet and nonce, if it could follow what waits before it.
-    /// What waits behind it is tried again when the next block comes.
+    /// Puts a transaction in the place of another one of its wallet and nonce, if it could follow what the wallet has
+    /// waiting before it. What waits behind it is tried again with the next refresh.
     fn replace(&mut self, entry: Entry, rival: Hash, state: &State, now_ms: u64) -> Result<Hash, AdmissionError> {
-        let mut trial = self.trial(state, now_ms)?;
         let (id, signer) = (entry.id, entry.transaction.unsigned.signer);
         let at = match self.ids.get(&rival) {
             Some(Where::Ready(place)) => Where::Ready(*place),
             _ => Where::Held(signer, entry.transaction.unsigned.nonce),
         };
         if let Where::Ready(place) = at {
-            for earlier in self.signers.get(&signer).into_iter().flatten().take_while(|earlier| **earlier != place) {
-                let _ = self.ready.get(earlier).map(|earlier| trial.apply(&earlier.transaction));
-            }
-            fits(&mut trial, &entry.transaction, state, now_ms)?;
+            let own = self.after_own(&signer, Some(place));
+            own.map_or(Ok(()), |mut own| fits(&mut own, &entry.transaction, state, now_ms))?;
         }
         let lane = if matches!(at, Where::Ready(_)) { Lane::Wallets } else { Lane::Held };
         if !self.has_room(lane, entry.bytes) {
@@ -283,18 +336,18 @@ impl Mempool {
         let oldest = now_ms.saturating_sub(state.params().ledger.transaction_ttl_ms);
         let expired = self.ready.values().filter(|entry| entry.transaction.unsigned.time_ms < oldest);
         dropped.extend(expired.map(|entry| entry.id));
-        // A block changes what its own signers and all nodes may do; other wallets it touches seldom, and a block is not
-        // made of what does not go: they are tried again now and then.
-        let all = state.height().is_multiple_of(FULL_TRIAL_BLOCKS);
-        let senders: BTreeSet<&PublicKey> = block.transactions.iter().map(|t| &t.unsigned.signer).collect();
-        let Ok(base) = self.trial(state, now_ms) else { return };
-        let touched = self.signers.iter().filter(|(signer, places)| {
-            all || senders.contains(signer) || places.first().is_some_and(|place| place.lane == Lane::Nodes)
-        });
-        for (_, places) in touched {
-            let mut trial = base.clone();
+        for id in &dropped {
+            self.remove(id);
+        }
+        if self.refresh(state, now_ms).is_err() {
+            return;
+        }
+        let mut dropped = Vec::new();
+        let nodes = self.signers.values().filter(|places| places.first().is_some_and(|p| p.lane == Lane::Nodes));
+        for places in nodes {
+            let Some(mut own) = self.trial.as_ref().map(|trial| trial.empty.clone()) else { return };
             for entry in places.iter().filter_map(|place| self.ready.get(place)) {
-                if fits(&mut trial, &entry.transaction, state, now_ms).is_err() {
+                if fits(&mut own, &entry.transaction, state, now_ms).is_err() {
                     dropped.push(entry.id);
                 }
             }
@@ -361,18 +414,6 @@ impl Mempool {
         }
         in_turn.sort_by_key(|(turn, place, _)| (*turn, **place));
         in_turn.into_iter().map(|(_, place, entry)| (place, entry))
-    }
-
-    /// A block to try transactions in.
-    fn trial(&mut self, state: &State, now_ms: u64) -> Result<Executor, Rejection> {
-        let head = state.last_block();
-        let usable = |base: &&Base| base.head == head && (base.made_ms..base.made_ms + BASE_MS).contains(&now_ms);
-        if let Some(base) = self.base.as_ref().filter(usable) {
-            return Ok(base.executor.clone());
-        }
-        let executor = begun(state, now_ms)?;
-        self.base = Some(Base { head, made_ms: now_ms, executor: executor.clone() });
-        Ok(executor)
     }
 
     /// Whether this transaction waits.

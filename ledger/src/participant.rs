@@ -22,7 +22,11 @@ use crate::{
 };
 use ailo_protocol::{Hash, NodeId};
 use rayon::prelude::*;
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 /// An own transaction that still waits is said again after this time.
 const REPEAT: Duration = Duration::from_secs(3);
@@ -136,8 +140,8 @@ pub struct Participant<P, B> {
     wanted: Option<Wanted>,
     /// Transactions wait that a block should be made for at once, since when.
     urgent: Option<Duration>,
-    /// This node's own transactions that wait, and when each is said again.
-    own: BTreeMap<Hash, Duration>,
+    /// This node's own transactions, by the time at which each is said again if it waits still.
+    own: BTreeSet<(Duration, Hash)>,
     /// Evidence that this node has and the ledger lacks, each with the transaction that shows it.
     evidence: Vec<(Evidence, Hash)>,
     ahead: Ahead,
@@ -175,7 +179,7 @@ impl<P: Persist, B: Blocks> Participant<P, B> {
             timers: BTreeMap::new(),
             wanted: None,
             urgent: None,
-            own: BTreeMap::new(),
+            own: BTreeSet::new(),
             evidence: Vec::new(),
             ahead: Ahead::default(),
         }
@@ -226,13 +230,13 @@ impl<P: Persist, B: Blocks> Participant<P, B> {
         let timers = self.timers.values().copied();
         let propose = self.wanted.as_ref().map(|wanted| self.propose_at(wanted));
         let sync = self.ahead.since.filter(|_| !self.ahead.asking).map(|since| since + self.patience());
-        timers.chain(propose).chain(sync).chain(self.own.values().copied()).min()
+        timers.chain(propose).chain(sync).chain(self.own.first().map(|(at, _)| *at)).min()
     }
 
     /// Takes in a transaction of this node's own, or of who hands it in here, and sends it on.
     pub fn submit(&mut self, transaction: &Transaction, now: Now) -> Result<Hash, AdmissionError> {
         let id = self.take(transaction, now)?;
-        self.own.insert(id, now.elapsed + REPEAT);
+        self.own.insert((now.elapsed + REPEAT, id));
         let transaction = Box::new(transaction.clone());
         self.actions.push(Action::Publish(Gossip::Transaction { transaction, again: false }));
         Ok(id)
@@ -285,7 +289,7 @@ impl<P: Persist, B: Blocks> Participant<P, B> {
     pub fn connected(&mut self, peer: NodeId, now: Now) {
         self.actions.push(Action::AskHead(peer));
         let soon = now.elapsed + GATHER;
-        self.own.values_mut().for_each(|at| *at = (*at).min(soon));
+        self.own = std::mem::take(&mut self.own).into_iter().map(|(at, id)| (at.min(soon), id)).collect();
     }
 
     /// A peer claims to have a block.
@@ -443,15 +447,15 @@ impl<P: Persist, B: Blocks> Participant<P, B> {
     }
 
     fn repeat_own(&mut self, now: Now) -> bool {
-        self.own.retain(|id, _| self.mempool.contains(id));
-        let due: Vec<Hash> = self.own.iter().filter(|(_, at)| **at <= now.elapsed).map(|(id, _)| *id).collect();
-        for id in &due {
-            self.own.insert(*id, now.elapsed + REPEAT);
-            if let Some(transaction) = self.mempool.get(id).cloned().map(Box::new) {
-                self.actions.push(Action::Publish(Gossip::Transaction { transaction, again: true }));
-            }
+        let mut said = false;
+        while let Some((_, id)) = self.own.first().copied().filter(|(at, _)| *at <= now.elapsed) {
+            self.own.pop_first();
+            let Some(transaction) = self.mempool.get(&id).cloned().map(Box::new) else { continue };
+            self.own.insert((now.elapsed + REPEAT, id));
+            self.actions.push(Action::Publish(Gossip::Transaction { transaction, again: true }));
+            said = true;
         }
-        !due.is_empty()
+        said
     }
 
     fn claim_height(&mut self, peer: Option<NodeId>, height: u64, now: Now) {

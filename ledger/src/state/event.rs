@@ -123,7 +123,7 @@ pub enum Event {
     RoundAborted { round: u64, reason: AbortReason },
     /// A wallet was paid.
     Reward { node: NodeId, wallet: Address, amount: Amount, kind: RewardKind, round: Option<u64> },
-    /// Coins were destroyed.
+    /// Coins were destroyed: all of the block's together.
     Burned { amount: Amount },
     /// The next height has other validators.
     ValidatorsChanged { hash: Hash, count: u32, total_power: u64, latched: bool },

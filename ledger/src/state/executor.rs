@@ -2,6 +2,7 @@
 
 use super::{
     entry::{Record, Tip},
+    money::Totals,
     *,
 };
 use crate::{
@@ -33,6 +34,7 @@ pub struct Executor {
     pub(super) context: BlockContext,
     pub(super) events: Vec<Event>,
     pub(super) touched: BTreeSet<Key>,
+    pub(super) totals: Totals,
     /// What the running transaction has changed, as it was before.
     undo: Vec<(Key, Option<Entry>)>,
     /// Shares of fees that are due at the block's end.
@@ -194,6 +196,7 @@ impl Executor {
             context,
             events: Vec::new(),
             touched: BTreeSet::new(),
+            totals: Totals { supply: state.supply(), burned: Amount::ZERO },
             undo: Vec::new(),
             fees: Vec::new(),
             used: Used::default(),
@@ -213,7 +216,7 @@ impl Executor {
 
     /// Applies a transaction whose signature has been verified: all of it, or nothing.
     pub fn apply(&mut self, transaction: &Transaction) -> Result<(), Rejection> {
-        let (events, fees) = (self.events.len(), self.fees.len());
+        let (events, fees, totals) = (self.events.len(), self.fees.len(), self.totals);
         self.undo.clear();
         match self.admit(transaction).and_then(|used| self.dispatch(transaction).map(|()| used)) {
             Ok(used) => {
@@ -226,9 +229,17 @@ impl Executor {
                 }
                 self.events.truncate(events);
                 self.fees.truncate(fees);
+                self.totals = totals;
                 Err(reason)
             }
         }
+    }
+
+    /// Forgets how much of the block is used and what happened in it, to try on without end.
+    pub(crate) fn make_room(&mut self) {
+        self.used = Used::default();
+        self.events.clear();
+        self.fees.clear();
     }
 
     /// The bounds of time and space; what of the block's space is used with the transaction in.
@@ -322,6 +333,7 @@ impl Executor {
         self.pay_fees();
         self.choose_validators();
         self.advance_round();
+        self.set_totals();
         let changed = |key: &Key| self.state.entries.get(key) != self.parent.entries.get(key);
         let keys: Vec<Key> = self.touched.iter().filter(|key| changed(key)).copied().collect();
         let writes = self.state.commit(keys);

@@ -8,6 +8,14 @@ use crate::plants::{self, Plant};
 use ailo_protocol::{Address, Amount, Hash, NodeId};
 use std::collections::BTreeMap;
 
+/// The totals while a block is executed: they change with every coin that moves, and are set at its end.
+#[derive(Clone, Copy)]
+pub(super) struct Totals {
+    pub supply: Supply,
+    /// Burned in this block.
+    pub burned: Amount,
+}
+
 /// Where coins can be.
 #[derive(Clone, Copy)]
 pub(super) enum Pool {
@@ -45,10 +53,8 @@ pub(super) fn take(holding: &mut Amount, amount: Amount) {
 impl Executor {
     /// Moves `amount` between two totals.
     pub(super) fn shift(&mut self, from: Pool, to: Pool, amount: Amount) {
-        let mut supply = self.state.supply();
-        take(supply.pool(from), amount);
-        add(supply.pool(to), amount);
-        self.set(Key::Supply, supply);
+        take(self.totals.supply.pool(from), amount);
+        add(self.totals.supply.pool(to), amount);
     }
 
     /// Changes an account; one that is all zero again is forgotten.
@@ -140,14 +146,13 @@ impl Executor {
     /// Makes new coins for the wallet of `node`, if the node is still known; returns how many.
     pub(super) fn mint(&mut self, node: NodeId, amount: Amount, kind: RewardKind, round: Option<u64>) -> Amount {
         let Some(wallet) = self.state.node(&node).map(|node| node.wallet) else { return Amount::ZERO };
-        let mut supply = self.state.supply();
+        let supply = &mut self.totals.supply;
         let Some(minted) = supply.minted.checked_add(amount) else { return Amount::ZERO };
         if amount == Amount::ZERO {
             return amount;
         }
         supply.minted = minted;
         add(&mut supply.free, amount);
-        self.set(Key::Supply, supply);
         self.events.push(Event::Reward { node, wallet, amount, kind, round });
         self.credit(wallet, amount);
         amount
@@ -190,12 +195,23 @@ impl Executor {
         }
     }
 
+    /// Sets the block's totals.
+    pub(super) fn set_totals(&mut self) {
+        let Totals { supply, burned } = self.totals;
+        if supply != self.state.supply() {
+            self.set(Key::Supply, supply);
+        }
+        if burned > Amount::ZERO {
+            self.events.push(Event::Burned { amount: burned });
+        }
+    }
+
     /// Destroys coins.
     pub(super) fn burn(&mut self, pool: Pool, amount: Amount) {
         if amount > Amount::ZERO {
             let lost = plants::on(Plant::LostFee);
             self.shift(pool, Pool::Burned, if lost { Amount(amount.0 - 1) } else { amount });
-            self.events.push(Event::Burned { amount });
+            add(&mut self.totals.burned, amount);
         }
     }
 }

@@ -145,7 +145,7 @@ impl Executor {
         let over: Vec<(u64, Poll)> = over.map(|(number, poll)| (number, poll.clone())).collect();
         for (number, mut poll) in over {
             let ledger = &self.state.params().ledger;
-            let supply = self.state.supply();
+            let supply = self.totals.supply;
             // Whatever voted is staked or unbonds still: a quorum can't be made by leaving after the vote.
             let all = u128::from(supply.staked.0) + u128::from(supply.unbonding.0);
             let cast = u128::from(poll.yes.0) + u128::from(poll.no.0);

@@ -1,18 +1,24 @@
-//! The index: one sled tree, one batch a block, so that a block's entries are there together or not at all.
+//! The index in sled: what of the log is where, what happened to whom, and the state's entries. Blocks are added several
+//! at once: first the pages of the tables, then, as one batch that makes them hold, what stands below.
 //!
 //! ```text
-//! "m"                            -> Head
-//! "s" state key                  -> state entry
+//! "m"                            -> Manifest: head, and the runs that hold
 //! "h" height                     -> offset in the block log
 //! "b" block id                   -> height
-//! "t" transaction id             -> height, position
+//! "e" height, first number       -> a page of the block's events: block's time, events
 //! "v" validator set's hash       -> validator set, for every one that ever was
-//! "w" wallet, height, number     -> time, event
+//!
+//! table "state":    state key                         -> state entry
+//! table "archive":  "t" transaction id                -> height, position
+//!                   "w" wallet, height, event's number -> nothing
 //! ```
 //!
 //! Integers in keys are big-endian, so that order of keys is order of heights.
 
-use super::{IndexHead as Head, StoreError};
+use super::{
+    IndexHead as Head, StoreError,
+    runs::{Runs, Table},
+};
 use crate::{
     Block,
     block::{MAX_VALIDATORS, ValidatorSet},
@@ -22,16 +28,26 @@ use ailo_protocol::{
     Address, Genesis, Hash,
     canonical::{self, Decode, Encode},
 };
-use sled::{Batch, Db, IVec};
-use std::{collections::BTreeMap, path::Path};
+use sled::{Batch, Db};
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::{PoisonError, RwLock, RwLockReadGuard},
+};
 
 /// Items of one page of history, at most.
 pub const MAX_PAGE: usize = 100;
-const CACHE_BYTES: u64 = 64 << 20;
+/// sled's cache: what is read is mostly new.
+const CACHE_BYTES: u64 = 16 << 20;
 const MAX_VALUE_BYTES: usize = 64 << 10;
+const MAX_MANIFEST_BYTES: usize = 4 << 20;
 /// A validator takes 40 bytes.
 const MAX_SET_BYTES: usize = 8 + 40 * MAX_VALIDATORS;
-const HEAD: &[u8] = b"m";
+/// Runs of the archive with more entries are not merged any more: a merge holds up the index for about a second.
+const ARCHIVE_RUN: u64 = 1 << 20;
+const EVENTS_PER_PAGE: usize = 32;
+const MAX_EVENTS_BYTES: usize = 64 << 20;
+const MANIFEST: &[u8] = b"m";
 
 /// A place in a wallet's history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -64,6 +80,27 @@ pub struct Page {
 
 pub(super) struct Index {
     db: Db,
+    state: Table,
+    archive: Table,
+    /// As in sled; who reads a table holds it, so that no run goes away meanwhile.
+    manifest: RwLock<Manifest>,
+}
+
+/// Where the index stands, and which runs make it up.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+struct Manifest {
+    head: Head,
+    state: Runs,
+    archive: Runs,
+    /// The next run's number.
+    next: u64,
+}
+
+impl Manifest {
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
 }
 
 fn key(kind: u8, parts: &[&[u8]]) -> Vec<u8> {
@@ -74,9 +111,20 @@ fn history_key(wallet: &Address, at: Cursor) -> Vec<u8> {
     key(b'w', &[&wallet.0, &at.height.to_be_bytes(), &at.event.to_be_bytes()])
 }
 
+/// The place in a wallet's history that a key names.
+fn history_place(key: &[u8]) -> Option<Cursor> {
+    let (rest, event) = key.split_last_chunk()?;
+    let height = rest.last_chunk()?;
+    Some(Cursor { height: u64::from_be_bytes(*height), event: u32::from_be_bytes(*event) })
+}
+
+fn events_key(at: Cursor) -> Vec<u8> {
+    key(b'e', &[&at.height.to_be_bytes(), &at.event.to_be_bytes()])
+}
+
 /// A value that this module wrote; `None` if it is not readable, as if it were not there.
-fn value<T: Decode<()> + Encode>(bytes: Option<IVec>) -> Option<T> {
-    bytes.and_then(|bytes| canonical::decode(&bytes, MAX_VALUE_BYTES).ok())
+fn value<T: Decode<()> + Encode>(bytes: Option<impl AsRef<[u8]>>, max: usize) -> Option<T> {
+    bytes.and_then(|bytes| canonical::decode(bytes.as_ref(), max).ok())
 }
 
 /// A block as the index keeps it.
@@ -109,44 +157,70 @@ impl Addition {
 }
 
 impl Index {
-    pub fn open(path: &Path) -> Result<Index, StoreError> {
-        Ok(Index { db: sled::Config::new().path(path).cache_capacity(CACHE_BYTES).open()? })
+    /// Opens an index that is there, or makes one that stands at the genesis state.
+    pub fn open(path: &Path, genesis: &State) -> Result<Index, StoreError> {
+        let db = sled::Config::new().path(path).cache_capacity(CACHE_BYTES).open()?;
+        let state = Table::new(db.open_tree("state")?, u64::MAX);
+        let archive = Table::new(db.open_tree("archive")?, ARCHIVE_RUN);
+        let head = Head::genesis(genesis);
+        let empty = Manifest { head, state: Runs::default(), archive: Runs::default(), next: 0 };
+        let found: Option<Manifest> = value(db.get(MANIFEST)?, MAX_MANIFEST_BYTES);
+        let is_new = found.is_none();
+        let index = Index { db, state, archive, manifest: RwLock::new(found.unwrap_or(empty)) };
+        if is_new {
+            index.found(genesis)?;
+        }
+        index.state.remove_others(&index.manifest().state)?;
+        index.archive.remove_others(&index.manifest().archive)?;
+        Ok(index)
+    }
+
+    /// Writes the state before the first block into an empty index.
+    fn found(&self, state: &State) -> Result<(), StoreError> {
+        let mut manifest = self.manifest().clone();
+        let entries: BTreeMap<Vec<u8>, Vec<u8>> = state.entries().collect();
+        let run = entries.iter().map(|(key, entry)| (key.as_slice(), Some(entry.as_slice())));
+        let number = manifest.number();
+        self.state.add(&mut manifest.state, number, run)?;
+        let mut batch = Batch::default();
+        let set = state.validators();
+        batch.insert(key(b'v', &[&set.hash().0]), canonical::encode(set));
+        Ok(self.hold(manifest, batch)?)
     }
 
     /// Head and state, if both are there and readable.
     pub fn load(&self, genesis: &Genesis) -> Option<(Head, State)> {
-        let head = self.head().ok()??;
-        let entries =
-            self.db.scan_prefix(b"s").map(|item| item.map(|(key, entry)| (key[1..].to_vec(), entry.to_vec())));
-        let entries: Vec<_> = entries.collect::<Result<_, _>>().ok()?;
+        let manifest = self.manifest();
+        let mut entries = Vec::new();
+        let each = |key: &[u8], entry: Option<&[u8]>| {
+            entries.extend(entry.map(|entry| (key.to_vec(), entry.to_vec())));
+            Ok(())
+        };
+        self.state.all(&manifest.state, each).ok()?;
         let state = State::restore(genesis, entries.into_iter()).ok()?;
         // An index of an older version holds no sets.
         self.validators(&state.validators().hash()).ok()??;
-        Some((head, state))
+        Some((manifest.head, state))
     }
 
-    /// Writes the state before the first block into an empty index.
-    pub fn found(&self, state: &State) -> Result<Head, StoreError> {
-        let head = Head::genesis(state);
-        let mut batch = Batch::default();
-        for (state_key, entry) in state.entries() {
-            batch.insert(key(b's', &[&state_key]), entry);
-        }
-        let set = state.validators();
-        batch.insert(key(b'v', &[&set.hash().0]), canonical::encode(set));
-        batch.insert(HEAD, canonical::encode(&head));
+    fn manifest(&self) -> RwLockReadGuard<'_, Manifest> {
+        self.manifest.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets runs and a batch hold, at once.
+    fn hold(&self, manifest: Manifest, mut batch: Batch) -> Result<(), sled::Error> {
+        batch.insert(MANIFEST, canonical::encode(&manifest));
         self.db.apply_batch(batch)?;
-        Ok(head)
+        *self.manifest.write().unwrap_or_else(PoisonError::into_inner) = manifest;
+        Ok(())
     }
 
-    pub fn head(&self) -> Result<Option<Head>, StoreError> {
-        Ok(value(self.db.get(HEAD)?))
-    }
-
-    /// Adds blocks, in order, as one batch.
+    /// Adds blocks, in order. One thread does.
     pub fn add(&self, together: &[Addition]) -> Result<(), sled::Error> {
+        let mut manifest = self.manifest().clone();
         let mut batch = Batch::default();
-        let mut state: BTreeMap<&[u8], Option<&[u8]>> = BTreeMap::new();
+        let mut state: Vec<(&[u8], Option<&[u8]>)> = Vec::new();
+        let mut archive: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
         for Addition { block, offset, writes, events, validators } in together {
             let header = &block.header;
             let height = header.height;
@@ -154,62 +228,97 @@ impl Index {
             batch.insert(key(b'h', &[&height.to_be_bytes()]), canonical::encode(offset));
             batch.insert(key(b'b', &[&block.id().0]), canonical::encode(&height));
             for (position, transaction) in (0u32..).zip(&block.transactions) {
-                batch.insert(key(b't', &[&transaction.id().0]), canonical::encode(&(height, position)));
+                archive.push((key(b't', &[&transaction.id().0]), canonical::encode(&(height, position))));
             }
-            for (number, event) in (0u32..).zip(events) {
-                let item = canonical::encode(&(header.time_ms, event));
-                for wallet in event.addresses() {
-                    batch.insert(history_key(&wallet, Cursor { height, event: number }), item.as_slice());
+            for (first, page) in (0u32..).step_by(EVENTS_PER_PAGE).zip(events.chunks(EVENTS_PER_PAGE)) {
+                let page_key = events_key(Cursor { height, event: first });
+                batch.insert(page_key, canonical::encode(&(header.time_ms, page.to_vec())));
+                for (event, happened) in (first..).zip(page) {
+                    let places =
+                        happened.addresses().into_iter().map(|wallet| history_key(&wallet, Cursor { height, event }));
+                    archive.extend(places.map(|place| (place, Vec::new())));
                 }
             }
             if let Some(set) = validators {
                 batch.insert(key(b'v', &[&header.next_validators.0]), canonical::encode(set));
             }
-            batch.insert(HEAD, canonical::encode(&Head { height, root: header.state_root, offset: *offset }));
+            manifest.head = Head { height, root: header.state_root, offset: *offset };
         }
-        for (state_key, entry) in state {
-            match entry {
-                Some(entry) => batch.insert(key(b's', &[state_key]), entry),
-                None => batch.remove(key(b's', &[state_key])),
-            }
+        // Of what several blocks wrote to one key the last holds: a stable sort leaves it behind the others.
+        state.sort_by_key(|(key, _)| *key);
+        let last_of_key = state.iter().zip(state.iter().skip(1).map(|(key, _)| Some(*key)).chain([None]));
+        let written = last_of_key.filter(|((key, _), next)| *next != Some(*key)).map(|(write, _)| *write);
+        archive.sort_unstable();
+        archive.dedup(); // a wallet that sends to itself
+        let (first, second) = (manifest.number(), manifest.number());
+        self.state.add(&mut manifest.state, first, written)?;
+        let archived = archive.iter().map(|(key, value)| (key.as_slice(), Some(value.as_slice())));
+        self.archive.add(&mut manifest.archive, second, archived)?;
+        self.hold(manifest, batch)?;
+        self.merge()
+    }
+
+    /// Merges runs where there are enough.
+    fn merge(&self) -> Result<(), sled::Error> {
+        let mut manifest = self.manifest().clone();
+        let Manifest { state, archive, next, .. } = &mut manifest;
+        let mut number = || {
+            *next += 1;
+            *next
+        };
+        let old_state = self.state.merge(state, &mut number)?;
+        let old_archive = self.archive.merge(archive, &mut number)?;
+        if old_state.is_empty() && old_archive.is_empty() {
+            return Ok(());
         }
-        self.db.apply_batch(batch)
+        self.hold(manifest, Batch::default())?;
+        // Nobody reads these any more: whoever held the manifest before has given it back.
+        old_state.into_iter().try_for_each(|run| self.state.remove(run))?;
+        old_archive.into_iter().try_for_each(|run| self.archive.remove(run))
     }
 
     pub fn offset(&self, height: u64) -> Result<Option<u64>, StoreError> {
-        Ok(value(self.db.get(key(b'h', &[&height.to_be_bytes()]))?))
+        Ok(value(self.db.get(key(b'h', &[&height.to_be_bytes()]))?, MAX_VALUE_BYTES))
     }
 
     pub fn height_of(&self, block: &Hash) -> Result<Option<u64>, StoreError> {
-        Ok(value(self.db.get(key(b'b', &[&block.0]))?))
+        Ok(value(self.db.get(key(b'b', &[&block.0]))?, MAX_VALUE_BYTES))
     }
 
     pub fn position_of(&self, transaction: &Hash) -> Result<Option<(u64, u32)>, StoreError> {
-        Ok(value(self.db.get(key(b't', &[&transaction.0]))?))
+        let manifest = self.manifest();
+        let found = self.archive.get(&manifest.archive, &key(b't', &[&transaction.0]))?;
+        Ok(value(found, MAX_VALUE_BYTES))
     }
 
     pub fn validators(&self, hash: &Hash) -> Result<Option<ValidatorSet>, StoreError> {
-        let bytes = self.db.get(key(b'v', &[&hash.0]))?;
-        Ok(bytes.and_then(|bytes| canonical::decode(&bytes, MAX_SET_BYTES).ok()))
+        Ok(value(self.db.get(key(b'v', &[&hash.0]))?, MAX_SET_BYTES))
     }
 
     pub fn history(&self, wallet: &Address, before: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
         let first = history_key(wallet, Cursor { height: 0, event: 0 });
         let end = history_key(wallet, before.unwrap_or(Cursor { height: u64::MAX, event: u32::MAX }));
         let limit = limit.clamp(1, MAX_PAGE);
-        let mut page = Page::default();
-        for item in self.db.range(first..end).rev() {
-            let (item_key, item) = item?;
-            let Some((time_ms, event)) = value::<(u64, Event)>(Some(item)) else { continue };
-            let number = |range| item_key.get(range).unwrap_or_default();
-            let height = number(21..29).try_into().map(u64::from_be_bytes).unwrap_or_default();
-            let event_number = number(29..33).try_into().map(u32::from_be_bytes).unwrap_or_default();
-            if page.items.len() == limit {
-                page.next = page.items.last().map(|last: &HistoryItem| last.at);
-                break;
-            }
-            page.items.push(HistoryItem { at: Cursor { height, event: event_number }, time_ms, event });
+        let mut places = Vec::new();
+        let manifest = self.manifest();
+        self.archive.back(&manifest.archive, &first..&end, |key| {
+            places.extend(history_place(key));
+            places.len() <= limit
+        })?;
+        let more = places.len() > limit;
+        places.truncate(limit);
+        let mut page = Page { items: Vec::new(), next: places.last().copied().filter(|_| more) };
+        for at in places {
+            page.items.extend(self.event(at)?.map(|(time_ms, event)| HistoryItem { at, time_ms, event }));
         }
         Ok(page)
+    }
+
+    /// An event and its block's time.
+    fn event(&self, at: Cursor) -> Result<Option<(u64, Event)>, StoreError> {
+        let first = Cursor { event: at.event - at.event % EVENTS_PER_PAGE as u32, ..at };
+        let page: Option<(u64, Vec<Event>)> = value(self.db.get(events_key(first))?, MAX_EVENTS_BYTES);
+        Ok(page
+            .and_then(|(time_ms, events)| Some((time_ms, events.into_iter().nth((at.event - first.event) as usize)?))))
     }
 }

@@ -17,6 +17,7 @@ mod consensus;
 mod index;
 mod indexer;
 mod light;
+mod runs;
 
 pub use blocks::{BlockLog, IndexHead};
 pub use consensus::ConsensusFiles;
@@ -112,8 +113,9 @@ impl Store {
         let log = BlockLog::open(RealDisk::shared(), &dir.join("blocks"), genesis.id())?;
         let path = dir.join("index");
         let is_new = !path.exists();
+        let first = State::genesis(genesis);
         // A new index is opened once: sled gives up its lock only some time after it was closed.
-        let found = if is_new { None } else { Index::open(&path).ok() };
+        let found = if is_new { None } else { Index::open(&path, &first).ok() };
         let opened = found.and_then(|index| {
             let (head, state) = index.load(genesis)?;
             log.fits(&head, &state).then_some((index, head, state))
@@ -125,10 +127,7 @@ impl Store {
                     tracing::warn!("the index does not fit the block log; building it anew");
                     fs::remove_dir_all(&path).map_err(folder)?;
                 }
-                let index = Index::open(&path)?;
-                let state = State::genesis(genesis);
-                let head = index.found(&state)?;
-                (index, head, state)
+                (Index::open(&path, &first)?, IndexHead::genesis(&first), first)
             }
         };
         let mut together = Vec::with_capacity(indexer::MAX_TOGETHER);

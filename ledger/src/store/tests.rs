@@ -148,9 +148,10 @@ fn an_index_ahead_of_the_log_or_of_another_history_is_built_anew() {
     chain.check(4);
     // An entry of the state is not what it should be.
     let db = sled::open(chain.path("index")).unwrap();
-    let (key, _) = db.scan_prefix(b"s").last().unwrap().unwrap();
-    db.remove(key).unwrap();
-    drop(db);
+    let state = db.open_tree("state").unwrap();
+    let (key, _) = state.last().unwrap().unwrap();
+    state.remove(key).unwrap();
+    drop((state, db));
     chain.check(4);
 }
 
