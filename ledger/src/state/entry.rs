@@ -358,8 +358,24 @@ pub struct Transfer {
     pub proposer: NodeId,
     /// Reports that stand.
     pub reports: u32,
-    /// Nodes that confirmed it, in order; none while PENDING (see [`Inclusion::attested`]).
-    pub confirmers: Vec<NodeId>,
+    /// Nodes that confirmed it, in order; none while PENDING (see [`Inclusion::attested`]). Shared with the block's other
+    /// transfers, which mostly have the same.
+    #[serde(with = "shared")]
+    pub confirmers: Arc<[NodeId]>,
+}
+
+/// A shared list in serde's terms: as the list.
+mod shared {
+    use super::*;
+    use serde::{Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(list: &Arc<[NodeId]>, serializer: S) -> Result<S::Ok, S::Error> {
+        list.as_ref().serialize(serializer)
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Arc<[NodeId]>, D::Error> {
+        Vec::deserialize(deserializer).map(Into::into)
+    }
 }
 
 /// The transfers of one block that have not ended, and who has attested them.

@@ -444,7 +444,7 @@ impl State {
             Some(inclusion) if transfer.status == TransferStatus::Pending => {
                 inclusion.attested.iter().filter(|a| a.counts(id, transfer)).map(|a| a.node).collect()
             }
-            _ => transfer.confirmers.clone(),
+            _ => transfer.confirmers.to_vec(),
         }
     }
 

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::plants::{self, Plant};
 use ailo_protocol::{Address, Amount, Hash, NodeId, hash::Domain};
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 impl State {
     /// Whether an attestation by `node` of the block at `height` would be accepted in the next block.
@@ -127,11 +127,11 @@ impl Executor {
             age: self.state.age_ms(),
             proposer: self.context.proposer,
             reports: 0,
-            confirmers: Vec::new(),
+            confirmers: Arc::default(),
         };
         self.events.push(Event::TransferPending { id, from, to, amount, fee });
         match needed {
-            0 => self.confirm(id, transfer, Vec::new()),
+            0 => self.confirm(id, transfer, Arc::default()),
             _ => self.set(Key::Transfer(id), transfer),
         }
         Ok(())
@@ -198,12 +198,14 @@ impl Executor {
         let place = if first { 0 } else { inclusion.attested.len() };
         inclusion.attested.insert(place, attestation);
         self.events.push(Event::Attested { node, height });
-        let mut confirmed = Vec::new();
+        let mut confirmed: Vec<(Hash, Transfer, Arc<[NodeId]>)> = Vec::new();
         for id in inclusion.transfers.iter().filter(|_| inclusion.attested.len() >= needed) {
             let Some(transfer) = self.state.pending(id) else { continue };
             let counting = inclusion.attested.iter().filter(|attestation| attestation.counts(id, transfer));
             let confirmers: Vec<NodeId> = counting.take(needed).map(|attestation| attestation.node).collect();
             if confirmers.len() == needed {
+                let same = confirmed.last().filter(|(_, _, others)| **others == *confirmers);
+                let confirmers = same.map_or_else(|| confirmers.into(), |(_, _, others)| others.clone());
                 confirmed.push((*id, transfer.clone(), confirmers));
             }
         }
@@ -213,7 +215,7 @@ impl Executor {
         Ok(())
     }
 
-    fn confirm(&mut self, id: Hash, mut transfer: Transfer, confirmers: Vec<NodeId>) {
+    fn confirm(&mut self, id: Hash, mut transfer: Transfer, confirmers: Arc<[NodeId]>) {
         let Transfer { from, to, amount, fee, proposer, .. } = transfer;
         self.shift(Pool::Pending, Pool::Free, amount);
         self.account(to, |account| take(&mut account.incoming, amount));

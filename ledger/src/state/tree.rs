@@ -29,7 +29,7 @@ pub const MAX_PROOF_BYTES: usize = 8 + 256 * 32 + 1 + 64;
 
 /// A copy-on-write tree from key hashes to value hashes.
 #[derive(Clone, Debug, Default)]
-pub struct Tree(Option<Arc<Subtree>>);
+pub struct Tree(Subtree);
 
 /// One change: the hash of a key, and the hash of its new value (`None` removes it).
 pub type Change = (Hash, Option<Hash>);
@@ -37,10 +37,27 @@ pub type Change = (Hash, Option<Hash>);
 /// Batches at least this large are split over threads.
 const PARALLEL: usize = 1024;
 
-#[derive(Debug)]
+/// Each kind is an allocation of its own size: there is a leaf and a branch for each entry of the state.
+#[derive(Clone, Debug, Default)]
 enum Subtree {
-    Leaf { key: Hash, value: Hash, hash: Hash },
-    Branch { left: Tree, right: Tree, hash: Hash },
+    #[default]
+    Nothing,
+    Leaf(Arc<Leaf>),
+    Branch(Arc<Branch>),
+}
+
+#[derive(Debug)]
+struct Leaf {
+    key: Hash,
+    value: Hash,
+    hash: Hash,
+}
+
+#[derive(Debug)]
+struct Branch {
+    left: Tree,
+    right: Tree,
+    hash: Hash,
 }
 
 /// The hash under which a key's bytes stand in the tree.
@@ -69,9 +86,10 @@ fn bit(key: &Hash, depth: usize) -> bool {
 impl Tree {
     /// The commitment; zero over nothing.
     pub fn root(&self) -> Hash {
-        match self.0.as_deref() {
-            None => Hash::ZERO,
-            Some(Subtree::Leaf { hash, .. } | Subtree::Branch { hash, .. }) => *hash,
+        match &self.0 {
+            Subtree::Nothing => Hash::ZERO,
+            Subtree::Leaf(leaf) => leaf.hash,
+            Subtree::Branch(branch) => branch.hash,
         }
     }
 
@@ -89,17 +107,17 @@ impl Tree {
         if changes.is_empty() {
             return self.clone();
         }
-        let (left, right) = match self.0.as_deref() {
-            Some(Subtree::Branch { left, right, .. }) => (left.clone(), right.clone()),
-            None => match changes {
+        let (left, right) = match &self.0 {
+            Subtree::Branch(branch) => (branch.left.clone(), branch.right.clone()),
+            Subtree::Nothing => match changes {
                 [(_, None)] => return Tree::default(),
                 [(key, Some(value))] => return Tree::leaf(*key, *value),
                 _ => Default::default(),
             },
-            Some(Subtree::Leaf { key, .. }) => match changes {
-                [(changed, None)] if changed == key => return Tree::default(),
-                [(changed, Some(value))] if changed == key => return Tree::leaf(*key, *value),
-                _ if bit(key, depth) => (Tree::default(), self.clone()),
+            Subtree::Leaf(leaf) => match changes {
+                [(changed, None)] if *changed == leaf.key => return Tree::default(),
+                [(changed, Some(value))] if *changed == leaf.key => return Tree::leaf(leaf.key, *value),
+                _ if bit(&leaf.key, depth) => (Tree::default(), self.clone()),
                 _ => (self.clone(), Tree::default()),
             },
         };
@@ -113,18 +131,17 @@ impl Tree {
     }
 
     fn leaf(key: Hash, value: Hash) -> Tree {
-        Tree(Some(Arc::new(Subtree::Leaf { key, value, hash: leaf_hash(&key, &value) })))
+        Tree(Subtree::Leaf(Arc::new(Leaf { key, value, hash: leaf_hash(&key, &value) })))
     }
 
     /// Two subtrees as one; a single leaf moves up.
     fn branch(left: Tree, right: Tree) -> Tree {
-        let is_branch = |tree: &Tree| matches!(tree.0.as_deref(), Some(Subtree::Branch { .. }));
         match (&left.0, &right.0) {
-            (None, _) if !is_branch(&right) => right,
-            (_, None) if !is_branch(&left) => left,
+            (Subtree::Nothing, Subtree::Nothing | Subtree::Leaf(_)) => right,
+            (Subtree::Leaf(_), Subtree::Nothing) => left,
             _ => {
                 let hash = branch_hash(&left.root(), &right.root());
-                Tree(Some(Arc::new(Subtree::Branch { left, right, hash })))
+                Tree(Subtree::Branch(Arc::new(Branch { left, right, hash })))
             }
         }
     }
@@ -134,10 +151,11 @@ impl Tree {
         let mut beside = Vec::new();
         let mut tree = self;
         loop {
-            match tree.0.as_deref() {
-                None => return Proof { beside, end: None },
-                Some(Subtree::Leaf { key, value, .. }) => return Proof { beside, end: Some((*key, *value)) },
-                Some(Subtree::Branch { left, right, .. }) => {
+            match &tree.0 {
+                Subtree::Nothing => return Proof { beside, end: None },
+                Subtree::Leaf(leaf) => return Proof { beside, end: Some((leaf.key, leaf.value)) },
+                Subtree::Branch(branch) => {
+                    let Branch { left, right, .. } = &**branch;
                     let (on, off) = if bit(key, beside.len()) { (right, left) } else { (left, right) };
                     beside.push(off.root());
                     tree = on;
