@@ -5,7 +5,7 @@
 #[path = "common/chain.rs"]
 mod chain;
 #[path = "common/process.rs"]
-#[allow(dead_code)] // memory alone is asked for here
+#[allow(dead_code)] // each benchmark needs a part of it
 mod process;
 
 use ailo_ledger::{

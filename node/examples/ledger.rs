@@ -7,7 +7,7 @@
 #[path = "common/load.rs"]
 mod load;
 #[path = "../../ledger/examples/common/process.rs"]
-#[allow(dead_code)] // the other benchmarks ask for more
+#[allow(dead_code)] // each benchmark needs a part of it
 mod process;
 
 use ailo_protocol::{Address, Amount, Keypair};

@@ -19,6 +19,8 @@ pub type Outcome<T> = Result<T, Box<dyn Error>>;
 
 const WALLETS: usize = 1000;
 const PURSE: Amount = Amount::alc(100);
+/// Wallets filled together: a signer may have few more transactions waiting.
+const FUNDED_TOGETHER: usize = 60;
 /// Transfers handed in together, at most; and the time in which they gather.
 const BATCH: usize = 128;
 const GATHER: Duration = Duration::from_millis(70);
@@ -91,22 +93,22 @@ pub async fn found(nodes: u32, confirmations: u32) -> Outcome<Network> {
     for (i, founder) in net.nodes.iter().enumerate() {
         // Each founder's node bonds by itself as soon as it can; the coins are sent after that.
         let address = Address::from(founder.wallet.public());
-        let first = loop {
-            let account = clients[i].account(&address).await?.value;
-            if account.staked > Amount::ZERO {
-                break account.nonce;
-            }
+        while clients[i].account(&address).await?.value.staked == Amount::ZERO {
             tokio::time::sleep(Duration::from_millis(100)).await;
-        };
-        let mine = wallets.iter().skip(i).step_by(net.nodes.len());
-        let transfers: Vec<Transaction> = mine
-            .zip(first..)
-            .map(|(to, nonce)| transfer(&id, &founder.wallet, nonce, Address::from(to.public()), PURSE))
-            .collect();
-        for batch in transfers.chunks(60) {
-            let last = batch.last().map_or(0, |t| t.unsigned.nonce);
-            submit(&clients[i], batch).await?;
-            while clients[i].account(&address).await?.value.nonce <= last {
+        }
+        let mut left: Vec<Address> =
+            wallets.iter().skip(i).step_by(net.nodes.len()).map(|key| Address::from(key.public())).collect();
+        while !left.is_empty() {
+            let first = clients[i].account(&address).await?.value.nonce;
+            let batch: Vec<Address> = left.drain(..left.len().min(FUNDED_TOGETHER)).collect();
+            let purse = |(to, nonce): (&Address, u64)| transfer(&id, &founder.wallet, nonce, *to, PURSE);
+            let transfers: Vec<Transaction> = batch.iter().zip(first..).map(purse).collect();
+            let outcomes = submit(&clients[i], &transfers).await?;
+            // The node stakes more by itself as the network grows, and then one of these nonces is taken.
+            left.extend(batch.iter().zip(&outcomes).filter(|(_, outcome)| outcome.id.is_none()).map(|(to, _)| to));
+            let taken = transfers.iter().zip(&outcomes).filter(|(_, outcome)| outcome.id.is_some());
+            let next = taken.map(|(transfer, _)| transfer.unsigned.nonce + 1).max().unwrap_or(first);
+            while clients[i].account(&address).await?.value.nonce < next {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         }
