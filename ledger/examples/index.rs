@@ -3,9 +3,10 @@
 //! signatures in it on all cores, and to execute its blocks without an index. The log is in the kernel's cache.
 
 #[path = "common/chain.rs"]
+#[allow(dead_code)] // each benchmark needs a part of it
 mod chain;
 #[path = "common/process.rs"]
-#[allow(dead_code)] // each benchmark needs a part of it
+#[allow(dead_code)] // the same
 mod process;
 
 use ailo_ledger::{

@@ -8,18 +8,18 @@ use ailo_ledger::{
     Block, Body, Certificate, Transaction,
     consensus::{Ballot, Step},
     disk::RealDisk,
-    state::{Phase, State, build_block},
+    state::{Account, Entry, Key, Phase, State, Supply, build_block},
     store::BlockLog,
 };
 use ailo_protocol::{
-    Address, Amount, Genesis, Hash, Keypair,
+    Address, Amount, Genesis, Hash, Keypair, PublicKey, canonical,
     contribution::{Contribution, Finding},
     genesis::{Dataset, Founder},
     params::Params,
     presets,
 };
 use rayon::prelude::*;
-use std::{error::Error, path::Path};
+use std::{error::Error, path::Path, sync::Arc};
 
 pub type Outcome<T> = Result<T, Box<dyn Error>>;
 
@@ -29,6 +29,9 @@ pub const VALIDATORS: u8 = 4;
 pub const CONFIRMATIONS: u32 = 2;
 /// What each wallet begins with.
 pub const PURSE: Amount = Amount::alc(100);
+
+/// Wallets of an endowed ledger that send, at most.
+const SENDERS: usize = 10_000;
 
 /// A ledger, and the keys of everybody who acts in it.
 pub struct Chain {
@@ -57,9 +60,13 @@ fn founder_key(i: u8) -> Keypair {
 }
 
 fn sender_key(i: usize) -> Keypair {
+    Keypair::from_seed(sender_seed(i))
+}
+
+fn sender_seed(i: usize) -> [u8; 32] {
     let mut seed = [255; 32];
     seed[..8].copy_from_slice(&(i as u64).to_le_bytes());
-    Keypair::from_seed(seed)
+    seed
 }
 
 /// The founders that [`Chain::new`] has the keys of.
@@ -107,6 +114,26 @@ impl Chain {
             transfers: 0,
             gap_ms,
         }
+    }
+
+    /// A ledger whose state has this many wallets with coins that nobody earned, as if it had been long in use, put
+    /// together from its entries; some of the wallets send, and any of them receives.
+    pub fn endowed(genesis: &Genesis, wallets: usize, gap_ms: u64) -> Outcome<Chain> {
+        let mut chain = Chain::new(genesis, wallets.min(SENDERS), gap_ms);
+        let others = chain.senders.len()..wallets;
+        chain.addresses.extend(others.map(|i| Address::from(&PublicKey(sender_seed(i)))));
+        let account = Account { free: PURSE, ..Account::default() };
+        let account = canonical::encode(&Entry::Account(Arc::new(account)));
+        let coins = Amount(PURSE.0 * wallets as u64);
+        let supply = Supply { minted: coins, free: coins, ..Supply::default() };
+        let supply = (canonical::encode(&Key::Supply), canonical::encode(&Entry::Supply(Arc::new(supply))));
+        let entries = chain.state.entries().filter(|(key, _)| *key != supply.0).chain([supply.clone()]);
+        let accounts =
+            chain.addresses.iter().map(|address| (canonical::encode(&Key::Account(*address)), account.clone()));
+        let state = State::restore(genesis, entries.chain(accounts))?;
+        state.check_supply()?;
+        chain.state = state;
+        Ok(chain)
     }
 
     /// Trains the round and gives every wallet its coins; `each` is shown the blocks.
@@ -165,6 +192,7 @@ impl Chain {
     pub fn block(&mut self, transactions: Vec<Transaction>) -> Outcome<(Block, Certificate)> {
         let height = self.state.height() + 1;
         let proposer = *self.nodes[height as usize % self.nodes.len()].public();
+        // All seats say so at once, as in a network: the builder leaves out who adds nothing.
         let mut due = Vec::new();
         for height in self.state.pending_blocks() {
             let seats = self.nodes.iter().filter(|key| self.state.may_attest(key.public(), height));

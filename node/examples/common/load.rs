@@ -108,8 +108,11 @@ pub async fn found(nodes: u32, confirmations: u32) -> Outcome<Network> {
             left.extend(batch.iter().zip(&outcomes).filter(|(_, outcome)| outcome.id.is_none()).map(|(to, _)| to));
             let taken = transfers.iter().zip(&outcomes).filter(|(_, outcome)| outcome.id.is_some());
             let next = taken.map(|(transfer, _)| transfer.unsigned.nonce + 1).max().unwrap_or(first);
-            while clients[i].account(&address).await?.value.nonce < next {
+            loop {
                 tokio::time::sleep(Duration::from_millis(20)).await;
+                if clients[i].account(&address).await?.value.nonce >= next {
+                    break;
+                }
             }
         }
     }
