@@ -1,10 +1,10 @@
 //! The command line: every command and flag of `ailo-node`, with its help.
 
 use ailo_ledger::{light::Checkpoint, plants::Plant};
-use ailo_protocol::{Address, Amount, Hash, PublicKey, Username};
+use ailo_protocol::{Address, Amount, Hash, PublicKey, Username, address::AddressError, username::BadUsername};
 use clap::{Args, Parser, Subcommand};
 use serde::Deserialize;
-use std::path::PathBuf;
+use std::{path::PathBuf, str::FromStr};
 
 /// libp2p warns of what is normal in a small network: messages said twice, nobody known yet.
 const DEFAULT_LOG: &str = "warn,libp2p_gossipsub=error,libp2p_kad=error";
@@ -191,8 +191,9 @@ pub enum WalletCommand {
     Address(ClientArgs),
     /// Send coins.
     Send {
-        /// Recipient.
-        to: Address,
+        /// Recipient: an address, or @ and a user name.
+        #[arg(value_name = "ADDRESS|@NAME")]
+        to: Recipient,
         /// Amount in ALC, such as 1.5.
         amount: Amount,
         /// Text that goes with it.
@@ -252,6 +253,25 @@ pub enum WalletCommand {
         #[command(flatten)]
         client: ClientArgs,
     },
+}
+
+/// Who coins go to.
+#[derive(Debug, Clone, Copy)]
+pub enum Recipient {
+    /// A wallet.
+    Address(Address),
+    /// Whoever has this user name.
+    Name(Username),
+}
+
+impl FromStr for Recipient {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Recipient, String> {
+        match text.strip_prefix('@') {
+            Some(name) => name.parse().map(Recipient::Name).map_err(|e: BadUsername| e.to_string()),
+            None => text.parse().map(Recipient::Address).map_err(|e: AddressError| e.to_string()),
+        }
+    }
 }
 
 /// Flags of `stake` and `unstake`.

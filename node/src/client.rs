@@ -2,7 +2,7 @@
 
 use crate::{cli::ClientArgs, datadir, error::NodeError, rpc::types::*};
 use ailo_ledger::Transaction;
-use ailo_protocol::{Address, Hash, Keypair, keystore};
+use ailo_protocol::{Address, Hash, Keypair, Username, keystore};
 use jsonrpsee::core::{
     client::{ClientT, Error as RpcError},
     params::ObjectParams,
@@ -61,7 +61,14 @@ impl Client {
             object.insert(name, value).map_err(|e| NodeError::Rpc(e.to_string()))?;
         }
         self.http.request(method, object).await.map_err(|e| match e {
-            RpcError::Call(refusal) => NodeError::Rpc(refusal.message().to_string()),
+            RpcError::Call(error) => {
+                let message = error.message().to_string();
+                let refusal = error.data().and_then(|data| serde_json::from_str::<RefusalView>(data.get()).ok());
+                match refusal {
+                    Some(RefusalView { code }) => NodeError::Refused { code, message },
+                    None => NodeError::Rpc(message),
+                }
+            }
             RpcError::Transport(_) | RpcError::RequestTimeout => NodeError::Rpc(format!(
                 "no node answers at {}: start one with `ailo-node run`, or name another with --rpc",
                 self.url
@@ -78,6 +85,16 @@ impl Client {
     /// `ailo_account`
     pub async fn account(&self, address: &Address) -> Result<At<AccountView>, NodeError> {
         self.call("ailo_account", &[("address", json(address))]).await
+    }
+
+    /// `ailo_owner`
+    pub async fn owner(&self, name: &Username) -> Result<At<AccountView>, NodeError> {
+        self.call("ailo_owner", &[("name", json(name))]).await
+    }
+
+    /// The newest page of `ailo_history`, with at most `limit` entries.
+    pub async fn history(&self, address: &Address, limit: u32) -> Result<At<HistoryView>, NodeError> {
+        self.call("ailo_history", &[("address", json(address)), ("limit", json(&limit))]).await
     }
 
     /// `ailo_transaction`

@@ -27,20 +27,11 @@ pub async fn dispatch(cli: Cli) -> Result<(), NodeError> {
         Command::Wallet(command) => wallet(command).await,
         Command::Stake(args) => stake(args, true).await,
         Command::Unstake(args) => stake(args, false).await,
-        Command::Unjail(args) => {
-            let node = holders::node(args.node, &args.client)?;
-            send(&args.client, Body::Unjail { node }, true, &format!("node {} is back", node.short())).await
-        }
+        Command::Unjail(args) => holders::unjail(args).await,
         Command::Bind(args) => holders::bind(args).await,
-        Command::Challenge(ChallengeArgs { round, node, client }) => {
-            send(&client, Body::Challenge { round, node }, true, "challenged: the validators replay it now").await
-        }
-        Command::Propose(ProposeArgs { changes, why, client }) => {
-            send(&client, Body::Propose { changes, why }, true, "proposed: `ailo-node proposals` shows the votes").await
-        }
-        Command::Vote(VoteArgs { proposal, vote, client }) => {
-            send(&client, Body::Vote { proposal, approve: vote == "yes" }, true, "voted").await
-        }
+        Command::Challenge(args) => holders::challenge(args).await,
+        Command::Propose(args) => holders::propose(args).await,
+        Command::Vote(args) => holders::vote(args).await,
         Command::Proposals(args) => holders::proposals(args).await,
         Command::Validators(args) => holders::validators(args).await,
         Command::Status(args) => status(args).await,
@@ -91,8 +82,14 @@ async fn wallet(command: WalletCommand) -> Result<(), NodeError> {
             Ok(())
         }
         WalletCommand::Send { to, amount, memo, no_wait, client } => {
+            let (to, name) = match to {
+                Recipient::Address(address) => (address, String::new()),
+                Recipient::Name(name) => {
+                    (Client::find(&client)?.owner(&name).await?.value.address, format!("@{name}, "))
+                }
+            };
             let body = Body::Transfer { to, amount, memo };
-            send(&client, body, !no_wait, &format!("sent {amount} ALC to {to}")).await
+            send(&client, body, !no_wait, &format!("sent {amount} ALC to {name}{to}")).await
         }
         WalletCommand::History { limit, client } => wallet_history(&client, limit).await,
         other => holders::wallet(other).await,
@@ -156,9 +153,10 @@ async fn wallet_show(args: &ClientArgs) -> Result<(), NodeError> {
 }
 
 async fn wallet_history(args: &ClientArgs, limit: u32) -> Result<(), NodeError> {
-    let address = Address::from(client::wallet_key(args)?.public());
-    let params = [("address", json(&address)), ("limit", json(&limit))];
-    let history: At<HistoryView> = Client::find(args)?.call("ailo_history", &params).await?;
+    let client = Client::find(args)?;
+    // Since a recovery the key signs for an account that is not named after it.
+    let address = client.account(&Address::from(client::wallet_key(args)?.public())).await?.value.address;
+    let history = client.history(&address, limit).await?;
     if args.json {
         print_json(&history);
         return Ok(());
@@ -175,12 +173,18 @@ async fn wallet_history(args: &ClientArgs, limit: u32) -> Result<(), NodeError> 
 /// An entry of a wallet's history in one line.
 fn describe(own: &Address, event: &Event) -> String {
     let way = |from: &Address, to: &Address| if from == own { format!("to {to}") } else { format!("from {from}") };
+    let of = |id: &Hash| format!("transfer {}", id.short());
     match event {
         Event::TransferPending { from, to, amount, .. } => format!("pending    {amount} ALC {}", way(from, to)),
         Event::TransferConfirmed { from, to, amount, .. } => format!("confirmed  {amount} ALC {}", way(from, to)),
         Event::TransferRefunded { from, to, amount, .. } => format!("refunded   {amount} ALC {}", way(from, to)),
         Event::TransferFinal { from, to, .. } => format!("final      {}", way(from, to)),
-        Event::TransferReported { reports, seats, .. } => format!("reported   by {reports} of {seats} seats"),
+        Event::TransferReported { id, reports, seats, .. } => {
+            format!("reported   {}, now by {reports} of {seats} seats", of(id))
+        }
+        Event::ReportWithdrawn { id, .. } => format!("withdrawn  the report of {}", of(id)),
+        Event::ReportForfeited { id, bond, .. } => format!("forfeited  {bond} ALC, for too few reports of {}", of(id)),
+        Event::TransferDisputed { id, reports, .. } => format!("disputed   {} by {reports} seats", of(id)),
         Event::TransferReversed { from, to, returned, owed, .. } => {
             format!("reversed   {returned} ALC returned, {owed} owed, {}", way(from, to))
         }
@@ -190,9 +194,24 @@ fn describe(own: &Address, event: &Event) -> String {
         Event::Slashed { node, amount, bounty, .. } => {
             format!("slashed    {amount} ALC behind node {}, bounty {bounty}", node.short())
         }
+        Event::Unjailed { node, .. } => format!("unjailed   node {}", node.short()),
+        Event::Challenged { round, node, .. } => {
+            format!("challenged node {}'s contribution to round {round}", node.short())
+        }
         Event::Staked { node, amount, .. } => format!("staked     {amount} ALC behind node {}", node.short()),
         Event::Unstaked { node, amount, .. } => format!("unbonding  {amount} ALC from node {}", node.short()),
         Event::Unbonded { node, amount, .. } => format!("unbonded   {amount} ALC from node {}", node.short()),
+        Event::NodeRegistered { node, .. } => format!("registered node {}", node.short()),
+        Event::NodeBound { node, .. } => format!("bound      node {} to this wallet", node.short()),
+        Event::NodeLapsed { node, .. } => format!("lapsed     node {}", node.short()),
+        Event::RecoverySet { .. } => "protected  by a recovery key".into(),
+        Event::Recovered { key, .. } => format!("recovered  by the key {}", key.short()),
+        Event::UsernameChanged { name: Some(name), .. } => format!("name       @{name}"),
+        Event::UsernameChanged { name: None, .. } => "name       given up".into(),
+        Event::Proposed { proposal, changes, .. } => format!("proposed   {proposal}: {}", changes.join(", ")),
+        Event::Voted { proposal, approve, weight, .. } => {
+            format!("voted      {} on {proposal} with {weight} ALC", if *approve { "yes" } else { "no" })
+        }
         Event::Reward { node, amount, kind, .. } => {
             format!("reward     {amount} ALC for {kind:?} of node {}", node.short())
         }
@@ -211,46 +230,58 @@ async fn stake(args: StakeArgs, bond: bool) -> Result<(), NodeError> {
     send(&args.client, body, true, &done).await
 }
 
-/// Signs and submits; with `wait`, follows the transaction into a block.
+/// Signs and submits; with `wait`, follows the transaction into a block and says that it is `done`.
 pub async fn send(args: &ClientArgs, body: Body, wait: bool, done: &str) -> Result<(), NodeError> {
     let key = client::wallet_key(args)?;
     let client = Client::find(args)?;
-    let transaction = sign(&client, &key, body).await?;
-    let id = client.submit(&transaction).await?;
-    if !wait {
-        if args.json {
-            print_json(&id)
-        } else {
-            println!("submitted {id}")
-        }
-        return Ok(());
+    let id = client.submit(&sign(&client, &key, body).await?).await?;
+    match wait {
+        true => Included::wait(&client, &id).await?.say(args, done),
+        false if args.json => print_json(&id),
+        false => println!("submitted {id}"),
     }
-    follow(&client, &id, args, done).await
+    Ok(())
 }
 
-/// Waits until a transaction is in a block, and says so.
-pub async fn follow(client: &Client, id: &Hash, args: &ClientArgs, done: &str) -> Result<(), NodeError> {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    loop {
-        let seen = client.transaction(id).await?;
-        if seen.value.block_height.is_some() {
-            if args.json {
-                print_json(&seen);
-            } else {
-                println!(
-                    "{done}\ntransaction {id}, {}, in block {}",
-                    seen.value.status,
-                    seen.value.block_height.unwrap_or_default()
-                );
+/// A transaction in a block.
+pub struct Included {
+    client: Client,
+    seen: At<TransactionView>,
+}
+
+impl Included {
+    /// Waits until the transaction is in a block.
+    pub async fn wait(client: &Client, id: &Hash) -> Result<Included, NodeError> {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let seen = client.transaction(id).await?;
+            if seen.value.block_height.is_some() {
+                return Ok(Included { client: client.clone(), seen });
             }
-            return Ok(());
+            if Instant::now() > deadline {
+                return Err(NodeError::Rpc(format!(
+                    "transaction {id} is in no block after 60 s: it may still enter one, and `ailo-node wallet history` will show it then"
+                )));
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
         }
-        if Instant::now() > deadline {
-            return Err(NodeError::Rpc(format!(
-                "transaction {id} is in no block after 60 s: it may still enter one, and `ailo-node wallet history` will show it then"
-            )));
+    }
+
+    /// What `pick` finds among the events of its block that belong to the signer's account.
+    pub async fn event<T>(&self, pick: impl Fn(&Event) -> Option<T>) -> Result<Option<T>, NodeError> {
+        let account = self.client.account(&Address::from(&self.seen.value.transaction.unsigned.signer)).await?;
+        let history = self.client.history(&account.value.address, 100).await?;
+        let here = history.value.entries.iter().filter(|entry| Some(entry.height) == self.seen.value.block_height);
+        Ok(here.map(|entry| &entry.event).find_map(pick))
+    }
+
+    /// Says what is done now, and where it stands.
+    pub fn say(&self, args: &ClientArgs, done: &str) {
+        if args.json {
+            return print_json(&self.seen);
         }
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        let TransactionView { id, status, block_height, .. } = &self.seen.value;
+        println!("{done}\ntransaction {id}, {status}, in block {}", block_height.unwrap_or_default());
     }
 }
 

@@ -45,6 +45,14 @@ pub enum NodeError {
     /// A node did not answer, or answered with an error.
     #[error("{0}")]
     Rpc(String),
+    /// The ledger, or a node's waiting room, refused a transaction; docs/ledger.md lists the codes.
+    #[error("{message} ({code})")]
+    Refused {
+        /// Stable code.
+        code: String,
+        /// What to do.
+        message: String,
+    },
     /// A check that a command makes did not hold.
     #[error("{0}")]
     Check(String),
@@ -61,7 +69,8 @@ impl NodeError {
         NodeError::io(format!("{verb} {}", path.display()), source)
     }
 
-    /// Exit code by kind of failure: 2 usage, 3 a node or network could not be reached, 4 a check failed, 1 the rest.
+    /// Exit code by kind of failure: 2 usage, 3 a node or network could not be reached, 4 a check failed, 1 the rest
+    /// (what the ledger refused among it).
     pub fn exit_code(&self) -> u8 {
         match self {
             NodeError::Usage(_) | NodeError::Network { .. } => 2,

@@ -3,16 +3,18 @@
 use crate::{
     cli::*,
     client::{self, Client},
-    commands::{print_json, send},
+    commands::{Included, print_json, send, sign},
     error::NodeError,
     genesis::now_ms,
     rpc::types::*,
 };
 use ailo_ledger::{
     Body, Transaction,
+    state::Event,
     transaction::{Consent, agree_to_recovery, recovery_commitment},
 };
-use ailo_protocol::{Address, Hash, Keypair, NodeId, canonical, keystore};
+use ailo_protocol::{Address, Hash, Keypair, NodeId, amount::PPM, canonical, keystore};
+use std::io::IsTerminal;
 
 /// Runs a command of `wallet` that is about an account's rights.
 pub async fn wallet(command: WalletCommand) -> Result<(), NodeError> {
@@ -21,16 +23,16 @@ pub async fn wallet(command: WalletCommand) -> Result<(), NodeError> {
             send(&client, Body::Dispute { transfer }, true, "taken back; the fee of the transfer is not given back")
                 .await
         }
-        WalletCommand::Report(args) => {
-            let node = node(args.node, &args.client)?;
-            send(&args.client, Body::Report { transfer: args.transfer, node }, true, "reported").await
-        }
+        WalletCommand::Report(args) => report(args).await,
         WalletCommand::WithdrawReport(args) => {
             let node = node(args.node, &args.client)?;
-            send(&args.client, Body::WithdrawReport { transfer: args.transfer, node }, true, "report withdrawn").await
+            let done = "report withdrawn; what it had bound is back, the fee is paid";
+            send(&args.client, Body::WithdrawReport { transfer: args.transfer, node }, true, done).await
         }
         WalletCommand::Username { name, client } => {
-            let done = name.map_or("user name given up".into(), |name| format!("the wallet's name is {name}"));
+            let done = name.map_or("user name given up".into(), |name| {
+                format!("the wallet's name is {name}: `ailo-node wallet send @{name} ...` pays it")
+            });
             send(&client, Body::RegisterUsername { name }, true, &done).await
         }
         WalletCommand::Consent { node, client } => consent(&node, &client).await,
@@ -38,6 +40,32 @@ pub async fn wallet(command: WalletCommand) -> Result<(), NodeError> {
         WalletCommand::Recover { account, client } => recover(account, &client).await,
         _ => unreachable!("the other wallet commands are handled by their own file"),
     }
+}
+
+/// Signs and submits as the wallet, and waits for the block.
+async fn include(args: &ClientArgs, body: Body) -> Result<(Client, Included), NodeError> {
+    let key = client::wallet_key(args)?;
+    let client = Client::find(args)?;
+    let id = client.submit(&sign(&client, &key, body).await?).await?;
+    let included = Included::wait(&client, &id).await?;
+    Ok((client, included))
+}
+
+async fn report(ReportArgs { transfer, node, client: args }: ReportArgs) -> Result<(), NodeError> {
+    let node = self::node(node, &args)?;
+    let (client, included) = include(&args, Body::Report { transfer, node }).await?;
+    let count = |event: &Event| match event {
+        Event::TransferReported { id, reports, seats, .. } if *id == transfer => Some((*reports, *seats)),
+        _ => None,
+    };
+    let by = included.event(count).await?.map(|(reports, seats)| format!(" by {reports} of {seats} seats"));
+    let reversed = client.transaction(&transfer).await?.value.status == "reversed";
+    let then = match reversed {
+        true => "the transfer is REVERSED, and what the report had bound is back",
+        false => "coins are bound until the transfer ends or `wallet withdraw-report` takes the report back",
+    };
+    included.say(&args, &format!("reported{}: {then}", by.unwrap_or_default()));
+    Ok(())
 }
 
 /// The node that is named, or the one in the data folder.
@@ -59,18 +87,36 @@ async fn consent(node: &NodeId, args: &ClientArgs) -> Result<(), NodeError> {
 }
 
 async fn protect(args: &ClientArgs) -> Result<(), NodeError> {
-    let network = Client::find(args)?.status().await?.value.network;
-    let phrase = keystore::new_phrase().to_string();
+    let key = client::wallet_key(args)?;
+    let client = Client::find(args)?;
+    let network = client.status().await?.value.network;
+    let account = client.account(&Address::from(key.public())).await?.value;
+    let phrase = keystore::new_phrase();
     let commitment = recovery_commitment(&network, keystore::key_from_phrase(&phrase)?.public());
-    send(args, Body::SetRecovery { commitment }, true, "the account has a recovery key").await?;
-    show_recovery(&phrase);
+    let transaction = sign(&client, &key, Body::SetRecovery { commitment }).await?;
+    // Shown before the account depends on them; what the ledger would refuse makes no words.
+    if !account.recoverable {
+        show_words(args, RECOVERY, &phrase);
+    }
+    let id = client.submit(&transaction).await?;
+    let done = format!("{} has a recovery key: the words above", account.address);
+    Included::wait(&client, &id).await?.say(args, &done);
     Ok(())
 }
 
-fn show_recovery(phrase: &str) {
-    println!(
-        "\nThese 24 words give the account another key if its own is lost or stolen, once (`ailo-node wallet recover`). Keep them apart from the wallet:\n\n{phrase}"
-    );
+/// What words are for: the name in JSON, the sentence for a person.
+type Purpose = (&'static str, &'static str);
+const RECOVERY: Purpose = (
+    "recovery_words",
+    "These 24 words give the account another key if its own is lost or stolen, once (`ailo-node wallet recover`). Keep them apart from the wallet:",
+);
+const NEW_KEY: Purpose = ("wallet_words", "These 24 words restore the new key. Keep them off-line:");
+
+fn show_words(args: &ClientArgs, (name, purpose): Purpose, words: &str) {
+    match args.json {
+        true => print_json(&serde_json::json!({ name: words })),
+        false => println!("{purpose}\n\n{words}\n"),
+    }
 }
 
 async fn recover(account: Address, args: &ClientArgs) -> Result<(), NodeError> {
@@ -81,17 +127,20 @@ async fn recover(account: Address, args: &ClientArgs) -> Result<(), NodeError> {
             path.display()
         )));
     }
+    let client = Client::find(args)?;
+    let network = client.status().await?.value.network;
+    let AccountView { recoveries: count, recoverable, .. } = client.account(&account).await?.value;
+    if !recoverable {
+        return Err(NodeError::Usage(format!("{account} has no recovery key: nothing can give it another key")));
+    }
+    if std::io::stdin().is_terminal() {
+        eprintln!("The account's 24 recovery words, in one line:");
+    }
     let mut line = String::new();
     std::io::stdin().read_line(&mut line).map_err(|e| NodeError::io("read the 24 recovery words", e))?;
     let recovery = keystore::key_from_phrase(line.trim())?;
-    let client = Client::find(args)?;
-    let network = client.status().await?.value.network;
-    let count = client.account(&account).await?.value.recoveries;
-    let (words, next) = (keystore::new_phrase().to_string(), keystore::new_phrase().to_string());
-    let key = keystore::key_from_phrase(&words)?;
-    // The new key is on disk before the account depends on it.
-    keystore::create(&path, keystore::Kind::Wallet, &key)?;
-    let next_key: Keypair = keystore::key_from_phrase(&next)?;
+    let (words, next) = (keystore::new_phrase(), keystore::new_phrase());
+    let (key, next_key): (Keypair, Keypair) = (keystore::key_from_phrase(&words)?, keystore::key_from_phrase(&next)?);
     let body = Body::Recover {
         account,
         count,
@@ -99,10 +148,20 @@ async fn recover(account: Address, args: &ClientArgs) -> Result<(), NodeError> {
         agreed: agree_to_recovery(&network, &account, count, &key),
         next: recovery_commitment(&network, next_key.public()),
     };
-    let id: Hash = client.submit(&Transaction::sign(&network, &recovery, 0, now_ms(), body)).await?;
-    crate::commands::follow(&client, &id, args, &format!("{account} has a new key, in {}", path.display())).await?;
-    println!("\nThese 24 words restore the new key. Keep them off-line:\n\n{words}");
-    show_recovery(&next);
+    // Keys and words are kept before the account depends on them.
+    keystore::create(&path, keystore::Kind::Wallet, &key)?;
+    show_words(args, NEW_KEY, &words);
+    show_words(args, RECOVERY, &next);
+    let submitted = client.submit(&Transaction::sign(&network, &recovery, 0, now_ms(), body)).await;
+    let id: Hash = submitted.map_err(|e| match e {
+        NodeError::Refused { code, message } => {
+            let _ = std::fs::remove_file(&path); // a key that signs for nothing
+            NodeError::Refused { code, message: format!("{message}; the words above are of no use") }
+        }
+        other => other,
+    })?;
+    let done = format!("{account} has a new key, in {}; its address stays", path.display());
+    Included::wait(&client, &id).await?.say(args, &done);
     Ok(())
 }
 
@@ -113,8 +172,61 @@ pub async fn bind(args: BindArgs) -> Result<(), NodeError> {
     let client = Client::find(&args.client)?;
     let network = client.status().await?.value.network;
     let body = Body::BindNode { wallet: args.wallet, consent };
-    let id = client.submit(&Transaction::sign(&network, &key, 0, now_ms(), body)).await?;
-    crate::commands::follow(&client, &id, &args.client, &format!("the node works for {}", args.wallet)).await
+    let transaction = Transaction::sign(&network, &key, 0, now_ms(), body);
+    if transaction.verify(&network).is_err() {
+        return Err(NodeError::Usage(format!(
+            "--consent is for another wallet, node or network: `ailo-node wallet consent {}` prints the right one where the key of {} lies",
+            key.public(),
+            args.wallet
+        )));
+    }
+    let id = client.submit(&transaction).await?;
+    let done = format!("node {} works for {}, who is paid for it from now on", key.public().short(), args.wallet);
+    Included::wait(&client, &id).await?.say(&args.client, &done);
+    Ok(())
+}
+
+/// Lets a jailed node back in.
+pub async fn unjail(NodeArgs { node, client }: NodeArgs) -> Result<(), NodeError> {
+    let node = self::node(node, &client)?;
+    send(&client, Body::Unjail { node }, true, &format!("node {} is back", node.short())).await
+}
+
+/// Calls a contribution forged.
+pub async fn challenge(ChallengeArgs { round, node, client }: ChallengeArgs) -> Result<(), NodeError> {
+    send(&client, Body::Challenge { round, node }, true, "challenged: the validators replay it now").await
+}
+
+/// Proposes changes of parameters.
+pub async fn propose(ProposeArgs { changes, why, client: args }: ProposeArgs) -> Result<(), NodeError> {
+    let (_, included) = include(&args, Body::Propose { changes: changes.clone(), why }).await?;
+    let number = |event: &Event| match event {
+        Event::Proposed { proposal, changes: proposed, .. } if *proposed == changes => Some(*proposal),
+        _ => None,
+    };
+    let done = match included.event(number).await? {
+        Some(number) => format!("proposal {number}: `ailo-node vote {number} yes` votes for it"),
+        None => "proposed: `ailo-node proposals` shows the votes".into(),
+    };
+    included.say(&args, &done);
+    Ok(())
+}
+
+/// Votes on a proposal.
+pub async fn vote(VoteArgs { proposal, vote, client: args }: VoteArgs) -> Result<(), NodeError> {
+    let (_, included) = include(&args, Body::Vote { proposal, approve: vote == "yes" }).await?;
+    let weight = |event: &Event| match event {
+        Event::Voted { proposal: number, weight, .. } if *number == proposal => Some(*weight),
+        _ => None,
+    };
+    let weight = included.event(weight).await?.map(|weight| format!(" with {weight} ALC of stake"));
+    included.say(&args, &format!("voted {vote} on proposal {proposal}{}", weight.unwrap_or_default()));
+    Ok(())
+}
+
+/// A span of ledger age for a person.
+fn span(from_age: u64, to_age: u64) -> String {
+    format!("{} s", to_age.saturating_sub(from_age).div_ceil(1000))
 }
 
 /// Lists proposals.
@@ -131,8 +243,12 @@ pub async fn proposals(args: ClientArgs) -> Result<(), NodeError> {
             println!("  why      {}", poll.why);
         }
         match poll.activates {
-            Some(height) => println!("  approved, in force from height {height}"),
-            None => println!("  votes    {} ALC for, {} against, of {} staked", poll.yes, poll.no, view.staked),
+            Some(height) => println!("  approved, in force from height {height} (it is {} now)", reply.height),
+            None => {
+                let (quorum, ends) = (view.quorum_ppm * 100 / PPM, span(view.age_ms, poll.ends_age));
+                println!("  votes    {} ALC for, {} against", poll.yes, poll.no);
+                println!("  counted  in {ends}, if {quorum} % of {} ALC have voted", view.staked);
+            }
         }
     }
     if view.proposals.is_empty() {
@@ -152,7 +268,11 @@ pub async fn validators(args: ClientArgs) -> Result<(), NodeError> {
     let view = reply.value;
     for validator in &view.validators {
         let wallet = validator.wallet.map(|wallet| wallet.to_string()).unwrap_or_default();
-        let jailed = if validator.jailed_until.is_some() { ", jailed" } else { "" };
+        let jailed = match validator.jailed_until {
+            Some(until) if until > view.age_ms => format!(", jailed for {} more at least", span(view.age_ms, until)),
+            Some(_) => ", jailed until its wallet unjails it".into(),
+            None => String::new(),
+        };
         println!(
             "{}  power {} of {}, stake {} ALC{jailed}  {wallet}",
             validator.node, validator.power, view.total_power, validator.stake

@@ -39,7 +39,7 @@ use ailo_ledger::{
     state::{Event, Iou, State, TransferStatus},
     store::MAX_PAGE,
 };
-use ailo_protocol::{Address, Genesis, Hash, NodeId, keys, net};
+use ailo_protocol::{Address, Amount, Genesis, Hash, NodeId, keys, net};
 use ailo_training::{
     Control, Device,
     generate::{Generator, Sampling},
@@ -289,7 +289,7 @@ impl Context {
         let status = match standing.map(|t| t.status) {
             Some(TransferStatus::Pending) => "pending",
             Some(TransferStatus::Confirmed) => "confirmed",
-            None if is_transfer => self.transfer_end(&id, &transaction),
+            None if is_transfer => self.transfer_end(&id, &head.state.account_of(&transaction.unsigned.signer)),
             None => "included",
         };
         let view = TransactionView {
@@ -304,11 +304,10 @@ impl Context {
     }
 
     /// How a transfer ended that the ledger's state no longer holds: its sender's history tells.
-    fn transfer_end(&self, id: &Hash, transaction: &Transaction) -> &'static str {
-        let sender = Address::from(&transaction.unsigned.signer);
+    fn transfer_end(&self, id: &Hash, sender: &Address) -> &'static str {
         let mut before = None;
         loop {
-            let page = self.chain.history(&sender, before, MAX_PAGE);
+            let page = self.chain.history(sender, before, MAX_PAGE);
             for item in &page.items {
                 match &item.event {
                     Event::TransferRefunded { id: ended, .. } if ended == id => return "refunded",
@@ -355,6 +354,7 @@ impl Context {
             founders: !head.state.founders_are_latched_out(),
             total_power: set.total_power(),
             stake_to_validate: head.state.stake_to_validate(),
+            age_ms: head.state.age_ms(),
             validators: set.0.iter().map(view).collect(),
         };
         Ok(self.at(&head, view))
@@ -363,10 +363,13 @@ impl Context {
     fn proposals(&self) -> Answer<ProposalsView> {
         let head = self.chain.head();
         let proposals = head.state.polls().map(|(number, poll)| ProposalView { number, poll: poll.clone() });
+        let supply = head.state.supply();
         let view = ProposalsView {
             proposals: proposals.collect(),
             changed: head.state.changes().to_vec(),
-            staked: head.state.supply().staked,
+            staked: Amount(supply.staked.0.saturating_add(supply.unbonding.0)),
+            quorum_ppm: head.state.params().ledger.poll_quorum_ppm,
+            age_ms: head.state.age_ms(),
         };
         Ok(self.at(&head, view))
     }

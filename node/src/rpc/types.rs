@@ -167,6 +167,8 @@ pub struct ValidatorsView {
     pub total_power: u64,
     /// Stake that one more validator needs.
     pub stake_to_validate: Amount,
+    /// Ledger age.
+    pub age_ms: u64,
     /// Validators, the most powerful first.
     pub validators: Vec<ValidatorView>,
 }
@@ -193,8 +195,12 @@ pub struct ProposalsView {
     pub proposals: Vec<ProposalView>,
     /// Changed parameters, each as `section.key=value`.
     pub changed: Vec<String>,
-    /// Stake in all.
+    /// Stake in all, what unbonds counted in: what a quorum is measured against.
     pub staked: Amount,
+    /// Share of it that must vote, in ppm.
+    pub quorum_ppm: u64,
+    /// Ledger age.
+    pub age_ms: u64,
 }
 
 /// A proposal.

@@ -1,0 +1,380 @@
+//! What those who hold coins and stake do from the command line, on one network of real processes: what each command
+//! says, and what then stands on the ledger.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod common;
+
+use ailo_node::{
+    client::Client,
+    genesis,
+    localnet::net::{Net, Spec},
+    rpc::types::*,
+};
+use ailo_protocol::{Address, Amount, Hash, NodeId, keystore};
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+    process::{Output, Stdio},
+    time::{Duration, Instant},
+};
+
+const LIMIT: Duration = Duration::from_secs(120);
+
+/// A wallet and how its owner uses it.
+struct Person {
+    address: Address,
+    file: PathBuf,
+    /// The folder of the node that works for it.
+    folder: PathBuf,
+    /// The node that is asked.
+    rpc: String,
+}
+
+impl Person {
+    fn run(&self, args: &[&str], typed: &str) -> Output {
+        let mut command = common::program();
+        command.args(args).arg("--rpc").arg(&self.rpc).arg("--data-dir").arg(&self.folder);
+        command.arg("--wallet-file").arg(&self.file).stdin(Stdio::piped());
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        // A command that reads nothing may have ended already.
+        let _ = child.stdin.take().unwrap().write_all(typed.as_bytes());
+        child.wait_with_output().unwrap()
+    }
+
+    /// What a command says that succeeds.
+    fn says(&self, args: &[&str]) -> String {
+        self.says_to(args, "")
+    }
+
+    /// The same, with something typed.
+    fn says_to(&self, args: &[&str], typed: &str) -> String {
+        let output = self.run(args, typed);
+        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// The command is refused with this code, or these words.
+    fn is_refused(&self, args: &[&str], typed: &str, why: &str) {
+        let output = self.run(args, typed);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{args:?} is not refused: {}", String::from_utf8_lossy(&output.stdout));
+        assert!(said.contains(why) && said.matches("error:").count() == 1, "{args:?} must say {why}, not: {said}");
+    }
+}
+
+/// Whether a text has all of these in it.
+fn assert_says(said: &str, all: &[&str]) {
+    all.iter().for_each(|words| assert!(said.contains(words), "{words:?} is missing in: {said}"));
+}
+
+/// The transaction that a command tells of.
+fn id(said: &str) -> Hash {
+    let line = said.lines().find_map(|line| line.strip_prefix("transaction ")).unwrap_or_else(|| panic!("{said}"));
+    line.split(',').next().unwrap().parse().unwrap()
+}
+
+/// The lines of 24 words in what a command says.
+fn words(said: &str) -> Vec<String> {
+    said.lines().filter(|line| line.split_whitespace().count() == 24).map(str::to_string).collect()
+}
+
+/// ALC with two decimals.
+fn alc(hundredths: u64) -> Amount {
+    Amount(hundredths * 1_000_000)
+}
+
+/// Four founders, of which three validate and hold 30 ALC each; the fourth is down.
+async fn found(dir: &Path) -> (Net, Vec<Person>) {
+    let mut params = genesis::local_params(3, 2);
+    (params.training.inner_steps, params.training.batch) = (4, 2);
+    (params.training.eval_sequences, params.training.score_sequences) = (16, 4);
+    // One round pays all alike; then nothing is paid but shares of fees.
+    (params.round.rounds, params.round.pot, params.round.uptime_pay) = (1, Amount::alc(90), Amount::ZERO);
+    (params.round.speed_min_ppm, params.round.speed_max_ppm, params.round.quality_max_ppm) =
+        (1_000_000, 1_000_000, 1_000_000);
+    let ledger = &mut params.ledger;
+    (ledger.idle_block_ms, ledger.epoch_ms) = (500, 600_000);
+    (ledger.report_bond, ledger.poll_deposit) = (alc(5), alc(100));
+    (ledger.poll_ms, ledger.poll_delay_blocks) = (15_000, 4);
+    let spec = Spec {
+        program: env!("CARGO_BIN_EXE_ailo-node").into(),
+        dir: dir.to_path_buf(),
+        nodes: 4,
+        validators: 3,
+        data: vec![],
+        seed: 1,
+        params,
+    };
+    let mut net = Net::found(spec).unwrap();
+    (0..3).for_each(|i| net.start(i).unwrap());
+    let earned = |all: &[Option<At<Status>>]| {
+        all[..3].iter().all(|s| s.as_ref().is_some_and(|s| s.value.account.free == Amount::alc(30)))
+    };
+    net.wait_until("a round pays three founders", LIMIT, earned).await.unwrap();
+    let rpc = std::fs::read_to_string(net.nodes[0].dir.join("rpc")).unwrap().trim().to_string();
+    let person = |node: &ailo_node::localnet::net::Node| Person {
+        address: Address::from(node.wallet.public()),
+        file: node.dir.join("wallet.json"),
+        folder: node.dir.clone(),
+        rpc: rpc.clone(),
+    };
+    let people = net.nodes.iter().map(person).collect();
+    (net, people)
+}
+
+/// A wallet without a node, made as a person makes it.
+fn newcomer(dir: &Path, name: &str, host: &Person) -> Person {
+    let mut person = Person {
+        address: host.address,
+        file: dir.join(format!("{name}.json")),
+        folder: host.folder.clone(),
+        rpc: host.rpc.clone(),
+    };
+    let said = person.says(&["wallet", "new"]);
+    assert_eq!(words(&said).len(), 1, "{said}");
+    person.address = said.lines().find_map(|line| line.strip_prefix("address  ")).unwrap().parse().unwrap();
+    person
+}
+
+fn node_of(person: &Person) -> NodeId {
+    *keystore::load(&person.folder.join("node.json"), keystore::Kind::Node).unwrap().public()
+}
+
+async fn account(client: &Client, person: &Person) -> AccountView {
+    client.account(&person.address).await.unwrap().value
+}
+
+async fn until(client: &Client, id: &Hash, status: &str) -> TransactionView {
+    let started = Instant::now();
+    loop {
+        let view = client.transaction(id).await.unwrap().value;
+        if view.status == status {
+            return view;
+        }
+        assert!(started.elapsed() < LIMIT, "{status:?} not reached: {view:?}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Sends, and waits until it is confirmed.
+async fn pay(client: &Client, from: &Person, to: &str, amount: &str) -> Hash {
+    let id = id(&from.says(&["wallet", "send", to, amount]));
+    until(client, &id, "confirmed").await;
+    id
+}
+
+#[tokio::test]
+async fn holders_use_their_rights_from_the_command_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut net, people) = found(dir.path()).await;
+    let client = Client::new(&people[0].rpc).unwrap();
+    a_pending_transfer_is_taken_back(&client, &people).await;
+    net.start(3).unwrap();
+    a_user_name_is_paid(&client, &people).await;
+    let (victim, thief) = (newcomer(dir.path(), "victim", &people[0]), newcomer(dir.path(), "thief", &people[0]));
+    reports_reverse_a_fraud_and_leave_a_debt(&client, &people, &victim, &thief).await;
+    let recovered = an_account_gets_another_key_and_the_old_one_is_refused(&client, &victim, &people[1]).await;
+    a_node_works_for_a_wallet_that_consents(&client, &people, &recovered).await;
+    a_vote_changes_a_parameter_at_its_height(&client, &people, &recovered).await;
+    validators_are_listed_and_none_is_jailed(&people);
+
+    for node in 0..4 {
+        let status = net.status(node).await.unwrap().value;
+        assert!(status.supply.law_holds, "node {node}");
+    }
+    net.stop_all().await.unwrap();
+}
+
+async fn a_pending_transfer_is_taken_back(client: &Client, people: &[Person]) {
+    // Two have to confirm; of those who may, one is down.
+    let before = account(client, &people[0]).await.free;
+    let said = people[0].says(&["wallet", "send", &people[1].address.to_string(), "2.5"]);
+    assert_says(&said, &["sent 2.5 ALC to", "pending"]);
+    let transfer = id(&said).to_string();
+    assert_eq!(account(client, &people[1]).await.pending, alc(250));
+    people[1].is_refused(&["wallet", "dispute", &transfer], "", "NOT_THE_SENDER");
+    assert_says(&people[0].says(&["wallet", "dispute", &transfer]), &["taken back", "fee", "in block"]);
+    until(client, &id(&said), "refunded").await;
+    let (sender, recipient) = (account(client, &people[0]).await, account(client, &people[1]).await);
+    assert_eq!(recipient.pending, Amount::ZERO);
+    // Its node makes blocks, so a share of the fee may be back too.
+    assert!((before.0 - alc(1).0..before.0).contains(&sender.free.0), "{before} before, {sender:?}");
+    assert_says(&people[0].says(&["wallet", "history"]), &["refunded   2.5 ALC to", "pending    2.5 ALC to"]);
+    people[0].is_refused(&["wallet", "dispute", &transfer], "", "NO_SUCH_TRANSFER");
+}
+
+async fn a_user_name_is_paid(client: &Client, people: &[Person]) {
+    let said = people[1].says(&["wallet", "username", "bella"]);
+    assert_says(&said, &["the wallet's name is bella", "wallet send @bella"]);
+    people[2].is_refused(&["wallet", "username", "bella"], "", "USERNAME_TAKEN");
+    people[2].is_refused(&["wallet", "username", "Bella"], "", "a-z");
+    assert_says(&people[1].says(&["wallet", "show"]), &["name       bella"]);
+    let owner = client.owner(&"bella".parse().unwrap()).await.unwrap().value;
+    assert_eq!(owner.address, people[1].address);
+
+    let before = account(client, &people[1]).await.free;
+    let said = people[0].says(&["wallet", "send", "@bella", "1"]);
+    assert_says(&said, &[&format!("sent 1 ALC to @bella, {}", people[1].address)]);
+    until(client, &id(&said), "confirmed").await;
+    assert!(account(client, &people[1]).await.free.0 >= before.0 + alc(100).0);
+
+    assert_says(&people[1].says(&["wallet", "username"]), &["given up"]);
+    people[0].is_refused(&["wallet", "send", "@bella", "1"], "", "nobody has the user name bella");
+    people[0].is_refused(&["wallet", "send", "@B", "1"], "", "no user name");
+}
+
+async fn reports_reverse_a_fraud_and_leave_a_debt(client: &Client, people: &[Person], victim: &Person, thief: &Person) {
+    pay(client, &people[0], &victim.address.to_string(), "10").await;
+    let fraud = pay(client, victim, &thief.address.to_string(), "8").await;
+    let spent = pay(client, thief, &people[1].address.to_string(), "5").await;
+    assert_ne!(fraud, spent);
+    let fraud = fraud.to_string();
+
+    // One of four is not enough, and takes its report back.
+    let bound = |before: Amount, after: Amount| before.0.saturating_sub(after.0);
+    let before = account(client, &people[0]).await.free;
+    assert_says(&people[0].says(&["wallet", "report", &fraud]), &["reported by 1 of 4 seats", "withdraw-report"]);
+    let reported = client.transaction(&fraud.parse().unwrap()).await.unwrap().value;
+    assert_eq!((reported.status.as_str(), reported.reported_by), ("confirmed", vec![node_of(&people[0])]));
+    assert_eq!(bound(before, account(client, &people[0]).await.free), alc(5).0);
+    people[0].is_refused(&["wallet", "report", &fraud], "", "ALREADY_REPORTED");
+    victim.is_refused(&["wallet", "report", &fraud], "", "NOT_YOUR_NODE");
+    assert_says(&people[0].says(&["wallet", "withdraw-report", &fraud]), &["report withdrawn"]);
+    assert!(bound(before, account(client, &people[0]).await.free) <= alc(1).0, "the fee at most");
+    people[0].is_refused(&["wallet", "withdraw-report", &fraud], "", "NO_SUCH_REPORT");
+
+    // Three of four are 51 %.
+    assert_says(&people[0].says(&["wallet", "report", &fraud]), &["by 1 of 4 seats"]);
+    assert_says(&people[1].says(&["wallet", "report", &fraud]), &["by 2 of 4 seats"]);
+    assert_says(&people[2].says(&["wallet", "report", &fraud]), &["by 3 of 4 seats", "REVERSED"]);
+    until(client, &fraud.parse().unwrap(), "reversed").await;
+    people[2].is_refused(&["wallet", "report", &fraud], "", "NO_SUCH_TRANSFER");
+
+    // 8 went out of 10 with a fee; the thief has 8 - 5 and a fee left to be seized.
+    let (back, debtor) = (account(client, victim).await, account(client, thief).await);
+    assert_eq!((back.free, debtor.free, debtor.owes), (alc(1000 - 801 + 299), Amount::ZERO, alc(501)));
+    assert_eq!(debtor.debts[0].creditor, victim.address);
+    assert_says(&thief.says(&["wallet", "show"]), &["owes       5.01 ALC"]);
+    assert_says(&thief.says(&["wallet", "history"]), &["reversed   2.99 ALC returned, 5.01 owed"]);
+    pay(client, &people[0], &thief.address.to_string(), "2").await;
+    let (back, debtor) = (account(client, victim).await, account(client, thief).await);
+    assert_eq!((back.free, debtor.free, debtor.owes), (alc(698), Amount::ZERO, alc(301)));
+}
+
+/// Gives the account with its new key.
+async fn an_account_gets_another_key_and_the_old_one_is_refused(
+    client: &Client,
+    old: &Person,
+    payee: &Person,
+) -> Person {
+    let account_text = old.address.to_string();
+    let new = Person {
+        address: old.address,
+        file: old.file.with_file_name("recovered.json"),
+        folder: old.folder.clone(),
+        rpc: old.rpc.clone(),
+    };
+    let recover = ["wallet", "recover", &account_text];
+    new.is_refused(&recover, "abandon", "no recovery key");
+    let said = old.says(&["wallet", "protect-with-recovery"]);
+    assert_says(&said, &["has a recovery key", "wallet recover"]);
+    let phrases = words(&said);
+    assert_eq!(phrases.len(), 1, "{said}");
+    assert_says(&old.says(&["wallet", "show"]), &["a recovery key is set"]);
+    old.is_refused(&["wallet", "protect-with-recovery"], "", "RECOVERY_SET");
+
+    old.is_refused(&recover, &phrases[0], "exists: name another place");
+    new.is_refused(&recover, "not 24 words", "24");
+    // Words of something else are refused, and leave nothing behind.
+    new.is_refused(&recover, &keystore::new_phrase(), "NOT_THE_RECOVERY_KEY");
+    assert!(!new.file.exists());
+    let said = new.says_to(&recover, &phrases[0]);
+    assert_says(&said, &["has a new key", "its address stays"]);
+    assert_eq!(words(&said).len(), 2, "the new key's words and the next recovery's: {said}");
+    new.is_refused(&recover, &words(&said)[1], "exists");
+
+    let view = account(client, &new).await;
+    assert_eq!(view.key, Some(*keystore::load(&new.file, keystore::Kind::Wallet).unwrap().public()));
+    assert_eq!((view.recoveries, view.recoverable), (1, true));
+    old.is_refused(&["wallet", "send", &payee.address.to_string(), "1"], "", "KEY_ROTATED");
+    let before = view.free;
+    pay(client, &new, &payee.address.to_string(), "1").await;
+    assert_eq!(account(client, &new).await.free.0, before.0 - alc(101).0);
+    assert_says(&new.says(&["wallet", "show"]), &[&format!("address    {}", old.address)]);
+    assert_says(&new.says(&["wallet", "history"]), &["confirmed  1 ALC to", "reversed   2.99 ALC returned"]);
+    new
+}
+
+async fn a_node_works_for_a_wallet_that_consents(client: &Client, people: &[Person], wallet: &Person) {
+    let owner = &people[3];
+    let (node, to) = (node_of(owner).to_string(), wallet.address.to_string());
+    let consent = wallet.says(&["wallet", "consent", &node]);
+    let stranger = people[1].says(&["wallet", "consent", &node]);
+    let good = ["bind", &to, "--consent", consent.trim()];
+    owner.is_refused(&["bind", &to, "--consent", stranger.trim()], "", "--consent is for another wallet");
+    assert_says(&owner.says(&good), &["works for", &to]);
+    let network = owner.folder.parent().unwrap().join("network.toml");
+    let verified =
+        common::ailo(&["verify", "node", &node, "--rpc", &owner.rpc, "--network", network.to_str().unwrap()]);
+    let said = String::from_utf8(verified.stdout).unwrap();
+    assert_says(&said, &[&format!("wallet       {to}")]);
+    owner.is_refused(&good, "", "ALREADY_REGISTERED");
+    let back = owner.says(&["wallet", "consent", &node]);
+    let own = owner.address.to_string();
+    owner.is_refused(&["bind", &own, "--consent", back.trim()], "", "BIND_TOO_SOON");
+    assert_eq!(account(client, wallet).await.staked, Amount::ZERO);
+}
+
+async fn a_vote_changes_a_parameter_at_its_height(client: &Client, people: &[Person], wallet: &Person) {
+    assert_says(&people[2].says(&["proposals"]), &["nothing is voted on"]);
+    assert_says(&people[0].says(&["stake", "4"]), &["staked 4 ALC behind node"]);
+    assert_says(&people[1].says(&["stake", "1"]), &["staked 1 ALC behind node"]);
+    people[0].is_refused(&["propose", "ledger.confirmations=1"], "", "NOT_CHANGEABLE");
+    people[0].is_refused(&["propose", "ledger.fee=1000000"], "", "BAD_CHANGE");
+    let said = people[0].says(&["propose", "ledger.fee=0.02", "--why", "blocks are full"]);
+    let number: u64 = said.strip_prefix("proposal ").unwrap().split(':').next().unwrap().parse().unwrap();
+    let number_text = number.to_string();
+    assert_says(&said, &[&format!("ailo-node vote {number} yes")]);
+    people[2].is_refused(&["vote", &number_text, "yes"], "", "NO_STAKE");
+    people[0].is_refused(&["vote", "7", "yes"], "", "NO_SUCH_POLL");
+    assert_says(&people[0].says(&["vote", &number_text, "yes"]), &["voted yes", "with 4 ALC of stake"]);
+    assert_says(&people[1].says(&["vote", &number_text, "no"]), &["voted no", "with 1 ALC of stake"]);
+    let shown = people[2].says(&["proposals"]);
+    assert_says(&shown, &["ledger.fee=0.02", "blocks are full", "4 ALC for, 1 against", "40 % of 5 ALC"]);
+
+    // The change is there from its height on, and not before.
+    let (started, mut activates) = (Instant::now(), None);
+    loop {
+        let reply: At<ProposalsView> = client.call("ailo_proposals", &[]).await.unwrap();
+        activates = reply.value.proposals.first().and_then(|p| p.poll.activates).or(activates);
+        let changed = reply.value.changed == ["ledger.fee=0.02"];
+        assert_eq!(changed, activates.is_some_and(|height| reply.height >= height), "{reply:?} {activates:?}");
+        if changed {
+            break;
+        }
+        assert!(started.elapsed() < LIMIT, "nothing changes: {reply:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_says(&people[2].says(&["proposals"]), &["nothing is voted on", "changed  ledger.fee=0.02"]);
+    let sent = pay(client, &people[0], &wallet.address.to_string(), "0.5").await;
+    let history = client.history(&people[0].address, 20).await.unwrap().value;
+    let fee = history.entries.iter().find_map(|entry| match &entry.event {
+        ailo_ledger::state::Event::TransferPending { id, fee, .. } if *id == sent => Some(*fee),
+        _ => None,
+    });
+    assert_eq!(fee, Some(alc(2)));
+}
+
+fn validators_are_listed_and_none_is_jailed(people: &[Person]) {
+    let said = people[3].says(&["validators"]);
+    for person in &people[..3] {
+        let line = said.lines().find(|line| line.starts_with(&node_of(person).to_string())).unwrap();
+        assert_says(line, &["power 1 of 3", &person.address.to_string()]);
+        assert!(!line.contains("jailed"), "{line}");
+    }
+    assert!(!said.contains(&node_of(&people[3]).to_string()), "the fourth does not validate: {said}");
+    assert_says(&said, &["stake 4 ALC", "the founders validate until", "one more validator needs 100 ALC"]);
+    people[0].is_refused(&["unjail"], "", "NOT_JAILED");
+    people[3].is_refused(&["unjail"], "", "NOT_YOUR_NODE");
+}
