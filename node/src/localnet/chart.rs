@@ -14,7 +14,7 @@ pub struct Series {
 const WIDTH: f64 = 760.0;
 const HEIGHT: f64 = 420.0;
 const LEFT: f64 = 64.0;
-const RIGHT: f64 = 24.0;
+const RIGHT: f64 = 40.0;
 const TOP: f64 = 56.0;
 const BOTTOM: f64 = 72.0;
 /// A line of no more points than this has each of them marked.
@@ -98,7 +98,7 @@ impl Chart<'_> {
             escape(title)
         );
         // Writing into a String cannot fail.
-        for (step_y, value) in ticks(y_low, y_high).into_iter().map(|(v, text)| (y_at(v), text)) {
+        for (step_y, value) in ticks(y_low, y_high, 6.0).into_iter().map(|(v, text)| (y_at(v), text)) {
             let _ = writeln!(
                 svg,
                 "<line x1=\"{LEFT}\" x2=\"{:.1}\" y1=\"{step_y:.1}\" y2=\"{step_y:.1}\" stroke=\"#dfe4ea\"/>\
@@ -108,7 +108,7 @@ impl Chart<'_> {
                 step_y + 4.0
             );
         }
-        let x_ticks = if scale == Scale::Logarithmic { powers(x_low, x_high) } else { ticks(x_low, x_high) };
+        let x_ticks = if scale == Scale::Logarithmic { powers(x_low, x_high) } else { ticks(x_low, x_high, 8.0) };
         for (step_x, value) in x_ticks.into_iter().map(|(v, text)| (x_at(v), text)) {
             let _ = writeln!(
                 svg,
@@ -169,9 +169,9 @@ fn grouped(value: u64) -> String {
     if value < 1000 { value.to_string() } else { format!("{} {:03}", grouped(value / 1000), value % 1000) }
 }
 
-/// Round numbers inside `low..=high`, with their texts.
-fn ticks(low: f64, high: f64) -> Vec<(f64, String)> {
-    let raw = (high - low) / 6.0;
+/// About `count` round numbers inside `low..=high`, with their texts.
+fn ticks(low: f64, high: f64, count: f64) -> Vec<(f64, String)> {
+    let raw = (high - low) / count;
     let magnitude = 10f64.powf(raw.log10().floor());
     let step = [1.0, 2.0, 5.0, 10.0].into_iter().map(|m| m * magnitude).find(|s| *s >= raw).unwrap_or(raw);
     let decimals = usize::try_from((-step.log10().floor()).max(0.0) as i64).unwrap_or(0);

@@ -4,7 +4,7 @@
 //! outlives its parent, even one that was killed.
 
 use crate::{client::Client, error::NodeError, genesis, rpc::types::*};
-use ailo_protocol::{Address, Genesis, Keypair, genesis::Founder, keystore, params::Params};
+use ailo_protocol::{Address, Genesis, Keypair, genesis::Founder, keys, keystore, params::Params};
 use std::{
     fs::{self, File},
     net::TcpListener,
@@ -17,6 +17,10 @@ use tokio::process::{Child, Command};
 /// What a node writes into its log, unless the environment asks for more or less.
 const NODE_LOG: &str =
     "ailo_node=info,ailo_ledger=info,ailo_protocol=info,warn,libp2p_gossipsub=error,libp2p_kad=error";
+
+/// Ports that nodes listen on: [`PORTS`] of them, below those of connections that go out (from 32 768 on).
+const FIRST_PORT: u16 = 20_000;
+const PORTS: u16 = 12_000;
 
 /// What to found.
 pub struct Spec {
@@ -78,7 +82,7 @@ impl Net {
                 wallet: Address::from(wallet.public()),
                 validator: i < spec.validators,
             });
-            let socket = TcpListener::bind("127.0.0.1:0").map_err(|e| NodeError::io("find a free port", e))?;
+            let socket = free_port().map_err(|e| NodeError::io("find a free port", e))?;
             let port = socket.local_addr().map_err(|e| NodeError::io("find a free port", e))?.port();
             sockets.push(socket);
             nodes.push(Node { dir, wallet, port, child: None, client: None });
@@ -223,6 +227,15 @@ impl Net {
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
     }
+}
+
+/// A free port, held by the socket. The kernel gives no such port to connections that go out, so none of those takes it
+/// between this socket's end and the start of the node.
+fn free_port() -> std::io::Result<TcpListener> {
+    let [low, high, ..] = keys::random_bytes();
+    let first = u16::from_le_bytes([low, high]) % PORTS;
+    let bind = |i: u16| TcpListener::bind(("127.0.0.1", FIRST_PORT + (first + i) % PORTS));
+    (1..PORTS).find_map(|i| bind(i).ok()).map_or_else(|| bind(0), Ok)
 }
 
 /// The last lines of a file.
