@@ -247,9 +247,14 @@ impl Node {
     }
 }
 
-/// A closed round, as it was at the close.
+/// A closed round.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
-pub struct PastRound(pub Round);
+pub struct PastRound {
+    /// As it was at the close.
+    pub round: Round,
+    /// Makers of contributions that are, or were, challenged.
+    pub challenged: BTreeSet<NodeId>,
+}
 
 /// Parameters that votes have changed, each as `section.key=value`, in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]

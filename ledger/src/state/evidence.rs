@@ -5,7 +5,8 @@
 //!   behind the node and of what unbonds from behind it. It is admitted for `evidence_ms`; one slash covers whatever the
 //!   node signed up to then. About a node that is jailed, or has neither seat, vote nor work, it must take a fee's worth:
 //!   evidence is free, a key without stake could go on for ever, and what is slashed can't be forgotten for a while.
-//! - A *challenge* calls an accepted contribution of the last `challenge_rounds` rounds forged. Its bond is
+//! - A *challenge* calls an accepted contribution of the last `challenge_rounds` rounds forged, each once: nobody is
+//!   slashed twice for one forgery, and no judgement counts in a second trial. Its bond is
 //!   `challenge_bond` for the first, twice that for the second that is open, and so on: who fills all `max_challenges`
 //!   places with nothing burns more than an epoch's rounds can pay. The validators of that moment replay the work and vote until
 //!   `challenge_ms` are over. More than 2/3 of the power slashes `fraud_slash_ppm`; otherwise the bond burns.
@@ -16,10 +17,13 @@
 
 use super::{
     Challenge, Event, Executor, Key, Node, Rejection, State,
-    entry::Unbonding,
+    entry::{PastRound, Unbonding},
     money::{Pool, add, take},
 };
-use crate::transaction::Evidence;
+use crate::{
+    plants::{self, Plant},
+    transaction::Evidence,
+};
 use ailo_protocol::{Address, Amount, NodeId};
 use std::collections::BTreeSet;
 
@@ -147,15 +151,15 @@ impl Executor {
     }
 
     pub(super) fn challenge(&mut self, wallet: Address, nonce: u64, round: u64, node: NodeId) -> Result<(), Rejection> {
-        let past = self.state.past_round(round).ok_or(Rejection::RoundNotKept { round })?;
-        if !past.accepted().iter().any(|(accepted, _)| *accepted == node) {
+        let past = self.state.get::<PastRound>(&Key::PastRound(round)).ok_or(Rejection::RoundNotKept { round })?;
+        let mut past = past.clone();
+        if !past.round.accepted().iter().any(|(accepted, _)| *accepted == node) {
             return Err(Rejection::NotAccepted);
         }
         let ledger = &self.state.params().ledger;
         let (bond, max) = (self.state.next_challenge_bond(), ledger.max_challenges);
         let deadline_age = self.state.age_ms().saturating_add(ledger.challenge_ms);
-        let key = Key::Challenge(round, node);
-        if self.state.entries.contains_key(&key) {
+        if !past.challenged.insert(node) {
             return Err(Rejection::ChallengedAlready);
         }
         if self.state.challenges().count() >= max as usize {
@@ -165,7 +169,11 @@ impl Executor {
         self.shift(Pool::Free, Pool::Escrow, bond);
         let power = self.state.validators().clone();
         let judged = BTreeSet::new();
-        self.set(key, Challenge { challenger: wallet, bond, deadline_age, power, forged: 0, honest: 0, judged });
+        self.set(Key::PastRound(round), past);
+        self.set(
+            Key::Challenge(round, node),
+            Challenge { challenger: wallet, bond, deadline_age, power, forged: 0, honest: 0, judged },
+        );
         self.events.push(Event::Challenged { round, node, challenger: wallet });
         Ok(())
     }
@@ -185,7 +193,8 @@ impl Executor {
         }
         *if forged { &mut challenge.forged } else { &mut challenge.honest } += power;
         let hopeless = !challenge.power.is_quorum(challenge.power.total_power() - challenge.honest);
-        if challenge.power.is_quorum(challenge.forged) {
+        let half = plants::on(Plant::ForgedByHalf) && challenge.forged >= challenge.power.total_power().div_ceil(2);
+        if challenge.power.is_quorum(challenge.forged) || half {
             self.remove(key);
             self.shift(Pool::Escrow, Pool::Free, challenge.bond);
             self.credit(challenge.challenger, challenge.bond);

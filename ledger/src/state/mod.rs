@@ -388,7 +388,12 @@ impl State {
 
     /// A closed round whose contributions can still be challenged.
     pub fn past_round(&self, number: u64) -> Option<&Round> {
-        self.get(&Key::PastRound(number)).map(|PastRound(round)| round)
+        self.get(&Key::PastRound(number)).map(|PastRound { round, .. }| round)
+    }
+
+    /// Whether a contribution to a closed round is, or was, challenged.
+    pub fn is_challenged(&self, number: u64, maker: &NodeId) -> bool {
+        self.get::<PastRound>(&Key::PastRound(number)).is_some_and(|past| past.challenged.contains(maker))
     }
 
     /// Open challenges: the round and maker of the contribution.

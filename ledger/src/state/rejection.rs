@@ -159,7 +159,7 @@ rejections! {
         RoundNotKept { round: u64 };
     "NOT_ACCEPTED": "the node has no accepted contribution in that round",
         NotAccepted;
-    "CHALLENGED_ALREADY": "this contribution is challenged already",
+    "CHALLENGED_ALREADY": "this contribution is, or was, challenged: each is judged once",
         ChallengedAlready;
     "TOO_MANY_CHALLENGES": "{max} challenges are open: wait until one is decided",
         TooManyChallenges { max: u32 };

@@ -34,6 +34,7 @@ use ailo_protocol::{
     contribution::{Contribution, Finding, MicroNats},
     hash::Domain,
 };
+use std::collections::BTreeSet;
 
 impl State {
     /// Nodes that may take part in a round that opened now; places may be fewer.
@@ -339,7 +340,7 @@ impl Executor {
 
     /// Keeps a closed round while its contributions can be challenged.
     fn keep_for_challenges(&mut self, round: &Round) {
-        self.set(Key::PastRound(round.number), PastRound(round.clone()));
+        self.set(Key::PastRound(round.number), PastRound { round: round.clone(), challenged: BTreeSet::new() });
         let oldest = (round.number + 1).saturating_sub(self.state.params().ledger.challenge_rounds);
         let old = self.state.entries.range(Key::PastRound(0)..Key::PastRound(oldest)).map(|(key, _)| *key);
         let old: Vec<Key> = old.collect();
