@@ -9,7 +9,7 @@ use crate::{
 };
 use ailo_protocol::{Address, Hash, NodeId, PublicKey};
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fmt,
 };
 
@@ -60,6 +60,7 @@ invariants! {
     LifeCycle 16 "a transfer is PENDING, then CONFIRMED and FINAL, or ends REFUNDED or REVERSED, and never changes again",
     RotatedKey 17 "a key that a recovery has replaced signs for nothing",
     Reversed 18 "a transfer is reversed by reports of enough different nodes, none of them its sender's or recipient's",
+    Judged 19 "a contribution is found forged by more than two thirds of the power, and only if it is",
 }
 
 impl fmt::Display for Invariant {
@@ -292,6 +293,46 @@ impl Lives {
         };
         let before = std::mem::replace(&mut life.stage, to);
         Invariant::LifeCycle.check(from.contains(&before), || format!("{id:?} goes from {before:?} to {to:?}"))
+    }
+}
+
+/// I19, over a chain of blocks from the first on: by whom each challenge was upheld.
+#[derive(Clone, Debug, Default)]
+pub struct Trials(BTreeMap<(u64, NodeId), VecDeque<Trial>>);
+
+#[derive(Clone, Debug)]
+struct Trial {
+    power: ValidatorSet,
+    upheld_by: BTreeSet<NodeId>,
+}
+
+impl Trials {
+    /// Takes in the next block, which these validators decided, and what happened in it.
+    pub fn add(&mut self, validators: &ValidatorSet, block: &Block, events: &[Event]) -> Result<(), Violation> {
+        for transaction in &block.transactions {
+            match transaction.unsigned.body {
+                Body::Challenge { round, node } => {
+                    let trial = Trial { power: validators.clone(), upheld_by: BTreeSet::new() };
+                    self.0.entry((round, node)).or_default().push_back(trial);
+                }
+                Body::Judge { round, node, forged: true } => {
+                    let trial = self.0.get_mut(&(round, node)).and_then(VecDeque::back_mut);
+                    let trial = trial.ok_or_else(|| Invariant::Judged.broken("nothing is challenged, and judged"))?;
+                    trial.upheld_by.insert(transaction.unsigned.signer);
+                }
+                _ => {}
+            }
+        }
+        for event in events {
+            let Event::ChallengeEnded { round, node, forged } = event else { continue };
+            let trial = self.0.get_mut(&(*round, *node)).and_then(VecDeque::pop_front);
+            let trial = trial.ok_or_else(|| Invariant::Judged.broken("nothing is challenged, and decided"))?;
+            let power = trial.upheld_by.iter().map(|judge| trial.power.power(judge)).sum();
+            Invariant::Judged.check(trial.power.is_quorum(power) == *forged, || {
+                format!("forged is {forged} by {power} of {}", trial.power.total_power())
+            })?;
+        }
+        Ok(())
     }
 }
 

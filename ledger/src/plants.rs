@@ -46,6 +46,7 @@ plants! {
     EvidenceDropped "evidence-dropped" "Who sees two rival ballots tells nobody.",
     ReversedStays "reversed-stays" "A transfer that is reversed after its confirmation stays on the ledger.",
     ReportTwice "report-counts-twice" "A report counts like two.",
+    ForgedByHalf "forged-by-half" "A challenge is upheld by half of the power.",
     RotatedKey "rotated-key-signs" "A key that a recovery has replaced still signs for the account.",
 }
 

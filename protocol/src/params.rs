@@ -152,8 +152,11 @@ pub struct LedgerParams {
     /// A light client trusts a checkpoint this long after its block's time: stake that vouched for it can't be free yet.
     pub trust_ms: u64,
 
-    /// Leading zero bits of a registration's proof-of-work stamp.
+    /// Leading zero bits of a registration's proof-of-work stamp in an empty registry; one more each time half of the
+    /// places that were left is taken.
     pub stamp_bits: u32,
+    /// Leading zero bits of a stamp at most, however full the registry is.
+    pub stamp_bits_full: u32,
     /// Registrations in one block, at most.
     pub registrations_per_block: u32,
     /// Registered nodes, at most.
@@ -254,6 +257,11 @@ impl LedgerParams {
         )?;
         check(self.stamp_bits <= 40, "stamp_bits", "at most 40")?;
         check(
+            (self.stamp_bits..=40).contains(&self.stamp_bits_full),
+            "stamp_bits_full",
+            "at least stamp_bits, at most 40",
+        )?;
+        check(
             self.alive_ms >= self.heartbeat_ms && self.heartbeat_ms > 0,
             "alive_ms",
             "at least heartbeat_ms, which is positive",
@@ -286,6 +294,8 @@ pub struct RoundParams {
     pub open_wait_ms: u64,
     /// Participants of a round, at most.
     pub max_participants: u32,
+    /// A participant that gives nothing that counts, again and again, sits out 0, 1, 3, 7... rounds, at most so many.
+    pub max_rest_rounds: u64,
     /// Bounds of the adaptive deadline for commits.
     pub min_train_ms: u64,
     /// See `min_train_ms`; also the deadline of the very first round.
@@ -338,6 +348,7 @@ impl RoundParams {
             "1 to max_participants",
         )?;
         check((1..=1024).contains(&self.max_participants), "max_participants", "1 to 1024")?;
+        check(self.max_rest_rounds <= 1024, "max_rest_rounds", "at most 1024")?;
         // An open round keeps its deadline whatever is voted later, so none may be for ever.
         let waits = [self.open_wait_ms, self.max_train_ms, self.verify_ms, self.vote_ms];
         check(waits.into_iter().all(|ms| ms <= WEEK), "max_train_ms", "the phases of a round last a week at most")?;

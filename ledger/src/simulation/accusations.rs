@@ -58,9 +58,6 @@ impl World {
                 accusation.since.get_or_insert(ledger.height());
             }
         }
-        // What was too old for the ledger before anybody could hear of it is no longer provable.
-        accusations
-            .retain(|a| a.since.is_some_and(|since| since < ledger.height()) || a.height >= ledger.oldest_evidence());
         for Accusation { accuser, node, height, since, .. } in &accusations {
             let waited = since.map_or(0, |since| ledger.height() - since);
             Invariant::Slashed.check(waited <= SLASHED_WITHIN, || {

@@ -53,9 +53,10 @@ pub fn genesis(validators: usize, followers: usize) -> Genesis {
     let ledger = &mut params.ledger;
     ledger.confirmations = 2.min((validators + followers) as u32);
     (ledger.pending_ms, ledger.final_ms) = (15_000, 30_000);
-    (ledger.epoch_ms, ledger.stamp_bits, ledger.unbonding_ms) = (20_000, 4, 20_000);
-    (ledger.dispute_ms, ledger.evidence_ms, ledger.trust_ms, ledger.poll_ms) = (15_000, 20_000, 15_000, 10_000);
-    (ledger.jail_ms, ledger.challenge_ms, ledger.poll_delay_blocks) = (10_000, 10_000, 3);
+    (ledger.epoch_ms, ledger.stamp_bits, ledger.trust_ms) = (20_000, 4, 15_000);
+    (ledger.dispute_ms, ledger.poll_ms, ledger.jail_ms, ledger.poll_delay_blocks) = (15_000, 10_000, 10_000, 3);
+    // Longer than the faults, one after another: whoever is honest and has something to show gets it into a block.
+    (ledger.unbonding_ms, ledger.evidence_ms, ledger.challenge_ms) = (100_000, 100_000, 40_000);
     // Founders hand over when all have staked, or all but a little that was slashed; then those that break the rules may be
     // jailed, and nobody needs them.
     ledger.handover_validators = (validators - super::tolerated(validators)).max(1) as u32;

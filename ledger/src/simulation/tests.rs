@@ -227,6 +227,21 @@ fn an_equivocator_with_stake_loses_a_part_of_it_and_its_place_among_the_validato
 }
 
 #[test]
+fn who_forges_work_is_found_out_and_who_does_not_is_left_alone_whatever_a_byzantine_judge_says() {
+    world(6, 4, 0, &[(3, Conduct::Withholds)], |world| {
+        world.start_all()?;
+        let happened = |world: &World, what: &str| world.happened.get(what).copied().unwrap_or(0);
+        while happened(world, "forgeries found") == 0 || happened(world, "challenges dismissed") == 0 {
+            assert!(world.height() < 500, "{:?}", world.happened);
+            world.step()?;
+        }
+        let slashed = |i: usize| world.ledger.node(&world.members[i].id()).unwrap().slashed_height > 0;
+        assert_eq!([0, 1, 2, 3].map(slashed), [false, false, false, true]);
+        Ok(())
+    });
+}
+
+#[test]
 fn a_slash_is_owed_to_a_member_that_is_up_and_heard_and_to_no_other() {
     world(5, 4, 0, &[(3, Conduct::Withholds)], |world| {
         world.script = Some(Vec::new());
@@ -355,7 +370,8 @@ fn with_a_third_less_one_that_break_the_rules_all_claims_hold_and_who_equivocate
         let summary = sweep_of(100, count, validators, Some(byzantine));
         assert_all_hold(&summary, &format!("--validators {validators} --byzantine {byzantine}"));
         assert!(summary.reported_seeds > 0);
-        for what in ["slashes", "unjailed", "reports", "reversed", "final"] {
+        let found = ["forgeries found", "challenges dismissed"];
+        for what in ["slashes", "unjailed", "reports", "reversed", "final"].into_iter().chain(found) {
             assert!(summary.happened.get(what).is_some_and(|count| *count > 0), "{what}: {:?}", summary.happened);
         }
     }

@@ -1,6 +1,6 @@
 //! What the owners of wallets do. Clients send transfers, and again what they see nothing of, now and then two different
 //! ones with one nonce; they take transfers back, take user names, and lose their keys and recover. Members' wallets stake
-//! and unstake, unjail, report, propose and vote. What becomes of a transfer, its id decides ([`Fate`]).
+//! and unstake, unjail, report, challenge, propose and vote. What becomes of a transfer, its id decides ([`Fate`]).
 
 use super::{
     HEIGHTS, TRANSFERS, cast,
@@ -298,7 +298,18 @@ impl World {
             let change = PROPOSALS[self.random.below(PROPOSALS.len() as u64) as usize];
             return Some(Body::Propose { changes: vec![change.into()], why: String::new() });
         }
-        self.report_wish(number, &ledger, node, honest)
+        let challenge = if self.chance(200) { self.challenge_wish(&ledger, honest) } else { None };
+        challenge.or_else(|| self.report_wish(number, &ledger, node, honest))
+    }
+
+    /// Who watches challenges what is forged; whoever breaks the rules, what is not.
+    fn challenge_wish(&mut self, ledger: &State, honest: bool) -> Option<Body> {
+        let (next, kept) = (ledger.round().number, ledger.params().ledger.challenge_rounds);
+        let past = (next.saturating_sub(kept)..next).filter_map(|number| ledger.past_round(number));
+        let made = past.flat_map(|round| round.accepted().into_iter().map(|(maker, _)| (round.number, maker)));
+        let mut wanted =
+            made.filter(|made| self.forged.contains(made) == honest && !ledger.is_challenged(made.0, &made.1));
+        wanted.next().map(|(round, node)| Body::Challenge { round, node })
     }
 
     /// What a member does about the transfers that it has heard of.

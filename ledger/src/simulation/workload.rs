@@ -1,5 +1,7 @@
-//! What nodes owe the ledger: heartbeats, attestations, and the commits, verdicts and votes of training rounds (of a
-//! model that nobody trains). Nodes doubt some transfers, and except them when they attest.
+//! What nodes owe the ledger: heartbeats, attestations, the commits, verdicts and votes of training rounds (of a model
+//! that nobody trains), and judgements of what is challenged. Nodes doubt some transfers, and except them when they
+//! attest. Whoever breaks the rules forges every second contribution, which passes as valid until it is replayed, and
+//! judges falsely.
 
 use super::world::World;
 use crate::{
@@ -11,7 +13,7 @@ use ailo_protocol::{
     contribution::{Contribution, Finding},
     hash::Domain,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// What is not in a block by then is sent again.
 const AGAIN_MS: u64 = 4_000;
@@ -27,6 +29,7 @@ enum Duty {
     Contribute(u64),
     Verdict(u64),
     Vote(u64),
+    Judge(u64, NodeId),
 }
 
 impl Duties {
@@ -49,7 +52,10 @@ impl World {
         let (state, key, clock_ms) = (participant.host().state().clone(), member.key.clone(), member.now(now).clock_ms);
         let bodies = match &self.script {
             Some(_) => Vec::new(),
-            None => owed(&state, key.public(), member.is_honest(), &self.doubtful, &mut self.duties[i], now),
+            None => {
+                let knows = Knowledge { honest: member.is_honest(), doubtful: &self.doubtful, forged: &self.forged };
+                owed(&state, key.public(), knows, &mut self.duties[i], now)
+            }
         };
         let mut transactions: Vec<Transaction> =
             bodies.into_iter().map(|body| Transaction::sign(&self.network_id, &key, 0, clock_ms, body)).collect();
@@ -60,15 +66,31 @@ impl World {
     }
 }
 
-/// What a node owes now.
-fn owed(
-    state: &State,
-    node: &NodeId,
+/// What a node goes by, beside the ledger.
+struct Knowledge<'a> {
     honest: bool,
-    doubtful: &BTreeMap<u64, Vec<Hash>>,
-    duties: &mut Duties,
-    now: u64,
-) -> Vec<Body> {
+    doubtful: &'a BTreeMap<u64, Vec<Hash>>,
+    /// What a replay shows.
+    forged: &'a BTreeSet<(u64, NodeId)>,
+}
+
+/// The payload that a node hands in for a round: its work, or something else that looks like it.
+fn payload(node: &NodeId, round: u64, forged: bool) -> Hash {
+    Hash::of_parts(Domain::Blob, &[&node.0, &round.to_le_bytes(), &[u8::from(forged)]])
+}
+
+/// The round and maker of what a transaction contributes, if it is not the work that it should be.
+pub fn forgery(transaction: &Transaction) -> Option<(u64, NodeId)> {
+    let (maker, body) = (transaction.unsigned.signer, &transaction.unsigned.body);
+    match body {
+        Body::Contribute(c) if c.payload != payload(&maker, c.round, false) => Some((c.round, maker)),
+        _ => None,
+    }
+}
+
+/// What a node owes now.
+fn owed(state: &State, node: &NodeId, knows: Knowledge<'_>, duties: &mut Duties, now: u64) -> Vec<Body> {
+    let Knowledge { honest, doubtful, forged } = knows;
     let mut bodies = Vec::new();
     let params = state.params();
     if let Some(entry) = state.node(node) {
@@ -98,7 +120,7 @@ fn owed(
                 bodies.push(Body::Contribute(Contribution {
                     round: round.number,
                     base_root: round.base_root,
-                    payload: Hash::of_parts(Domain::Blob, &[&node.0, &round.number.to_le_bytes()]),
+                    payload: payload(node, round.number, !honest && round.number % 2 == 1),
                     payload_bytes: 1000,
                     tokens: params.training.tokens_per_round(),
                     steps: params.training.inner_steps,
@@ -122,6 +144,13 @@ fn owed(
         }
         _ => {}
     }
+    for (round, maker, challenge) in state.challenges() {
+        let owes = challenge.power.power(node) > 0 && !challenge.judged.contains(node);
+        if owes && duties.due(Duty::Judge(round, maker), now) {
+            let forged = forged.contains(&(round, maker)) == honest;
+            bodies.push(Body::Judge { round, node: maker, forged });
+        }
+    }
     bodies
 }
 
@@ -141,6 +170,9 @@ pub fn name(event: &Event) -> Option<&'static str> {
         Event::Unbonded { .. } => "unbonded",
         Event::Slashed { .. } => "slashes",
         Event::Unjailed { .. } => "unjailed",
+        Event::Challenged { .. } => "challenges",
+        Event::ChallengeEnded { forged: true, .. } => "forgeries found",
+        Event::ChallengeEnded { forged: false, .. } => "challenges dismissed",
         Event::ValidatorsChanged { .. } => "changes of the validators",
         Event::Recovered { .. } => "recoveries",
         Event::UsernameChanged { .. } => "user names",

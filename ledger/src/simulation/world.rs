@@ -14,7 +14,7 @@ use super::{
 use crate::{
     Block, Body, Certificate, Transaction,
     consensus::{HostError, Message, Verdict},
-    invariants::{self, Invariant, Lives, Signatures, Spending, Violation},
+    invariants::{self, Invariant, Lives, Signatures, Spending, Trials, Violation},
     participant::{Action, Gossip, Head, ParticipantError},
     state::{Event as LedgerEvent, State, execute_block},
     store::StoreError,
@@ -98,12 +98,15 @@ pub struct World {
     pub ledger: State,
     /// Transfers that nodes do not attest, by the height of their block.
     pub doubtful: BTreeMap<u64, Vec<Hash>>,
+    /// Contributions that are not the work that they should be, by round and maker.
+    pub forged: BTreeSet<(u64, NodeId)>,
     /// Transfers of the chain's last blocks, and from which heights on.
     pub recent: Vec<(u64, Hash)>,
     /// Validators by height, of that chain.
     sets: Vec<crate::block::ValidatorSet>,
     spending: Spending,
     lives: Lives,
+    trials: Trials,
     signatures: Signatures,
     /// Transfers in the chain.
     pub transfers: u64,
@@ -174,9 +177,11 @@ impl World {
             sets: vec![first.validators().clone()],
             ledger: first,
             doubtful: BTreeMap::new(),
+            forged: BTreeSet::new(),
             recent: Vec::new(),
             spending: Spending::default(),
             lives: Lives::default(),
+            trials: Trials::default(),
             signatures: Signatures::default(),
             transfers: 0,
             rounds_closed: 0,
@@ -452,6 +457,13 @@ impl World {
         self.spending.add(block)?;
         invariants::coins_and_confirmations(&before, &after, events)?;
         self.lives.add(events, after.params().ledger.report_percent)?;
+        self.trials.add(before.validators(), block, events)?;
+        self.forged.extend(block.transactions.iter().filter_map(workload::forgery));
+        for event in events {
+            let LedgerEvent::ChallengeEnded { round, node, forged: true } = event else { continue };
+            let guilty = self.forged.contains(&(*round, *node));
+            Invariant::Judged.check(guilty, || format!("{} forged nothing in round {round}", node.short()))?;
+        }
         for event in events {
             let LedgerEvent::TransferReversed { id, .. } = event else { continue };
             // One node alone is more than half of the seats.

@@ -195,6 +195,10 @@ pub struct Node {
     pub trains: bool,
     /// It missed a commit after its last heartbeat.
     pub missed: bool,
+    /// Rounds in a row in which it took a place and gave nothing that counts.
+    pub misses: u32,
+    /// It sits out up to this round, after the one that it missed.
+    pub rests_through: Option<u64>,
     /// It was silent for too long: no seat, no part in rounds, no vote of its stake, until its next heartbeat.
     pub lapsed: bool,
     /// Stake behind it, of its wallet.
@@ -205,7 +209,8 @@ pub struct Node {
     pub reports: (u64, u32),
     /// Slashed: without rights until its wallet unjails it, not before this age.
     pub jailed_until: Option<u64>,
-    /// Height of the last slash: it covers everything signed before.
+    /// Height of the last slash: it covers everything signed before. While evidence of that time is admissible the entry
+    /// stays, whatever lapses.
     pub slashed_height: u64,
     /// Running average of its quality bonus, in ppm above 1.
     pub score_ppm: u64,
@@ -227,6 +232,8 @@ impl Node {
             heartbeat_time_ms: 0,
             trains: false,
             missed: false,
+            misses: 0,
+            rests_through: None,
             lapsed: false,
             stake: Amount::ZERO,
             up_ms: 0,
@@ -240,9 +247,14 @@ impl Node {
     }
 }
 
-/// A closed round, as it was at the close.
+/// A closed round.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
-pub struct PastRound(pub Round);
+pub struct PastRound {
+    /// As it was at the close.
+    pub round: Round,
+    /// Makers of contributions that are, or were, challenged.
+    pub challenged: BTreeSet<NodeId>,
+}
 
 /// Parameters that votes have changed, each as `section.key=value`, in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]

@@ -109,7 +109,7 @@ pub enum Event {
     Counted { proposal: u64, yes: Amount, no: Amount, quorum: bool, activates: Option<u64> },
     /// Approved changes came into force, unless they no longer went with the others.
     Activated { proposal: u64, changes: Vec<String>, sound: bool },
-    /// A node was silent for too long.
+    /// A node lost its registration, or its rights: it was silent for too long, or gave way in a full registry.
     NodeLapsed { node: NodeId, wallet: Address },
     /// A round opened for training.
     RoundOpened { round: u64, participants: Vec<NodeId>, f: u32, protected: bool, deadline_age: u64 },

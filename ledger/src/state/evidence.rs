@@ -3,11 +3,13 @@
 //! - *Evidence* is two signatures of one node that exclude each other: rival votes or proposals, or two attestations of
 //!   one block that except different transfers. Signatures alone decide, so it slashes at once: `slash_ppm` of the stake
 //!   behind the node and of what unbonds from behind it. It is admitted for `evidence_ms`; one slash covers whatever the
-//!   node signed up to then. About a jailed node it must take a fee's worth: evidence is free, and a key without stake
-//!   could go on for ever.
-//! - A *challenge* calls an accepted contribution of the last `challenge_rounds` rounds forged. Its bond is
-//!   `challenge_bond`; the validators of that moment replay the work and vote until `challenge_ms` are over. More than
-//!   2/3 of the power slashes `fraud_slash_ppm`; otherwise the bond burns.
+//!   node signed up to then. About a node that is jailed, or has neither seat, vote nor work, it must take a fee's worth:
+//!   evidence is free, a key without stake could go on for ever, and what is slashed can't be forgotten for a while.
+//! - A *challenge* calls an accepted contribution of the last `challenge_rounds` rounds forged, each once: nobody is
+//!   slashed twice for one forgery, and no judgement counts in a second trial. Its bond is
+//!   `challenge_bond` for the first, twice that for the second that is open, and so on: who fills all `max_challenges`
+//!   places with nothing burns more than an epoch's rounds can pay. The validators of that moment replay the work and vote until
+//!   `challenge_ms` are over. More than 2/3 of the power slashes `fraud_slash_ppm`; otherwise the bond burns.
 //! - Of what is slashed `bounty_ppm` goes to who showed it (nothing if that is the offender's own wallet), the rest burns.
 //! - A slashed node is jailed: no seat, no vote, no part in rounds, its accrued work and score are gone. Its wallet may
 //!   unjail it after `jail_ms`, for the fee. Should jailing leave too few validators, it stays in the set until there are
@@ -15,10 +17,13 @@
 
 use super::{
     Challenge, Event, Executor, Key, Node, Rejection, State,
-    entry::Unbonding,
+    entry::{PastRound, Unbonding},
     money::{Pool, add, take},
 };
-use crate::transaction::Evidence;
+use crate::{
+    plants::{self, Plant},
+    transaction::Evidence,
+};
 use ailo_protocol::{Address, Amount, NodeId};
 use std::collections::BTreeSet;
 
@@ -57,17 +62,28 @@ impl State {
             return Err(Rejection::SlashedAlready { height: node.slashed_height });
         }
         let ledger = &self.params().ledger;
-        if node.jailed_until.is_some() && self.slashable(&evidence.node(), node, ledger.slash_ppm) < ledger.fee {
+        let (id, free) = (evidence.node(), node.jailed_until.is_none());
+        let stands = free && (self.has_say(&id) || node.founder || !node.work.is_empty());
+        if !stands && self.slashable(&id, node, ledger.slash_ppm) < ledger.fee {
             return Err(Rejection::NothingLeft);
         }
         Ok(node)
     }
 
+    /// Whether the node holds a seat, or a vote on the next block.
+    fn has_say(&self, id: &NodeId) -> bool {
+        self.validators().power(id) > 0 || self.seats(self.epoch()).is_some_and(|seats| seats.contains(id))
+    }
+
+    /// What the next challenge binds.
+    pub fn next_challenge_bond(&self) -> Amount {
+        let bond = self.params().ledger.challenge_bond;
+        Amount(bond.0.saturating_mul(self.challenges().count() as u64 + 1))
+    }
+
     /// What a slash of `ppm` takes of the stake behind a node and of what unbonds from behind it.
     fn slashable(&self, id: &NodeId, node: &Node, ppm: u64) -> Amount {
-        let behind = |key: &Key| matches!(key, Key::Unbonding(_, _, behind) if behind == id);
-        let unbonding = self.unbonding(&node.wallet).into_iter().filter(|(key, _)| behind(key));
-        let held = unbonding.map(|(_, held)| held).chain([node.stake]);
+        let held = self.unbonding_from(&node.wallet, *id).map(|(_, held)| held).chain([node.stake]);
         Amount(held.map(|held| held.share(ppm).unwrap_or_default().0).sum())
     }
 }
@@ -91,13 +107,11 @@ impl Executor {
             self.take_stake(id, part, Pool::Free);
             add(&mut total, part);
         }
-        for (key, held) in self.state.unbonding(&wallet) {
-            let Key::Unbonding(_, _, behind) = key else { continue };
-            if behind == id {
-                let part = held.share(ppm).unwrap_or_default();
-                self.take_unbonding(key, part, Pool::Free);
-                add(&mut total, part);
-            }
+        let unbonding: Vec<(Key, Amount)> = self.state.unbonding_from(&wallet, id).collect();
+        for (key, held) in unbonding {
+            let part = held.share(ppm).unwrap_or_default();
+            self.take_unbonding(key, part, Pool::Free);
+            add(&mut total, part);
         }
         let bounty = match reporter == wallet {
             true => Amount::ZERO,
@@ -137,15 +151,15 @@ impl Executor {
     }
 
     pub(super) fn challenge(&mut self, wallet: Address, nonce: u64, round: u64, node: NodeId) -> Result<(), Rejection> {
-        let past = self.state.past_round(round).ok_or(Rejection::RoundNotKept { round })?;
-        if !past.accepted().iter().any(|(accepted, _)| *accepted == node) {
+        let past = self.state.get::<PastRound>(&Key::PastRound(round)).ok_or(Rejection::RoundNotKept { round })?;
+        let mut past = past.clone();
+        if !past.round.accepted().iter().any(|(accepted, _)| *accepted == node) {
             return Err(Rejection::NotAccepted);
         }
         let ledger = &self.state.params().ledger;
-        let (bond, max) = (ledger.challenge_bond, ledger.max_challenges);
+        let (bond, max) = (self.state.next_challenge_bond(), ledger.max_challenges);
         let deadline_age = self.state.age_ms().saturating_add(ledger.challenge_ms);
-        let key = Key::Challenge(round, node);
-        if self.state.entries.contains_key(&key) {
+        if !past.challenged.insert(node) {
             return Err(Rejection::ChallengedAlready);
         }
         if self.state.challenges().count() >= max as usize {
@@ -155,7 +169,11 @@ impl Executor {
         self.shift(Pool::Free, Pool::Escrow, bond);
         let power = self.state.validators().clone();
         let judged = BTreeSet::new();
-        self.set(key, Challenge { challenger: wallet, bond, deadline_age, power, forged: 0, honest: 0, judged });
+        self.set(Key::PastRound(round), past);
+        self.set(
+            Key::Challenge(round, node),
+            Challenge { challenger: wallet, bond, deadline_age, power, forged: 0, honest: 0, judged },
+        );
         self.events.push(Event::Challenged { round, node, challenger: wallet });
         Ok(())
     }
@@ -175,7 +193,8 @@ impl Executor {
         }
         *if forged { &mut challenge.forged } else { &mut challenge.honest } += power;
         let hopeless = !challenge.power.is_quorum(challenge.power.total_power() - challenge.honest);
-        if challenge.power.is_quorum(challenge.forged) {
+        let half = plants::on(Plant::ForgedByHalf) && challenge.forged >= challenge.power.total_power().div_ceil(2);
+        if challenge.power.is_quorum(challenge.forged) || half {
             self.remove(key);
             self.shift(Pool::Escrow, Pool::Free, challenge.bond);
             self.credit(challenge.challenger, challenge.bond);

@@ -94,7 +94,9 @@ struct Index {
     seen: OrdSet<(u64, NodeId)>,
     /// Nodes with stake behind them, the largest first.
     staked: OrdSet<(Reverse<Amount>, NodeId)>,
-    /// The same by wallet.
+    /// Nodes without work that are no founders, by stake and by age of registration: those that give way first.
+    unproven: OrdSet<(Amount, u64, NodeId)>,
+    /// The staked ones by wallet.
     staked_of: OrdSet<(Address, NodeId)>,
     /// What unbonds, by wallet.
     unbonding_of: OrdSet<(Address, u64, NodeId)>,
@@ -386,7 +388,12 @@ impl State {
 
     /// A closed round whose contributions can still be challenged.
     pub fn past_round(&self, number: u64) -> Option<&Round> {
-        self.get(&Key::PastRound(number)).map(|PastRound(round)| round)
+        self.get(&Key::PastRound(number)).map(|PastRound { round, .. }| round)
+    }
+
+    /// Whether a contribution to a closed round is, or was, challenged.
+    pub fn is_challenged(&self, number: u64, maker: &NodeId) -> bool {
+        self.get::<PastRound>(&Key::PastRound(number)).is_some_and(|past| past.challenged.contains(maker))
     }
 
     /// Open challenges: the round and maker of the contribution.
@@ -561,6 +568,9 @@ impl Index {
                 if !node.lapsed {
                     self.seen.insert((node.seen_age, *id));
                 }
+                if !node.founder && node.work.is_empty() {
+                    self.unproven.insert((node.stake, node.registered_age, *id));
+                }
                 if node.stake > Amount::ZERO {
                     self.staked.insert((Reverse(node.stake), *id));
                     self.staked_of.insert((node.wallet, *id));
@@ -579,6 +589,7 @@ impl Index {
             (Key::Node(id), Entry::Node(node)) => {
                 self.nodes -= 1;
                 self.seen.remove(&(node.seen_age, *id));
+                self.unproven.remove(&(node.stake, node.registered_age, *id));
                 self.staked.remove(&(Reverse(node.stake), *id));
                 self.staked_of.remove(&(node.wallet, *id));
             }

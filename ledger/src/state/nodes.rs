@@ -1,14 +1,18 @@
 //! Nodes and their seats.
 //!
 //! - `RegisterNode` carries a proof-of-work stamp and binds the node to a wallet, which has signed its consent.
-//!   Registrations are bounded a block and in all.
+//!   Registrations are bounded a block and in all. The stamp needs one more bit each time half of the places left is
+//!   taken. In a full registry the node gives way that has no work in the window and the least stake, below `seat_stake`,
+//!   the one registered first among equals; never a founder, who takes part in the open round, or whose slash evidence
+//!   could repeat. What stands behind it unbonds. So nobody keeps others out by registering alone.
 //! - `BindNode` binds it to another wallet that consents, once an epoch, unless the old one owes something, has stake or
 //!   unbonding coins behind the node, or the node takes part in the open round. A seat counts for the wallet it was
 //!   given to alone.
 //! - `Heartbeat` says that a node is alive and whether it trains; it is refused sooner than half of `heartbeat_ms`
 //!   after the last one, and unless it was made after it (so an old one can't be sent again).
 //! - A node that is silent for `lapse_ms` lapses: its entry goes, or, with stake behind it or as a founder's, stays
-//!   without rights until the next heartbeat.
+//!   without rights until the next heartbeat. So does that of a slashed node while evidence of before its slash is
+//!   admissible: who came back under a fresh entry would be slashed twice, or out of jail for nothing.
 //! - At the start of each epoch the seats are counted anew. A node *qualifies* with `seat_stake` behind it, or with
 //!   `seat_rounds` accepted contributions in the last `seat_window_epochs`; the seat comes `seat_delay_epochs` after
 //!   the epoch in which it began to qualify, the longest waiting first, then by lot, at most `max(seat_growth_min,
@@ -17,12 +21,51 @@
 //! - At the end of each epoch its seats are paid for the time that their heartbeats cover, each at most `heartbeat_ms`
 //!   back to the one before: `uptime_pay` a minute, within `uptime_cap` for all together.
 
-use super::{Event, Executor, Key, Node, Rejection, RewardKind, Seat, Seats, entry::EpochStart};
+use super::{Event, Executor, Key, Node, Rejection, RewardKind, Seat, Seats, State, entry::EpochStart};
 use crate::transaction::{Consent, stamp_hash};
 use ailo_protocol::{Address, Amount, Hash, NodeId, hash::Domain};
 use std::ops::RangeInclusive;
 
 const MINUTE_MS: u64 = 60_000;
+
+impl State {
+    /// Leading zero bits that the stamp of the next registration needs.
+    pub fn stamp_bits(&self) -> u32 {
+        let ledger = &self.params().ledger;
+        let left = ledger.max_nodes.saturating_sub(self.node_count()).max(1);
+        let halvings = (ledger.max_nodes / left).checked_ilog2().unwrap_or(0);
+        (ledger.stamp_bits + halvings).min(ledger.stamp_bits_full)
+    }
+
+    /// Whether a node has shown more than a stamp: it has work in the window, stake for a seat, or is a founder who needs
+    /// no reason yet.
+    pub(super) fn is_proven(&self, node: &Node) -> bool {
+        let ledger = &self.params().ledger;
+        let founder = node.founder && self.epoch() < ledger.founder_seat_epochs;
+        founder || node.stake >= ledger.seat_stake || !node.work.is_empty()
+    }
+
+    /// Whether evidence of before the node's slash is admissible, or its jail goes on.
+    fn answers_for_a_slash(&self, node: &Node) -> bool {
+        node.slashed_height >= self.oldest_evidence() || node.jailed_until.is_some_and(|until| until > self.age_ms())
+    }
+
+    /// The node that gives way to the next one that registers. Each that it passes over on the way has coins worth a seat
+    /// behind it or under way, has lost them to a slash, or takes part in the round.
+    fn gives_way(&self) -> Option<NodeId> {
+        let seat_stake = self.params().ledger.seat_stake;
+        let stays = |id: &NodeId| {
+            let Some(node) = self.node(id) else { return true };
+            let coins = self.unbonding_from(&node.wallet, *id).map(|(_, amount)| amount).chain([node.stake]);
+            coins.map(|amount| u128::from(amount.0)).sum::<u128>() >= u128::from(seat_stake.0)
+                || self.answers_for_a_slash(node)
+                || self.validators().power(id) > 0
+                || self.round().participants.contains(id)
+        };
+        let poor = self.index.unproven.iter().take_while(|(stake, ..)| *stake < seat_stake);
+        poor.map(|(.., id)| *id).find(|id| !stays(id))
+    }
+}
 
 impl Executor {
     pub(super) fn register(
@@ -36,13 +79,16 @@ impl Executor {
         if self.state.node(&node).is_some() {
             return Err(Rejection::AlreadyRegistered);
         }
-        if self.state.node_count() >= ledger.max_nodes {
-            return Err(Rejection::TooManyNodes { max: ledger.max_nodes });
+        let bits = self.state.stamp_bits();
+        if stamp_hash(&self.state.network(), &node, &wallet, stamp).leading_zero_bits() < bits {
+            return Err(Rejection::BadStamp { bits });
         }
-        if stamp_hash(&self.state.network(), &node, &wallet, stamp).leading_zero_bits() < ledger.stamp_bits {
-            return Err(Rejection::BadStamp { bits: ledger.stamp_bits });
-        }
+        let max = ledger.max_nodes;
         self.consents(wallet, consent)?;
+        if self.state.node_count() >= max {
+            let other = self.state.gives_way().ok_or(Rejection::TooManyNodes { max })?;
+            self.crowd_out(other);
+        }
         self.set(Key::Node(node), Node::new(wallet, false, self.state.age_ms()));
         self.events.push(Event::NodeRegistered { node, wallet });
         Ok(())
@@ -114,9 +160,22 @@ impl Executor {
         }
     }
 
+    /// Ends a registration; what stands behind the node unbonds.
+    fn crowd_out(&mut self, id: NodeId) {
+        let Some(Node { wallet, stake, .. }) = self.state.node(&id).cloned() else { return };
+        if stake > Amount::ZERO {
+            self.start_unbonding(wallet, id, stake);
+        }
+        self.remove(Key::Node(id));
+        self.events.push(Event::NodeLapsed { node: id, wallet });
+    }
+
     /// Stores a node, unless it has lapsed and nothing holds it any more.
     pub(super) fn keep_or_forget(&mut self, id: NodeId, node: Node) {
-        let held = node.founder || node.stake > Amount::ZERO || self.state.unbonds_from(&node.wallet, &id);
+        let held = node.founder
+            || node.stake > Amount::ZERO
+            || self.state.unbonds_from(&node.wallet, &id)
+            || self.state.answers_for_a_slash(&node);
         match node.lapsed && !held {
             true => self.remove(Key::Node(id)),
             false => self.set(Key::Node(id), node),
@@ -156,8 +215,8 @@ impl Executor {
                 }
                 _ => {}
             }
-            if node != old {
-                self.set(Key::Node(id), node);
+            if node.lapsed || node != old {
+                self.keep_or_forget(id, node); // a slash may be past answering for by now
             }
         }
         let growth = (before.0.len() / ledger.seat_growth_divisor as usize).max(ledger.seat_growth_min as usize);

@@ -133,7 +133,7 @@ rejections! {
         AlreadyRegistered;
     "BAD_STAMP": "the registration's stamp needs {bits} leading zero bits: search for another one",
         BadStamp { bits: u32 };
-    "TOO_MANY_NODES": "the network has its number of nodes, {max}: wait until one lapses",
+    "TOO_MANY_NODES": "the network has its number of nodes, {max}, and each has stake or work: wait until one lapses",
         TooManyNodes { max: u32 };
     "HEARTBEAT_TOO_SOON": "the node's last heartbeat is too recent: wait {wait_ms} ms",
         HeartbeatTooSoon { wait_ms: u64 };
@@ -153,13 +153,13 @@ rejections! {
         EvidenceFromFuture;
     "SLASHED_ALREADY": "the node was slashed at height {height}, which covers all that it signed before",
         SlashedAlready { height: u64 };
-    "NOTHING_LEFT": "the node is jailed already, and a slash would take less than the fee",
+    "NOTHING_LEFT": "a slash would take less than the fee, and the node has no seat, vote or work to lose, or is jailed already",
         NothingLeft;
     "ROUND_NOT_KEPT": "round {round} is not one of those that can be challenged",
         RoundNotKept { round: u64 };
     "NOT_ACCEPTED": "the node has no accepted contribution in that round",
         NotAccepted;
-    "CHALLENGED_ALREADY": "this contribution is challenged already",
+    "CHALLENGED_ALREADY": "this contribution is, or was, challenged: each is judged once",
         ChallengedAlready;
     "TOO_MANY_CHALLENGES": "{max} challenges are open: wait until one is decided",
         TooManyChallenges { max: u32 };

@@ -1,8 +1,13 @@
 //! The round: what its transactions may do, and how it moves on at the end of each block.
 //!
-//! - *Gather*: eligible are nodes seen within `alive_ms` whose last heartbeat says that they train, and that missed no
-//!   commit since. The round opens with `target_participants` of them, or after `open_wait_ms` with at least one,
-//!   unless `rounds` rounds have closed. The lot says who takes part when there are too many, and gives the slots.
+//! - *Gather*: eligible are nodes seen within `alive_ms` whose last heartbeat says that they train, that missed no
+//!   commit since, and that do not sit out. Those with work, stake or a founder's standing get their places first; of
+//!   all others (newcomers) no more than the round tolerates, `f`, but always one: should all of them be silent, what is
+//!   left suffices. The round opens with `target_participants`, or after `open_wait_ms` with at least one, unless
+//!   `rounds` rounds have closed. The lot says who takes part when there are too many, and gives the slots.
+//! - A participant that commits nothing, or something that more than 1/3 of the power finds invalid, has *missed*. Who
+//!   misses again and again sits out 0, 1, 3, 7... rounds, at most `max_rest_rounds`, until a contribution is accepted;
+//!   where nobody else is eligible it takes part all the same.
 //! - *Train*: one `Contribute` a participant. Two may name one payload: it names its maker itself, so the copy is found
 //!   invalid, and who copies a hash from a waiting transaction does not keep its maker out. Ends when all have committed
 //!   or at the deadline. Who missed it is not eligible until its next heartbeat. A round that aborts here doubles the
@@ -29,15 +34,31 @@ use ailo_protocol::{
     contribution::{Contribution, Finding, MicroNats},
     hash::Domain,
 };
+use std::collections::BTreeSet;
 
 impl State {
-    /// Nodes that would take part in a round that opened now.
+    /// Nodes that may take part in a round that opened now; places may be fewer.
     pub fn eligible(&self) -> Vec<NodeId> {
         let oldest = self.age_ms().saturating_sub(self.params().ledger.alive_ms);
         let alive = self.index.seen.range((oldest, super::FIRST_NODE)..).map(|(_, node)| *node);
         let ready = |node: &Node| node.trains && !node.missed && node.jailed_until.is_none();
-        alive.filter(|node| self.node(node).is_some_and(ready)).collect()
+        let ready: Vec<NodeId> = alive.filter(|node| self.node(node).is_some_and(ready)).collect();
+        let next = self.round().number + u64::from(self.round().phase != Phase::Gather);
+        let rested = |id: &&NodeId| self.node(id).is_some_and(|node| node.rests_through.is_none_or(|last| last < next));
+        let rested: Vec<NodeId> = ready.iter().filter(rested).copied().collect();
+        if rested.is_empty() { ready } else { rested }
     }
+}
+
+/// Places of a round for so many proven nodes and newcomers: at most `most` in all, and of newcomers no more than the
+/// third that aggregation tolerates, but one at least.
+pub(super) fn places(proven: usize, newcomers: usize, most: usize) -> (usize, usize) {
+    let share = match proven.min(most) {
+        0 => most,
+        proven => ((proven - 1) / 2).min((most - 1) / 3).max(1).min(most - 1),
+    };
+    let newcomers = newcomers.min(share);
+    (proven.min(most - newcomers), newcomers)
 }
 
 /// `nodes` in the order that the lot gives them.
@@ -145,13 +166,17 @@ impl Executor {
         let late = self.state.age_ms() >= round.deadline_age;
         match round.phase {
             Phase::Gather => {
-                let eligible = self.state.eligible();
+                let proven = |id: &NodeId| self.state.node(id).is_some_and(|node| self.state.is_proven(node));
+                let (proven, newcomers): (Vec<NodeId>, Vec<NodeId>) =
+                    self.state.eligible().into_iter().partition(proven);
                 let params = &self.state.params().round;
                 let over = params.rounds > 0 && self.state.model().steps >= params.rounds;
-                let enough = eligible.len() >= params.target_participants as usize || (late && !eligible.is_empty());
+                let places = places(proven.len(), newcomers.len(), params.max_participants as usize);
+                let count = places.0 + places.1;
+                let enough = count >= params.target_participants as usize || (late && count > 0);
                 let opens = enough && !over;
                 if opens {
-                    self.open_round(eligible);
+                    self.open_round([(proven, places.0), (newcomers, places.1)]);
                 }
                 opens
             }
@@ -174,14 +199,14 @@ impl Executor {
         }
     }
 
-    fn open_round(&mut self, eligible: Vec<NodeId>) {
+    /// Opens a round with so many of each of these groups.
+    fn open_round(&mut self, groups: [(Vec<NodeId>, usize); 2]) {
         let mut round = self.state.round().clone();
-        let params = &self.state.params().round;
         let age = self.state.age_ms();
         round.phase = Phase::Train;
         round.seed = self.round_lot(round.number);
-        round.participants = by_lot(&round.seed, eligible.into_iter());
-        round.participants.truncate(params.max_participants as usize);
+        let drawn = groups.map(|(nodes, places)| by_lot(&round.seed, nodes.into_iter()).into_iter().take(places));
+        round.participants = by_lot(&round.seed, drawn.into_iter().flatten());
         round.f = (round.participants.len() as u32 - 1) / 3;
         round.protected = round.f > 0;
         (round.opened_height, round.opened_age, round.phase_age) = (self.context.height, age, age);
@@ -210,13 +235,19 @@ impl Executor {
         self.set(Key::Round, round);
     }
 
+    /// Notes that a participant gave nothing that counts.
+    fn note_miss(&mut self, id: NodeId, round: u64, silent: bool) {
+        let Some(mut node) = self.state.node(&id).cloned() else { return };
+        node.missed |= silent;
+        let rest = 1u64.checked_shl(node.misses).map_or(u64::MAX, |rounds| rounds - 1);
+        node.rests_through = Some(round + rest.min(self.state.params().round.max_rest_rounds));
+        node.misses = node.misses.saturating_add(1);
+        self.set(Key::Node(id), node);
+    }
+
     fn end_training(&mut self, mut round: Round) {
         let missed = round.participants.iter().filter(|node| !round.contributions.contains_key(node));
-        for id in missed {
-            let Some(mut node) = self.state.node(id).cloned() else { continue };
-            node.missed = true;
-            self.set(Key::Node(*id), node);
-        }
+        missed.for_each(|id| self.note_miss(*id, round.number, true));
         let params = &self.state.params().round;
         let (members, verify_ms, max_train_ms) = (params.committee as usize, params.verify_ms, params.max_train_ms);
         if round.contributions.len() < round.needed() {
@@ -231,6 +262,9 @@ impl Executor {
     }
 
     fn end_verification(&mut self, round: Round) {
+        let total = round.power.total_power();
+        let invalid = round.contributions.iter().filter(|(_, c)| !round.power.is_quorum(total - c.invalid));
+        invalid.for_each(|(id, _)| self.note_miss(*id, round.number, false));
         if round.accepted().len() < round.needed() {
             return self.abort(&round, AbortReason::TooFewAccepted);
         }
@@ -306,7 +340,7 @@ impl Executor {
 
     /// Keeps a closed round while its contributions can be challenged.
     fn keep_for_challenges(&mut self, round: &Round) {
-        self.set(Key::PastRound(round.number), PastRound(round.clone()));
+        self.set(Key::PastRound(round.number), PastRound { round: round.clone(), challenged: BTreeSet::new() });
         let oldest = (round.number + 1).saturating_sub(self.state.params().ledger.challenge_rounds);
         let old = self.state.entries.range(Key::PastRound(0)..Key::PastRound(oldest)).map(|(key, _)| *key);
         let old: Vec<Key> = old.collect();
@@ -327,6 +361,7 @@ impl Executor {
         for ((id, _), worth) in accepted.iter().zip(&worths) {
             let Some(mut node) = self.state.node(id).cloned() else { continue };
             node.score_ppm = worth.score_ppm;
+            (node.misses, node.rests_through) = (0, None);
             *node.work.entry(epoch).or_default() += 1;
             self.set(Key::Node(*id), node);
         }

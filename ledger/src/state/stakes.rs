@@ -7,8 +7,9 @@
 //!   zero stake never enters. Power is the stake in whole ALC, at least 1.
 //! - Founders hold power, 1 each, until `k >= handover_validators` and those stakes reach `handover_stake` together;
 //!   from then on they are latched out for good. After that an unstake that would leave fewer than
-//!   `handover_validators` is refused, and should others fall silent or go to jail instead, the set stays as it is until
-//!   there are enough again. Before the handover jailed founders wait outside, as long as enough others are left.
+//!   `handover_validators` is refused. Should others fall silent, go to jail or be seized instead, the members stay until
+//!   there are enough again, each with the power of the stake that it still has: whom nothing is left has 1. Before the
+//!   handover jailed founders wait outside, as long as enough others are left.
 //! - After the handover the powers change, all changes together, by less than a `power_change_divisor`-th of the whole in
 //!   an epoch: losses first, then gains, each in order of the nodes (gains first where losses
 //!   would leave too few validators); what is left waits for the next epoch.
@@ -55,9 +56,15 @@ impl State {
         keys.filter_map(|key| self.get(&key).map(|Unbonding(amount)| (key, *amount))).collect()
     }
 
+    /// What of it unbonds from behind `node`.
+    pub(super) fn unbonding_from(&self, wallet: &Address, node: NodeId) -> impl Iterator<Item = (Key, Amount)> {
+        let from = move |key: &Key| matches!(key, Key::Unbonding(_, _, from) if *from == node);
+        self.unbonding(wallet).into_iter().filter(move |(key, _)| from(key))
+    }
+
     /// Whether coins of `wallet` unbond from behind `node`.
     pub(super) fn unbonds_from(&self, wallet: &Address, node: &NodeId) -> bool {
-        self.unbonding(wallet).iter().any(|(key, _)| matches!(key, Key::Unbonding(_, _, from) if from == node))
+        self.unbonding_from(wallet, *node).next().is_some()
     }
 
     /// Who may become a validator by its stake, the largest first.
@@ -79,12 +86,22 @@ impl State {
         let meets = |k: &usize| candidates[*k - 1].1 >= self.tier(*k);
         let k = (1..=candidates.len()).rev().find(meets).unwrap_or(0);
         let total = candidates[..k].iter().map(|(_, stake)| u128::from(stake.0)).sum();
-        let power = |stake: Amount| (stake.0 / UNITS_PER_ALC).max(1);
-        let mut set: Vec<Validator> =
-            candidates[..k].iter().map(|(node, stake)| Validator { node: *node, power: power(*stake) }).collect();
-        set.sort_unstable_by_key(|validator| (Reverse(validator.power), validator.node));
-        (ValidatorSet(set), total)
+        (by_stake(candidates[..k].iter().copied()), total)
     }
+
+    /// The present validators with the power of the stake that they have now.
+    fn remaining_validators(&self) -> ValidatorSet {
+        let members = self.validators().0.iter().map(|validator| validator.node);
+        by_stake(members.map(|id| (id, self.node(&id).map_or(Amount::ZERO, |node| node.stake))))
+    }
+}
+
+/// Validators with the power of their stake: whole ALC, at least 1; the most powerful first.
+fn by_stake(members: impl Iterator<Item = (NodeId, Amount)>) -> ValidatorSet {
+    let power = |stake: Amount| (stake.0 / UNITS_PER_ALC).max(1);
+    let mut set: Vec<Validator> = members.map(|(node, stake)| Validator { node, power: power(stake) }).collect();
+    set.sort_unstable_by_key(|validator| (Reverse(validator.power), validator.node));
+    ValidatorSet(set)
 }
 
 impl Executor {
@@ -120,27 +137,34 @@ impl Executor {
         }
         let ledger = &self.state.params().ledger;
         let (fee, min, max) = (ledger.fee, ledger.handover_validators, ledger.max_unbonding);
-        let due_age = self.state.age_ms().saturating_add(ledger.unbonding_ms);
-        let key = Key::Unbonding(due_age, wallet, id);
-        let mut unbonding = self.state.get(&key).map_or(Amount::ZERO, |Unbonding(amount)| *amount);
-        if unbonding == Amount::ZERO && self.state.unbonding(&wallet).len() >= max as usize {
+        let key = Key::Unbonding(self.state.age_ms().saturating_add(ledger.unbonding_ms), wallet, id);
+        let joins = self.state.entries.contains_key(&key);
+        if !joins && self.state.unbonding(&wallet).len() >= max as usize {
             return Err(Rejection::TooManyUnstakes { max });
         }
         let before = self.state.clone();
         self.charge(wallet, nonce, Amount::ZERO, fee)?;
-        add(&mut unbonding, amount);
-        self.account(wallet, |account| add(&mut account.unbonding, amount));
-        self.set(key, Unbonding(unbonding));
-        self.take_stake(id, amount, Pool::Unbonding);
+        self.start_unbonding(wallet, id, amount);
         if self.state.founders_are_latched_out() && !self.state.makes_validators(min as usize) {
             let fewer = self.state.staked_validators().0.0.len() < before.staked_validators().0.0.len();
             if fewer || self.state.validators().power(&id) > 0 {
                 return Err(Rejection::TooFewValidators { min });
             }
         }
-        self.events.push(Event::Unstaked { wallet, node: id, amount, due_age });
         self.settle_fee(Pool::Free, fee, self.context.proposer, &[]);
         Ok(())
+    }
+
+    /// Moves coins from behind a node to what unbonds.
+    pub(super) fn start_unbonding(&mut self, wallet: Address, id: NodeId, amount: Amount) {
+        let due_age = self.state.age_ms().saturating_add(self.state.params().ledger.unbonding_ms);
+        let key = Key::Unbonding(due_age, wallet, id);
+        let mut unbonding = self.state.get(&key).map_or(Amount::ZERO, |Unbonding(amount)| *amount);
+        add(&mut unbonding, amount);
+        self.account(wallet, |account| add(&mut account.unbonding, amount));
+        self.set(key, Unbonding(unbonding));
+        self.take_stake(id, amount, Pool::Unbonding);
+        self.events.push(Event::Unstaked { wallet, node: id, amount, due_age });
     }
 
     /// Frees what has unbonded, in order of time, a bounded number a block.
@@ -177,8 +201,10 @@ impl Executor {
             (validators.epoch, validators.reference) = (self.state.epoch(), validators.set.clone());
         }
         match validators.latched {
-            true if enough => validators.set = limited(&validators.reference, &staked, divisor, min),
-            true => {}
+            true => {
+                let wanted = if enough { staked } else { self.state.remaining_validators() };
+                validators.set = limited(&validators.reference, &wanted, divisor, min);
+            }
             false if enough && total >= handover_stake => {
                 (validators.set, validators.reference, validators.latched) = (staked.clone(), staked, true);
             }

@@ -8,10 +8,9 @@ use ailo_ledger::{
     state::{Rejection, State},
     transaction::{Consent, stamp_hash},
 };
-use ailo_protocol::{Address, Amount, Genesis, Hash, Keypair, NodeId};
+use ailo_protocol::{Address, Amount, Hash, Keypair, NodeId};
 use std::{
     collections::BTreeMap,
-    sync::Arc,
     time::{Duration, Instant},
 };
 use tokio::sync::watch;
@@ -40,7 +39,6 @@ pub fn waits_for(state: &State, node: &NodeId, wallet: &Address) -> String {
 
 /// The service.
 pub struct Duties {
-    genesis: Arc<Genesis>,
     network: Hash,
     key: Keypair,
     wallet: Address,
@@ -50,7 +48,8 @@ pub struct Duties {
     trains: bool,
     chain: Chain,
     bonded: Option<Instant>,
-    stamp: Option<u64>,
+    /// A stamp and the zero bits that it has at least.
+    stamp: Option<(u64, u32)>,
     registered: Option<Instant>,
     heartbeat: Option<Instant>,
     attested: BTreeMap<u64, Instant>,
@@ -59,16 +58,14 @@ pub struct Duties {
 impl Duties {
     /// A service that has done nothing yet.
     pub fn new(
-        genesis: Arc<Genesis>,
+        network: Hash,
         key: Keypair,
         (wallet, consent): (Address, Option<Consent>),
         bonds: Option<Keypair>,
         trains: bool,
         chain: Chain,
     ) -> Duties {
-        let network = genesis.id();
         Duties {
-            genesis,
             network,
             key,
             wallet,
@@ -117,16 +114,17 @@ impl Duties {
             }
             return;
         };
+        let bits = head.state.stamp_bits();
         let stamp = match self.stamp {
-            Some(stamp) => stamp,
-            None => {
-                let (network, wallet, bits) = (self.network, self.wallet, self.genesis.params.ledger.stamp_bits);
-                // Seconds of work at most at the largest setting in use; off the runtime all the same.
+            Some((stamp, found)) if found >= bits => stamp,
+            _ => {
+                let (network, wallet) = (self.network, self.wallet);
+                // A minute of work at most at the largest setting in use; off the runtime all the same.
                 let found = tokio::task::spawn_blocking(move || {
                     (0..u64::MAX).find(|stamp| stamp_hash(&network, &me, &wallet, *stamp).leading_zero_bits() >= bits)
                 });
                 let Ok(Some(stamp)) = found.await else { return };
-                self.stamp = Some(stamp);
+                self.stamp = Some((stamp, bits));
                 stamp
             }
         };

@@ -118,7 +118,7 @@ pub async fn run(settings: Settings, stop_on_eof: bool) -> Result<(), NodeError>
         None => settings.consent,
     };
     let bonds = wallet_key.filter(|_| settings.validator);
-    let duties = duties::Duties::new(genesis.clone(), key.clone(), (wallet, consent), bonds, trains, chain.clone());
+    let duties = duties::Duties::new(genesis.id(), key.clone(), (wallet, consent), bonds, trains, chain.clone());
     let services = [
         tokio::spawn(dispatch(events, chain.clone(), serve, stopped.clone())),
         tokio::spawn(rounds.run(stopped.clone())),

@@ -101,13 +101,16 @@ fn nobody_makes_a_quorum_by_unstaking_after_the_vote() {
 #[test]
 fn a_jailed_node_without_stake_fills_no_blocks_with_evidence_against_itself() {
     let mut ledger = Ledger::new(3, |_| {});
+    let accuse = |ledger: &Ledger, who: &Keypair| {
+        ledger.sign(who, Body::Evidence(rivals(ledger, who, ledger.state.height() + 1)))
+    };
+    ledger.block(vec![accuse(&ledger, &node_key(0))]);
+    ledger.block(vec![]);
+    assert_eq!(ledger.refusal(&accuse(&ledger, &node_key(0))).code(), "NOTHING_LEFT");
+    // Nor does one that has nothing to lose at all.
     let thief = stranger(0);
     ledger.block(vec![ledger.registration(&thief, 0)]);
-    let accuse =
-        |ledger: &Ledger| ledger.sign(&thief, Body::Evidence(rivals(ledger, &thief, ledger.state.height() + 1)));
-    ledger.block(vec![accuse(&ledger)]);
-    ledger.block(vec![]);
-    assert_eq!(ledger.refusal(&accuse(&ledger)).code(), "NOTHING_LEFT");
+    assert_eq!(ledger.refusal(&accuse(&ledger, &thief)).code(), "NOTHING_LEFT");
 }
 
 #[test]
@@ -187,4 +190,205 @@ fn who_copies_the_hash_of_a_waiting_contribution_does_not_keep_its_maker_out() {
     let copied = Contribution { payload: ledger.contribution(0).payload, ..ledger.contribution(1) };
     ledger.block(vec![ledger.sign(&node_key(1), Body::Contribute(copied)), ledger.commit(0)]);
     assert!(ledger.state.round().contributions.contains_key(node_key(0).public()));
+}
+
+/// A stake of a founder's wallet behind a node of its own.
+fn stake_behind(ledger: &Ledger, i: u8, node: &Keypair, amount: Amount) -> Transaction {
+    ledger.sign(&wallet_key(i), Body::Stake { node: *node.public(), amount })
+}
+
+#[test]
+fn who_fills_the_registry_keeps_nobody_out_and_crowds_out_nobody_with_stake_or_work() {
+    let mut ledger = Ledger::new(2, |params| {
+        (params.ledger.max_nodes, params.ledger.stamp_bits, params.ledger.stamp_bits_full) = (8, 2, 5);
+        params.ledger.confirmations = 0;
+    });
+    ledger.fund(wallet(0), ALC(10));
+    ledger.fund(wallet(1), ALC(50));
+    let (staked, worker, newcomer) = (stranger(0), stranger(1), stranger(50));
+    for honest in [&staked, &worker] {
+        ledger.block(vec![ledger.registration(honest, 1)]);
+    }
+    ledger.block(vec![stake_behind(&ledger, 1, &staked, ALC(10))]);
+    let id = *worker.public();
+    let works = Node { work: [(0, 1)].into(), ..ledger.state.node(&id).unwrap().clone() };
+    ledger.state.set(Key::Node(id), works);
+    ledger.state.commit(vec![Key::Node(id)]);
+    // A crowd, each with a coin's smallest part behind it.
+    let mut bits = Vec::new();
+    for i in 2..30 {
+        bits.push(ledger.state.stamp_bits());
+        ledger.block(vec![ledger.registration(&stranger(i), 0)]);
+        ledger.block(vec![stake_behind(&ledger, 0, &stranger(i), Amount(1))]);
+    }
+    assert_eq!(bits[..5], [3, 3, 4, 5, 5], "half of the places are taken, then three quarters, then all but one");
+    assert_eq!(ledger.state.node_count(), 8);
+    ledger.block(vec![ledger.registration(&newcomer, 1)]);
+    let stays = |key: &Keypair| ledger.state.node(key.public()).is_some();
+    assert!([&node_key(0), &node_key(1), &staked, &worker, &newcomer].into_iter().all(stays));
+    assert!(stays(&stranger(29)) && !stays(&stranger(2)), "who came first gives way first");
+    let crowd = ledger.state.account(&wallet(0));
+    assert_eq!((crowd.staked, crowd.unbonding), (Amount(3), Amount(25)), "what stood behind the others unbonds");
+}
+
+/// Rounds that open with whoever is there when everybody has had the time to send a heartbeat.
+fn unhurried(params: &mut Params) {
+    (params.round.target_participants, params.round.open_wait_ms) = (64, 20_000);
+}
+
+/// Runs a round in which all founders do their part and these nodes are silent; who took part.
+fn round_with_silent(ledger: &mut Ledger, founders: u8, silent: &[Keypair]) -> Vec<NodeId> {
+    ledger.pass(ledger.state.params().ledger.heartbeat_ms);
+    let mut beats: Vec<Transaction> =
+        silent.iter().map(|node| ledger.sign(node, Body::Heartbeat { trains: true })).collect();
+    beats.extend(ledger.heartbeats(0..founders));
+    ledger.block_of_accepted(1000, beats);
+    assert_eq!(ledger.state.round().phase, Phase::Gather);
+    ledger.pass(ledger.state.round().deadline_age - ledger.state.age_ms());
+    let round = ledger.state.round().clone();
+    let commits = (0..founders).map(|i| ledger.commit(i)).collect();
+    ledger.block(commits);
+    ledger.pass(round.deadline_age.saturating_sub(ledger.state.age_ms()));
+    let verdicts = (0..founders).map(|i| ledger.verdict(i, |_| 1)).collect();
+    ledger.block(verdicts);
+    let votes = (0..founders).map(|i| ledger.vote(i, Hash([round.number as u8 + 1; 32]), 1)).collect();
+    ledger.block(votes);
+    assert_eq!(ledger.state.model().steps, round.number + 1, "the round closes");
+    round.participants
+}
+
+#[test]
+fn silent_newcomers_abort_no_round_however_many_they_are() {
+    let mut ledger = Ledger::new(5, |params| {
+        params.ledger.registrations_per_block = 64;
+        params.ledger.founder_seat_epochs = 3;
+        unhurried(params);
+    });
+    let crowd: Vec<Keypair> = (0..40).map(stranger).collect();
+    let registrations = crowd.iter().map(|node| ledger.registration(node, 0)).collect();
+    ledger.block(registrations);
+    // At first the founders' standing is what counts, later it is their work.
+    while ledger.state.epoch() < 6 {
+        let participants = round_with_silent(&mut ledger, 5, &crowd);
+        let newcomers = participants.iter().filter(|id| crowd.iter().any(|node| node.public() == *id)).count();
+        assert_eq!((participants.len(), newcomers), (7, 2), "as many as a round of seven tolerates");
+    }
+}
+
+#[test]
+fn newcomers_are_never_more_than_a_round_can_do_without_and_never_shut_out() {
+    for most in 1..40 {
+        for proven in 0..50 {
+            let (known, new) = crate::state::rounds::places(proven, 1000, most);
+            let f = (known + new - 1) / 3;
+            assert!(known + new <= most && known <= proven);
+            assert!(proven == 0 || known > 2 * f, "{known} and {new} of {most}");
+            assert!(most == 1 || new > 0, "{known} and {new} of {most}");
+        }
+    }
+}
+
+#[test]
+fn who_is_silent_again_and_again_sits_out_ever_more_rounds_until_it_works() {
+    let mut ledger = Ledger::new(4, |params| {
+        params.round.max_rest_rounds = 5;
+        unhurried(params);
+    });
+    let idler = stranger(0);
+    ledger.block(vec![ledger.registration(&idler, 0)]);
+    let takes_part =
+        |ledger: &mut Ledger| round_with_silent(ledger, 4, std::slice::from_ref(&idler)).contains(idler.public());
+    let parts: Vec<u64> = (0..20).filter(|_| takes_part(&mut ledger)).collect();
+    assert_eq!(parts, [0, 1, 3, 7, 13, 19], "it sits out 0, 1, 3, then 5 rounds, which are the most");
+    // Where nobody else is there, no round waits for its rest to end.
+    let mut ledger = Ledger::new(1, |_| {});
+    for round in 0..4 {
+        ledger.pass(ledger.state.params().ledger.heartbeat_ms);
+        ledger.open_round(0..1);
+        assert_eq!(ledger.state.round().number, round);
+        ledger.pass(60_000);
+    }
+}
+
+#[test]
+fn who_holds_all_places_of_challenges_burns_more_than_an_epoch_of_forgery_could_earn() {
+    let mut ledger = Ledger::new(5, |params| params.ledger.max_challenges = 6);
+    (0..5).for_each(|i| ledger.fund(wallet(i), ALC(2000)));
+    (0..2).for_each(|_| ledger.run_round(5, 2_000_000));
+    let challenge = |ledger: &Ledger, by: u8, round: u64, node: u8| {
+        ledger.sign(&wallet_key(by), Body::Challenge { round, node: *node_key(node).public() })
+    };
+    for (round, node) in [(0, 0), (0, 1), (0, 2), (0, 3), (0, 4)] {
+        ledger.block(vec![challenge(&ledger, 4, round, node)]);
+    }
+    assert_eq!(ledger.state.supply().escrow, ALC(10 + 20 + 30 + 40 + 50));
+    // Who is in earnest pays for the crowd, and has it back.
+    let before = ledger.free(3);
+    ledger.block(vec![challenge(&ledger, 3, 1, 0)]);
+    assert_eq!(before.0 - ledger.free(3).0, ALC(60).0);
+    assert_eq!(ledger.refusal(&challenge(&ledger, 3, 1, 1)), Rejection::TooManyChallenges { max: 6 });
+    let body = Body::Judge { round: 1, node: *node_key(0).public(), forged: true };
+    let judges = (1..5).map(|i| ledger.sign(&node_key(i), body.clone())).collect();
+    ledger.block(judges);
+    assert!(ledger.free(3) >= before);
+    let burned = ledger.state.supply().burned;
+    ledger.pass(ledger.state.params().ledger.challenge_ms);
+    assert_eq!(ledger.state.supply().burned.0 - burned.0, ALC(150).0);
+
+    let params = presets::main();
+    let places = u64::from(params.ledger.max_challenges);
+    let burned = params.ledger.challenge_bond.0 * (places * (places + 1) / 2);
+    assert!(params.ledger.challenge_ms <= params.ledger.epoch_ms && burned > params.round.epoch_cap.0);
+}
+
+#[test]
+fn a_slash_is_not_forgotten_and_not_repeated_while_evidence_of_it_is_admissible() {
+    let mut ledger = Ledger::new(3, |params| {
+        (params.ledger.slash_ppm, params.ledger.lapse_ms, params.ledger.jail_ms) = (1_000_000, 30_000, 10_000);
+    });
+    ledger.fund(wallet(0), ALC(50));
+    let node = stranger(0);
+    ledger.block(vec![ledger.registration(&node, 0)]);
+    ledger.block(vec![stake_behind(&ledger, 0, &node, ALC(10))]);
+    let evidence = rivals(&ledger, &node, ledger.state.height());
+    let accuse = |ledger: &Ledger| ledger.sign(&node_key(1), Body::Evidence(evidence.clone()));
+    ledger.block(vec![accuse(&ledger)]);
+    assert_eq!(ledger.state.node(node.public()).unwrap().stake, Amount::ZERO);
+    // It falls silent, so that nothing is left of it but the slash.
+    ledger.pass(60_000);
+    assert!(ledger.state.node(node.public()).unwrap().lapsed);
+    assert_eq!(ledger.refusal(&ledger.registration(&node, 0)), Rejection::AlreadyRegistered);
+    let beat = ledger.sign(&node, Body::Heartbeat { trains: true });
+    ledger.block(vec![beat, stake_behind(&ledger, 0, &node, ALC(10))]);
+    assert!(ledger.state.node(node.public()).unwrap().jailed_until.is_some(), "it comes back as it went");
+    assert_eq!(ledger.refusal(&accuse(&ledger)).code(), "SLASHED_ALREADY");
+    ledger.block(vec![ledger.sign(&wallet_key(0), Body::Unstake { node: *node.public(), amount: ALC(10) })]);
+
+    ledger.pass(ledger.state.params().ledger.unbonding_ms + 60_000);
+    assert_eq!(ledger.state.node(node.public()), None, "it may be forgotten now");
+    ledger.block(vec![ledger.registration(&node, 0)]);
+    ledger.block(vec![stake_behind(&ledger, 0, &node, ALC(10))]);
+    assert_eq!(ledger.refusal(&accuse(&ledger)).code(), "EVIDENCE_TOO_OLD");
+}
+
+#[test]
+fn a_validator_whose_stake_is_seized_decides_nothing_more_although_the_set_is_too_small_to_lose_it() {
+    let mut ledger = Ledger::new(6, |params| params.ledger.confirmations = 0);
+    (0..6).for_each(|i| ledger.fund(wallet(i), ALC(1000)));
+    ledger.block((0..4).map(|i| ledger.stake(i, ALC(400))).collect());
+    assert!(ledger.state.founders_are_latched_out());
+    let fraud = ledger.transfer(0, 3, ALC(500));
+    ledger.block(vec![fraud.clone()]);
+    let all = Amount(ledger.free(3).0 - ALC(1).0);
+    ledger.block(vec![ledger.transfer(3, 5, all)]);
+    let report =
+        |i: u8| ledger.sign(&wallet_key(i), Body::Report { transfer: fraud.id(), node: *node_key(i).public() });
+    ledger.block([1, 2, 4, 5].into_iter().map(report).collect());
+    assert_eq!(ledger.founder(3).stake, Amount::ZERO);
+    let power = |ledger: &Ledger, i: u8| ledger.state.validators().power(node_key(i).public());
+    assert_eq!([0, 1, 2, 3].map(|i| power(&ledger, i)), [400, 400, 400, 1]);
+    // Another one with stake takes its place.
+    ledger.block(vec![ledger.stake(4, ALC(400))]);
+    ledger.pass(60_000);
+    assert_eq!([0, 1, 2, 3, 4].map(|i| power(&ledger, i)), [400, 400, 400, 0, 400]);
 }

@@ -128,13 +128,13 @@ fn a_known_history_has_a_known_root() {
     let mut ledger = funded();
     assert_eq!(
         State::genesis(&ledger.genesis).root().to_string(),
-        "47b8c37ce3b6a8d68bfe6d43c7369af565efc2453677ba4b217304ed8605736f"
+        "ffa4a10cb765bf2cb66fd7e0e7e74f2f2cb766bb1e4e77298c15d7615edc1029"
     );
     ledger.open_round(0..5);
     ledger.block(vec![ledger.transfer(0, 1, ALC(1)), ledger.commit(1)]);
     ledger.block(vec![ledger.stake(0, ALC(20)), ledger.attest(3, ledger.state.height())]);
     ledger.pass(120_000);
-    assert_eq!(ledger.state.root().to_string(), "2a2763ebf931cc093b620844a203ada677b70c70acff4236f9093ca829058649");
+    assert_eq!(ledger.state.root().to_string(), "5f4b798a6b818889d0c31d4e4a1f3a954c684cadec1e9af64010ff6e20e86fdc");
 }
 
 #[test]

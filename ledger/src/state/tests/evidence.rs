@@ -213,6 +213,7 @@ fn a_forger_is_slashed_when_more_than_two_thirds_of_the_power_found_the_forgery(
     assert!(ledger.free(1).0 >= before.0 + ALC(10).0, "bond and bounty");
     assert_eq!(ledger.state.challenges().count(), 0);
     assert_eq!(ledger.refusal(&judge(&ledger, 0, 0, false)), Rejection::NoSuchChallenge);
+    assert_eq!(ledger.refusal(&challenge(&ledger, 2, 0)), Rejection::ChallengedAlready, "nor is it slashed again");
 }
 
 #[test]

@@ -44,7 +44,8 @@ impl Ledger {
 
     /// The registration of a node for the wallet of the founder `i`.
     fn registration(&self, node: &Keypair, i: u8) -> Transaction {
-        let bits = self.state.params().ledger.stamp_bits;
+        // A little more than is needed now: others may register before it.
+        let bits = (self.state.stamp_bits() + 2).min(self.state.params().ledger.stamp_bits_full);
         self.sign(node, register_body(&self.state.network(), node, &wallet_key(i), bits))
     }
 

@@ -140,6 +140,11 @@ fn registrations_are_bounded_in_a_block_and_in_all() {
     let registrations = (0..4).map(|i| ledger.registration(&stranger(i), 0)).collect();
     assert_eq!(ledger.block_of_accepted(1000, registrations).transactions.len(), 2);
     ledger.block(vec![ledger.registration(&stranger(2), 0)]);
+    assert_eq!(ledger.state.node_count(), 4);
+    ledger.fund(wallet(0), ALC(40));
+    for i in 0..3 {
+        ledger.block(vec![ledger.sign(&wallet_key(0), Body::Stake { node: *stranger(i).public(), amount: ALC(10) })]);
+    }
     assert_eq!(ledger.refusal(&ledger.registration(&stranger(3), 0)), Rejection::TooManyNodes { max: 4 });
 }
 
