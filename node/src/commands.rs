@@ -232,31 +232,38 @@ async fn stake(args: StakeArgs, bond: bool) -> Result<(), NodeError> {
 
 /// Signs and submits; with `wait`, follows the transaction into a block and says that it is `done`.
 pub async fn send(args: &ClientArgs, body: Body, wait: bool, done: &str) -> Result<(), NodeError> {
-    let key = client::wallet_key(args)?;
-    let client = Client::find(args)?;
-    let id = client.submit(&sign(&client, &key, body).await?).await?;
+    let (client, id) = submit(args, body).await?;
     match wait {
-        true => Included::wait(&client, &id).await?.say(args, done),
+        true => Included::wait(client, &id).await?.say(args, done),
         false if args.json => print_json(&id),
         false => println!("submitted {id}"),
     }
     Ok(())
 }
 
+/// Signs as the wallet, and submits.
+pub async fn submit(args: &ClientArgs, body: Body) -> Result<(Client, Hash), NodeError> {
+    let key = client::wallet_key(args)?;
+    let client = Client::find(args)?;
+    let id = client.submit(&sign(&client, &key, body).await?).await?;
+    Ok((client, id))
+}
+
 /// A transaction in a block.
 pub struct Included {
-    client: Client,
+    /// The node that knows it.
+    pub client: Client,
     seen: At<TransactionView>,
 }
 
 impl Included {
     /// Waits until the transaction is in a block.
-    pub async fn wait(client: &Client, id: &Hash) -> Result<Included, NodeError> {
+    pub async fn wait(client: Client, id: &Hash) -> Result<Included, NodeError> {
         let deadline = Instant::now() + Duration::from_secs(60);
         loop {
             let seen = client.transaction(id).await?;
             if seen.value.block_height.is_some() {
-                return Ok(Included { client: client.clone(), seen });
+                return Ok(Included { client, seen });
             }
             if Instant::now() > deadline {
                 return Err(NodeError::Rpc(format!(

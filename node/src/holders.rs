@@ -3,7 +3,7 @@
 use crate::{
     cli::*,
     client::{self, Client},
-    commands::{Included, print_json, send, sign},
+    commands::{Included, print_json, send, sign, submit},
     error::NodeError,
     genesis::now_ms,
     rpc::types::*,
@@ -43,23 +43,20 @@ pub async fn wallet(command: WalletCommand) -> Result<(), NodeError> {
 }
 
 /// Signs and submits as the wallet, and waits for the block.
-async fn include(args: &ClientArgs, body: Body) -> Result<(Client, Included), NodeError> {
-    let key = client::wallet_key(args)?;
-    let client = Client::find(args)?;
-    let id = client.submit(&sign(&client, &key, body).await?).await?;
-    let included = Included::wait(&client, &id).await?;
-    Ok((client, included))
+async fn include(args: &ClientArgs, body: Body) -> Result<Included, NodeError> {
+    let (client, id) = submit(args, body).await?;
+    Included::wait(client, &id).await
 }
 
 async fn report(ReportArgs { transfer, node, client: args }: ReportArgs) -> Result<(), NodeError> {
     let node = self::node(node, &args)?;
-    let (client, included) = include(&args, Body::Report { transfer, node }).await?;
+    let included = include(&args, Body::Report { transfer, node }).await?;
     let count = |event: &Event| match event {
         Event::TransferReported { id, reports, seats, .. } if *id == transfer => Some((*reports, *seats)),
         _ => None,
     };
     let by = included.event(count).await?.map(|(reports, seats)| format!(" by {reports} of {seats} seats"));
-    let reversed = client.transaction(&transfer).await?.value.status == "reversed";
+    let reversed = included.client.transaction(&transfer).await?.value.status == "reversed";
     let then = match reversed {
         true => "the transfer is REVERSED, and what the report had bound is back",
         false => "coins are bound until the transfer ends or `wallet withdraw-report` takes the report back",
@@ -100,7 +97,7 @@ async fn protect(args: &ClientArgs) -> Result<(), NodeError> {
     }
     let id = client.submit(&transaction).await?;
     let done = format!("{} has a recovery key: the words above", account.address);
-    Included::wait(&client, &id).await?.say(args, &done);
+    Included::wait(client, &id).await?.say(args, &done);
     Ok(())
 }
 
@@ -161,7 +158,7 @@ async fn recover(account: Address, args: &ClientArgs) -> Result<(), NodeError> {
         other => other,
     })?;
     let done = format!("{account} has a new key, in {}; its address stays", path.display());
-    Included::wait(&client, &id).await?.say(args, &done);
+    Included::wait(client, &id).await?.say(args, &done);
     Ok(())
 }
 
@@ -182,7 +179,7 @@ pub async fn bind(args: BindArgs) -> Result<(), NodeError> {
     }
     let id = client.submit(&transaction).await?;
     let done = format!("node {} works for {}, who is paid for it from now on", key.public().short(), args.wallet);
-    Included::wait(&client, &id).await?.say(&args.client, &done);
+    Included::wait(client, &id).await?.say(&args.client, &done);
     Ok(())
 }
 
@@ -199,7 +196,7 @@ pub async fn challenge(ChallengeArgs { round, node, client }: ChallengeArgs) -> 
 
 /// Proposes changes of parameters.
 pub async fn propose(ProposeArgs { changes, why, client: args }: ProposeArgs) -> Result<(), NodeError> {
-    let (_, included) = include(&args, Body::Propose { changes: changes.clone(), why }).await?;
+    let included = include(&args, Body::Propose { changes: changes.clone(), why }).await?;
     let number = |event: &Event| match event {
         Event::Proposed { proposal, changes: proposed, .. } if *proposed == changes => Some(*proposal),
         _ => None,
@@ -214,7 +211,7 @@ pub async fn propose(ProposeArgs { changes, why, client: args }: ProposeArgs) ->
 
 /// Votes on a proposal.
 pub async fn vote(VoteArgs { proposal, vote, client: args }: VoteArgs) -> Result<(), NodeError> {
-    let (_, included) = include(&args, Body::Vote { proposal, approve: vote == "yes" }).await?;
+    let included = include(&args, Body::Vote { proposal, approve: vote == "yes" }).await?;
     let weight = |event: &Event| match event {
         Event::Voted { proposal: number, weight, .. } if *number == proposal => Some(*weight),
         _ => None,
