@@ -1,9 +1,10 @@
 //! Transactions that wait for a block. Pure: the caller passes state and clock.
 //!
-//! *Admission.* The signature verifies, and the transaction would be accepted in the next block: a wallet's after
-//! everything that wallets already have waiting, as if the block had room for it all; a node's after what the same node
-//! has waiting, or alone where that fills the block. A wallet's transaction whose nonce is a few ahead is held until the
-//! gap is filled.
+//! *Admission.* The signature verifies, and the transaction would be accepted in the next block after what the same
+//! signer already has waiting. A wallet's transaction whose nonce is a few ahead is held until the gap is filled. Where
+//! the signer's own fill the block already, a node's transaction must be acceptable alone in it. Transfers after
+//! transfers, which are most of all, are tried by their wallet's balance alone; anything else by doing it in a begun
+//! block.
 //!
 //! *Order.* First what nodes sign (contributions, verdicts, votes, attestations, heartbeats: few, free of fee, and the
 //! state limits each node), in order of arrival; then what wallets sign, of each wallet the first, then of each the
@@ -22,7 +23,7 @@
 
 use crate::{
     Block, Body, Transaction,
-    state::{BlockContext, Executor, Rejection, State},
+    state::{BlockContext, Executor, Purse, Rejection, State},
 };
 use ailo_protocol::{Hash, PublicKey, amount::PPM, keys::BadSignature};
 use std::collections::{BTreeMap, BTreeSet};
@@ -107,17 +108,31 @@ pub struct Mempool {
     signers: BTreeMap<PublicKey, Vec<Place>>,
     lanes: [Usage; 3],
     arrivals: u64,
+    /// The block after the head, begun and empty, to try transactions in.
     trial: Option<Trial>,
 }
 
-/// The block after the head, begun to try transactions in.
 struct Trial {
     head: Hash,
     made_ms: u64,
-    /// Without any transaction.
-    empty: Executor,
-    /// After the wallets' waiting transactions. One that has given way to another since may be in it in its stead.
-    waiting: Executor,
+    block: Executor,
+}
+
+/// How transactions of one signer are tried, one after the other.
+enum Tries<'a> {
+    /// Transfers, by what the wallet can pay.
+    Balance(&'a Executor, Purse),
+    /// Anything, by doing it.
+    Doing(Box<Executor>),
+}
+
+impl Tries<'_> {
+    fn next(&mut self, transaction: &Transaction, state: &State, now_ms: u64) -> Result<(), Rejection> {
+        match self {
+            Tries::Balance(block, purse) => block.would_transfer(purse, transaction),
+            Tries::Doing(block) => fits(block, transaction, state, now_ms),
+        }
+    }
 }
 
 /// A begun block serves trials this long; then its time is too far from the clock's.
@@ -204,18 +219,14 @@ impl Mempool {
                 return Ok(id);
             }
         }
-        if lane == Lane::Nodes {
-            self.fits_beside_the_nodes_own(&entry.transaction, state, now_ms)?;
-            self.push(entry, lane);
-            return Ok(id);
-        }
-        self.follows(&entry.transaction)?;
+        self.fits_behind(&entry.transaction, None, state, now_ms)?;
         self.push(entry, lane);
         // What was held behind it may follow now.
         let mut next = nonce.saturating_add(1);
-        while let Some(follower) = self.held.remove(&(signer, next)) {
+        while let Some(follower) = (lane == Lane::Wallets).then(|| self.held.remove(&(signer, next))).flatten() {
             self.uncount(&follower, Lane::Held);
-            if !self.has_room(lane, follower.bytes) || self.follows(&follower.transaction).is_err() {
+            let room = self.has_room(lane, follower.bytes);
+            if !room || self.fits_behind(&follower.transaction, None, state, now_ms).is_err() {
                 break;
             }
             self.push(follower, lane);
@@ -224,57 +235,53 @@ impl Mempool {
         Ok(id)
     }
 
-    /// Makes the trial anew where it is of another head or too old, and drops the wallets' transactions that do not go
-    /// through it any more.
+    /// Begins the trial anew where it is of another head or too old.
     fn refresh(&mut self, state: &State, now_ms: u64) -> Result<(), Rejection> {
         let head = state.last_block();
         let usable = |trial: &Trial| trial.head == head && (trial.made_ms..trial.made_ms + TRIAL_MS).contains(&now_ms);
-        if self.trial.as_ref().is_some_and(usable) {
-            return Ok(());
+        if !self.trial.as_ref().is_some_and(usable) {
+            self.trial = Some(Trial { head, made_ms: now_ms, block: begun(state, now_ms)? });
         }
-        let empty = begun(state, now_ms)?;
-        let mut waiting = empty.clone();
-        let mut dropped = Vec::new();
-        let wallets = self.ready.range(Place { lane: Lane::Wallets, arrival: 0 }..);
-        for (_, entry) in wallets {
-            waiting.make_room();
-            if waiting.apply(&entry.transaction).is_err() {
-                dropped.push(entry.id);
-            }
-        }
-        for id in &dropped {
-            self.remove(id);
-        }
-        self.trial = Some(Trial { head, made_ms: now_ms, empty, waiting });
         Ok(())
     }
 
-    /// Adds a wallet's transaction to those that wait in the trial, if it could follow them all.
-    fn follows(&mut self, transaction: &Transaction) -> Result<(), Rejection> {
-        let Some(trial) = &mut self.trial else { return Ok(()) };
-        trial.waiting.make_room();
-        trial.waiting.apply(transaction)
-    }
-
-    /// The begun block after what a signer has waiting, up to a place.
-    fn after_own(&self, signer: &PublicKey, until: Option<Place>) -> Option<Executor> {
-        let mut after = self.trial.as_ref()?.empty.clone();
-        let own = self.signers.get(signer).into_iter().flatten();
-        for place in own.take_while(|place| Some(**place) != until) {
-            let _ = self.ready.get(place).map(|earlier| after.apply(&earlier.transaction)); // tried by the next refresh
-        }
-        Some(after)
-    }
-
-    /// Whether a node's transaction could stand in the next block beside what the node has waiting.
-    fn fits_beside_the_nodes_own(
+    /// Whether a transaction could follow what its signer has waiting, up to a place.
+    fn fits_behind(
         &self,
         transaction: &Transaction,
+        until: Option<Place>,
         state: &State,
         now_ms: u64,
     ) -> Result<(), Rejection> {
         let signer = &transaction.unsigned.signer;
-        self.after_own(signer, None).map_or(Ok(()), |mut after| fits(&mut after, transaction, state, now_ms))
+        let places = self.signers.get(signer).into_iter().flatten().take_while(|place| Some(**place) != until);
+        let own: Vec<&Transaction> =
+            places.filter_map(|place| self.ready.get(place)).map(|entry| &entry.transaction).collect();
+        let Some(mut tries) = self.tries(signer, own.iter().copied().chain([transaction])) else { return Ok(()) };
+        for earlier in own {
+            let _ = tries.next(earlier, state, now_ms); // dropped after the next block
+        }
+        tries.next(transaction, state, now_ms)
+    }
+
+    /// Which of a signer's waiting transactions do not go any more.
+    fn impossible(&self, signer: &PublicKey, places: &[Place], state: &State, now_ms: u64) -> Vec<Hash> {
+        let own: Vec<&Entry> = places.iter().filter_map(|place| self.ready.get(place)).collect();
+        let Some(mut tries) = self.tries(signer, own.iter().map(|entry| &entry.transaction)) else { return Vec::new() };
+        let refused = own.into_iter().filter(|entry| tries.next(&entry.transaction, state, now_ms).is_err());
+        refused.map(|entry| entry.id).collect()
+    }
+
+    /// How these transactions of a signer are tried.
+    fn tries<'a>(
+        &self,
+        signer: &PublicKey,
+        mut transactions: impl Iterator<Item = &'a Transaction>,
+    ) -> Option<Tries<'_>> {
+        let block = &self.trial.as_ref()?.block;
+        let transfers = transactions.all(|t| matches!(t.unsigned.body, Body::Transfer { .. }));
+        let purse = if transfers { block.purse(signer).ok() } else { None };
+        Some(purse.map_or_else(|| Tries::Doing(Box::new(block.clone())), |purse| Tries::Balance(block, purse)))
     }
 
     /// What waits with this nonce: its id and time.
@@ -289,7 +296,7 @@ impl Mempool {
     }
 
     /// Puts a transaction in the place of another one of its wallet and nonce, if it could follow what the wallet has
-    /// waiting before it. What waits behind it is tried again with the next refresh.
+    /// waiting before it. What waits behind it is tried again when the next block comes.
     fn replace(&mut self, entry: Entry, rival: Hash, state: &State, now_ms: u64) -> Result<Hash, AdmissionError> {
         let (id, signer) = (entry.id, entry.transaction.unsigned.signer);
         let at = match self.ids.get(&rival) {
@@ -297,8 +304,7 @@ impl Mempool {
             _ => Where::Held(signer, entry.transaction.unsigned.nonce),
         };
         if let Where::Ready(place) = at {
-            let own = self.after_own(&signer, Some(place));
-            own.map_or(Ok(()), |mut own| fits(&mut own, &entry.transaction, state, now_ms))?;
+            self.fits_behind(&entry.transaction, Some(place), state, now_ms)?;
         }
         let lane = if matches!(at, Where::Ready(_)) { Lane::Wallets } else { Lane::Held };
         if !self.has_room(lane, entry.bytes) {
@@ -342,16 +348,8 @@ impl Mempool {
         if self.refresh(state, now_ms).is_err() {
             return;
         }
-        let mut dropped = Vec::new();
-        let nodes = self.signers.values().filter(|places| places.first().is_some_and(|p| p.lane == Lane::Nodes));
-        for places in nodes {
-            let Some(mut own) = self.trial.as_ref().map(|trial| trial.empty.clone()) else { return };
-            for entry in places.iter().filter_map(|place| self.ready.get(place)) {
-                if fits(&mut own, &entry.transaction, state, now_ms).is_err() {
-                    dropped.push(entry.id);
-                }
-            }
-        }
+        let tried = self.signers.iter().map(|(signer, places)| self.impossible(signer, places, state, now_ms));
+        let dropped: Vec<Hash> = tried.flatten().collect();
         for id in &dropped {
             self.remove(id);
         }

@@ -44,7 +44,7 @@ pub struct Executor {
 
 /// How much of the block's bounds is used.
 #[derive(Clone, Copy, Default)]
-struct Used {
+pub(super) struct Used {
     bytes: u64,
     attest_bytes: u64,
     registrations: u32,
@@ -235,15 +235,8 @@ impl Executor {
         }
     }
 
-    /// Forgets how much of the block is used and what happened in it, to try on without end.
-    pub(crate) fn make_room(&mut self) {
-        self.used = Used::default();
-        self.events.clear();
-        self.fees.clear();
-    }
-
     /// The bounds of time and space; what of the block's space is used with the transaction in.
-    fn admit(&self, transaction: &Transaction) -> Result<Used, Rejection> {
+    pub(super) fn admit(&self, transaction: &Transaction) -> Result<Used, Rejection> {
         let ledger = &self.state.params().ledger;
         let (now_ms, time_ms) = (self.context.time_ms, transaction.unsigned.time_ms);
         if time_ms > now_ms.saturating_add(ledger.skew_ms) {

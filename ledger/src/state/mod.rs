@@ -41,6 +41,7 @@ pub use entry::{
 };
 pub use event::{AbortReason, Event, RewardKind};
 pub use executor::{BlockContext, Executed, Executor, InvalidBlock, build_block, execute_block};
+pub(crate) use money::Purse;
 pub use polls::CHANGEABLE;
 pub use rejection::Rejection;
 pub use round::{Commit, Phase, Round, Vote};

@@ -5,7 +5,8 @@
 
 use super::{Account, Event, Executor, Iou, Key, Rejection, RewardKind, Supply, entry::Record};
 use crate::plants::{self, Plant};
-use ailo_protocol::{Address, Amount, Hash, NodeId};
+use crate::{Body, Transaction};
+use ailo_protocol::{Address, Amount, Hash, NodeId, PublicKey};
 use std::collections::BTreeMap;
 
 /// The totals while a block is executed: they change with every coin that moves, and are set at its end.
@@ -37,6 +38,30 @@ impl Supply {
             Pool::Escrow => &mut self.escrow,
             Pool::Burned => &mut self.burned,
         }
+    }
+}
+
+/// What a wallet can pay with, while its transactions are tried one after the other.
+pub(crate) struct Purse {
+    wallet: Address,
+    nonce: u64,
+    free: Amount,
+}
+
+impl Purse {
+    /// Uses up a nonce and pays; gives the sum.
+    fn pay(&mut self, nonce: u64, amount: Amount, fee: Amount) -> Result<Amount, Rejection> {
+        if nonce != self.nonce && !plants::on(Plant::DoubleSpend) {
+            return Err(Rejection::BadNonce { expected: self.nonce, got: nonce });
+        }
+        let needed = amount.checked_add(fee).filter(|needed| *needed <= self.free);
+        let Some(needed) = needed else {
+            let needed = amount.checked_add(fee).unwrap_or(Amount(u64::MAX));
+            return Err(Rejection::Insufficient { free: self.free, needed });
+        };
+        self.nonce += 1;
+        take(&mut self.free, needed);
+        Ok(needed)
     }
 }
 
@@ -129,18 +154,29 @@ impl Executor {
     /// Uses up a wallet's nonce and takes `amount` and `fee` from its free coins; where they go is the caller's to say.
     pub(super) fn charge(&mut self, wallet: Address, nonce: u64, amount: Amount, fee: Amount) -> Result<(), Rejection> {
         let account = self.state.account(&wallet);
-        if nonce != account.nonce && !plants::on(Plant::DoubleSpend) {
-            return Err(Rejection::BadNonce { expected: account.nonce, got: nonce });
-        }
-        let needed = amount.checked_add(fee).unwrap_or(Amount(u64::MAX));
-        if account.free < needed || amount.checked_add(fee).is_none() {
-            return Err(Rejection::Insufficient { free: account.free, needed });
-        }
+        let mut purse = Purse { wallet, nonce: account.nonce, free: account.free };
+        let needed = purse.pay(nonce, amount, fee)?;
         self.account(wallet, |account| {
             account.nonce += 1;
             take(&mut account.free, needed);
         });
         Ok(())
+    }
+
+    /// What the wallet of `signer` can pay with.
+    pub(crate) fn purse(&self, signer: &PublicKey) -> Result<Purse, Rejection> {
+        let wallet = self.state.signs_for(signer)?;
+        let account = self.state.account(&wallet);
+        Ok(Purse { wallet, nonce: account.nonce, free: account.free })
+    }
+
+    /// Whether a transfer could stand in the block, were it empty, and be paid from `purse`, from which it is taken: what
+    /// [`Executor::apply`] would say of it, without doing it. Of another transaction this says that it is malformed.
+    pub(crate) fn would_transfer(&self, purse: &mut Purse, transaction: &Transaction) -> Result<(), Rejection> {
+        let Body::Transfer { to, amount, memo } = &transaction.unsigned.body else { return Err(Rejection::ZeroAmount) };
+        self.admit(transaction)?;
+        let fee = self.state.may_transfer(&purse.wallet, to, *amount, memo)?;
+        purse.pay(transaction.unsigned.nonce, *amount, fee).map(drop)
     }
 
     /// Makes new coins for the wallet of `node`, if the node is still known; returns how many.
@@ -169,7 +205,7 @@ impl Executor {
         let takers = std::iter::once((proposer, to_proposer, RewardKind::Proposer))
             .chain(confirmers.iter().map(|node| (*node, each, RewardKind::Confirmer)));
         for (node, amount, kind) in takers {
-            if amount > Amount::ZERO && self.state.node(&node).is_some() {
+            if amount > Amount::ZERO {
                 take(&mut left, amount);
                 self.fees.push((node, kind, amount));
             }
@@ -190,7 +226,7 @@ impl Executor {
                     self.events.push(Event::Reward { node, wallet, amount, kind, round: None });
                     self.credit(wallet, amount);
                 }
-                None => self.burn(Pool::Free, amount), // it was forgotten in this very block
+                None => self.burn(Pool::Free, amount), // a node that is known no more
             }
         }
     }

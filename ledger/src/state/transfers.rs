@@ -74,6 +74,37 @@ impl State {
         self.transfer(id).filter(alive)
     }
 
+    /// Whether coins may go from one wallet to another, as far as nonce and balance do not decide it; gives the fee.
+    pub(super) fn may_transfer(
+        &self,
+        from: &Address,
+        to: &Address,
+        amount: Amount,
+        memo: &str,
+    ) -> Result<Amount, Rejection> {
+        let ledger = &self.params().ledger;
+        if amount == Amount::ZERO {
+            return Err(Rejection::ZeroAmount);
+        }
+        if from == to {
+            return Err(Rejection::SelfTransfer);
+        }
+        if memo.len() > ledger.memo_bytes as usize {
+            return Err(Rejection::MemoTooLong { max: ledger.memo_bytes });
+        }
+        if self.entries.contains_key(&Key::Alias(*to)) {
+            return Err(Rejection::KeyOfAnother { account: self.account_at(to) });
+        }
+        let needed = ledger.confirmations;
+        let seats = self.seats(self.epoch()).map_or(&[][..], |seats| &seats.0);
+        let eligible = seats.iter().filter(|seat| ![*from, *to].contains(&seat.wallet)).take(needed as usize);
+        let eligible = eligible.count() as u32;
+        if eligible < needed {
+            return Err(Rejection::TooFewActive { eligible, needed });
+        }
+        Ok(ledger.fee)
+    }
+
     /// Whether `node` holds, or held since `epoch`, a seat as a node of this wallet.
     fn held_seat_since(&self, node: &NodeId, wallet: &Address, epoch: u64) -> bool {
         let holds = |epoch: u64| self.seats(epoch).is_some_and(|seats: &Seats| seats.wallet(node) == Some(*wallet));
@@ -93,26 +124,8 @@ impl Executor {
         amount: Amount,
         memo: &str,
     ) -> Result<(), Rejection> {
-        let ledger = &self.state.params().ledger;
-        let (fee, needed) = (ledger.fee, ledger.confirmations);
-        if amount == Amount::ZERO {
-            return Err(Rejection::ZeroAmount);
-        }
-        if from == to {
-            return Err(Rejection::SelfTransfer);
-        }
-        if memo.len() > ledger.memo_bytes as usize {
-            return Err(Rejection::MemoTooLong { max: ledger.memo_bytes });
-        }
-        if self.state.entries.contains_key(&Key::Alias(to)) {
-            return Err(Rejection::KeyOfAnother { account: self.state.account_at(&to) });
-        }
-        let seats = self.state.seats(self.state.epoch()).map_or(&[][..], |seats| &seats.0);
-        let eligible = seats.iter().filter(|seat| ![from, to].contains(&seat.wallet)).take(needed as usize);
-        let eligible = eligible.count() as u32;
-        if eligible < needed {
-            return Err(Rejection::TooFewActive { eligible, needed });
-        }
+        let fee = self.state.may_transfer(&from, &to, amount, memo)?;
+        let needed = self.state.params().ledger.confirmations;
         self.charge(from, nonce, amount, fee)?;
         self.shift(Pool::Free, Pool::Pending, amount);
         self.shift(Pool::Free, Pool::Escrow, fee);
@@ -218,9 +231,18 @@ impl Executor {
     fn confirm(&mut self, id: Hash, mut transfer: Transfer, confirmers: Arc<[NodeId]>) {
         let Transfer { from, to, amount, fee, proposer, .. } = transfer;
         self.shift(Pool::Pending, Pool::Free, amount);
-        self.account(to, |account| take(&mut account.incoming, amount));
         self.events.push(Event::TransferConfirmed { id, from, to, amount });
-        self.credit(to, amount);
+        let mut owes = false;
+        self.account(to, |account| {
+            take(&mut account.incoming, amount);
+            owes = account.owes > Amount::ZERO;
+            if !owes {
+                add(&mut account.free, amount);
+            }
+        });
+        if owes {
+            self.credit(to, amount);
+        }
         self.settle_fee(Pool::Escrow, fee, proposer, &confirmers);
         (transfer.status, transfer.confirmers) = (TransferStatus::Confirmed, confirmers);
         self.set(Key::Transfer(id), transfer);
