@@ -5,6 +5,7 @@
 
 mod common;
 
+use ailo_ledger::store::Subject;
 use ailo_node::{
     client::Client,
     genesis,
@@ -358,7 +359,7 @@ async fn a_vote_changes_a_parameter_at_its_height(client: &Client, people: &[Per
     }
     assert_says(&people[2].says(&["proposals"]), &["nothing is voted on", "changed  ledger.fee=0.02"]);
     let sent = pay(client, &people[0], &wallet.address.to_string(), "0.5").await;
-    let history = client.history(&people[0].address, 20).await.unwrap().value;
+    let history = client.history(&Subject::Wallet(people[0].address), 20).await.unwrap().value;
     let fee = history.entries.iter().find_map(|entry| match &entry.event {
         ailo_ledger::state::Event::TransferPending { id, fee, .. } if *id == sent => Some(*fee),
         _ => None,
@@ -375,6 +376,8 @@ fn validators_are_listed_and_none_is_jailed(people: &[Person]) {
     }
     assert!(!said.contains(&node_of(&people[3]).to_string()), "the fourth does not validate: {said}");
     assert_says(&said, &["stake 4 ALC", "the founders validate until", "one more validator needs 100 ALC"]);
+    let of_one = people[3].says(&["validators", &node_of(&people[0]).to_string(), "--limit", "100"]);
+    assert_says(&of_one, &["attested", "reward"]);
     people[0].is_refused(&["unjail"], "", "NOT_JAILED");
     people[3].is_refused(&["unjail"], "", "NOT_YOUR_NODE");
 }

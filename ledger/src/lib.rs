@@ -14,6 +14,7 @@ pub mod state;
 pub mod store;
 pub mod transaction;
 mod verified;
+mod witness;
 
 pub use block::{Block, Certificate, Header};
 pub use transaction::{Body, Transaction};

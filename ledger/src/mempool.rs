@@ -414,6 +414,11 @@ impl Mempool {
         in_turn.into_iter().map(|(_, place, entry)| (place, entry))
     }
 
+    /// Whether there is room for another transaction of this kind.
+    pub fn may_take(&self, transaction: &Transaction) -> bool {
+        self.has_room(lane_of(transaction), 0)
+    }
+
     /// Whether this transaction waits.
     pub fn contains(&self, id: &Hash) -> bool {
         self.ids.contains_key(id)

@@ -19,6 +19,7 @@ use crate::{
     state::{Event, Executed, State},
     store::StoreError,
     transaction::Evidence,
+    witness::{Witness, attests},
 };
 use ailo_protocol::{Hash, NodeId};
 use rayon::prelude::*;
@@ -70,7 +71,7 @@ pub enum Action {
     Distrust(NodeId),
     /// A block is final and on disk: the ledger stands after it.
     Head(Box<Head>),
-    /// A validator signed two ballots that exclude each other.
+    /// A node signed two things that exclude each other.
     Equivocation {
         /// Height.
         height: u64,
@@ -144,6 +145,7 @@ pub struct Participant<P, B> {
     own: BTreeSet<(Duration, Hash)>,
     /// Evidence that this node has and the ledger lacks, each with the transaction that shows it.
     evidence: Vec<(Evidence, Hash)>,
+    witness: Witness,
     ahead: Ahead,
 }
 
@@ -181,6 +183,7 @@ impl<P: Persist, B: Blocks> Participant<P, B> {
             urgent: None,
             own: BTreeSet::new(),
             evidence: Vec::new(),
+            witness: Witness::default(),
             ahead: Ahead::default(),
         }
     }
@@ -266,10 +269,12 @@ impl<P: Persist, B: Blocks> Participant<P, B> {
         verdict
     }
 
-    /// Checks signatures on all cores, so that taking the transactions in one by one finds them checked.
+    /// Checks signatures on all cores, so that taking the transactions in one by one finds them checked; but none for which
+    /// there is no room.
     pub fn verify_ahead(&self, transactions: &[Transaction]) {
         let state = self.host.state();
-        transactions.par_iter().for_each(|transaction| drop(state.verify(transaction)));
+        let wanted = transactions.iter().filter(|transaction| self.mempool.may_take(transaction));
+        wanted.collect::<Vec<_>>().into_par_iter().for_each(|transaction| drop(state.verify(transaction)));
     }
 
     /// Takes in a message of consensus.
@@ -333,6 +338,9 @@ impl<P: Persist, B: Blocks> Participant<P, B> {
     }
 
     fn take(&mut self, transaction: &Transaction, now: Now) -> Result<Hash, AdmissionError> {
+        if attests(transaction) && self.host.state().verify(transaction).is_ok() {
+            self.compare(transaction, now);
+        }
         let id = self.mempool.add(transaction.clone(), self.host.state(), now.clock_ms)?;
         if is_urgent(transaction) {
             self.urgent.get_or_insert(now.elapsed);
@@ -368,6 +376,19 @@ impl<P: Persist, B: Blocks> Participant<P, B> {
             }
         }
         Ok(opinion)
+    }
+
+    /// Accuses who attested the same block otherwise.
+    fn compare(&mut self, transaction: &Transaction, now: Now) {
+        let known = self.host.state().node(&transaction.unsigned.signer).is_some();
+        if let Some(evidence) = known.then(|| self.witness.see(transaction)).flatten() {
+            let (height, node) = (evidence.height(), evidence.node());
+            // The rival may pass by again.
+            if !self.evidence.iter().any(|(shown, _)| (shown.height(), shown.node()) == (height, node)) {
+                self.actions.push(Action::Equivocation { height, node });
+                self.accuse(evidence, now);
+            }
+        }
     }
 
     /// Shows evidence to the ledger, and keeps it until the ledger has it.
@@ -407,6 +428,7 @@ impl<P: Persist, B: Blocks> Participant<P, B> {
             self.actions.push(Action::Publish(Gossip::Head { height, block }));
         }
         self.feed(Input::Committed { height }, now)?;
+        decision.block.transactions.iter().filter(|t| attests(t)).for_each(|t| self.compare(t, now));
         self.accuse_again(now);
         Ok(true)
     }

@@ -116,7 +116,7 @@ fn execution(accounts: usize) -> Outcome<[f64; 2]> {
 
 /// Milliseconds of processor time a transfer, of all processes of a network together.
 async fn network(nodes: u32, rate: u64) -> Outcome<f64> {
-    let mut network = load::found(nodes, (nodes - 1).min(10)).await?;
+    let mut network = load::found(nodes, (nodes - 1).min(10), 60).await?;
     let pids: Vec<u32> = (0..network.net.nodes.len()).filter_map(|i| network.net.pid(i)).collect();
     let spent = || pids.iter().map(|pid| process::processor_time(*pid)).sum::<std::io::Result<Duration>>();
     let before = spent()?;

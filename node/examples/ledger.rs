@@ -16,15 +16,19 @@ use std::time::{Duration, Instant};
 
 const PROBES: usize = 100;
 
+/// Seconds until a transfer is FINAL and leaves the state: so a load of minutes reaches a steady state.
+const FINAL_S: u64 = 10;
+
 struct Args {
     seconds: u64,
     rate: u64,
     nodes: u32,
     confirmations: u32,
+    final_s: u64,
 }
 
 fn args() -> Outcome<Args> {
-    let mut args = Args { seconds: 30, rate: 3500, nodes: 4, confirmations: 2 };
+    let mut args = Args { seconds: 30, rate: 3500, nodes: 4, confirmations: 2, final_s: FINAL_S };
     let mut words = std::env::args().skip(1);
     while let Some(flag) = words.next() {
         let value = words.next().ok_or("each flag takes a number")?.parse()?;
@@ -33,6 +37,7 @@ fn args() -> Outcome<Args> {
             "--rate" => args.rate = value,
             "--nodes" => args.nodes = value as u32,
             "--confirmations" => args.confirmations = value as u32,
+            "--final" => args.final_s = value,
             other => return Err(format!("{other} is no flag of this benchmark").into()),
         }
     }
@@ -46,7 +51,7 @@ fn main() -> Outcome<()> {
 async fn run(args: Args) -> Outcome<()> {
     let load = || std::fs::read_to_string("/proc/loadavg").unwrap_or_else(|_| "unknown".into());
     println!("ledger, {} validators, {} confirmations; load average {}", args.nodes, args.confirmations, load().trim());
-    let mut network = load::found(args.nodes, args.confirmations).await?;
+    let mut network = load::found(args.nodes, args.confirmations, args.final_s).await?;
     idle(&network).await?;
     under_load(&args, &network).await?;
     for i in 0..network.net.nodes.len() {

@@ -49,8 +49,8 @@ pub enum Command {
     Vote(VoteArgs),
     /// List what is voted on.
     Proposals(ClientArgs),
-    /// List who decides the next block.
-    Validators(ClientArgs),
+    /// List who decides the next block, or show what one node did and earned.
+    Validators(ValidatorsArgs),
     /// Show what a running node knows: height, round, model, peers, balance.
     Status(ClientArgs),
     /// Check what a node says of the ledger by certificates and proofs, without believing the node.
@@ -395,6 +395,19 @@ pub struct ProposeArgs {
     #[arg(long, default_value = "")]
     pub why: String,
     /// Which wallet, which node to ask.
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+/// Flags of `validators`.
+#[derive(Debug, Args)]
+pub struct ValidatorsArgs {
+    /// Show the history of this node instead.
+    pub node: Option<PublicKey>,
+    /// Entries of its history, at most.
+    #[arg(long, default_value_t = 20, requires = "node", value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub limit: u32,
+    /// Which node to ask.
     #[command(flatten)]
     pub client: ClientArgs,
 }

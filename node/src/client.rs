@@ -1,7 +1,7 @@
 //! JSON-RPC from the command line's side: finding the node, calling it, and saying plainly what went wrong.
 
 use crate::{cli::ClientArgs, datadir, error::NodeError, rpc::types::*};
-use ailo_ledger::Transaction;
+use ailo_ledger::{Transaction, store::Subject};
 use ailo_protocol::{Address, Hash, Keypair, Username, keystore};
 use jsonrpsee::core::{
     client::{ClientT, Error as RpcError},
@@ -93,8 +93,12 @@ impl Client {
     }
 
     /// The newest page of `ailo_history`, with at most `limit` entries.
-    pub async fn history(&self, address: &Address, limit: u32) -> Result<At<HistoryView>, NodeError> {
-        self.call("ailo_history", &[("address", json(address)), ("limit", json(&limit))]).await
+    pub async fn history(&self, subject: &Subject, limit: u32) -> Result<At<HistoryView>, NodeError> {
+        let of = match subject {
+            Subject::Wallet(address) => ("address", json(address)),
+            Subject::Node(node) => ("node", json(node)),
+        };
+        self.call("ailo_history", &[of, ("limit", json(&limit))]).await
     }
 
     /// `ailo_transaction`

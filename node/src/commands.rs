@@ -10,7 +10,7 @@ use crate::{
     rpc::types::*,
     service, simulate, verify,
 };
-use ailo_ledger::{Body, Transaction, state::Event};
+use ailo_ledger::{Body, Transaction, state::Event, store::Subject};
 use ailo_protocol::{Address, Hash, Keypair, keystore};
 use std::{
     io::{IsTerminal, Write},
@@ -156,23 +156,29 @@ async fn wallet_history(args: &ClientArgs, limit: u32) -> Result<(), NodeError> 
     let client = Client::find(args)?;
     // Since a recovery the key signs for an account that is not named after it.
     let address = client.account(&Address::from(client::wallet_key(args)?.public())).await?.value.address;
-    let history = client.history(&address, limit).await?;
+    let history = client.history(&Subject::Wallet(address), limit).await?;
     if args.json {
         print_json(&history);
         return Ok(());
     }
-    for entry in &history.value.entries {
-        println!("{:>8}  {}", entry.height, describe(&address, &entry.event));
-    }
-    if history.value.entries.is_empty() {
-        println!("nothing yet");
-    }
+    print_history(Some(&address), &history.value);
     Ok(())
 }
 
-/// An entry of a wallet's history in one line.
-fn describe(own: &Address, event: &Event) -> String {
-    let way = |from: &Address, to: &Address| if from == own { format!("to {to}") } else { format!("from {from}") };
+/// A page of history, a line each; `own` is the wallet whose it is, if it is one's.
+pub(crate) fn print_history(own: Option<&Address>, history: &HistoryView) {
+    for entry in &history.entries {
+        println!("{:>8}  {}", entry.height, describe(own, &entry.event));
+    }
+    if history.entries.is_empty() {
+        println!("nothing yet");
+    }
+}
+
+/// An entry of a history in one line.
+fn describe(own: Option<&Address>, event: &Event) -> String {
+    let way =
+        |from: &Address, to: &Address| if Some(from) == own { format!("to {to}") } else { format!("from {from}") };
     let of = |id: &Hash| format!("transfer {}", id.short());
     match event {
         Event::TransferPending { from, to, amount, .. } => format!("pending    {amount} ALC {}", way(from, to)),
@@ -203,6 +209,12 @@ fn describe(own: &Address, event: &Event) -> String {
         Event::Unbonded { node, amount, .. } => format!("unbonded   {amount} ALC from node {}", node.short()),
         Event::NodeRegistered { node, .. } => format!("registered node {}", node.short()),
         Event::NodeBound { node, .. } => format!("bound      node {} to this wallet", node.short()),
+        Event::Attested { height, .. } => format!("attested   the transfers of block {height}"),
+        Event::Contributed { round, .. } => format!("trained    for round {round}"),
+        Event::RoundClosed { round, .. } => format!("accepted   its work in round {round}"),
+        Event::ChallengeEnded { round, forged, .. } => {
+            format!("judged     its work in round {round}: {}", if *forged { "forged" } else { "honest" })
+        }
         Event::NodeLapsed { node, .. } => format!("lapsed     node {}", node.short()),
         Event::RecoverySet { .. } => "protected  by a recovery key".into(),
         Event::Recovered { key, .. } => format!("recovered  by the key {}", key.short()),
@@ -277,7 +289,7 @@ impl Included {
     /// What `pick` finds among the events of its block that belong to the signer's account.
     pub async fn event<T>(&self, pick: impl Fn(&Event) -> Option<T>) -> Result<Option<T>, NodeError> {
         let account = self.client.account(&Address::from(&self.seen.value.transaction.unsigned.signer)).await?;
-        let history = self.client.history(&account.value.address, 100).await?;
+        let history = self.client.history(&Subject::Wallet(account.value.address), 100).await?;
         let here = history.value.entries.iter().filter(|entry| Some(entry.height) == self.seen.value.block_height);
         Ok(here.map(|entry| &entry.event).find_map(pick))
     }

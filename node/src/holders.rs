@@ -3,7 +3,7 @@
 use crate::{
     cli::*,
     client::{self, Client},
-    commands::{Included, print_json, send, sign, submit},
+    commands::{Included, print_history, print_json, send, sign, submit},
     error::NodeError,
     genesis::now_ms,
     rpc::types::*,
@@ -11,6 +11,7 @@ use crate::{
 use ailo_ledger::{
     Body, Transaction,
     state::Event,
+    store::Subject,
     transaction::{Consent, agree_to_recovery, recovery_commitment},
 };
 use ailo_protocol::{Address, Hash, Keypair, NodeId, amount::PPM, canonical, keystore};
@@ -255,9 +256,18 @@ pub async fn proposals(args: ClientArgs) -> Result<(), NodeError> {
     Ok(())
 }
 
-/// Lists validators.
-pub async fn validators(args: ClientArgs) -> Result<(), NodeError> {
-    let reply: At<ValidatorsView> = Client::find(&args)?.call("ailo_validators", &[]).await?;
+/// Lists validators, or shows one node's history.
+pub async fn validators(ValidatorsArgs { node, limit, client: args }: ValidatorsArgs) -> Result<(), NodeError> {
+    let client = Client::find(&args)?;
+    if let Some(node) = node {
+        let history = client.history(&Subject::Node(node), limit).await?;
+        match args.json {
+            true => print_json(&history),
+            false => print_history(None, &history.value),
+        }
+        return Ok(());
+    }
+    let reply: At<ValidatorsView> = client.call("ailo_validators", &[]).await?;
     if args.json {
         print_json(&reply);
         return Ok(());

@@ -349,10 +349,10 @@ fn assert_all_hold(summary: &Summary, flags: &str) {
 
 #[test]
 fn all_claims_hold_in_a_fixed_set_of_seeds_and_in_fresh_ones() {
-    let summary = sweep_of(0, 40, 4, None);
+    let summary = sweep_of(0, 60, 4, None);
     assert_all_hold(&summary, "");
-    assert!(summary.heights >= 40 * HEIGHTS && summary.transfers >= 40 * TRANSFERS, "{summary:?}");
-    assert!(summary.faults.values().sum::<u64>() >= 40 * FAULTS && summary.faults.len() == Kind::ALL.len());
+    assert!(summary.heights >= 60 * HEIGHTS && summary.transfers >= 60 * TRANSFERS, "{summary:?}");
+    assert!(summary.faults.values().sum::<u64>() >= 60 * FAULTS && summary.faults.len() == Kind::ALL.len());
     for what in
         ["reversed", "debts paid", "reports withdrawn", "recoveries", "user names", "unstakes", "changed parameters"]
     {

@@ -104,6 +104,10 @@ fn owed(state: &State, node: &NodeId, knows: Knowledge<'_>, duties: &mut Duties,
         // Whoever breaks the rules attests all that it is let, as often as it is let.
         if !honest && state.may_attest(node, height) {
             bodies.push(Body::Attest { height, except: Vec::new() });
+            // Now and then it attests the same block in another way too.
+            if height % 16 == 3 {
+                bodies.push(Body::Attest { height, except: vec![Hash([7; 32])] });
+            }
         }
         // All of the block's doubtful ones, also those that have ended: what a node signs of a block is always the same.
         let except = doubtful.get(&height).cloned().unwrap_or_default();

@@ -132,6 +132,29 @@ pub enum Event {
 }
 
 impl Event {
+    /// The nodes whose history it belongs to.
+    pub fn nodes(&self) -> Vec<NodeId> {
+        match self {
+            Event::TransferReported { node, .. }
+            | Event::ReportWithdrawn { node, .. }
+            | Event::Attested { node, .. }
+            | Event::Staked { node, .. }
+            | Event::Unstaked { node, .. }
+            | Event::Unbonded { node, .. }
+            | Event::NodeRegistered { node, .. }
+            | Event::NodeBound { node, .. }
+            | Event::NodeLapsed { node, .. }
+            | Event::Slashed { node, .. }
+            | Event::Unjailed { node, .. }
+            | Event::Challenged { node, .. }
+            | Event::ChallengeEnded { node, .. }
+            | Event::Contributed { node, .. }
+            | Event::Reward { node, .. } => vec![*node],
+            Event::RoundClosed { accepted, .. } => accepted.clone(),
+            _ => vec![],
+        }
+    }
+
     /// The wallets whose history it belongs to.
     pub fn addresses(&self) -> Vec<Address> {
         match self {

@@ -11,6 +11,7 @@
 //! table "state":    state key                         -> state entry
 //! table "archive":  "t" transaction id                -> height, position
 //!                   "w" wallet, height, event's number -> nothing
+//!                   "n" node, height, event's number   -> nothing
 //! ```
 //!
 //! Integers in keys are big-endian, so that order of keys is order of heights.
@@ -25,7 +26,7 @@ use crate::{
     state::{Event, Executed, State},
 };
 use ailo_protocol::{
-    Address, Genesis, Hash,
+    Address, Genesis, Hash, NodeId,
     canonical::{self, Decode, Encode},
 };
 use sled::{Batch, Db};
@@ -49,7 +50,16 @@ const EVENTS_PER_PAGE: usize = 32;
 const MAX_EVENTS_BYTES: usize = 64 << 20;
 const MANIFEST: &[u8] = b"m";
 
-/// A place in a wallet's history.
+/// Whose history it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// A wallet's.
+    Wallet(Address),
+    /// A node's.
+    Node(NodeId),
+}
+
+/// A place in a history.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Cursor {
     /// Height of the block.
@@ -58,7 +68,7 @@ pub struct Cursor {
     pub event: u32,
 }
 
-/// Something that happened to a wallet.
+/// Something that happened to a wallet or a node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HistoryItem {
     /// Where it stands.
@@ -69,7 +79,7 @@ pub struct HistoryItem {
     pub event: Event,
 }
 
-/// A part of a wallet's history.
+/// A part of a history.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Page {
     /// The latest first.
@@ -107,11 +117,15 @@ fn key(kind: u8, parts: &[&[u8]]) -> Vec<u8> {
     [&[kind][..], &parts.concat()].concat()
 }
 
-fn history_key(wallet: &Address, at: Cursor) -> Vec<u8> {
-    key(b'w', &[&wallet.0, &at.height.to_be_bytes(), &at.event.to_be_bytes()])
+fn history_key(subject: &Subject, at: Cursor) -> Vec<u8> {
+    let (kind, id): (u8, &[u8]) = match subject {
+        Subject::Wallet(address) => (b'w', &address.0),
+        Subject::Node(node) => (b'n', &node.0),
+    };
+    key(kind, &[id, &at.height.to_be_bytes(), &at.event.to_be_bytes()])
 }
 
-/// The place in a wallet's history that a key names.
+/// The place in a history that a key names.
 fn history_place(key: &[u8]) -> Option<Cursor> {
     let (rest, event) = key.split_last_chunk()?;
     let height = rest.last_chunk()?;
@@ -234,8 +248,9 @@ impl Index {
                 let page_key = events_key(Cursor { height, event: first });
                 batch.insert(page_key, canonical::encode(&(header.time_ms, page.to_vec())));
                 for (event, happened) in (first..).zip(page) {
-                    let places =
-                        happened.addresses().into_iter().map(|wallet| history_key(&wallet, Cursor { height, event }));
+                    let wallets = happened.addresses().into_iter().map(Subject::Wallet);
+                    let subjects = wallets.chain(happened.nodes().into_iter().map(Subject::Node));
+                    let places = subjects.map(|subject| history_key(&subject, Cursor { height, event }));
                     archive.extend(places.map(|place| (place, Vec::new())));
                 }
             }
@@ -249,7 +264,7 @@ impl Index {
         let last_of_key = state.iter().zip(state.iter().skip(1).map(|(key, _)| Some(*key)).chain([None]));
         let written = last_of_key.filter(|((key, _), next)| *next != Some(*key)).map(|(write, _)| *write);
         archive.sort_unstable();
-        archive.dedup(); // a wallet that sends to itself
+        archive.dedup(); // an event names a wallet twice
         let (first, second) = (manifest.number(), manifest.number());
         self.state.add(&mut manifest.state, first, written)?;
         let archived = archive.iter().map(|(key, value)| (key.as_slice(), Some(value.as_slice())));
@@ -295,9 +310,9 @@ impl Index {
         Ok(value(self.db.get(key(b'v', &[&hash.0]))?, MAX_SET_BYTES))
     }
 
-    pub fn history(&self, wallet: &Address, before: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
-        let first = history_key(wallet, Cursor { height: 0, event: 0 });
-        let end = history_key(wallet, before.unwrap_or(Cursor { height: u64::MAX, event: u32::MAX }));
+    pub fn history(&self, subject: &Subject, before: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
+        let first = history_key(subject, Cursor { height: 0, event: 0 });
+        let end = history_key(subject, before.unwrap_or(Cursor { height: u64::MAX, event: u32::MAX }));
         let limit = limit.clamp(1, MAX_PAGE);
         let mut places = Vec::new();
         let manifest = self.manifest();

@@ -21,7 +21,7 @@ mod runs;
 
 pub use blocks::{BlockLog, IndexHead};
 pub use consensus::ConsensusFiles;
-pub use index::{Cursor, HistoryItem, MAX_PAGE, Page};
+pub use index::{Cursor, HistoryItem, MAX_PAGE, Page, Subject};
 
 use crate::{
     Transaction,
@@ -32,7 +32,7 @@ use crate::{
     state::{Executed, State},
 };
 use ailo_protocol::{
-    Address, Genesis, Hash,
+    Genesis, Hash,
     canonical::{self, CodecError},
 };
 use index::{Addition, Index};
@@ -191,9 +191,9 @@ impl Store {
         Ok(block.transactions.into_iter().nth(position as usize).map(|transaction| (transaction, height, position)))
     }
 
-    /// What happened to a wallet, the latest first; `limit` is at most [`MAX_PAGE`]. The page's cursor asks for the next.
-    pub fn history(&self, wallet: &Address, before: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
-        self.index.caught_up().history(wallet, before, limit)
+    /// What happened to a wallet or a node, the latest first; `limit` is at most [`MAX_PAGE`]. The page's cursor asks for the next.
+    pub fn history(&self, subject: &Subject, before: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
+        self.index.caught_up().history(subject, before, limit)
     }
 }
 

@@ -4,7 +4,7 @@ use crate::{
     Body,
     consensus::{Ballot, Host, Input, Output, Step},
     state::{
-        build_block, execute_block,
+        Event, build_block, execute_block,
         testing::{self, node_key},
     },
 };
@@ -183,7 +183,7 @@ fn a_wallets_history_comes_in_pages_the_latest_first() {
         store.append(&block, &certificate, &executed).unwrap();
         chain.states.push(executed.state);
     }
-    let wallet = testing::wallet(0);
+    let wallet = Subject::Wallet(testing::wallet(0));
     let all = store.history(&wallet, None, usize::MAX).unwrap();
     assert!(all.next.is_none() && all.items.len() >= 5);
     assert!(all.items.windows(2).all(|pair| pair[0].at > pair[1].at));
@@ -197,7 +197,10 @@ fn a_wallets_history_comes_in_pages_the_latest_first() {
         }
     }
     assert_eq!(paged, all.items);
-    assert_eq!(store.history(&testing::wallet(9), None, 10).unwrap(), Page::default());
+    let stakes = |page: &Page| page.items.iter().filter(|item| matches!(item.event, Event::Staked { .. })).count();
+    let of_node = store.history(&Subject::Node(*node_key(0).public()), None, usize::MAX).unwrap();
+    assert_eq!((stakes(&all), stakes(&of_node)), (5, 5), "what a wallet does with a node is in the history of both");
+    assert_eq!(store.history(&Subject::Wallet(testing::wallet(9)), None, 10).unwrap(), Page::default());
 }
 
 /// Runs a validator on its files until it has made `blocks` blocks or has carried out `outputs` outputs, then drops it.

@@ -64,8 +64,9 @@ struct Sender {
     rests_until: Instant,
 }
 
-/// Founds a network of validators, trains a round, and fills the wallets.
-pub async fn found(nodes: u32, confirmations: u32) -> Outcome<Network> {
+/// Founds a network of validators, trains a round, and fills the wallets. A transfer is FINAL after `final_s` seconds, and
+/// leaves the state.
+pub async fn found(nodes: u32, confirmations: u32, final_s: u64) -> Outcome<Network> {
     let dir = tempfile::tempdir()?;
     let mut params = local_params(nodes, confirmations);
     (params.round.rounds, params.round.pot, params.round.epoch_cap) =
@@ -74,6 +75,9 @@ pub async fn found(nodes: u32, confirmations: u32) -> Outcome<Network> {
     (params.training.eval_sequences, params.training.score_sequences) = (1, 1);
     (params.ledger.idle_block_ms, params.ledger.epoch_ms) = (5_000, 600_000);
     (params.ledger.heartbeat_ms, params.ledger.alive_ms) = (60_000, 180_000);
+    let ledger = &mut params.ledger;
+    (ledger.pending_ms, ledger.dispute_ms, ledger.final_ms) = (final_s * 1000, final_s * 1000, final_s * 1000);
+    ledger.sweep_per_block = 10_000;
     let spec = Spec {
         program: std::env::current_exe()?.with_file_name("../ailo-node"),
         dir: dir.path().into(),

@@ -10,7 +10,7 @@
 //! | `ailo_owner` | `name` | [`AccountView`] of who has the user name |
 //! | `ailo_validators` | | [`ValidatorsView`] |
 //! | `ailo_proposals` | | [`ProposalsView`] |
-//! | `ailo_history` | `address`, `cursor`?, `limit`? | [`HistoryView`] |
+//! | `ailo_history` | `address` or `node`, `cursor`?, `limit`? | [`HistoryView`] |
 //! | `ailo_round` | | [`RoundView`] |
 //! | `ailo_model` | | [`ModelStatus`] |
 //! | `ailo_peers` | | [`PeersView`] |
@@ -37,7 +37,7 @@ use ailo_ledger::{
     Transaction,
     block::Validator,
     state::{Event, Iou, State, TransferStatus},
-    store::MAX_PAGE,
+    store::{MAX_PAGE, Subject},
 };
 use ailo_protocol::{Address, Amount, Genesis, Hash, NodeId, keys, net};
 use ailo_training::{
@@ -307,7 +307,7 @@ impl Context {
     fn transfer_end(&self, id: &Hash, sender: &Address) -> &'static str {
         let mut before = None;
         loop {
-            let page = self.chain.history(sender, before, MAX_PAGE);
+            let page = self.chain.history(&Subject::Wallet(*sender), before, MAX_PAGE);
             for item in &page.items {
                 match &item.event {
                     Event::TransferRefunded { id: ended, .. } if ended == id => return "refunded",
@@ -378,7 +378,8 @@ impl Context {
         let by: HistoryParams = parse(params)?;
         let head = self.chain.head();
         let before = by.before().map_err(invalid)?;
-        let page = self.chain.history(&by.address, before, by.limit());
+        let subject = by.subject().map_err(invalid)?;
+        let page = self.chain.history(&subject, before, by.limit());
         let entries = page.items.into_iter().map(|item| HistoryEntry {
             height: item.at.height,
             time_ms: item.time_ms,

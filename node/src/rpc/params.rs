@@ -5,7 +5,7 @@ use super::types::GenerateRequest;
 use ailo_ledger::{
     Transaction,
     state::{Key, entry::MAX_KEY_BYTES},
-    store::{Cursor, MAX_PAGE},
+    store::{Cursor, MAX_PAGE, Subject},
 };
 use ailo_protocol::{Address, Hash, NodeId, Username, canonical};
 use serde::Deserialize;
@@ -63,13 +63,22 @@ pub struct AccountParams {
 /// `ailo_history`
 #[derive(Debug, Deserialize)]
 pub struct HistoryParams {
-    /// The wallet.
-    pub address: Address,
+    address: Option<Address>,
+    node: Option<NodeId>,
     cursor: Option<String>,
     limit: Option<u32>,
 }
 
 impl HistoryParams {
+    /// Whose history.
+    pub fn subject(&self) -> Result<Subject, &'static str> {
+        match (self.address, self.node) {
+            (Some(address), None) => Ok(Subject::Wallet(address)),
+            (None, Some(node)) => Ok(Subject::Node(node)),
+            _ => Err("a history is that of an `address` or of a `node`: give one of them"),
+        }
+    }
+
     /// Before what; `None` for the newest page.
     pub fn before(&self) -> Result<Option<Cursor>, &'static str> {
         let Some(text) = &self.cursor else { return Ok(None) };

@@ -276,7 +276,7 @@ pub struct HistoryView {
     pub next: Option<String>,
 }
 
-/// Something that touched an account.
+/// Something that touched a wallet or a node.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct HistoryEntry {
     /// Height of the block.

@@ -14,11 +14,11 @@ use ailo_ledger::{
     mempool::AdmissionError,
     participant::{Action, Gossip, Now, Participant},
     state::{Event, State},
-    store::{ConsensusFiles, Cursor, Page, Store, StoreError},
+    store::{ConsensusFiles, Cursor, Page, Store, StoreError, Subject},
 };
 use ailo_proto::{Consensus, Transactions, gossip};
 use ailo_protocol::{
-    Address, Genesis, Hash, Keypair, NodeId, merkle,
+    Genesis, Hash, Keypair, NodeId, merkle,
     net::{self, Offence, Verdict},
 };
 use bytes::Bytes;
@@ -194,9 +194,9 @@ impl Chain {
         known(self.store.transaction_proof(id))
     }
 
-    /// What happened to a wallet, the latest first.
-    pub fn history(&self, wallet: &Address, before: Option<Cursor>, limit: usize) -> Page {
-        known(self.store.history(wallet, before, limit).map(Some)).unwrap_or_default()
+    /// What happened to a wallet or a node, the latest first.
+    pub fn history(&self, subject: &Subject, before: Option<Cursor>, limit: usize) -> Page {
+        known(self.store.history(subject, before, limit).map(Some)).unwrap_or_default()
     }
 }
 
@@ -327,7 +327,7 @@ impl Ledger {
                     self.head.send_replace(Arc::new(Head { state: head.state }));
                 }
                 Action::Equivocation { height, node } => {
-                    tracing::warn!(height, validator = %node.short(), "a validator signed two rival ballots");
+                    tracing::warn!(height, node = %node.short(), "a node signed two things that exclude each other");
                 }
             }
         }
