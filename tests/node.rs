@@ -182,6 +182,8 @@ fn a_development_node_trains_answers_stops_and_goes_on() {
     assert!(status.success(), "{status}");
 
     let again = Node::start("dev", dir.path(), &[]);
+    let environment = std::fs::read(format!("/proc/{}/environ", again.child.id())).unwrap();
+    assert!(String::from_utf8_lossy(&environment).contains("MALLOC_ARENA_MAX=4"), "a node sets its heap's bounds");
     let after = again.status();
     assert!(after.height >= before.height && after.value.model.rounds >= before.value.model.rounds);
     assert_eq!(after.value.network, before.value.network);

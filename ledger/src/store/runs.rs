@@ -14,7 +14,7 @@ use sled::{IVec, Tree};
 use std::ops::Range;
 
 /// Runs of a level that are merged.
-pub const FAN_IN: usize = 8;
+pub const FAN_IN: usize = 16;
 /// A page is closed when it is this long: sled copies a leaf of up to sixteen pages whenever one is added.
 const PAGE_BYTES: usize = 4096;
 const REMOVED: u32 = u32::MAX;
