@@ -26,7 +26,7 @@ const BATCH: usize = 128;
 const GATHER: Duration = Duration::from_millis(70);
 /// Samples of the time to confirmation: every 20th transfer, but no more than this many a second.
 const SAMPLE_EVERY: u64 = 20;
-const SAMPLES_A_SECOND: u64 = 10;
+const SAMPLES_A_SECOND: u64 = 3;
 /// How long after a look at a sample's recipient the next one is: this, or a twentieth of what it has waited. Under load
 /// the looks would else be a load of their own.
 const LOOK: Duration = Duration::from_millis(10);
