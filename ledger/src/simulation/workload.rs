@@ -110,7 +110,7 @@ fn owed(state: &State, node: &NodeId, knows: Knowledge<'_>, duties: &mut Duties,
             }
         }
         // All of the block's doubtful ones, also those that have ended: what a node signs of a block is always the same.
-        let except = doubtful.get(&height).cloned().unwrap_or_default();
+        let Some(except) = doubtful.get(&height).cloned() else { continue };
         let left = || state.inclusion(height).is_some_and(|i| i.transfers.iter().any(|id| !except.contains(id)));
         if honest && left() && state.may_attest(node, height) && duties.due(Duty::Attest(height), now) {
             bodies.push(Body::Attest { height, except });
