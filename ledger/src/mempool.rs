@@ -128,9 +128,12 @@ enum Tries<'a> {
 
 impl Tries<'_> {
     fn next(&mut self, transaction: &Transaction, state: &State, now_ms: u64) -> Result<(), Rejection> {
-        match self {
-            Tries::Balance(block, purse) => block.would_transfer(purse, transaction),
-            Tries::Doing(block) => fits(block, transaction, state, now_ms),
+        match (self, &transaction.unsigned.body) {
+            (Tries::Balance(block, purse), Body::Transfer { to, amount, memo }) => {
+                block.would_transfer(purse, transaction, to, *amount, memo)
+            }
+            (Tries::Balance(block, _), _) => fits(&mut block.clone(), transaction, state, now_ms),
+            (Tries::Doing(block), _) => fits(block, transaction, state, now_ms),
         }
     }
 }

@@ -383,8 +383,8 @@ impl<P: Persist, B: Blocks> Participant<P, B> {
         let known = self.host.state().node(&transaction.unsigned.signer).is_some();
         if let Some(evidence) = known.then(|| self.witness.see(transaction)).flatten() {
             let (height, node) = (evidence.height(), evidence.node());
-            // The rival may pass by again.
-            if !self.evidence.iter().any(|(shown, _)| (shown.height(), shown.node()) == (height, node)) {
+            // The rival may pass by again, or others of the node: one slash covers them all.
+            if !self.evidence.iter().any(|(shown, _)| shown.node() == node) {
                 self.actions.push(Action::Equivocation { height, node });
                 self.accuse(evidence, now);
             }

@@ -4,8 +4,8 @@
 //! shares to the nodes that attested; shares without a taker, and what rounding leaves, burn.
 
 use super::{Account, Event, Executor, Iou, Key, Rejection, RewardKind, Supply, entry::Record};
+use crate::Transaction;
 use crate::plants::{self, Plant};
-use crate::{Body, Transaction};
 use ailo_protocol::{Address, Amount, Hash, NodeId, PublicKey};
 use std::collections::BTreeMap;
 
@@ -171,12 +171,18 @@ impl Executor {
     }
 
     /// Whether a transfer could stand in the block, were it empty, and be paid from `purse`, from which it is taken: what
-    /// [`Executor::apply`] would say of it, without doing it. Of another transaction this says that it is malformed.
-    pub(crate) fn would_transfer(&self, purse: &mut Purse, transaction: &Transaction) -> Result<(), Rejection> {
-        let Body::Transfer { to, amount, memo } = &transaction.unsigned.body else { return Err(Rejection::ZeroAmount) };
+    /// [`Executor::apply`] would say of it, without doing it.
+    pub(crate) fn would_transfer(
+        &self,
+        purse: &mut Purse,
+        transaction: &Transaction,
+        to: &Address,
+        amount: Amount,
+        memo: &str,
+    ) -> Result<(), Rejection> {
         self.admit(transaction)?;
-        let fee = self.state.may_transfer(&purse.wallet, to, *amount, memo)?;
-        purse.pay(transaction.unsigned.nonce, *amount, fee).map(drop)
+        let fee = self.state.may_transfer(&purse.wallet, to, amount, memo)?;
+        purse.pay(transaction.unsigned.nonce, amount, fee).map(drop)
     }
 
     /// Makes new coins for the wallet of `node`, if the node is still known; returns how many.

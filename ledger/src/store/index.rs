@@ -182,6 +182,10 @@ impl Index {
         let is_new = found.is_none();
         let index = Index { db, state, archive, manifest: RwLock::new(found.unwrap_or(empty)) };
         if is_new {
+            // What an interrupted start or another version left is of no use.
+            index.db.clear()?;
+            index.state.clear()?;
+            index.archive.clear()?;
             index.found(genesis)?;
         }
         index.state.remove_others(&index.manifest().state)?;

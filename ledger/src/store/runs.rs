@@ -83,6 +83,11 @@ impl Table {
         (same && entries <= self.merge_limit).then_some(from)
     }
 
+    /// Removes everything.
+    pub fn clear(&self) -> Result<(), sled::Error> {
+        self.tree.clear()
+    }
+
     /// Removes a run's pages.
     pub fn remove(&self, number: u64) -> Result<(), sled::Error> {
         for page in self.tree.scan_prefix(number.to_be_bytes()).keys() {
