@@ -49,6 +49,8 @@ pub struct FrameLog {
     file: Box<dyn DiskFile>,
     format: Format,
     end: u64,
+    /// Frames.
+    count: u64,
     failed: bool,
 }
 
@@ -101,6 +103,13 @@ pub enum LogError {
     },
 }
 
+impl LogError {
+    /// The operating system refused to do this with `path`.
+    pub fn io(what: &'static str, path: &Path, source: io::Error) -> LogError {
+        LogError::Io { what, path: path.into(), source }
+    }
+}
+
 impl FrameLog {
     /// Opens the log at `path`, or makes an empty one; every frame's checksum is verified.
     pub fn open(path: &Path, format: Format) -> Result<FrameLog, LogError> {
@@ -112,25 +121,26 @@ impl FrameLog {
         if !disk.exists(path) {
             return FrameLog::create_on(disk, path, format, &[]);
         }
-        let file = disk.open(path).map_err(|e| error("open", path, e))?;
-        let mut log = FrameLog { disk, path: path.into(), file, format, end: FILE_HEAD as u64, failed: false };
+        let file = disk.open(path).map_err(|e| LogError::io("open", path, e))?;
+        let mut log =
+            FrameLog { disk, path: path.into(), file, format, end: FILE_HEAD as u64, count: 0, failed: false };
         log.check_head()?;
-        let len = log.file.length().map_err(|e| error("read", path, e))?;
+        let len = log.file.length().map_err(|e| LogError::io("read", path, e))?;
         let mut frames = log.scan(FILE_HEAD as u64, len);
-        let mut end = FILE_HEAD as u64;
+        let (mut end, mut count) = (FILE_HEAD as u64, 0);
         while let Some(frame) = frames.next_frame()? {
-            end = frame.end;
+            (end, count) = (frame.end, count + 1);
         }
         if end < len {
             log.check_tail(end, len)?;
-            log.file.set_length(end).map_err(|e| error("truncate", path, e))?;
+            log.file.set_length(end).map_err(|e| LogError::io("truncate", path, e))?;
         }
         // A process that was killed may have written, or renamed, what it never synced: it can be read, and is not safe yet.
         if !plants::on(Plant::UnsyncedOpen) {
-            log.file.sync().map_err(|e| error("sync", path, e))?;
+            log.file.sync().map_err(|e| LogError::io("sync", path, e))?;
             sync_folder_of(&*log.disk, path)?;
         }
-        log.end = end;
+        (log.end, log.count) = (end, count);
         Ok(log)
     }
 
@@ -139,19 +149,21 @@ impl FrameLog {
         FrameLog::create_on(RealDisk::shared(), path, format, frames)
     }
 
-    fn create_on(disk: Arc<dyn Disk>, path: &Path, format: Format, frames: &[&[u8]]) -> Result<FrameLog, LogError> {
+    /// The same on another disk than the machine's.
+    pub fn create_on(disk: Arc<dyn Disk>, path: &Path, format: Format, frames: &[&[u8]]) -> Result<FrameLog, LogError> {
         let mut bytes = head(&format);
         for frame in frames {
             push_frame(&mut bytes, path, &format, frame)?;
         }
         let new = path.with_extension("new");
-        let file = disk.create(&new).map_err(|e| error("make", &new, e))?;
-        file.write_all_at(&bytes, 0).and_then(|()| file.sync()).map_err(|e| error("write", &new, e))?;
-        disk.rename(&new, path).map_err(|e| error("rename", &new, e))?;
+        let file = disk.create(&new).map_err(|e| LogError::io("make", &new, e))?;
+        file.write_all_at(&bytes, 0).and_then(|()| file.sync()).map_err(|e| LogError::io("write", &new, e))?;
+        disk.rename(&new, path).map_err(|e| LogError::io("rename", &new, e))?;
         if !plants::on(Plant::UnsyncedRename) {
             sync_folder_of(&*disk, path)?;
         }
-        Ok(FrameLog { disk, path: path.into(), file, format, end: bytes.len() as u64, failed: false })
+        let (end, count) = (bytes.len() as u64, frames.len() as u64);
+        Ok(FrameLog { disk, path: path.into(), file, format, end, count, failed: false })
     }
 
     /// Replaces the log, atomically and durably, by one of these frames.
@@ -174,10 +186,11 @@ impl FrameLog {
         push_frame_at(&mut frame, &self.path, &self.format, self.end, bytes)?;
         if let Err(e) = self.file.write_all_at(&frame, self.end).and_then(|()| self.sync()) {
             self.failed = true;
-            return Err(error("write", &self.path, e));
+            return Err(LogError::io("write", &self.path, e));
         }
         let offset = self.end;
         self.end += frame.len() as u64;
+        self.count += 1;
         Ok(offset)
     }
 
@@ -189,14 +202,14 @@ impl FrameLog {
         if offset < FILE_HEAD as u64 || offset.saturating_add(FRAME_HEAD as u64) > self.end {
             return Err(damaged());
         }
-        self.file.read_exact_at(&mut head, offset).map_err(|e| error("read", &self.path, e))?;
+        self.file.read_exact_at(&mut head, offset).map_err(|e| LogError::io("read", &self.path, e))?;
         let (len, crc) = parse_head(&head, offset, &self.format).ok_or_else(damaged)?;
         if offset + (FRAME_HEAD + len) as u64 > self.end {
             return Err(damaged());
         }
         bytes.resize(len, 0);
         let start = offset + FRAME_HEAD as u64;
-        self.file.read_exact_at(&mut bytes, start).map_err(|e| error("read", &self.path, e))?;
+        self.file.read_exact_at(&mut bytes, start).map_err(|e| LogError::io("read", &self.path, e))?;
         if crc32fast::hash(&bytes) != crc { Err(damaged()) } else { Ok(bytes) }
     }
 
@@ -225,9 +238,14 @@ impl FrameLog {
         self.end
     }
 
+    /// Number of frames.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
     /// Whether there is no frame.
     pub fn is_empty(&self) -> bool {
-        self.end == FILE_HEAD as u64
+        self.count == 0
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -267,7 +285,7 @@ impl FrameLog {
             return Err(damaged);
         }
         let mut tail = vec![0; (len - end) as usize];
-        self.file.read_exact_at(&mut tail, end).map_err(|e| error("read", &self.path, e))?;
+        self.file.read_exact_at(&mut tail, end).map_err(|e| LogError::io("read", &self.path, e))?;
         let is_head = |(i, w): (usize, &[u8])| i > 0 && parse_head(w, end + i as u64, &self.format).is_some();
         if tail.windows(FRAME_HEAD).enumerate().any(is_head) { Err(damaged) } else { Ok(()) }
     }
@@ -305,7 +323,7 @@ impl Read for Reader<'_> {
 
 impl Scan<'_> {
     fn next_frame(&mut self) -> Result<Option<Frame>, LogError> {
-        let failed = |e| error("read", &self.log.path, e);
+        let failed = |e| LogError::io("read", &self.log.path, e);
         let left = self.end - self.offset;
         if left < FRAME_HEAD as u64 {
             return Ok(None);
@@ -327,13 +345,9 @@ impl Scan<'_> {
     }
 }
 
-fn error(what: &'static str, path: &Path, source: io::Error) -> LogError {
-    LogError::Io { what, path: path.into(), source }
-}
-
 fn sync_folder_of(disk: &dyn Disk, path: &Path) -> Result<(), LogError> {
     let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    disk.sync_folder(folder).map_err(|e| error("sync", folder, e))
+    disk.sync_folder(folder).map_err(|e| LogError::io("sync", folder, e))
 }
 
 fn head(format: &Format) -> Vec<u8> {

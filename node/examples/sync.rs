@@ -112,13 +112,13 @@ async fn main() -> Outcome<()> {
     let mut made = Chain::new(&genesis, WALLETS, BLOCK_GAP_MS);
     let written = chain::write_log(&ledger.join("blocks"), &genesis, &mut made, blocks, TRANSFERS_A_BLOCK)?;
     drop(made);
-    let size = fs::metadata(ledger.join("blocks"))?.len() / 1_000_000;
+    let size = fs::metadata(ledger.join("blocks").join(format!("{:020}", 1)))?.len() / 1_000_000;
     println!("  log of {} blocks, {size} MB, made in {:.1?}", written.blocks, started.elapsed());
 
-    let log = BlockLog::open(RealDisk::shared(), &ledger.join("blocks"), genesis.id())?;
+    let log = BlockLog::open(RealDisk::shared(), &ledger.join("blocks"), genesis.id(), 1)?;
     let state = State::genesis(&genesis);
     let started = Instant::now();
-    let state = log.execute_after(&IndexHead::genesis(&state), state, |_, _, _| Ok(()))?;
+    let state = log.execute_after(&IndexHead::before(&state), state, |_, _, _| Ok(()))?;
     let execution = started.elapsed();
     let height = state.height();
     drop((log, state));

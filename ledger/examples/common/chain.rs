@@ -264,10 +264,10 @@ pub struct Written {
 
 /// Writes a history of `blocks` blocks of `each` transfers into an empty block log, after the blocks that found it.
 pub fn write_log(path: &Path, genesis: &Genesis, chain: &mut Chain, blocks: usize, each: usize) -> Outcome<Written> {
-    let mut log = BlockLog::open(RealDisk::shared(), path, genesis.id())?;
+    let mut log = BlockLog::open(RealDisk::shared(), path, genesis.id(), 1)?;
     let mut offsets = Vec::new();
     let mut append = |block: &Block, certificate: &Certificate| -> Outcome<()> {
-        offsets.push(log.append(block.header.height - 1, block, certificate)?);
+        offsets.push(log.append(block, certificate)?);
         Ok(())
     };
     chain.found(&mut append)?;

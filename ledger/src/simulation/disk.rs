@@ -118,7 +118,7 @@ impl SimDisk {
     }
 
     /// Removes a file for good, as an operator may.
-    pub fn remove(&self, path: &Path) {
+    pub fn lose(&self, path: &Path) {
         let mut inner = self.lock();
         inner.names.remove(path);
         inner.synced_names.remove(path);
@@ -316,6 +316,24 @@ impl Disk for SimDisk {
         }
         let file = inner.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
         inner.names.insert(to.into(), file);
+        if matches!(go, Go::ThenStop) { Err(ended()) } else { Ok(()) }
+    }
+
+    fn make_folder(&self, _: &Path) -> io::Result<()> {
+        Ok(()) // folders are parts of names here
+    }
+
+    fn list(&self, folder: &Path) -> io::Result<Vec<PathBuf>> {
+        Ok(self.lock().names.keys().filter(|path| path.parent() == Some(folder)).cloned().collect())
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        let mut inner = self.lock();
+        let go = inner.operation();
+        if matches!(go, Go::Stop | Go::Amid) {
+            return Err(ended());
+        }
+        inner.names.remove(path).ok_or(io::ErrorKind::NotFound)?;
         if matches!(go, Go::ThenStop) { Err(ended()) } else { Ok(()) }
     }
 

@@ -68,7 +68,7 @@ impl LoggedBlocks {
     /// The block at `height` with its certificate, from the log.
     pub fn block(&self, height: u64) -> Option<(Arc<Block>, Certificate)> {
         let offset = self.index.borrow().heads.get(height as usize)?.0.offset;
-        let (block, certificate) = self.log.encoded(offset).ok()?;
+        let (block, certificate) = self.log.encoded(height, offset).ok()??;
         let certificate = ailo_protocol::canonical::decode(&certificate, crate::block::MAX_CERTIFICATE_BYTES).ok()?;
         Some((Arc::new(Block::decode(&block).ok()?), certificate))
     }
@@ -76,8 +76,11 @@ impl LoggedBlocks {
 
 impl Blocks for LoggedBlocks {
     fn append(&mut self, block: &Block, certificate: &Certificate, executed: &Executed) -> Result<(), StoreError> {
-        let last = self.index.borrow().heads.len() as u64 - 1;
-        let offset = self.log.append(last, block, certificate)?;
+        let offset = self.log.append(block, certificate)?;
+        let before = self.index.borrow().heads.last().map_or(0, |(_, state)| state.epoch());
+        if executed.state.epoch() > before {
+            self.log.roll()?;
+        }
         let head = IndexHead { height: block.header.height, root: block.header.state_root, offset };
         self.index.borrow_mut().heads.push((head, executed.state.clone()));
         Ok(())
@@ -137,7 +140,7 @@ pub struct Opened {
 impl Member {
     /// A member that has never run, whose ledger begins with `first`.
     pub fn new(number: usize, first: &State, votes: bool) -> Member {
-        let index = SimIndex { heads: vec![(IndexHead::genesis(first), first.clone())] };
+        let index = SimIndex { heads: vec![(IndexHead::before(first), first.clone())] };
         Member {
             key: cast::node_key(number),
             conduct: Conduct::Honest,
@@ -182,7 +185,7 @@ impl Member {
 
     /// Opens the files as the daemon does. The index has lost all above `indexed`; `signed` is what has left the node.
     pub fn open(&self, network: Hash, indexed: u64, signed: &[Ballot]) -> Result<Opened, StartError> {
-        let log = BlockLog::open(Arc::new(self.disk.clone()), Path::new("blocks"), network)?;
+        let log = BlockLog::open(Arc::new(self.disk.clone()), Path::new("blocks"), network, 1)?;
         let state = {
             let mut index = self.index.borrow_mut();
             index.heads.truncate(indexed as usize + 1);

@@ -281,7 +281,7 @@ fn a_validator_whose_log_is_lost_signs_no_rival_and_comes_back_with_the_next_hei
                 world.run_for(pause)?;
                 if world.members[2].running.is_some() {
                     world.end(2, End::Kill, 1000);
-                    world.members[2].disk.remove(Path::new("wal"));
+                    world.members[2].disk.lose(Path::new("wal"));
                 }
             }
             let height = world.height() + 3;
@@ -302,7 +302,13 @@ fn a_validator_whose_blocks_are_lost_syncs_before_it_votes_again() {
             world.run_for(pause)?;
             // An older copy of the block log, with a write-ahead log and a journal that are further on.
             world.end(1, End::Kill, 1000);
-            world.members[1].disk.restore(Path::new("blocks"), copy[Path::new("blocks")].clone());
+            let of_log = |path: &Path| path.parent() == Some(Path::new("blocks"));
+            for path in world.members[1].disk.snapshot().into_keys().filter(|path| of_log(path)) {
+                world.members[1].disk.lose(&path);
+            }
+            for (path, contents) in copy.into_iter().filter(|(path, _)| of_log(path)) {
+                world.members[1].disk.restore(&path, contents);
+            }
             world.members[1].shown = 0;
             let height = world.height() + 4;
             world.run_to(&all(world), height, HOUR)?;

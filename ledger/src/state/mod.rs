@@ -26,6 +26,7 @@ mod reports;
 mod reward;
 pub mod round;
 mod rounds;
+pub mod snapshot;
 mod stakes;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -12,7 +12,8 @@
 //! with a domain of its own for each of the four hashes.
 //!
 //! A proof holds the hashes beside the path from the root, and what stands at its end: the leaf itself (presence),
-//! another leaf with the same first bits, or nothing (absence).
+//! another leaf with the same first bits, or nothing (absence). A whole part of the tree, all leaves whose keys' hashes begin alike,
+//! is proved by what stands beside the path to it.
 //!
 //! Trees are values: a changed copy shares every untouched subtree.
 
@@ -107,20 +108,15 @@ impl Tree {
         if changes.is_empty() {
             return self.clone();
         }
-        let (left, right) = match &self.0 {
-            Subtree::Branch(branch) => (branch.left.clone(), branch.right.clone()),
-            Subtree::Nothing => match changes {
-                [(_, None)] => return Tree::default(),
-                [(key, Some(value))] => return Tree::leaf(*key, *value),
-                _ => Default::default(),
-            },
-            Subtree::Leaf(leaf) => match changes {
-                [(changed, None)] if *changed == leaf.key => return Tree::default(),
-                [(changed, Some(value))] if *changed == leaf.key => return Tree::leaf(leaf.key, *value),
-                _ if bit(&leaf.key, depth) => (Tree::default(), self.clone()),
-                _ => (self.clone(), Tree::default()),
-            },
-        };
+        match (&self.0, changes) {
+            (Subtree::Nothing, [(_, None)]) => return Tree::default(),
+            (Subtree::Nothing, [(key, Some(value))]) => return Tree::leaf(*key, *value),
+            (Subtree::Leaf(leaf), [(changed, to)]) if *changed == leaf.key => {
+                return to.map_or_else(Tree::default, |value| Tree::leaf(leaf.key, value));
+            }
+            _ => {}
+        }
+        let (left, right) = self.sides(depth);
         let (to_left, to_right) = changes.split_at(changes.partition_point(|(key, _)| !bit(key, depth)));
         let (left, right) = if changes.len() >= PARALLEL {
             rayon::join(|| left.updated(to_left, depth + 1), || right.updated(to_right, depth + 1))
@@ -128,6 +124,16 @@ impl Tree {
             (left.updated(to_left, depth + 1), right.updated(to_right, depth + 1))
         };
         Tree::branch(left, right)
+    }
+
+    /// The two sides below `depth`: a single leaf lies on one of them.
+    fn sides(&self, depth: usize) -> (Tree, Tree) {
+        match &self.0 {
+            Subtree::Nothing => Default::default(),
+            Subtree::Leaf(leaf) if bit(&leaf.key, depth) => (Tree::default(), self.clone()),
+            Subtree::Leaf(_) => (self.clone(), Tree::default()),
+            Subtree::Branch(branch) => (branch.left.clone(), branch.right.clone()),
+        }
     }
 
     fn leaf(key: Hash, value: Hash) -> Tree {
@@ -162,6 +168,84 @@ impl Tree {
                 }
             }
         }
+    }
+}
+
+/// What stands beside the path to a part of the tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+pub enum Beside {
+    /// Nothing.
+    Nothing,
+    /// A single leaf: the hashes of its key and value.
+    Leaf(Hash, Hash),
+    /// More than one leaf: their common hash.
+    Branch(Hash),
+}
+
+impl Beside {
+    fn hash(&self) -> Hash {
+        match self {
+            Beside::Nothing => Hash::ZERO,
+            Beside::Leaf(key, value) => leaf_hash(key, value),
+            Beside::Branch(hash) => *hash,
+        }
+    }
+
+    /// Two neighbours as one, as [`Tree`] joins them; a leaf that moves up keeps its hash.
+    fn join(left: Beside, right: Beside) -> Beside {
+        match (left, right) {
+            (Beside::Nothing, Beside::Nothing | Beside::Leaf(..)) => right,
+            (Beside::Leaf(..), Beside::Nothing) => left,
+            _ => Beside::Branch(branch_hash(&left.hash(), &right.hash())),
+        }
+    }
+}
+
+impl Tree {
+    fn beside(&self) -> Beside {
+        match &self.0 {
+            Subtree::Nothing => Beside::Nothing,
+            Subtree::Leaf(leaf) => Beside::Leaf(leaf.key, leaf.value),
+            Subtree::Branch(branch) => Beside::Branch(branch.hash),
+        }
+    }
+
+    /// What stands beside the path of the first `bits` bits of `prefix`, from the root down.
+    pub fn beside_part(&self, prefix: &Hash, bits: usize) -> Vec<Beside> {
+        let mut tree = self.clone();
+        let mut beside = Vec::with_capacity(bits);
+        for depth in 0..bits {
+            let (left, right) = tree.sides(depth);
+            let (on, off) = if bit(prefix, depth) { (right, left) } else { (left, right) };
+            beside.push(off.beside());
+            tree = on;
+        }
+        beside
+    }
+
+    /// Whether a tree of this root holds, under keys whose hashes begin as `prefix` does, just these leaves (key and value
+    /// hashes, strictly ascending by key). As many bits count as there are entries in `beside`.
+    pub fn is_part(root: &Hash, prefix: &Hash, leaves: &[(Hash, Hash)], beside: &[Beside]) -> bool {
+        let bits = beside.len();
+        let shares = |key: &Hash, bits: usize| (0..bits).all(|depth| bit(key, depth) == bit(prefix, depth));
+        let in_place = |(depth, beside): (usize, &Beside)| match beside {
+            Beside::Leaf(key, _) => shares(key, depth) && bit(key, depth) != bit(prefix, depth),
+            _ => true,
+        };
+        let sound = bits <= 256
+            && leaves.windows(2).all(|pair| pair[0].0 < pair[1].0)
+            && leaves.iter().all(|(key, _)| shares(key, bits))
+            && beside.iter().enumerate().all(in_place);
+        if !sound {
+            return false;
+        }
+        let changes: Vec<Change> = leaves.iter().map(|(key, value)| (*key, Some(*value))).collect();
+        let part = Tree::default().updated(&changes, bits).beside();
+        let up = beside.iter().enumerate().rev().fold(part, |part, (depth, beside)| match bit(prefix, depth) {
+            true => Beside::join(*beside, part),
+            false => Beside::join(part, *beside),
+        });
+        up.hash() == *root
     }
 }
 
@@ -280,6 +364,54 @@ mod tests {
             if let Ok(forged) = ailo_protocol::canonical::decode::<Proof>(&forged, 1 << 20) {
                 prop_assert!(!forged.verify(&root, &bytes, truth), "bit {} of the proof does not matter", at);
             }
+        }
+    }
+    proptest! {
+        #[test]
+        fn a_part_is_proved_whole_and_nothing_else_is(
+            entries in btree_map(0u16..200, 0u8..4, 0..60),
+            bits in 0usize..7,
+            part in 0u8..128,
+            break_at in 0usize..6,
+        ) {
+            let tree = tree_of(&entries);
+            let prefix = Hash([part << 1; 32]);
+            let inside = |key: &Hash| (0..bits).all(|depth| bit(key, depth) == bit(&prefix, depth));
+            let mut leaves: Vec<(Hash, Hash)> =
+                entries.iter().map(|(k, v)| (key_hash(&k.to_le_bytes()), value_hash(&[*v]))).collect();
+            leaves.sort();
+            leaves.retain(|(key, _)| inside(key));
+            let beside = tree.beside_part(&prefix, bits);
+            prop_assert!(Tree::is_part(&tree.root(), &prefix, &leaves, &beside));
+            // Other leaves, another place, other neighbours.
+            let (mut leaves, mut beside, mut prefix) = (leaves, beside, prefix);
+            let stranger = (key_hash(b"stranger"), value_hash(b"x"));
+            match break_at {
+                0 => if leaves.pop().is_none() { leaves.push(stranger) },
+                1 => match leaves.first_mut() {
+                    Some(leaf) => leaf.1 = value_hash(b"other"),
+                    None => leaves.push(stranger),
+                },
+                2 => { leaves.push(stranger); leaves.sort(); }
+                3 => match leaves.first().copied() {
+                    Some(first) => leaves.insert(0, first),
+                    None => leaves.push(stranger),
+                },
+                4 => match beside.iter_mut().find(|beside| **beside != Beside::Nothing) {
+                    Some(first) => *first = Beside::Nothing,
+                    None => beside.push(Beside::Branch(Hash([1; 32]))),
+                },
+                _ => {
+                    // The neighbour's place, of which something else is true, unless both hold nothing.
+                    if bits == 0 { return Ok(()); }
+                    prefix.0[0] ^= 1 << (8 - bits);
+                    let other = tree.beside_part(&prefix, bits);
+                    if leaves.is_empty() && other == beside { return Ok(()); }
+                    if leaves.is_empty() && Tree::is_part(&tree.root(), &prefix, &[], &other) { return Ok(()); }
+                    beside = if leaves.is_empty() { beside } else { other };
+                }
+            }
+            prop_assert!(!Tree::is_part(&tree.root(), &prefix, &leaves, &beside), "break {}", break_at);
         }
     }
 }

@@ -171,12 +171,12 @@ impl Addition {
 }
 
 impl Index {
-    /// Opens an index that is there, or makes one that stands at the genesis state.
-    pub fn open(path: &Path, genesis: &State) -> Result<Index, StoreError> {
+    /// Opens an index that is there, or makes one that stands at the state that the log goes on from.
+    pub fn open(path: &Path, base: &State) -> Result<Index, StoreError> {
         let db = sled::Config::new().path(path).cache_capacity(CACHE_BYTES).open()?;
         let state = Table::new(db.open_tree("state")?, u64::MAX);
         let archive = Table::new(db.open_tree("archive")?, ARCHIVE_RUN);
-        let head = Head::genesis(genesis);
+        let head = Head::before(base);
         let empty = Manifest { head, state: Runs::default(), archive: Runs::default(), next: 0 };
         let found: Option<Manifest> = value(db.get(MANIFEST)?, MAX_MANIFEST_BYTES);
         let is_new = found.is_none();
@@ -186,14 +186,14 @@ impl Index {
             index.db.clear()?;
             index.state.clear()?;
             index.archive.clear()?;
-            index.found(genesis)?;
+            index.found(base)?;
         }
         index.state.remove_others(&index.manifest().state)?;
         index.archive.remove_others(&index.manifest().archive)?;
         Ok(index)
     }
 
-    /// Writes the state before the first block into an empty index.
+    /// Writes the state into an empty index.
     fn found(&self, state: &State) -> Result<(), StoreError> {
         let mut manifest = self.manifest().clone();
         let entries: BTreeMap<Vec<u8>, Vec<u8>> = state.entries().collect();

@@ -5,8 +5,12 @@
 //! At opening, the index's height and state root are compared with the log. An index that stands at an earlier block is
 //! brought up by executing the rest; one that does not fit, or can't be read, is built anew from the first block.
 //!
+//! With the first block of an epoch goes a snapshot of the state. Segments of the log whose blocks are all older than
+//! `unbonding_ms` may go, once a snapshot stands right before what is left: the index then begins with that.
+//!
 //! ```text
-//! <dir>/blocks     block log (see `framelog`): block, certificate
+//! <dir>/blocks/    block log, in segments (see `framelog`): block, certificate
+//! <dir>/snapshots/ states, in parts
 //! <dir>/index/     sled
 //! <dir>/wal        write-ahead log of the running height   (see `ConsensusFiles`)
 //! <dir>/journal    what this node has signed
@@ -18,10 +22,12 @@ mod index;
 mod indexer;
 mod light;
 mod runs;
+mod snapshots;
 
 pub use blocks::{BlockLog, IndexHead};
 pub use consensus::ConsensusFiles;
 pub use index::{Cursor, HistoryItem, MAX_PAGE, Page, Subject};
+pub use snapshots::{MAX_HEAD_BYTES, Snapshot, SnapshotHead, Snapshots};
 
 use crate::{
     Transaction,
@@ -40,13 +46,28 @@ use indexer::Indexer;
 use std::{
     fs,
     path::Path,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
 };
 
-/// Block log and index; shared by reference between one writer and many readers.
+/// A segment of the log covers at least this part of the time that blocks are kept.
+const SEGMENTS: u64 = 4;
+/// So many of the newest snapshots are kept for newcomers: who began with the last but one may finish.
+const OFFERED: usize = 2;
+
+/// Block log, snapshots and index; shared by reference between one writer and many readers.
 pub struct Store {
-    log: RwLock<BlockLog>,
+    log: RwLock<Tail>,
     index: Indexer,
+    snapshots: Snapshots,
+}
+
+/// The block log, and what decides where its next segment begins.
+struct Tail {
+    log: BlockLog,
+    /// Epoch after the last block.
+    epoch: u64,
+    /// Age at which the last segment began.
+    begun_ms: u64,
 }
 
 /// Canonical bytes of a block and of its certificate, as peers get them.
@@ -86,6 +107,23 @@ pub enum StoreError {
         /// Why.
         reason: String,
     },
+    /// A snapshot that is not the state that its block commits to.
+    #[error("the snapshot after block {height} can't be used ({reason}): remove it, or sync again from peers")]
+    Snapshot {
+        /// Height of the block.
+        height: u64,
+        /// Why not.
+        reason: String,
+    },
+    /// The log does not begin with the first block, and no snapshot stands before it.
+    #[error(
+        "the block log begins with block {first}, and the snapshot of the state before it is missing: bring it back, or \
+         move the ledger's folder away and sync again from peers"
+    )]
+    NoBase {
+        /// The first block that is there.
+        first: u64,
+    },
     /// A block that is not the next one.
     #[error("block {got} can't be appended: the log ends at {last}")]
     NotNext {
@@ -110,12 +148,16 @@ impl Store {
     pub fn open(dir: &Path, genesis: &Genesis) -> Result<(Store, State), StoreError> {
         let folder = |source| StoreError::Folder { folder: dir.display().to_string(), source };
         fs::create_dir_all(dir).map_err(folder)?;
-        let log = BlockLog::open(RealDisk::shared(), &dir.join("blocks"), genesis.id())?;
+        let disk = RealDisk::shared();
+        let snapshots = Snapshots::open(disk.clone(), &dir.join("snapshots"), genesis.id())?;
+        // A snapshot that was fetched is where an empty log begins.
+        let first = snapshots.newest().map_or(1, |newest| newest.head.height() + 1);
+        let mut log = BlockLog::open(disk, &dir.join("blocks"), genesis.id(), first)?;
+        let base = base(&mut log, &snapshots, genesis)?;
         let path = dir.join("index");
         let is_new = !path.exists();
-        let first = State::genesis(genesis);
         // A new index is opened once: sled gives up its lock only some time after it was closed.
-        let found = if is_new { None } else { Index::open(&path, &first).ok() };
+        let found = if is_new { None } else { Index::open(&path, &base).ok() };
         let opened = found.and_then(|index| {
             let (head, state) = index.load(genesis)?;
             log.fits(&head, &state).then_some((index, head, state))
@@ -127,7 +169,7 @@ impl Store {
                     tracing::warn!("the index does not fit the block log; building it anew");
                     fs::remove_dir_all(&path).map_err(folder)?;
                 }
-                (Index::open(&path, &first)?, IndexHead::genesis(&first), first)
+                (Index::open(&path, &base)?, IndexHead::before(&base), base)
             }
         };
         let mut together = Vec::with_capacity(indexer::MAX_TOGETHER);
@@ -143,15 +185,62 @@ impl Store {
             Ok(())
         })?;
         index.add(&together)?;
-        Ok((Store { log: RwLock::new(log), index: Indexer::start(index, state.height())? }, state))
+        let before = log.segments().last().and_then(|first| snapshots.get(first - 1));
+        let tail = Tail { log, epoch: state.epoch(), begun_ms: before.map_or(0, |before| before.head.age_ms) };
+        let index = Indexer::start(index, state.height())?;
+        Ok((Store { log: RwLock::new(tail), index, snapshots }, state))
     }
 
     /// Appends the next block. When this returns, the block is on disk.
     pub fn append(&self, block: &Block, certificate: &Certificate, executed: &Executed) -> Result<(), StoreError> {
-        let mut log = self.log.write().unwrap_or_else(PoisonError::into_inner);
-        let offset = log.append(self.height(), block, certificate)?;
-        drop(log);
+        let mut tail = self.log.write().unwrap_or_else(PoisonError::into_inner);
+        let offset = tail.log.append(block, certificate)?;
+        let (state, epoch) = (&executed.state, executed.state.epoch());
+        if epoch > tail.epoch {
+            tail.epoch = epoch;
+            if state.age_ms() >= tail.begun_ms.saturating_add(state.params().ledger.unbonding_ms / SEGMENTS) {
+                tail.begun_ms = state.age_ms();
+                tail.log.roll()?;
+            }
+        }
+        drop(tail);
         self.index.add(Addition::new(block, offset, executed))
+    }
+
+    /// Takes a snapshot of the state after the first block of an epoch, and removes what is of no more use: all blocks older than
+    /// `unbonding_ms`, as far as whole segments hold them, unless this is an `archive`. Takes a while.
+    pub fn keep(&self, state: &State, archive: bool) -> Result<(), StoreError> {
+        let Some(block) = self.light_block(state.height())? else { return Ok(()) };
+        self.snapshots.write(state, block)?;
+        let old = state.age_ms().saturating_sub(state.params().ledger.unbonding_ms);
+        let segments: Vec<u64> = self.tail().log.segments().collect();
+        let is_old = |first: &u64| self.snapshots.get(first - 1).is_some_and(|base| base.head.age_ms <= old);
+        let first = match segments.iter().rev().find(|first| is_old(first)) {
+            Some(first) if !archive => *first,
+            _ => segments.first().copied().unwrap_or(1),
+        };
+        self.log.write().unwrap_or_else(PoisonError::into_inner).log.remove_before(first)?;
+        let heights = self.snapshots.heights();
+        let offered = heights.len().saturating_sub(OFFERED);
+        let is_base = |height: &u64| match archive {
+            true => height + 1 == first,
+            false => height + 1 >= first && segments.contains(&(height + 1)),
+        };
+        heights[..offered].iter().filter(|height| !is_base(height)).try_for_each(|old| self.snapshots.remove(*old))
+    }
+
+    /// Snapshots of the state.
+    pub fn snapshots(&self) -> &Snapshots {
+        &self.snapshots
+    }
+
+    /// Height of the first block that is kept.
+    pub fn first(&self) -> u64 {
+        self.tail().log.first()
+    }
+
+    fn tail(&self) -> RwLockReadGuard<'_, Tail> {
+        self.log.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Height of the last block; 0 before the first.
@@ -165,7 +254,7 @@ impl Store {
             return Ok(None);
         }
         let Some(offset) = self.index.find(|index| index.offset(height))? else { return Ok(None) };
-        Ok(Some(self.log.read().unwrap_or_else(PoisonError::into_inner).encoded(offset)?))
+        self.tail().log.encoded(height, offset)
     }
 
     /// The block at `height`.
@@ -195,6 +284,20 @@ impl Store {
     pub fn history(&self, subject: &Subject, before: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
         self.index.caught_up().history(subject, before, limit)
     }
+}
+
+/// The state that the log goes on from; segments without one before them are of no use, if a later one has one.
+fn base(log: &mut BlockLog, snapshots: &Snapshots, genesis: &Genesis) -> Result<State, StoreError> {
+    for first in log.segments().collect::<Vec<_>>() {
+        let state = match snapshots.get(first - 1) {
+            _ if first == 1 => State::genesis(genesis),
+            Some(snapshot) => snapshot.state(genesis)?,
+            None => continue,
+        };
+        log.remove_before(first)?;
+        return Ok(state);
+    }
+    Err(StoreError::NoBase { first: log.first() })
 }
 
 impl Blocks for Arc<Store> {

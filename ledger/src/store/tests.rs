@@ -21,7 +21,10 @@ struct Chain {
 impl Chain {
     /// Stores `blocks` blocks, a third of them with a heartbeat.
     fn new(blocks: u64) -> Chain {
-        let genesis = testing::genesis(1, |_| {});
+        Chain::of(testing::genesis(1, |_| {}), blocks)
+    }
+
+    fn of(genesis: Genesis, blocks: u64) -> Chain {
         let dir = tempfile::tempdir().unwrap();
         let state = State::genesis(&genesis);
         let mut chain = Chain { genesis, dir, blocks: Vec::new(), states: vec![state] };
@@ -143,8 +146,9 @@ fn copy(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
 fn an_index_ahead_of_the_log_or_of_another_history_is_built_anew() {
     let chain = Chain::new(5);
     // The last block's frame was torn: the index knows a block that the log does not hold.
-    let log = fs::read(chain.path("blocks")).unwrap();
-    fs::write(chain.path("blocks"), &log[..log.len() - 1]).unwrap();
+    let segment = chain.path("blocks").join(format!("{:020}", 1));
+    let log = fs::read(&segment).unwrap();
+    fs::write(&segment, &log[..log.len() - 1]).unwrap();
     chain.check(4);
     // An entry of the state is not what it should be.
     let db = sled::open(chain.path("index")).unwrap();
@@ -159,11 +163,15 @@ fn an_index_ahead_of_the_log_or_of_another_history_is_built_anew() {
 fn a_log_with_a_block_that_does_not_follow_is_refused() {
     let chain = Chain::new(2);
     let other = Chain::new(0);
-    let mut log = BlockLog::open(RealDisk::shared(), &other.path("blocks"), chain.genesis.id()).unwrap();
+    let mut log = BlockLog::open(RealDisk::shared(), &other.path("blocks"), chain.genesis.id(), 1).unwrap();
     let (block, certificate) = &chain.blocks[1];
-    log.append(1, block, certificate).unwrap();
+    let at_another_height = log.append(block, certificate);
+    assert!(matches!(at_another_height, Err(StoreError::NotNext { last: 0, got: 2 })));
+    let mut block = block.clone();
+    block.header.height = 1;
+    log.append(&block, &Certificate { height: 1, ..certificate.clone() }).unwrap();
     let error = Store::open(other.dir.path(), &other.genesis).err().unwrap();
-    assert!(matches!(error, StoreError::Invalid { height: 2, .. }), "{error}");
+    assert!(matches!(error, StoreError::Invalid { height: 1, .. }), "{error}");
 }
 
 #[test]
@@ -242,4 +250,131 @@ fn a_validator_on_its_files_goes_on_after_a_stop_at_any_output() {
         height = run_validator(&chain, 1, usize::MAX);
         assert_eq!(height, reached + 1);
     }
+}
+
+/// A ledger of epochs of three blocks that keeps blocks for twenty, with `blocks` blocks of which the store keeps what it must.
+fn kept(blocks: u64, archive: bool) -> Chain {
+    let genesis = testing::genesis(1, |params| {
+        params.ledger.epoch_ms = 30_000;
+        params.ledger.unbonding_ms = 200_000;
+        (params.ledger.evidence_ms, params.ledger.trust_ms) = (200_000, 100_000);
+        (params.ledger.poll_ms, params.ledger.challenge_ms) = (100_000, 100_000);
+    });
+    let mut chain = Chain::of(genesis, 0);
+    let (store, _) = chain.open();
+    for _ in 0..blocks {
+        let epoch = chain.states.last().unwrap().epoch();
+        chain.extend(&store);
+        let state = chain.states.last().unwrap();
+        if state.epoch() > epoch {
+            store.keep(state, archive).unwrap();
+        }
+    }
+    chain
+}
+
+impl Chain {
+    /// Opens the store and compares all that it keeps, and where it stands.
+    fn check_kept(&self) -> Store {
+        let (store, state) = self.open();
+        let last = self.states.last().unwrap();
+        assert_eq!((state.root(), state.last_block()), (last.root(), last.last_block()));
+        for (height, (block, certificate)) in (1..).zip(&self.blocks) {
+            let is_kept = height >= store.first();
+            assert_eq!(store.block(height).unwrap().as_ref(), Some(block).filter(|_| is_kept));
+            assert_eq!(store.certificate(height).unwrap().as_ref(), Some(certificate).filter(|_| is_kept));
+        }
+        store
+    }
+}
+
+#[test]
+fn old_blocks_go_once_a_snapshot_stands_before_those_that_are_left() {
+    let mut chain = kept(100, false);
+    let store = chain.check_kept();
+    let (first, height) = (store.first(), store.height());
+    assert!(
+        (50..=80).contains(&first),
+        "what is younger than twenty blocks stays, and a quarter more at most: {first}"
+    );
+    let segments = fs::read_dir(chain.path("blocks")).unwrap().count();
+    let snapshots = fs::read_dir(chain.path("snapshots")).unwrap().count();
+    assert!(segments <= 6 && snapshots <= segments + OFFERED, "{segments} segments, {snapshots} snapshots");
+    drop(store);
+    // The index is built anew from the snapshot, and the ledger goes on.
+    fs::remove_dir_all(chain.path("index")).unwrap();
+    let store = chain.check_kept();
+    assert_eq!((store.first(), store.height()), (first, height));
+    chain.extend(&store);
+    drop(store);
+    chain.check_kept();
+}
+
+#[test]
+fn an_archive_keeps_every_block_and_the_newest_snapshots() {
+    let chain = kept(100, true);
+    let store = chain.check_kept();
+    assert_eq!((store.first(), store.snapshots().heights().len()), (1, OFFERED));
+}
+
+#[test]
+fn a_log_goes_on_from_the_first_segment_that_a_snapshot_stands_before() {
+    let chain = kept(100, false);
+    let (store, _) = chain.open();
+    let first = store.first();
+    store.snapshots().remove(first - 1).unwrap();
+    drop(store);
+    let store = chain.check_kept();
+    assert!(store.first() > first, "a segment without a snapshot before it is of no use");
+    for height in store.snapshots().heights() {
+        store.snapshots().remove(height).unwrap();
+    }
+    drop(store);
+    let lost = Store::open(chain.dir.path(), &chain.genesis).err().unwrap();
+    assert!(matches!(lost, StoreError::NoBase { .. }), "{lost}");
+}
+
+#[test]
+fn a_store_begins_with_a_snapshot_that_was_fetched_part_by_part() {
+    let chain = kept(31, false);
+    let store = chain.check_kept();
+    let snapshot = store.snapshots().newest().unwrap();
+    let height = snapshot.head.height();
+    assert!(height < store.height(), "blocks follow it");
+
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("snapshots");
+    let fetched = Snapshots::open(RealDisk::shared(), &folder, chain.genesis.id()).unwrap();
+    let mut writer = fetched.begin(snapshot.head.clone()).unwrap();
+    for index in 0..snapshot.head.parts() {
+        writer.add(&snapshot.part(index).unwrap().unwrap()).unwrap();
+    }
+    assert!(fetched.heights().is_empty(), "it is not there before it is whole");
+    writer.finish().unwrap();
+    let (new, state) = Store::open(dir.path(), &chain.genesis).unwrap();
+    assert_eq!((new.first(), new.height(), state.root()), (height + 1, height, chain.states[height as usize].root()));
+    let mut state = state;
+    for (block, certificate) in &chain.blocks[height as usize..] {
+        let executed = execute_block(&state, block).unwrap();
+        new.append(block, certificate, &executed).unwrap();
+        state = executed.state;
+    }
+    drop(new);
+    let (_, again) = Store::open(dir.path(), &chain.genesis).unwrap();
+    assert_eq!(again.root(), chain.states.last().unwrap().root());
+}
+
+#[test]
+fn a_damaged_or_unfinished_snapshot_is_not_used() {
+    let chain = kept(31, true);
+    let (store, _) = chain.open();
+    let heights = store.snapshots().heights();
+    drop(store);
+    let path = |height: u64| chain.path("snapshots").join(format!("{height:020}"));
+    let bytes = fs::read(path(heights[1])).unwrap();
+    fs::write(path(heights[1]), &bytes[..bytes.len() - 5]).unwrap();
+    fs::write(chain.path("snapshots").join("unfinished"), &bytes).unwrap();
+    let store = chain.check_kept();
+    assert_eq!(store.snapshots().heights(), heights[..1]);
+    assert!(!chain.path("snapshots").join("unfinished").exists());
 }
