@@ -18,8 +18,10 @@ use ailo_ledger::{
     },
     framelog::{Format, FrameLog, LogError},
     light::{Checkpoint, LightBlock, LightClient},
-    state::{Entry, Key, State, build_block, entry::MAX_ENTRY_BYTES, entry::MAX_KEY_BYTES, execute_block, tree},
-    store::ConsensusFiles,
+    state::{
+        Entry, Key, State, build_block, entry::MAX_ENTRY_BYTES, entry::MAX_KEY_BYTES, execute_block, snapshot::Part, tree,
+    },
+    store::{ConsensusFiles, SnapshotHead},
     transaction::{Consent, Evidence, SignedAttest},
 };
 use ailo_proto::{
@@ -70,6 +72,7 @@ pub const ALL: &[Target] = &[
     Target { name: "keystore", run: keystore_text, seeds: keystore_seeds },
     Target { name: "light", run: light, seeds: light_seeds },
     Target { name: "proof", run: proof, seeds: proof_seeds },
+    Target { name: "snapshot", run: snapshot, seeds: snapshot_seeds },
     Target { name: "payload", run: payload, seeds: payload_seeds },
     Target { name: "text", run: text, seeds: text_seeds },
 ];
@@ -202,6 +205,10 @@ fn request_seeds() -> Vec<Vec<u8>> {
         Request::from(ailo_proto::ModelManifestRequest { root: hash }).encode_to_vec(),
         Request::from(chunk).encode_to_vec(),
         Request::from(HeadRequest {}).encode_to_vec(),
+        Request::from(ailo_proto::LightBlockRequest { height: 9 }).encode_to_vec(),
+        Request::from(ailo_proto::HeadersRequest { from_height: 9, max_count: 8 }).encode_to_vec(),
+        Request::from(ailo_proto::SnapshotRequest {}).encode_to_vec(),
+        Request::from(ailo_proto::SnapshotPartRequest { height: 9, index: 1 }).encode_to_vec(),
     ]
 }
 
@@ -223,11 +230,19 @@ fn response_seeds() -> Vec<Vec<u8>> {
     };
     let blocks = WORLD.lights.iter().zip(&WORLD.blocks).map(|(light, block)| pair(light, block)).collect();
     vec![
-        Response::from(BlocksResponse { blocks }).encode_to_vec(),
+        Response::from(BlocksResponse { blocks, first_height: 1 }).encode_to_vec(),
         Response::from(ailo_proto::BlobResponse { total: 9, data: vec![7; 9].into() }).encode_to_vec(),
         Response::from(ailo_proto::ModelManifestResponse { chunks: vec![7; 64].into() }).encode_to_vec(),
         Response::from(ailo_proto::ModelChunkResponse { data: vec![7; 9].into() }).encode_to_vec(),
         Response::from(Head { height: 7, block: vec![1; 32].into() }).encode_to_vec(),
+        Response::from(ailo_proto::LightBlockResponse { canonical: WORLD.lights[0].encode().into() }).encode_to_vec(),
+        Response::from(ailo_proto::HeadersResponse {
+            canonical: WORLD.blocks.iter().map(|block| canonical::encode(&block.header).into()).collect(),
+        })
+        .encode_to_vec(),
+        Response::from(ailo_proto::SnapshotResponse { head: snapshot_head().encode().into() }).encode_to_vec(),
+        Response::from(ailo_proto::SnapshotPartResponse { part: WORLD.states[3].parts().part(0).encode().into() })
+            .encode_to_vec(),
     ]
 }
 
@@ -722,4 +737,34 @@ fn text_seeds() -> Vec<Vec<u8>> {
     ]
     .map(String::into_bytes)
     .to_vec()
+}
+
+// ---- Snapshots, from peers and from the disk. The first byte says whether it is a head or a part.
+
+fn snapshot_head() -> SnapshotHead {
+    SnapshotHead { block: WORLD.lights[2].clone(), age_ms: WORLD.states[3].age_ms(), bits: 0 }
+}
+
+fn snapshot(data: &[u8]) {
+    match data.split_first() {
+        Some((0, head)) => {
+            if let Ok(found) = SnapshotHead::decode(head) {
+                assert_eq!(found.encode(), head, "another encoding of the same head was taken");
+                let _ = found.block.check(); // most are nobody's
+            }
+        }
+        Some((_, part)) => {
+            let header = &WORLD.blocks[2].header;
+            if let Ok(found) = Part::decode(part, &header.state_root, 0, 0) {
+                assert_eq!(found.encode(), part, "another part of the same state was taken");
+                State::assemble(&WORLD.genesis, header, [found].into_iter()).expect("it is the state");
+            }
+        }
+        None => {}
+    }
+}
+
+fn snapshot_seeds() -> Vec<Vec<u8>> {
+    let part = WORLD.states[3].parts().part(0).encode();
+    vec![[&[0], snapshot_head().encode().as_slice()].concat(), [&[1], part.as_slice()].concat()]
 }

@@ -93,6 +93,18 @@ impl LightBlock {
     pub fn decode(bytes: &[u8]) -> Result<LightBlock, CodecError> {
         canonical::decode(bytes, MAX_LIGHT_BLOCK_BYTES)
     }
+
+    /// Checks that sets and certificate are those of the header. The header itself is the caller's to trust.
+    pub fn check(&self) -> Result<(), LightError> {
+        let (header, height) = (&self.header, self.header.height);
+        check_set(height, "validators", &self.validators, &header.validators)?;
+        check_set(height, "next validators", &self.next_validators, &header.next_validators)?;
+        if self.certificate.height != height || self.certificate.block != header.id() {
+            return Err(LightError::OtherCertificate { height });
+        }
+        verify_certificate(&header.network, &self.validators, &self.certificate)
+            .map_err(|reason| LightError::Certificate { height, reason })
+    }
 }
 
 /// Why something is not believed. Whatever a node sent that leads here is worth nothing: ask another node.
@@ -309,14 +321,8 @@ impl LightClient {
         if header.time_ms <= trusted.time_ms {
             return Err(LightError::NotLater { height, trusted: trusted.height });
         }
-        check_set(height, "validators", &block.validators, &header.validators)?;
-        check_set(height, "next validators", &block.next_validators, &header.next_validators)?;
+        block.check()?;
         let verified = Verified::new(header.clone());
-        if block.certificate.height != height || block.certificate.block != verified.id {
-            return Err(LightError::OtherCertificate { height });
-        }
-        verify_certificate(&self.network, &block.validators, &block.certificate)
-            .map_err(|reason| LightError::Certificate { height, reason })?;
         if height == trusted.height + 1 {
             if header.parent != trusted.block {
                 return Err(LightError::NotTheChild { height, parent: trusted.height });

@@ -113,6 +113,13 @@ pub struct RunOptions {
     /// Address of JSON-RPC, loopback unless told otherwise [default: 127.0.0.1:8645].
     #[arg(long, env = "AILO_HTTP", value_name = "ADDR")]
     pub http: Option<String>,
+    /// A block that somebody you trust vouches for, younger than the trust period: a node without a ledger starts from a
+    /// snapshot near it, and any node stops when its history is another one. `ailo-node status` of theirs shows one.
+    #[arg(long, env = "AILO_CHECKPOINT", value_name = "HEIGHT:ID")]
+    pub checkpoint: Option<String>,
+    /// Keep all blocks, not only those younger than the unbonding period [default: on a network of this node alone].
+    #[arg(long, env = "AILO_ARCHIVE", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub archive: Option<bool>,
     /// Share of the time, in percent, that training may compute [default: 90].
     #[arg(long, env = "AILO_POWER", value_name = "20..90", value_parser = clap::value_parser!(u8).range(20..=90))]
     pub power: Option<u8>,

@@ -327,6 +327,7 @@ async fn status(args: ClientArgs) -> Result<(), NodeError> {
         if s.training { ", training" } else { "" }
     );
     println!("block       {height} {}, epoch {}", s.block.short(), s.epoch);
+    println!("checkpoint  {height}:{}", s.block);
     println!(
         "peers       {}, {} validators, {} seats, {} confirmations",
         s.peers, s.validators, s.seats, s.confirmations

@@ -5,7 +5,10 @@ use crate::{
     datadir,
     error::NodeError,
 };
-use ailo_ledger::transaction::Consent;
+use ailo_ledger::{
+    light::{Checkpoint, NotACheckpoint},
+    transaction::Consent,
+};
 use ailo_protocol::{Address, canonical};
 use std::{
     net::SocketAddr,
@@ -35,6 +38,10 @@ pub struct Settings {
     pub bootstrap: Vec<String>,
     /// Address of JSON-RPC.
     pub http: SocketAddr,
+    /// A block that the operator knows to be the network's.
+    pub checkpoint: Option<Checkpoint>,
+    /// Keep all blocks.
+    pub archive: bool,
     /// Share of the time that training may compute, in percent.
     pub power: u8,
     /// Never use a GPU.
@@ -85,6 +92,8 @@ impl Settings {
         if let Some(missing) = data.iter().find(|path| !path.exists()) {
             return Err(NodeError::Usage(format!("the data path {} does not exist: check --data", missing.display())));
         }
+        let checkpoint = flags.checkpoint.or(file.checkpoint).map(|text| text.parse()).transpose();
+        let checkpoint = checkpoint.map_err(|e: NotACheckpoint| NodeError::Usage(format!("--checkpoint: {e}")))?;
         let default_listen = if network.is_some() { "/ip4/0.0.0.0/tcp/8646" } else { "/ip4/127.0.0.1/tcp/0" };
         Ok(Settings {
             validator: flags.validator.or(file.validator).unwrap_or(false),
@@ -94,6 +103,8 @@ impl Settings {
             listen: flags.listen.or(file.listen).unwrap_or_else(|| vec![default_listen.into()]),
             bootstrap: flags.bootstrap.or(file.bootstrap).unwrap_or_default(),
             cpu: flags.cpu.or(file.cpu).unwrap_or(false),
+            checkpoint,
+            archive: flags.archive.or(file.archive).unwrap_or(network.is_none()),
             network,
             data_dir,
             data,

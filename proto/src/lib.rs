@@ -51,6 +51,10 @@ body_from! {
         ModelManifest: ModelManifestRequest,
         ModelChunk: ModelChunkRequest,
         Head: HeadRequest,
+        LightBlock: LightBlockRequest,
+        Headers: HeadersRequest,
+        Snapshot: SnapshotRequest,
+        SnapshotPart: SnapshotPartRequest,
     }
     response {
         Blocks: BlocksResponse,
@@ -59,5 +63,9 @@ body_from! {
         ModelChunk: ModelChunkResponse,
         Head: Head,
         Refused: Refused,
+        LightBlock: LightBlockResponse,
+        Headers: HeadersResponse,
+        Snapshot: SnapshotResponse,
+        SnapshotPart: SnapshotPartResponse,
     }
 }

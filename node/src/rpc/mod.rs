@@ -27,6 +27,7 @@ pub mod types;
 use crate::{
     error::NodeError,
     service::{
+        anchor::Anchor,
         chain::{Chain, Head, SubmitError},
         compute::Worker,
         models::Models,
@@ -99,6 +100,8 @@ pub struct Context {
     pub validator: bool,
     /// The ledger.
     pub chain: Chain,
+    /// What the trust in it rests on, where there are others to trust.
+    pub anchor: Option<watch::Receiver<Anchor>>,
     /// Peers.
     pub net: net::Handle,
     /// Model states.
@@ -153,6 +156,7 @@ impl Context {
                 params.ledger.confirmations
             ));
         }
+        notes.extend(self.anchor.as_ref().and_then(|anchor| anchor.borrow().note()));
         let unprotected = !round.participants.is_empty() && !round.protected;
         if unprotected {
             notes.push(format!(

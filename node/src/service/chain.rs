@@ -14,7 +14,7 @@ use ailo_ledger::{
     mempool::AdmissionError,
     participant::{Action, Gossip, Now, Participant},
     state::{Event, State},
-    store::{ConsensusFiles, Cursor, Page, Store, StoreError, Subject},
+    store::{ConsensusFiles, Cursor, Page, Snapshots, Store, StoreError, Subject},
 };
 use ailo_proto::{Consensus, Transactions, gossip};
 use ailo_protocol::{
@@ -22,7 +22,14 @@ use ailo_protocol::{
     net::{self, Offence, Verdict},
 };
 use bytes::Bytes;
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::Instant,
@@ -77,6 +84,7 @@ impl Chain {
         genesis: Arc<Genesis>,
         key: Keypair,
         validator: bool,
+        archive: bool,
         net: net::Handle,
     ) -> Result<(Chain, oneshot::Receiver<NodeError>), NodeError> {
         let (store, state) = Store::open(dir, &genesis)?;
@@ -89,6 +97,7 @@ impl Chain {
         let (ended, end) = oneshot::channel();
         let ledger = Ledger {
             participant: Participant::new(host, store.clone()),
+            keeper: Keeper { store: store.clone(), archive, epoch: state.epoch(), works: Arc::default() },
             net,
             head: head_sender,
             commands: commands.clone(),
@@ -159,6 +168,16 @@ impl Chain {
         }
     }
 
+    /// Snapshots of the state.
+    pub fn snapshots(&self) -> &Snapshots {
+        self.store.snapshots()
+    }
+
+    /// Height of the first block that is kept.
+    pub fn first(&self) -> u64 {
+        self.store.first()
+    }
+
     /// A block and its certificate.
     pub fn block(&self, height: u64) -> Option<(Block, Certificate)> {
         Some((known(self.store.block(height))?, known(self.store.certificate(height))?))
@@ -211,10 +230,42 @@ fn known<T>(read: Result<Option<T>, StoreError>) -> Option<T> {
 /// The thread's own side.
 struct Ledger {
     participant: Participant<ConsensusFiles, Arc<Store>>,
+    keeper: Keeper,
     net: net::Handle,
     head: watch::Sender<Arc<Head>>,
     commands: mpsc::Sender<Command>,
     started: Instant,
+}
+
+/// Takes a snapshot with each epoch, and lets the store remove what is old.
+struct Keeper {
+    store: Arc<Store>,
+    archive: bool,
+    /// Epoch after the last block.
+    epoch: u64,
+    /// A snapshot is being taken.
+    works: Arc<AtomicBool>,
+}
+
+impl Keeper {
+    /// On a thread of its own, which a stop of the process may end at any point.
+    fn on_head(&mut self, state: &State) {
+        let before = std::mem::replace(&mut self.epoch, state.epoch());
+        if state.epoch() == before || self.works.swap(true, Ordering::AcqRel) {
+            return; // where the last snapshot takes longer than an epoch, one is left out
+        }
+        let (store, works, state, archive) = (self.store.clone(), self.works.clone(), state.clone(), self.archive);
+        let keep = move || {
+            if let Err(e) = store.keep(&state, archive) {
+                tracing::error!(error = %e, "no snapshot of the state was taken");
+            }
+            works.store(false, Ordering::Release);
+        };
+        if let Err(e) = std::thread::Builder::new().name("snapshot".into()).spawn(keep) {
+            tracing::error!(error = %e, "no snapshot of the state was taken");
+            self.works.store(false, Ordering::Release);
+        }
+    }
 }
 
 impl Ledger {
@@ -324,6 +375,7 @@ impl Ledger {
                 }
                 Action::Head(head) => {
                     log_events(head.block.header.height, &head.events);
+                    self.keeper.on_head(&head.state);
                     self.head.send_replace(Arc::new(Head { state: head.state }));
                 }
                 Action::Equivocation { height, node } => {

@@ -32,7 +32,8 @@ pub enum FetchError {
     Mismatch(Hash),
 }
 
-async fn ask(net: &Handle, peer: NodeId, body: request::Body) -> Option<response::Body> {
+/// Asks a peer; `None` when it fails, or takes too long.
+pub(super) async fn ask(net: &Handle, peer: NodeId, body: request::Body) -> Option<response::Body> {
     match tokio::time::timeout(PATIENCE, net.request(peer, Request::from(body))).await {
         Ok(Ok(response)) => Some(response),
         Err(_) => {

@@ -1,10 +1,12 @@
 //! `run`: a node from its start to its stop. Opens the folder, joins the network, and runs the services until Ctrl-C
 //! (or, as a child of `localnet`, until its parent is gone).
 
+pub mod anchor;
 pub mod chain;
 pub mod compute;
 pub mod duties;
 mod fetch;
+mod join;
 mod line;
 pub mod models;
 pub mod payloads;
@@ -28,6 +30,7 @@ use payloads::Payloads;
 use rounds::{Progress, Rounds, Setup};
 use std::{
     io::Read,
+    pin::pin,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -67,10 +70,20 @@ pub async fn run(settings: Settings, stop_on_eof: bool) -> Result<(), NodeError>
 
     let listen = addresses(&settings.listen, "--listen")?;
     let bootstrap = addresses(&settings.bootstrap, "--bootstrap")?;
-    let (net, events) = net::start(NetConfig { listen, bootstrap, ..NetConfig::new(key.clone(), network) }).await?;
+    let (net, mut events) = net::start(NetConfig { listen, bootstrap, ..NetConfig::new(key.clone(), network) }).await?;
     let (stop, stopped) = watch::channel(false);
-    let (chain, ledger_ended) =
-        Chain::start(&dir.path("ledger"), genesis.clone(), key.clone(), settings.validator, net.clone())?;
+    let mut told_to_stop = pin!(stop_signal(stop_on_eof));
+    let ledger = dir.path("ledger");
+    if let Some(checkpoint) = settings.checkpoint.filter(|_| join::is_due(&ledger)) {
+        tokio::select! {
+            joined = join::join(&net, &mut events, &ledger, &genesis, checkpoint) => joined?,
+            signal = &mut told_to_stop => return signal,
+        }
+    }
+    let (validator, archive) = (settings.validator, settings.archive);
+    let (chain, ledger_ended) = Chain::start(&ledger, genesis.clone(), key.clone(), validator, archive, net.clone())?;
+    let (watch, anchor) =
+        anchor::Watch::start(chain.clone(), genesis.clone(), ledger.join("anchor"), settings.checkpoint)?;
     let models = Models::open(dir.path("model"), genesis.params.model);
     let payloads = Payloads::open(dir.path("payloads"));
     let (progress, progress_seen) = watch::channel(Progress::default());
@@ -83,6 +96,8 @@ pub async fn run(settings: Settings, stop_on_eof: bool) -> Result<(), NodeError>
         trains,
         validator: settings.validator,
         chain: chain.clone(),
+        // A network of this node alone has no other history.
+        anchor: settings.network.is_some().then_some(anchor),
         net: net.clone(),
         models: models.clone(),
         progress: progress_seen,
@@ -126,8 +141,10 @@ pub async fn run(settings: Settings, stop_on_eof: bool) -> Result<(), NodeError>
         tokio::spawn(line::run(context, url, stopped.clone())),
     ];
 
+    let mut watching = tokio::spawn(watch.run(stopped.clone()));
     let outcome = tokio::select! {
-        signal = stop_signal(stop_on_eof) => signal,
+        signal = &mut told_to_stop => signal,
+        Ok(Err(other_history)) = &mut watching => Err(other_history),
         ended = ledger_ended => Err(ended.unwrap_or_else(|_| NodeError::Check("the ledger's thread ended by itself: the log above says why; start the node again".into()))),
     };
     let _ = stop.send(true); // every receiver that is left hears it

@@ -3,14 +3,16 @@
 use super::{chain::Chain, models::Models, payloads::Payloads};
 use ailo_ledger::state::Phase;
 use ailo_proto::{
-    BlobResponse, BlockWithCertificate, BlocksResponse, Head, ModelChunkResponse, ModelManifestResponse, request,
-    response,
+    BlobResponse, BlockWithCertificate, BlocksResponse, Head, HeadersResponse, LightBlockResponse, ModelChunkResponse,
+    ModelManifestResponse, SnapshotPartResponse, SnapshotResponse, request, response,
 };
-use ailo_protocol::{Hash, NodeId, net::Reply};
+use ailo_protocol::{Hash, NodeId, canonical, net::Reply};
 
 /// Blocks in one answer, at most, by number and by bytes.
 const MAX_BLOCKS: u32 = 256;
 const MAX_BLOCKS_BYTES: usize = 4 << 20;
+/// Headers in one answer, at most.
+pub const MAX_HEADERS: u32 = 256;
 /// Bytes of a blob in one answer, at most.
 const MAX_PIECE: u32 = 4 << 20;
 
@@ -61,7 +63,27 @@ impl Serve {
                     }
                     blocks.push(BlockWithCertificate { block: block.into(), certificate: certificate.into() });
                 }
-                Ok(response::Body::Blocks(BlocksResponse { blocks }))
+                Ok(response::Body::Blocks(BlocksResponse { blocks, first_height: self.chain.first() }))
+            }
+            request::Body::LightBlock(request) => {
+                let block = self.chain.light_block(request.height).ok_or(LACKING)?;
+                Ok(response::Body::LightBlock(LightBlockResponse { canonical: block.encode().into() }))
+            }
+            request::Body::Headers(request) => {
+                let heights = (0..u64::from(request.max_count.min(MAX_HEADERS)))
+                    .map_while(|i| request.from_height.checked_sub(i))
+                    .map_while(|height| self.chain.header(height));
+                let canonical = heights.map(|header| canonical::encode(&header).into()).collect();
+                Ok(response::Body::Headers(HeadersResponse { canonical }))
+            }
+            request::Body::Snapshot(_) => {
+                let snapshot = self.chain.snapshots().newest().ok_or(LACKING)?;
+                Ok(response::Body::Snapshot(SnapshotResponse { head: snapshot.head.encode().into() }))
+            }
+            request::Body::SnapshotPart(request) => {
+                let snapshot = self.chain.snapshots().get(request.height).ok_or(LACKING)?;
+                let part = snapshot.part(request.index).ok().flatten().ok_or(LACKING)?;
+                Ok(response::Body::SnapshotPart(SnapshotPartResponse { part: part.into() }))
             }
             request::Body::Blob(request) => {
                 let hash = hash(&request.hash).ok_or("malformed hash")?;

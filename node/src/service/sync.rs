@@ -34,7 +34,7 @@ pub(super) fn ask_blocks(net: Handle, first: Option<NodeId>, height: u64, ledger
         let mut others: Vec<NodeId> = net.peers().into_iter().map(|peer| peer.node).collect();
         others.retain(|node| Some(*node) != first);
         Hash(keys::random_bytes()).stream().shuffle(&mut others);
-        let mut found = (None, Vec::new());
+        let (mut found, mut removed) = ((None, Vec::new()), false);
         for peer in first.into_iter().chain(others).take(TRIES) {
             let request = request::Body::Blocks(BlocksRequest { from_height: height, max_count: BATCH });
             let answer = tokio::time::timeout(PATIENCE, net.request(peer, request)).await;
@@ -44,9 +44,16 @@ pub(super) fn ask_blocks(net: Handle, first: Option<NodeId>, height: u64, ledger
                     found = (Some(peer), blocks);
                     break;
                 }
-                Some(_) => {} // not that far itself
+                Some(_) => removed |= answer.first_height > height, // else it is not that far itself
                 None => drop(net.report(peer, Offence::Invalid).await),
             }
+        }
+        if removed && found.0.is_none() {
+            tracing::error!(
+                height,
+                "peers keep this block no more: stop the node, move its ledger folder away, and start it with \
+                 --checkpoint, from a snapshot"
+            );
         }
         let _ = ledger.send(Command::Synced(found.0, found.1)).await; // stopping
     });

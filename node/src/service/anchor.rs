@@ -1,0 +1,144 @@
+//! What the trust in this node's history rests on. Validators whose stake is free again can write another history at no cost, so
+//! a node that has none yet, or was away for longer than the trust period, cannot tell by certificates alone: it needs a
+//! checkpoint. Without one it works all the same, and says UNANCHORED.
+//!
+//! - A checkpoint that the operator names counts while its block is younger than `trust_ms`. If this node's block at that
+//!   height is another one, the node stops.
+//! - The genesis counts as long: whoever had power at the start still has its stake to lose.
+//! - A node that is anchored writes down, epoch by epoch, where it stands; after a restart that counts in the same way.
+
+use super::chain::Chain;
+use crate::{datadir::write_atomically, error::NodeError, genesis::now_ms};
+use ailo_ledger::light::Checkpoint;
+use ailo_protocol::Genesis;
+use std::{path::PathBuf, sync::Arc};
+use tokio::sync::watch;
+
+/// What the trust rests on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Anchor {
+    /// The genesis is young enough.
+    Genesis,
+    /// This block.
+    Block(Checkpoint),
+    /// Nothing yet: the ledger has not come to this block.
+    Awaiting(Checkpoint),
+    /// Nothing.
+    None,
+}
+
+/// What stands in the ledger where a checkpoint says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Found {
+    /// Its block, of the trust period.
+    Young,
+    /// Its block, older, or no block any more.
+    Old,
+    /// Another block.
+    Other,
+}
+
+/// Follows the ledger.
+pub struct Watch {
+    chain: Chain,
+    genesis: Arc<Genesis>,
+    /// Where it is written down.
+    file: PathBuf,
+    named: Option<Checkpoint>,
+    sender: watch::Sender<Anchor>,
+}
+
+impl Watch {
+    /// Looks at what the operator names and at what was written down in `file`; fails where the history is another one.
+    pub fn start(
+        chain: Chain,
+        genesis: Arc<Genesis>,
+        file: PathBuf,
+        named: Option<Checkpoint>,
+    ) -> Result<(Watch, watch::Receiver<Anchor>), NodeError> {
+        let (sender, receiver) = watch::channel(Anchor::None);
+        let watch = Watch { chain, genesis, file, named, sender };
+        let written = std::fs::read_to_string(&watch.file).ok().and_then(|text| text.trim().parse().ok());
+        let anchor = match (watch.look()?, written) {
+            (Anchor::None, Some(written)) if watch.find(&written) == Found::Young => Anchor::Block(written),
+            (anchor, _) => anchor,
+        };
+        watch.sender.send_replace(anchor);
+        Ok((watch, receiver))
+    }
+
+    /// What the named checkpoint and the genesis are worth now.
+    fn look(&self) -> Result<Anchor, NodeError> {
+        let genesis = if self.is_young(self.genesis.time_ms) { Anchor::Genesis } else { Anchor::None };
+        let Some(named) = self.named else { return Ok(genesis) };
+        if self.chain.head().state.height() < named.height {
+            return Ok(Anchor::Awaiting(named));
+        }
+        match self.find(&named) {
+            Found::Young => Ok(Anchor::Block(named)),
+            Found::Old => Ok(genesis),
+            Found::Other => Err(other_history(named)),
+        }
+    }
+
+    fn is_young(&self, time_ms: u64) -> bool {
+        now_ms().saturating_sub(time_ms) < self.genesis.params.ledger.trust_ms
+    }
+
+    fn find(&self, checkpoint: &Checkpoint) -> Found {
+        match self.chain.header(checkpoint.height) {
+            Some(header) if header.id() != checkpoint.block => Found::Other,
+            Some(header) if self.is_young(header.time_ms) => Found::Young,
+            _ => Found::Old, // a block that is kept no more is older than the trust period
+        }
+    }
+
+    /// Until `stop` changes, or the history turns out to be another one.
+    pub async fn run(self, mut stop: watch::Receiver<bool>) -> Result<(), NodeError> {
+        let mut heads = self.chain.heads();
+        let mut epoch = None;
+        loop {
+            let anchor = *self.sender.borrow();
+            let state = heads.borrow_and_update().state.clone();
+            if let Anchor::Awaiting(named) = anchor
+                && state.height() >= named.height
+            {
+                self.sender.send_replace(self.look()?);
+                continue;
+            }
+            let anchored = matches!(anchor, Anchor::Genesis | Anchor::Block(_));
+            if anchored && state.height() > 0 && epoch.replace(state.epoch()) != Some(state.epoch()) {
+                let here = Checkpoint { height: state.height(), block: state.last_block() };
+                if let Err(e) = write_atomically(&self.file, here.to_string().as_bytes()) {
+                    tracing::warn!(error = %e, "where this node stands was not written down");
+                }
+            }
+            tokio::select! {
+                changed = heads.changed() => if changed.is_err() { return Ok(()) },
+                _ = stop.changed() => return Ok(()),
+            }
+        }
+    }
+}
+
+fn other_history(named: Checkpoint) -> NodeError {
+    NodeError::Check(format!(
+        "this node's ledger is not the one of the checkpoint {named}: if the checkpoint is right, move the ledger folder \
+         away and start again; if not, leave --checkpoint out"
+    ))
+}
+
+impl Anchor {
+    /// What a person should know of it.
+    pub fn note(&self) -> Option<String> {
+        match self {
+            Anchor::Genesis | Anchor::Block(_) => None,
+            Anchor::Awaiting(named) => Some(format!("UNANCHORED until block {} has come", named.height)),
+            Anchor::None => Some(
+                "UNANCHORED: no checkpoint of the trust period stands behind this ledger; start with --checkpoint \
+                 HEIGHT:ID, of a node that you trust, to be sure that it is the network's"
+                    .into(),
+            ),
+        }
+    }
+}
