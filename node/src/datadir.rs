@@ -4,7 +4,7 @@
 //! lock            held while a node runs
 //! network.toml    the network's founding document
 //! node.json       node key (0600)         wallet.json   wallet key (0600)
-//! ledger/         block log, consensus WAL, signature journal, index
+//! ledger/         block log, snapshots, consensus WAL, signature journal, index, anchor
 //! model/          model states by root    payloads/     contributions by hash
 //! rpc             address of JSON-RPC while a node runs
 //! ```

@@ -45,6 +45,7 @@ impl Drop for Node {
 impl Node {
     /// Starts it on `network` (a file, or `dev`) and waits for its JSON-RPC.
     pub fn start(network: &str, dir: &Path, more: &[&str]) -> Node {
+        std::fs::create_dir_all(dir).unwrap();
         let _ = std::fs::remove_file(dir.join("rpc"));
         let log = std::fs::File::options().create(true).append(true).open(dir.join("log")).unwrap();
         let child = program()

@@ -9,7 +9,7 @@ use ailo_ledger::{
     disk::RealDisk,
     light::{Advance, Checkpoint, LightBlock, LightClient, LightError, Standing, Verified},
     state::snapshot::{Part, SnapshotError},
-    store::{SnapshotHead, Snapshots, StoreError},
+    store::{ConsensusFiles, SnapshotHead, Snapshots, StoreError},
 };
 use ailo_proto::{HeadersRequest, LightBlockRequest, SnapshotPartRequest, SnapshotRequest, request, response};
 use ailo_protocol::{
@@ -66,6 +66,8 @@ pub async fn join(
     genesis: &Genesis,
     checkpoint: Checkpoint,
 ) -> Result<(), NodeError> {
+    // Before there is a block, as every node's: later a node does not start without its journal.
+    drop(ConsensusFiles::open(dir, genesis.id(), 0, false)?);
     let snapshots = Snapshots::open(RealDisk::shared(), &dir.join("snapshots"), genesis.id())?;
     tracing::info!(%checkpoint, "looking for a snapshot of the ledger to start from");
     tokio::select! {
