@@ -2,9 +2,9 @@
 //! a node that has none yet, or was away for longer than the trust period, cannot tell by certificates alone: it needs a
 //! checkpoint. Without one it works all the same, and says UNANCHORED.
 //!
-//! - A checkpoint that the operator names counts while its block is younger than `trust_ms`. If this node's block at that
+//! - A checkpoint that the operator names counts if its block was younger than `trust_ms` when the node started. If this node's block at that
 //!   height is another one, the node stops.
-//! - The genesis counts as long: whoever had power at the start still has its stake to lose.
+//! - So does the genesis: whoever had power at the start still has its stake to lose.
 //! - A node that is anchored writes down, epoch by epoch, where it stands; after a restart that counts in the same way.
 
 use super::chain::Chain;
@@ -45,6 +45,8 @@ pub struct Watch {
     /// Where it is written down.
     file: PathBuf,
     named: Option<Checkpoint>,
+    /// Since then this node has seen for itself what came.
+    started_ms: u64,
     sender: watch::Sender<Anchor>,
 }
 
@@ -57,7 +59,7 @@ impl Watch {
         named: Option<Checkpoint>,
     ) -> Result<(Watch, watch::Receiver<Anchor>), NodeError> {
         let (sender, receiver) = watch::channel(Anchor::None);
-        let watch = Watch { chain, genesis, file, named, sender };
+        let watch = Watch { chain, genesis, file, named, started_ms: now_ms(), sender };
         let written = std::fs::read_to_string(&watch.file).ok().and_then(|text| text.trim().parse().ok());
         let anchor = match (watch.look()?, written) {
             (Anchor::None, Some(written)) if watch.find(&written) == Found::Young => Anchor::Block(written),
@@ -82,7 +84,7 @@ impl Watch {
     }
 
     fn is_young(&self, time_ms: u64) -> bool {
-        now_ms().saturating_sub(time_ms) < self.genesis.params.ledger.trust_ms
+        self.started_ms.saturating_sub(time_ms) < self.genesis.params.ledger.trust_ms
     }
 
     fn find(&self, checkpoint: &Checkpoint) -> Found {
