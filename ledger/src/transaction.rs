@@ -117,6 +117,13 @@ pub enum Body {
         /// Whether it holds the model and wants to take part in training.
         trains: bool,
     },
+    /// The end of the signing node's next chain of lots: see [`crate::lots`].
+    CommitLots {
+        /// What the node derives the chain from, beside its key.
+        number: u64,
+        /// The last link.
+        tip: Hash,
+    },
     /// "I verified the transfers of this block, except these."
     Attest {
         /// The block's height.
@@ -349,6 +356,7 @@ impl Body {
             Body::RegisterNode { .. }
             | Body::BindNode { .. }
             | Body::Heartbeat { .. }
+            | Body::CommitLots { .. }
             | Body::Attest { .. }
             | Body::Contribute(_)
             | Body::Verdict { .. }

@@ -52,7 +52,7 @@ impl Bench {
     }
 
     fn block(&self, time_ms: u64) -> Block {
-        build_block(&self.state, *self.proposer.public(), time_ms, std::iter::empty()).unwrap().0
+        build_block(&self.state, *self.proposer.public(), time_ms, None, std::iter::empty()).unwrap().0
     }
 
     fn ballot(&self, step: Step, block: Option<Hash>) -> Ballot {

@@ -166,7 +166,7 @@ impl Executor {
         if stake > Amount::ZERO {
             self.start_unbonding(wallet, id, stake);
         }
-        self.remove(Key::Node(id));
+        self.forget(id);
         self.events.push(Event::NodeLapsed { node: id, wallet });
     }
 
@@ -177,9 +177,15 @@ impl Executor {
             || self.state.unbonds_from(&node.wallet, &id)
             || self.state.answers_for_a_slash(&node);
         match node.lapsed && !held {
-            true => self.remove(Key::Node(id)),
+            true => self.forget(id),
             false => self.set(Key::Node(id), node),
         }
+    }
+
+    /// Removes what stands under a node's name.
+    fn forget(&mut self, id: NodeId) {
+        self.remove(Key::Node(id));
+        self.remove(Key::Lots(id));
     }
 
     /// Counts the seats of the epoch that the block begins.

@@ -4,6 +4,7 @@
 use super::{BlockContext, Event, Executor, Phase, Rejection, State, build_block, execute_block};
 use crate::{
     Block, Body, Transaction,
+    lots::LotChain,
     transaction::{Consent, stamp_hash},
 };
 use ailo_protocol::{
@@ -37,6 +38,7 @@ pub fn genesis(founders: u8, edit: impl FnOnce(&mut Params)) -> Genesis {
         epoch_ms: 60_000,
         stamp_bits: 4,
         handover_stake: Amount::alc(450),
+        lot_chain: 16,
         dispute_ms: 100_000,
         unbonding_ms: 100_000,
         evidence_ms: 100_000,
@@ -161,7 +163,26 @@ impl Ledger {
 
     fn context(&self, after_ms: u64) -> BlockContext {
         let proposer = self.state.validators().0[0].node;
-        BlockContext { height: self.state.height() + 1, time_ms: self.state.time_ms() + after_ms, proposer }
+        self.context_of(proposer, after_ms)
+    }
+
+    /// The block that `proposer` makes after so much time.
+    pub fn context_of(&self, proposer: NodeId, after_ms: u64) -> BlockContext {
+        let reveal = self.state.lot_due(&proposer).and_then(|due| {
+            let key = (0..=254).map(node_key).find(|key| *key.public() == proposer)?;
+            self.lots_of(&key, due.number).reveal(due.left)
+        });
+        BlockContext { height: self.state.height() + 1, time_ms: self.state.time_ms() + after_ms, proposer, reveal }
+    }
+
+    /// A node's chain of lots with this number.
+    pub fn lots_of(&self, key: &Keypair, number: u64) -> LotChain {
+        LotChain::derive(&self.state.network(), key, number, self.state.params().ledger.lot_chain)
+    }
+
+    /// What commits that chain.
+    pub fn commit_lots(&self, key: &Keypair, number: u64) -> Transaction {
+        self.sign(key, Body::CommitLots { number, tip: self.lots_of(key, number).tip() })
     }
 
     /// Makes a block one second after the last one; every transaction must be accepted.
@@ -182,7 +203,7 @@ impl Ledger {
     pub fn block_of_accepted(&mut self, after_ms: u64, transactions: Vec<Transaction>) -> Block {
         let context = self.context(after_ms);
         let (block, built) =
-            build_block(&self.state, context.proposer, context.time_ms, transactions.into_iter()).expect("a block");
+            build_block(&self.state, context.proposer, context.time_ms, context.reveal, transactions.into_iter()).expect("a block");
         let block = Block::decode(&block.encode()).expect("canonical");
         let executed = execute_block(&self.state, &block).expect("what was built can be executed");
         assert_eq!(executed.state.root(), built.state.root());

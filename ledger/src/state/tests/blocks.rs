@@ -10,7 +10,7 @@ fn funded() -> Ledger {
 
 fn next(ledger: &Ledger, transactions: Vec<Transaction>) -> (Block, Executed) {
     let proposer = ledger.state.validators().0[0].node;
-    build_block(&ledger.state, proposer, ledger.state.time_ms() + 1000, transactions.into_iter()).unwrap()
+    build_block(&ledger.state, proposer, ledger.state.time_ms() + 1000, None, transactions.into_iter()).unwrap()
 }
 
 #[test]
@@ -66,7 +66,7 @@ fn the_state_root_does_not_depend_on_the_block_it_stands_in_but_the_next_one_doe
     let elsewhere = Executed { state: executed.state.clone(), events: vec![], writes: vec![] }.seal(Hash([1; 32]));
     assert_eq!(elsewhere.state.root(), executed.state.root());
     let seed = |state: &State| {
-        let context = BlockContext { height: 2, time_ms: state.time_ms() + 1, proposer: state.validators().0[0].node };
+        let context = BlockContext { height: 2, time_ms: state.time_ms() + 1, proposer: state.validators().0[0].node, reveal: None };
         Executor::begin(state, context).unwrap().finish().state.seed()
     };
     assert_ne!(seed(&executed.state), seed(&elsewhere.state));
@@ -141,9 +141,9 @@ fn a_known_history_has_a_known_root() {
 fn a_built_block_is_later_than_its_parent_whatever_the_clock_says() {
     let ledger = funded();
     let proposer = ledger.state.validators().0[0].node;
-    let (block, _) = build_block(&ledger.state, proposer, 5, std::iter::empty()).unwrap();
+    let (block, _) = build_block(&ledger.state, proposer, 5, None, std::iter::empty()).unwrap();
     assert_eq!(block.header.time_ms, ledger.state.time_ms() + 1);
-    let stranger = build_block(&ledger.state, *stranger(0).public(), 5, std::iter::empty());
+    let stranger = build_block(&ledger.state, *stranger(0).public(), 5, None, std::iter::empty());
     assert_eq!(stranger.err(), Some(Rejection::NotProposer));
 }
 
