@@ -12,7 +12,7 @@
 //!   validator, `seed = H(seed || parent)`.
 //! - A node's chains go with its entry.
 
-use super::{Event, Executor, Key, LotChainLeft, Lots, Rejection, State};
+use super::{Event, Executor, Key, LotChainLeft, Lots, Node, Rejection, State};
 use crate::{
     lots::link,
     plants::{self, Plant},
@@ -67,6 +67,13 @@ impl State {
             return Err(Rejection::LotsLeft { left, most });
         }
         Ok(lots)
+    }
+
+    /// Whether a node's key was registered before anybody knew the lots of now.
+    pub(super) fn has_old_key(&self, node: &NodeId) -> bool {
+        let ledger = &self.params().ledger;
+        let registered = |node: &Node| node.registered_age / ledger.epoch_ms;
+        self.node(node).is_some_and(|node| registered(node).saturating_add(ledger.seat_delay_epochs) <= self.epoch())
     }
 
     /// What the next block draws if `proposer` makes it and reveals this.

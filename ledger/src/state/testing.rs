@@ -199,8 +199,19 @@ impl Ledger {
         self.block_of_accepted(1000, transactions)
     }
 
-    /// Makes a block of the transactions that are accepted.
+    /// Makes a block of the transactions that are accepted; where that closes a round's commits, also the one that draws.
     pub fn block_of_accepted(&mut self, after_ms: u64, transactions: Vec<Transaction>) -> Block {
+        let block = self.one_block(after_ms, transactions);
+        if self.state.round().phase == Phase::Draw {
+            let events = std::mem::take(&mut self.events);
+            self.one_block(1, Vec::new());
+            self.events.splice(0..0, events);
+        }
+        block
+    }
+
+    /// Makes a block of the transactions that are accepted.
+    pub fn one_block(&mut self, after_ms: u64, transactions: Vec<Transaction>) -> Block {
         let context = self.context(after_ms);
         let (block, built) =
             build_block(&self.state, context.proposer, context.time_ms, context.reveal, transactions.into_iter()).expect("a block");

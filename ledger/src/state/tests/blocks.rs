@@ -128,13 +128,13 @@ fn a_known_history_has_a_known_root() {
     let mut ledger = funded();
     assert_eq!(
         State::genesis(&ledger.genesis).root().to_string(),
-        "ffa4a10cb765bf2cb66fd7e0e7e74f2f2cb766bb1e4e77298c15d7615edc1029"
+        "ec86edf2f0f07d363155d2b4b05d80c414825a00b6642b281c392bd2be94ca3c"
     );
     ledger.open_round(0..5);
     ledger.block(vec![ledger.transfer(0, 1, ALC(1)), ledger.commit(1)]);
     ledger.block(vec![ledger.stake(0, ALC(20)), ledger.attest(3, ledger.state.height())]);
     ledger.pass(120_000);
-    assert_eq!(ledger.state.root().to_string(), "5f4b798a6b818889d0c31d4e4a1f3a954c684cadec1e9af64010ff6e20e86fdc");
+    assert_eq!(ledger.state.root().to_string(), "16e071ba02cc2a2260a47932da7d80f65e9e2a91ea37b8f611f248abf6ed31b9");
 }
 
 #[test]

@@ -151,7 +151,7 @@ impl Chaos {
         let round = ledger.state.round();
         let phases = [Phase::Gather, Phase::Train, Phase::Verify, Phase::Vote];
         match if self.one_in(10) { phases[self.below(4) as usize] } else { round.phase } {
-            Phase::Gather => Body::Heartbeat { trains: true },
+            Phase::Gather | Phase::Draw => Body::Heartbeat { trains: true },
             Phase::Train => Body::Contribute(Contribution {
                 slot: round.slot(id).unwrap_or(0) + u32::from(self.one_in(6)),
                 payload: Hash::of(Domain::Blob, &[self.below(16) as u8]),
