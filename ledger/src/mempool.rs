@@ -771,7 +771,7 @@ mod tests {
         let bits = state.params().ledger.stamp_bits;
         let register = |i: u8| {
             let node = Keypair::from_seed([200 + i; 32]);
-            ledger.sign(&node, register_body(&state.network(), &node, &wallet_key(0), bits))
+            ledger.sign(&node, register_body(state, &node, &wallet_key(0), bits))
         };
         let registrations: Vec<Transaction> = (0..4).map(register).collect();
         let heartbeat = ledger.sign(&node_key(1), Body::Heartbeat { trains: true });

@@ -66,7 +66,7 @@ pub enum Key {
     Poll(u64),
     /// [`PollVote`] of a wallet.
     PollVote(u64, Address),
-    /// [`EpochStart`] of an epoch that evidence may still be of.
+    /// [`EpochStart`] of an epoch that evidence or stamps may still be of.
     EpochStart(u64),
     /// [`Seats`] in force from an epoch on, until the next such entry.
     Seats(u64),
@@ -357,9 +357,14 @@ pub struct PollVote {
     pub weight: Amount,
 }
 
-/// The height of an epoch's first block.
+/// An epoch's first block.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-pub struct EpochStart(pub u64);
+pub struct EpochStart {
+    /// Its height.
+    pub height: u64,
+    /// The seed after it, which stamps are made for.
+    pub lot: Hash,
+}
 
 /// A transfer's standing on the ledger; REFUNDED, REVERSED and FINAL ones have none left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]

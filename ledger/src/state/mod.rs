@@ -37,8 +37,8 @@ pub mod tree;
 
 pub(crate) use endow::endow;
 pub use entry::{
-    Account, Attestation, Chain, Challenge, Entry, Inclusion, Iou, Key, LotChainLeft, Lots, Model, Node, Poll, Report, Seat, Seats, Supply,
-    Transfer, TransferStatus, Validators,
+    Account, Attestation, Chain, Challenge, Entry, Inclusion, Iou, Key, LotChainLeft, Lots, Model, Node, Poll, Report,
+    Seat, Seats, Supply, Transfer, TransferStatus, Validators,
 };
 pub use event::{AbortReason, Event, RewardKind};
 pub use executor::{BlockContext, Executed, Executor, InvalidBlock, build_block, execute_block};
@@ -213,7 +213,7 @@ impl State {
         state.set(Key::Supply, Supply::default());
         let set = state.constants.founding_validators.clone();
         state.set(Key::Validators, Validators { reference: set.clone(), set, latched: false, epoch: 0 });
-        state.set(Key::EpochStart(0), EpochStart(1));
+        state.set(Key::EpochStart(0), EpochStart { height: 1, lot: seed });
         state.set(
             Key::Model,
             Model {

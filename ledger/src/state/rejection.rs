@@ -137,7 +137,7 @@ rejections! {
         UnknownNode;
     "ALREADY_REGISTERED": "the node is registered for a wallet already: BindNode names another one",
         AlreadyRegistered;
-    "BAD_STAMP": "the registration's stamp needs {bits} leading zero bits: search for another one",
+    "BAD_STAMP": "the registration's stamp needs {bits} leading zero bits with the lot that this epoch or the last one began with: search for another one",
         BadStamp { bits: u32 };
     "TOO_MANY_NODES": "the network has its number of nodes, {max}, and each has stake or work: wait until one lapses",
         TooManyNodes { max: u32 };

@@ -110,19 +110,21 @@ pub fn fund(state: &mut State, wallet: Address, amount: Amount) {
     super::endow(state, wallet, amount);
 }
 
-/// A stamp that registers `node` for `wallet`.
-pub fn stamp(network: &Hash, node: &NodeId, wallet: &Address, bits: u32) -> u64 {
+/// A stamp that registers `node` for `wallet` in the block after `state`.
+pub fn stamp(state: &State, node: &NodeId, wallet: &Address, bits: u32) -> u64 {
+    let lot = state.stamp_lots().next().expect("every epoch has begun");
     let good = |stamp: &u64| {
-        let hash = stamp_hash(network, node, wallet, *stamp);
+        let hash = stamp_hash(&state.network(), &lot, node, wallet, *stamp);
         u64::from_be_bytes([0, 1, 2, 3, 4, 5, 6, 7].map(|i| hash.0[i])).leading_zeros() >= bits
     };
     (0..).find(good).expect("some stamp is good")
 }
 
 /// The registration of `node` for the wallet of `wallet`, with a stamp of `bits` zero bits.
-pub fn register_body(network: &Hash, node: &Keypair, wallet: &Keypair, bits: u32) -> Body {
+pub fn register_body(state: &State, node: &Keypair, wallet: &Keypair, bits: u32) -> Body {
     let address = Address::from(wallet.public());
-    let stamp = stamp(network, node.public(), &address, bits);
+    let stamp = stamp(state, node.public(), &address, bits);
+    let network = &state.network();
     Body::RegisterNode { wallet: address, stamp, consent: Consent::sign(network, node.public(), &address, wallet) }
 }
 
@@ -214,7 +216,8 @@ impl Ledger {
     pub fn one_block(&mut self, after_ms: u64, transactions: Vec<Transaction>) -> Block {
         let context = self.context(after_ms);
         let (block, built) =
-            build_block(&self.state, context.proposer, context.time_ms, context.reveal, transactions.into_iter()).expect("a block");
+            build_block(&self.state, context.proposer, context.time_ms, context.reveal, transactions.into_iter())
+                .expect("a block");
         let block = Block::decode(&block.encode()).expect("canonical");
         let executed = execute_block(&self.state, &block).expect("what was built can be executed");
         assert_eq!(executed.state.root(), built.state.root());
