@@ -335,6 +335,7 @@ fn transaction_seeds() -> Vec<Vec<u8>> {
         Body::Evidence(Evidence::Ballots { first: ballot(1), second: ballot(2) }),
         Body::Evidence(Evidence::Attestations { node, height: 1, first: attest(vec![]), second: attest(vec![hash]) }),
         Body::Heartbeat { trains: true },
+        Body::CommitLots { number: 1, tip: hash },
         Body::Attest { height: 1, except: vec![hash] },
         Body::Contribute(contribution),
         Body::Verdict { round: 0, findings: vec![Finding { node, valid: true, loss: Some(5) }] },
