@@ -6,7 +6,8 @@
 //! ([`Participant::settle`] says in which order). It sleeps until [`Participant::next_wake`] or the next message.
 //!
 //! - *Commit*: block log first, then the mempool moves on, then the new head is shown.
-//! - *Proposing*: as soon as transactions wait, at once where a round waits for its lot, and after `idle_block_ms` when none do; in later rounds at once.
+//! - *Proposing*: as soon as transactions wait or a training round waits for its lot, and after `idle_block_ms` when none
+//!   do; in later rounds at once.
 //! - *Sync*: who lags, or does not validate, asks peers for blocks with their certificates.
 //! - *Own transactions* that still wait are said again: gossip may be lost, and a peer that was a block behind has not
 //!   passed them on.

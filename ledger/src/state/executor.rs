@@ -114,7 +114,8 @@ pub enum InvalidBlock {
 }
 
 /// Makes the block that follows `state` out of the candidates that are accepted, in their order. The time is moved past
-/// the parent's if it must be. `reveal` is the lot that is due ([`State::lot_due`]). Candidates' signatures have been verified.
+/// the parent's if it must be. `reveal` is the lot that is due ([`State::lot_due`]). Candidates' signatures have been
+/// verified.
 pub fn build_block(
     state: &State,
     proposer: NodeId,

@@ -1,10 +1,11 @@
 //! Nodes and their seats.
 //!
 //! - `RegisterNode` carries a proof-of-work stamp and binds the node to a wallet, which has signed its consent.
-//!   Registrations are bounded a block and in all. The stamp is made for the lot that this epoch or the last one began with, and needs one more bit each time half of the places left is
-//!   taken. In a full registry the node gives way that has no work in the window and the least stake, below `seat_stake`,
-//!   the one registered first among equals; never a founder, who takes part in the open round, or whose slash evidence
-//!   could repeat. What stands behind it unbonds. So nobody keeps others out by registering alone.
+//!   Registrations are bounded a block and in all. The stamp is made for the lot that this epoch or the last one began
+//!   with, and needs one more bit each time half of the places left is taken. In a full registry the node gives way
+//!   that has no work in the window and the least stake, below `seat_stake`, the one registered first among equals;
+//!   never a founder, who takes part in the open round, or whose slash evidence could repeat. What stands behind it
+//!   unbonds. So nobody keeps others out by registering alone.
 //! - `BindNode` binds it to another wallet that consents, once an epoch, unless the old one owes something, has stake or
 //!   unbonding coins behind the node, or the node takes part in the open round. A seat counts for the wallet it was
 //!   given to alone.
