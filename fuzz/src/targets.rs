@@ -129,7 +129,7 @@ impl World {
             let beat = |i| Transaction::sign(&network, &node_key(i), 0, time_ms, Body::Heartbeat { trains: true });
             let candidates = (0..4).map(beat).take(if height == 2 { 4 } else { 1 });
             let proposer = state.validators().0[0].node;
-            let (block, executed) = build_block(&state, proposer, time_ms, candidates).expect("a block");
+            let (block, executed) = build_block(&state, proposer, time_ms, None, candidates).expect("a block");
             let (validators, next_validators) = (state.validators().clone(), executed.state.validators().clone());
             let certificate = certify(&network, &block.header);
             let header = block.header.clone();
@@ -307,7 +307,7 @@ fn transaction(data: &[u8]) {
     let _ = transaction.verify(&state.network()); // most do not
     let candidates = [transaction].into_iter();
     let (proposer, time_ms) = (state.validators().0[0].node, state.time_ms() + 1);
-    build_block(state, proposer, time_ms, candidates).expect("what is refused is left out");
+    build_block(state, proposer, time_ms, None, candidates).expect("what is refused is left out");
 }
 
 fn transaction_seeds() -> Vec<Vec<u8>> {
@@ -350,6 +350,7 @@ fn transaction_seeds() -> Vec<Vec<u8>> {
         Body::Evidence(Evidence::Ballots { first: ballot(1), second: ballot(2) }),
         Body::Evidence(Evidence::Attestations { node, height: 1, first: attest(vec![]), second: attest(vec![hash]) }),
         Body::Heartbeat { trains: true },
+        Body::CommitLots { number: 1, tip: hash },
         Body::Attest { height: 1, except: vec![hash] },
         Body::Contribute(contribution),
         Body::Verdict { round: 0, findings: vec![Finding { node, valid: true, loss: Some(5) }] },
@@ -583,7 +584,7 @@ fn genesis_text(data: &[u8]) {
     let mut state = State::genesis(&genesis);
     for _ in 0..3 {
         let (proposer, time_ms) = (state.validators().0[0].node, state.time_ms().saturating_add(60_000));
-        let Ok((_, executed)) = build_block(&state, proposer, time_ms, std::iter::empty()) else { return };
+        let Ok((_, executed)) = build_block(&state, proposer, time_ms, None, std::iter::empty()) else { return };
         state = executed.state;
     }
 }

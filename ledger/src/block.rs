@@ -30,6 +30,8 @@ pub struct Header {
     pub time_ms: u64,
     /// The validator that made the block.
     pub proposer: NodeId,
+    /// The next link of its chain of lots, where it has one.
+    pub reveal: Option<Hash>,
     /// Merkle root over the transactions' canonical bytes.
     pub transactions_root: Hash,
     /// Root of the ledger's state after the block.

@@ -2,12 +2,12 @@
 //! local network of real processes where they can be seen from outside, and debug assertions inside the ledger.
 
 use crate::{
-    Block, Body, Certificate,
+    Block, Body, Certificate, Header,
     block::ValidatorSet,
     consensus::{Ballot, Step, verify_certificate},
     state::{Event, State, SupplyViolation},
 };
-use ailo_protocol::{Address, Hash, NodeId, PublicKey};
+use ailo_protocol::{Address, Hash, NodeId, PublicKey, hash::Domain};
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     fmt,
@@ -61,6 +61,7 @@ invariants! {
     RotatedKey 17 "a key that a recovery has replaced signs for nothing",
     Reversed 18 "a transfer is reversed by reports of enough different nodes, none of them its sender's or recipient's",
     Judged 19 "a contribution is found forged by more than two thirds of the power, and only if it is",
+    Drawn 20 "a block reveals what its proposer had committed before, link by link, and the seed follows from that",
 }
 
 impl fmt::Display for Invariant {
@@ -333,6 +334,70 @@ impl Trials {
             })?;
         }
         Ok(())
+    }
+}
+
+/// I20, over a chain of blocks from the first on: the chains of lots, as the transactions alone tell of them.
+#[derive(Clone, Debug, Default)]
+pub struct Draws(BTreeMap<NodeId, VecDeque<Promise>>);
+
+/// Links that a node has yet to reveal, up to a tip; they count from an epoch on.
+#[derive(Clone, Copy, Debug)]
+struct Promise {
+    tip: Hash,
+    left: u32,
+    from: u64,
+}
+
+impl Draws {
+    fn due(&self, node: &NodeId, epoch: u64) -> Option<Promise> {
+        self.0.get(node)?.front().filter(|promise| promise.from <= epoch).copied()
+    }
+
+    /// Takes in the next block, between the states before and after it.
+    pub fn add(&mut self, before: &State, after: &State, block: &Block) -> Result<(), Violation> {
+        let Header { height, proposer, reveal, parent, .. } = block.header;
+        let seed = before.seed().0;
+        let next = |parts: &[&[u8]]| Hash::of_parts(Domain::Lot, &[&[&seed[..]], parts].concat());
+        let expected = match (self.due(&proposer, before.epoch()), reveal) {
+            (Some(promise), Some(lot)) if Hash::of(Domain::LotLink, &lot.0) == promise.tip => {
+                let rest = Promise { tip: lot, left: promise.left - 1, ..promise };
+                let promises = self.0.entry(proposer).or_default();
+                promises.pop_front();
+                if rest.left > 0 {
+                    promises.push_front(rest);
+                }
+                next(&[&lot.0])
+            }
+            (None, None) => {
+                let mut validators = before.validators().0.iter();
+                match validators.any(|validator| self.due(&validator.node, before.epoch()).is_some()) {
+                    true => next(&[]),
+                    false => next(&[&parent.0]),
+                }
+            }
+            (due, got) => {
+                let detail = format!("block {height} of {} reveals {got:?} where {due:?} is due", proposer.short());
+                return Err(Invariant::Drawn.broken(detail));
+            }
+        };
+        Invariant::Drawn
+            .check(after.seed() == expected, || format!("the seed after block {height} is not what it reveals"))?;
+        let ledger = &after.params().ledger;
+        for transaction in &block.transactions {
+            let node = transaction.unsigned.signer;
+            match transaction.unsigned.body {
+                Body::CommitLots { tip, .. } => {
+                    let from = after.epoch() + ledger.seat_delay_epochs;
+                    self.0.entry(node).or_default().push_back(Promise { tip, left: ledger.lot_chain, from });
+                }
+                Body::RegisterNode { .. } => drop(self.0.remove(&node)),
+                _ => {}
+            }
+        }
+        self.0.retain(|node, _| after.node(node).is_some());
+        let waiting = self.0.values().map(VecDeque::len).max().unwrap_or(0);
+        Invariant::Drawn.check(waiting <= 2, || format!("a node has {waiting} chains after block {height}"))
     }
 }
 

@@ -6,6 +6,7 @@ pub mod disk;
 pub mod framelog;
 pub mod invariants;
 pub mod light;
+pub mod lots;
 pub mod mempool;
 pub mod participant;
 pub mod plants;

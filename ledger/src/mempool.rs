@@ -23,7 +23,7 @@
 
 use crate::{
     Block, Body, Transaction,
-    state::{BlockContext, Executor, Purse, Rejection, State},
+    state::{Executor, Purse, Rejection, State},
 };
 use ailo_protocol::{Hash, PublicKey, amount::PPM, keys::BadSignature};
 use std::collections::{BTreeMap, BTreeSet};
@@ -518,9 +518,7 @@ fn account_nonce(state: &State, wallet: &PublicKey) -> u64 {
 
 /// The block after `state`, to try transactions in.
 fn begun(state: &State, now_ms: u64) -> Result<Executor, Rejection> {
-    let proposer = state.validators().0.first().ok_or(Rejection::NotProposer)?.node;
-    let time_ms = now_ms.max(state.time_ms().saturating_add(1));
-    Executor::begin(state, BlockContext { height: state.height() + 1, time_ms, proposer })
+    Executor::trial(state, now_ms.max(state.time_ms().saturating_add(1)))
 }
 
 /// Applies a transaction to the signer's trial. A full block is no reason against it: it waits for the next one. But
@@ -773,7 +771,7 @@ mod tests {
         let bits = state.params().ledger.stamp_bits;
         let register = |i: u8| {
             let node = Keypair::from_seed([200 + i; 32]);
-            ledger.sign(&node, register_body(&state.network(), &node, &wallet_key(0), bits))
+            ledger.sign(&node, register_body(state, &node, &wallet_key(0), bits))
         };
         let registrations: Vec<Transaction> = (0..4).map(register).collect();
         let heartbeat = ledger.sign(&node_key(1), Body::Heartbeat { trains: true });

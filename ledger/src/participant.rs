@@ -6,7 +6,8 @@
 //! ([`Participant::settle`] says in which order). It sleeps until [`Participant::next_wake`] or the next message.
 //!
 //! - *Commit*: block log first, then the mempool moves on, then the new head is shown.
-//! - *Proposing*: as soon as transactions wait, and after `idle_block_ms` when none do; in later rounds at once.
+//! - *Proposing*: as soon as transactions wait or a training round waits for its lot, and after `idle_block_ms` when none
+//!   do; in later rounds at once.
 //! - *Sync*: who lags, or does not validate, asks peers for blocks with their certificates.
 //! - *Own transactions* that still wait are said again: gossip may be lost, and a peer that was a block behind has not
 //!   passed them on.
@@ -16,7 +17,7 @@ use crate::{
     consensus::{Decision, Host, HostError, Input, Message, Output, Persist, TimeoutId, Verdict},
     mempool::{AdmissionError, Mempool},
     plants::{self, Plant},
-    state::{Event, Executed, State},
+    state::{Event, Executed, Phase, State},
     store::StoreError,
     transaction::Evidence,
     witness::{Witness, attests},
@@ -418,7 +419,8 @@ impl<P: Persist, B: Blocks> Participant<P, B> {
         self.blocks.append(&decision.block, &decision.certificate, &decision.executed)?;
         self.wanted = None;
         self.mempool.update(&decision.block, &decision.executed.state, now.clock_ms);
-        self.urgent = self.mempool.ready().any(is_urgent).then_some(now.elapsed);
+        let draws = decision.executed.state.round().phase == Phase::Draw;
+        self.urgent = (draws || self.mempool.ready().any(is_urgent)).then_some(now.elapsed);
         let (height, block) = (decision.block.header.height, decision.block.id());
         if height >= self.ahead.height {
             self.ahead = Ahead { height, asking: self.ahead.asking, ..Ahead::default() };

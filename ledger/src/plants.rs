@@ -47,6 +47,7 @@ plants! {
     ReversedStays "reversed-stays" "A transfer that is reversed after its confirmation stays on the ledger.",
     ReportTwice "report-counts-twice" "A report counts like two.",
     ForgedByHalf "forged-by-half" "A challenge is upheld by half of the power.",
+    LotUnchecked "lot-unchecked" "A block may reveal any lot.",
     RotatedKey "rotated-key-signs" "A key that a recovery has replaced still signs for the account.",
 }
 

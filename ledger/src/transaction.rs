@@ -117,6 +117,13 @@ pub enum Body {
         /// Whether it holds the model and wants to take part in training.
         trains: bool,
     },
+    /// The end of the signing node's next chain of lots: see [`crate::lots`].
+    CommitLots {
+        /// What the node derives the chain from, beside its key.
+        number: u64,
+        /// The last link.
+        tip: Hash,
+    },
     /// "I verified the transfers of this block, except these."
     Attest {
         /// The block's height.
@@ -349,6 +356,7 @@ impl Body {
             Body::RegisterNode { .. }
             | Body::BindNode { .. }
             | Body::Heartbeat { .. }
+            | Body::CommitLots { .. }
             | Body::Attest { .. }
             | Body::Contribute(_)
             | Body::Verdict { .. }
@@ -371,7 +379,7 @@ pub fn recovery_commitment(network: &Hash, key: &PublicKey) -> Hash {
     Hash::of_parts(Domain::Recovery, &[&network.0, &key.0])
 }
 
-/// The hash whose leading zero bits are a registration's proof of work.
-pub fn stamp_hash(network: &Hash, node: &NodeId, wallet: &Address, stamp: u64) -> Hash {
-    Hash::of_parts(Domain::Stamp, &[&network.0, &node.0, &wallet.0, &stamp.to_le_bytes()])
+/// The hash whose leading zero bits are a registration's proof of work; `lot` is one of [`crate::state::State::stamp_lots`].
+pub fn stamp_hash(network: &Hash, lot: &Hash, node: &NodeId, wallet: &Address, stamp: u64) -> Hash {
+    Hash::of_parts(Domain::Stamp, &[&network.0, &lot.0, &node.0, &wallet.0, &stamp.to_le_bytes()])
 }

@@ -208,6 +208,7 @@ fn describe(own: Option<&Address>, event: &Event) -> String {
         Event::Unstaked { node, amount, .. } => format!("unbonding  {amount} ALC from node {}", node.short()),
         Event::Unbonded { node, amount, .. } => format!("unbonded   {amount} ALC from node {}", node.short()),
         Event::NodeRegistered { node, .. } => format!("registered node {}", node.short()),
+        Event::LotsCommitted { epoch, .. } => format!("lots       its next chain counts from epoch {epoch} on"),
         Event::NodeBound { node, .. } => format!("bound      node {} to this wallet", node.short()),
         Event::Attested { height, .. } => format!("attested   the transfers of block {height}"),
         Event::Contributed { round, .. } => format!("trained    for round {round}"),

@@ -280,8 +280,9 @@ pub async fn validators(ValidatorsArgs { node, limit, client: args }: Validators
             Some(_) => ", jailed until its wallet unjails it".into(),
             None => String::new(),
         };
+        let lots = validator.lots.map_or(", no chain of lots yet".into(), |left| format!(", {left} lots left"));
         println!(
-            "{}  power {} of {}, stake {} ALC{jailed}  {wallet}",
+            "{}  power {} of {}, stake {} ALC{lots}{jailed}  {wallet}",
             validator.node, validator.power, view.total_power, validator.stake
         );
     }

@@ -26,6 +26,8 @@ domains! {
     Dataset "ailo v1 dataset",
     Genesis "ailo v1 genesis",
     Lot "ailo v1 lot",
+    LotLink "ailo v1 link of a chain of lots",
+    LotSecret "ailo v1 secret of a chain of lots",
     MerkleLeaf "ailo v1 merkle leaf",
     MerkleNode "ailo v1 merkle node",
     ModelChunk "ailo v1 model chunk",

@@ -117,6 +117,8 @@ pub struct LedgerParams {
     pub max_unbonding: u32,
     /// After the handover the powers change by less than one in this many of the whole, in one epoch.
     pub power_change_divisor: u32,
+    /// Links of a validator's chain of lots; each of its blocks reveals one.
+    pub lot_chain: u32,
 
     /// Older evidence is not admitted; at most `unbonding_ms`.
     pub evidence_ms: u64,
@@ -219,6 +221,7 @@ impl LedgerParams {
         check(self.evidence_ms <= self.unbonding_ms, "evidence_ms", "at most unbonding_ms")?;
         check((1..=1000).contains(&self.max_unbonding), "max_unbonding", "1 to 1000")?;
         check((2..=100).contains(&self.power_change_divisor), "power_change_divisor", "2 to 100")?;
+        check((1..=1 << 24).contains(&self.lot_chain), "lot_chain", "1 to 16 777 216")?;
         let shares = [
             (self.slash_ppm, "slash_ppm"),
             (self.fraud_slash_ppm, "fraud_slash_ppm"),

@@ -335,7 +335,7 @@ mod tests {
     fn messages() -> Vec<Message> {
         let key = testing::node_key(0);
         let state = State::genesis(&testing::genesis(1, |_| {}));
-        let (block, _) = build_block(&state, *key.public(), 0, std::iter::empty()).unwrap();
+        let (block, _) = build_block(&state, *key.public(), 0, None, std::iter::empty()).unwrap();
         let signed = |step| ballot(step, Some(block.id())).sign(&NETWORK, &key);
         let vote = signed(Step::Prevote);
         let polka =

@@ -40,6 +40,7 @@ use crate::{
     Body, Transaction,
     block::{Block, Certificate, transactions_root},
     framelog::LogError,
+    lots::Reveals,
     plants::{self, Plant},
     state::{Executed, State, build_block, execute_block},
     transaction::Evidence,
@@ -218,6 +219,7 @@ pub struct Host<P> {
     node: Node<P>,
     recovered: Option<Recovered>,
     ahead: Ahead,
+    reveals: Reveals,
     stopped: bool,
 }
 
@@ -256,7 +258,8 @@ impl<P: Persist> Host<P> {
             outputs: Vec::new(),
         };
         let metrics = Metrics::default();
-        Ok(Host { core, metrics, node, recovered, ahead: Ahead::default(), stopped: false })
+        let (ahead, reveals) = (Ahead::default(), Reveals::default());
+        Ok(Host { core, metrics, node, recovered, ahead, reveals, stopped: false })
     }
 
     /// The state after the last committed block.
@@ -344,6 +347,9 @@ impl<P: Persist> Host<P> {
         let validators = ValidatorSet::try_from(self.node.state.validators())?;
         let is_member = self.node.state.validators().power(self.node.key.public()) > 0;
         self.node.keeps_log = self.core.params.enabled && is_member;
+        if is_member {
+            self.reveals.prepare(&self.node.state, &self.node.key); // not when the network waits for the block
+        }
 
         let (inputs, own) = self.node.inputs_of(entries);
         self.node.replaying = !inputs.is_empty();
@@ -548,7 +554,8 @@ impl<P: Persist> Host<P> {
             return Ok(());
         }
         let me = *self.node.key.public();
-        match build_block(&self.node.state, me, now_ms, candidates.into_iter()) {
+        let reveal = self.reveals.next(&self.node.state, &self.node.key);
+        match build_block(&self.node.state, me, now_ms, reveal, candidates.into_iter()) {
             Ok((block, executed)) => {
                 let id = block.id();
                 self.hold(id, Held { block: Arc::new(block), executed, round });

@@ -52,7 +52,7 @@ impl Bench {
     }
 
     fn block(&self, time_ms: u64) -> Block {
-        build_block(&self.state, *self.proposer.public(), time_ms, std::iter::empty()).unwrap().0
+        build_block(&self.state, *self.proposer.public(), time_ms, None, std::iter::empty()).unwrap().0
     }
 
     fn ballot(&self, step: Step, block: Option<Hash>) -> Ballot {
@@ -276,4 +276,34 @@ fn without_files_a_validator_follows_and_signs_nothing() {
     let outputs: Vec<Output> = inputs.into_iter().flat_map(|input| host.handle(input, bench.now_ms).unwrap()).collect();
     assert!(!outputs.iter().any(|output| matches!(output, Output::Broadcast { .. } | Output::WantBlock { .. })));
     assert!(outputs.iter().any(|output| matches!(output, Output::Decided(_))));
+}
+
+#[test]
+fn whose_turn_it_is_reveals_its_lot_and_the_same_after_a_restart() {
+    let mut ledger = testing::Ledger::new(4, |_| {});
+    ledger.block((0..4).map(|i| ledger.commit_lots(&testing::node_key(i), 1)).collect());
+    ledger.pass(120_000);
+    let (state, now_ms) = (&ledger.state, ledger.state.time_ms() + 1000);
+    let propose = |key: Keypair| {
+        let mut host = Host::new(state.clone(), key, Some(NoFiles), None).unwrap();
+        let started = host.handle(Input::Start, now_ms).unwrap();
+        let turn = |output: &Output| match output {
+            Output::WantBlock { height, round } => Some((*height, *round)),
+            _ => None,
+        };
+        let (height, round) = started.iter().find_map(turn)?;
+        let proposed = host.handle(Input::Propose { height, round, candidates: Vec::new() }, now_ms).unwrap();
+        proposed.iter().find_map(|output| match output {
+            Output::Broadcast { bytes, .. } => match Message::decode(bytes).unwrap() {
+                Message::Proposal(_, block) => Some(block.header.clone()),
+                _ => None,
+            },
+            _ => None,
+        })
+    };
+    let proposals: Vec<_> = (0..4).chain(0..4).filter_map(|i| propose(testing::node_key(i))).collect();
+    let [first, again] = &proposals[..] else { panic!("one of four has its turn, twice") };
+    assert_eq!(first, again);
+    assert_eq!(first.reveal, ledger.context_of(first.proposer, 1000).reveal);
+    assert!(first.reveal.is_some());
 }

@@ -7,11 +7,11 @@ use super::{
     world::{Packet, World},
 };
 use crate::{
-    Block, Certificate,
+    Block, Certificate, Header,
     consensus::{Ballot, Message, Step, codec::Signed},
     state::build_block,
 };
-use ailo_protocol::Hash;
+use ailo_protocol::{Hash, hash::Domain};
 use std::{rc::Rc, sync::Arc};
 
 /// Twins turn to other halves this often.
@@ -50,6 +50,9 @@ pub fn broadcast(world: &mut World, i: usize, bytes: Vec<u8>) {
             let rival = Message::decode(&bytes).ok().and_then(|message| rival(world, i, &message));
             let Some(rival) = rival else { return world.broadcast(i, Packet::Consensus(bytes)) };
             world.saw(&rival);
+            if matches!(rival, Message::Proposal(..)) && world.time.is_multiple_of(4) {
+                return world.broadcast(i, Packet::Consensus(rival.encode()));
+            }
             let packets = [Rc::new(Packet::Consensus(bytes)), Rc::new(Packet::Consensus(rival.encode()))];
             let both = world.chance(300);
             let turn = world.random.below(2) as usize;
@@ -75,8 +78,15 @@ fn rival(world: &World, i: usize, message: &Message) -> Option<Message> {
         }
         Message::Proposal(Signed { ballot, node, .. }, block) if *node == member.id() => {
             let state = member.state();
-            let time_ms = block.header.time_ms + 1;
-            let (other, _) = build_block(&state, *node, time_ms, block.transactions.iter().rev().cloned()).ok()?;
+            let (time_ms, reveal) = (block.header.time_ms + 1, block.header.reveal);
+            let build =
+                |reveal| build_block(&state, *node, time_ms, reveal, block.transactions.iter().rev().cloned()).ok();
+            // A lot that it likes better, and the block that goes with it if anybody takes such a lot.
+            let liked = reveal.filter(|_| world.time.is_multiple_of(4)).map(|lot| Hash::of(Domain::Lot, &lot.0));
+            let other = match liked {
+                Some(_) => build(liked).map_or_else(|| with_lot(block, liked), |(other, _)| other),
+                None => build(reveal)?.0,
+            };
             let step = Step::Propose { pol_round: None };
             let ballot = Ballot { step, block: Some(other.id()), ..*ballot };
             (other.header.height == ballot.height)
@@ -84,6 +94,11 @@ fn rival(world: &World, i: usize, message: &Message) -> Option<Message> {
         }
         _ => None,
     }
+}
+
+/// The block with another lot.
+fn with_lot(block: &Block, reveal: Option<Hash>) -> Block {
+    Block { header: Header { reveal, ..block.header.clone() }, ..block.clone() }
 }
 
 /// A block that follows height `from - 1` and that nobody but the byzantine members has signed, in place of the true one.
@@ -95,8 +110,13 @@ pub fn forged_blocks(world: &mut World, peer: usize, from: u64) -> Option<Vec<(A
         let index = world.members[peer].index.borrow();
         index.heads.get(from as usize - 1).map(|(_, state)| state.clone())?
     };
-    let proposer = state.validators().0.first()?.node;
-    let (block, _) = build_block(&state, proposer, state.time_ms() + 777, std::iter::empty()).ok()?;
+    // In the name of who made the true one, with its lot.
+    let block = world.members[peer].running.as_ref()?.blocks().block(from).map(|(block, _)| block);
+    let (proposer, reveal) = match &block {
+        Some(block) => (block.header.proposer, block.header.reveal),
+        None => (state.validators().0.first()?.node, None),
+    };
+    let (block, _) = build_block(&state, proposer, state.time_ms() + 777, reveal, std::iter::empty()).ok()?;
     let ballot = Ballot { height: from, round: 0, step: Step::Precommit, block: Some(block.id()) };
     let liars = world.members.iter().filter(|member| !member.is_honest());
     let mut signatures: Vec<_> =

@@ -6,10 +6,11 @@
 use super::world::World;
 use crate::{
     Body, Transaction,
+    lots::LotChain,
     state::{Event, Phase, State},
 };
 use ailo_protocol::{
-    Hash, NodeId,
+    Hash, Keypair, NodeId,
     contribution::{Contribution, Finding},
     hash::Domain,
 };
@@ -25,6 +26,7 @@ pub struct Duties(BTreeMap<Duty, u64>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Duty {
     Heartbeat,
+    Lots,
     Attest(u64),
     Contribute(u64),
     Verdict(u64),
@@ -54,7 +56,7 @@ impl World {
             Some(_) => Vec::new(),
             None => {
                 let knows = Knowledge { honest: member.is_honest(), doubtful: &self.doubtful, forged: &self.forged };
-                owed(&state, key.public(), knows, &mut self.duties[i], now)
+                owed(&state, &key, knows, &mut self.duties[i], now)
             }
         };
         let mut transactions: Vec<Transaction> =
@@ -89,8 +91,9 @@ pub fn forgery(transaction: &Transaction) -> Option<(u64, NodeId)> {
 }
 
 /// What a node owes now.
-fn owed(state: &State, node: &NodeId, knows: Knowledge<'_>, duties: &mut Duties, now: u64) -> Vec<Body> {
+fn owed(state: &State, key: &Keypair, knows: Knowledge<'_>, duties: &mut Duties, now: u64) -> Vec<Body> {
     let Knowledge { honest, doubtful, forged } = knows;
+    let node = key.public();
     let mut bodies = Vec::new();
     let params = state.params();
     if let Some(entry) = state.node(node) {
@@ -99,6 +102,11 @@ fn owed(state: &State, node: &NodeId, knows: Knowledge<'_>, duties: &mut Duties,
         if due && duties.due(Duty::Heartbeat, now) {
             bodies.push(Body::Heartbeat { trains: true });
         }
+    }
+    if state.may_commit_lots(node) && duties.due(Duty::Lots, now) {
+        let number = state.height();
+        let tip = LotChain::derive(&state.network(), key, number, params.ledger.lot_chain).tip();
+        bodies.push(Body::CommitLots { number, tip });
     }
     for height in state.pending_blocks() {
         // Whoever breaks the rules attests all that it is let, as often as it is let.
@@ -183,6 +191,7 @@ pub fn name(event: &Event) -> Option<&'static str> {
         Event::Voted { .. } => "votes",
         Event::Counted { .. } => "polls",
         Event::Activated { .. } => "changed parameters",
+        Event::LotsCommitted { .. } => "chains of lots",
         _ => return None,
     })
 }

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     Block, Body, Certificate, Transaction,
     consensus::{HostError, Message, Verdict},
-    invariants::{self, Invariant, Lives, Signatures, Spending, Trials, Violation},
+    invariants::{self, Draws, Invariant, Lives, Signatures, Spending, Trials, Violation},
     participant::{Action, Gossip, Head, ParticipantError},
     state::{Event as LedgerEvent, State, execute_block},
     store::StoreError,
@@ -107,6 +107,7 @@ pub struct World {
     spending: Spending,
     lives: Lives,
     trials: Trials,
+    draws: Draws,
     signatures: Signatures,
     /// Transfers in the chain.
     pub transfers: u64,
@@ -182,6 +183,7 @@ impl World {
             spending: Spending::default(),
             lives: Lives::default(),
             trials: Trials::default(),
+            draws: Draws::default(),
             signatures: Signatures::default(),
             transfers: 0,
             rounds_closed: 0,
@@ -458,6 +460,10 @@ impl World {
         invariants::coins_and_confirmations(&before, &after, events)?;
         self.lives.add(events, after.params().ledger.report_percent)?;
         self.trials.add(before.validators(), block, events)?;
+        if block.header.reveal.is_some() {
+            *self.happened.entry("lots revealed").or_default() += 1;
+        }
+        self.draws.add(&before, &after, block)?;
         self.forged.extend(block.transactions.iter().filter_map(workload::forgery));
         for event in events {
             let LedgerEvent::ChallengeEnded { round, node, forged: true } = event else { continue };

@@ -48,6 +48,8 @@ pub enum Key {
     Iou(Address, u64, Hash),
     /// [`Node`].
     Node(NodeId),
+    /// [`Lots`] of a node.
+    Lots(NodeId),
     /// [`Transfer`] that has not ended, by the id of its transaction.
     Transfer(Hash),
     /// [`Report`] of a transfer by a node.
@@ -64,7 +66,7 @@ pub enum Key {
     Poll(u64),
     /// [`PollVote`] of a wallet.
     PollVote(u64, Address),
-    /// [`EpochStart`] of an epoch that evidence may still be of.
+    /// [`EpochStart`] of an epoch that evidence or stamps may still be of.
     EpochStart(u64),
     /// [`Seats`] in force from an epoch on, until the next such entry.
     Seats(u64),
@@ -107,8 +109,8 @@ pub(super) trait Record: Sized + Clone {
 }
 
 entries!(
-    Chain, Supply, Validators, Model, Round, PastRound, Changes, Account, Alias, Owner, Iou, Node, Transfer, Report,
-    Inclusion, Expiry, Unbonding, Challenge, Poll, PollVote, EpochStart, Seats, Tip,
+    Chain, Supply, Validators, Model, Round, PastRound, Changes, Account, Alias, Owner, Iou, Node, Lots, Transfer,
+    Report, Inclusion, Expiry, Unbonding, Challenge, Poll, PollVote, EpochStart, Seats, Tip,
 );
 
 /// Where the chain stands.
@@ -122,8 +124,28 @@ pub struct Chain {
     pub age: u64,
     /// Id of the block before the last one.
     pub parent: Hash,
-    /// The lot: `H(seed || parent)` at each block.
+    /// What lots are drawn by; each block makes the next one.
     pub seed: Hash,
+}
+
+/// How much of a chain of lots is left to reveal.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct LotChainLeft {
+    /// What the node derives the chain from, beside its key.
+    pub number: u64,
+    /// The link that was revealed last, or the chain's end.
+    pub tip: Hash,
+    /// Links before it.
+    pub left: u32,
+}
+
+/// A node's chains of lots.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct Lots {
+    /// The chain in use; nothing is left of it before the first.
+    pub chain: LotChainLeft,
+    /// The one that comes after it, and the epoch from which on it counts.
+    pub next: Option<(LotChainLeft, u64)>,
 }
 
 /// The id of the block that the state came from; zero at genesis.
@@ -335,9 +357,14 @@ pub struct PollVote {
     pub weight: Amount,
 }
 
-/// The height of an epoch's first block.
+/// An epoch's first block.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-pub struct EpochStart(pub u64);
+pub struct EpochStart {
+    /// Its height.
+    pub height: u64,
+    /// The seed after it, which stamps are made for.
+    pub lot: Hash,
+}
 
 /// A transfer's standing on the ledger; REFUNDED, REVERSED and FINAL ones have none left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]

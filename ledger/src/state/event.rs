@@ -85,6 +85,8 @@ pub enum Event {
     Unbonded { wallet: Address, node: NodeId, amount: Amount },
     /// A node is known.
     NodeRegistered { node: NodeId, wallet: Address },
+    /// A node committed its next chain of lots, which counts from an epoch on.
+    LotsCommitted { node: NodeId, epoch: u64 },
     /// A node works for another wallet.
     NodeBound { node: NodeId, wallet: Address },
     /// A node lost stake for what it signed or forged, and is jailed until its wallet unjails it, not before that age.
@@ -142,6 +144,7 @@ impl Event {
             | Event::Unstaked { node, .. }
             | Event::Unbonded { node, .. }
             | Event::NodeRegistered { node, .. }
+            | Event::LotsCommitted { node, .. }
             | Event::NodeBound { node, .. }
             | Event::NodeLapsed { node, .. }
             | Event::Slashed { node, .. }
@@ -187,6 +190,7 @@ impl Event {
             | Event::Voted { wallet, .. }
             | Event::Reward { wallet, .. } => vec![*wallet],
             Event::Attested { .. }
+            | Event::LotsCommitted { .. }
             | Event::ChallengeEnded { .. }
             | Event::Counted { .. }
             | Event::Activated { .. }

@@ -34,7 +34,7 @@ impl State {
         let epoch = self.age_ms().saturating_sub(ledger.evidence_ms) / ledger.epoch_ms;
         let kept = self.entries.range(Key::EpochStart(0)..=Key::EpochStart(epoch)).next_back();
         match kept.map(|(_, entry)| entry) {
-            Some(super::Entry::EpochStart(start)) => start.0,
+            Some(super::Entry::EpochStart(start)) => start.height,
             _ => 1,
         }
     }

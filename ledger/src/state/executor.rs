@@ -2,6 +2,7 @@
 
 use super::{
     entry::{Record, Tip},
+    lots::Draw,
     money::Totals,
     *,
 };
@@ -11,7 +12,7 @@ use crate::{
     invariants,
     transaction::{MAX_TRANSACTION_BYTES, Unsigned},
 };
-use ailo_protocol::{amount::PPM, hash::Domain};
+use ailo_protocol::amount::PPM;
 use rayon::prelude::*;
 use std::collections::BTreeSet;
 
@@ -24,6 +25,8 @@ pub struct BlockContext {
     pub time_ms: u64,
     /// Who made it.
     pub proposer: NodeId,
+    /// The lot that it reveals.
+    pub reveal: Option<Hash>,
 }
 
 /// Makes the next state, transaction by transaction.
@@ -62,7 +65,7 @@ pub struct Executed {
 
 impl Executed {
     /// Tells the state which block it came from, so that it can be the next one's parent. The block names the state's
-    /// root, so the root can't cover the block's id; the next block's seed does.
+    /// root, so the root can't cover the block's id; the next block's state does, as its parent.
     pub fn seal(mut self, block: Hash) -> Executed {
         self.state.set(Key::Tip, Tip(block));
         self.writes.extend(self.state.commit(vec![Key::Tip]));
@@ -111,15 +114,17 @@ pub enum InvalidBlock {
 }
 
 /// Makes the block that follows `state` out of the candidates that are accepted, in their order. The time is moved past
-/// the parent's if it must be. Candidates' signatures have been verified.
+/// the parent's if it must be. `reveal` is the lot that is due ([`State::lot_due`]). Candidates' signatures have been
+/// verified.
 pub fn build_block(
     state: &State,
     proposer: NodeId,
     time_ms: u64,
+    reveal: Option<Hash>,
     candidates: impl Iterator<Item = Transaction>,
 ) -> Result<(Block, Executed), Rejection> {
     let time_ms = time_ms.max(state.time_ms().saturating_add(1));
-    let context = BlockContext { height: state.height() + 1, time_ms, proposer };
+    let context = BlockContext { height: state.height() + 1, time_ms, proposer, reveal };
     let mut executor = Executor::begin(state, context)?;
     let transactions: Vec<Transaction> = candidates.filter(|tx| executor.apply(tx).is_ok()).collect();
     let executed = executor.finish();
@@ -129,6 +134,7 @@ pub fn build_block(
         parent: state.last_block(),
         time_ms,
         proposer,
+        reveal,
         transactions_root: transactions_root(&transactions),
         state_root: executed.state.root(),
         validators: state.validators().hash(),
@@ -147,7 +153,8 @@ pub fn execute_block(state: &State, block: &Block) -> Result<Executed, InvalidBl
     if header.parent != state.last_block() {
         return Err(InvalidBlock::Parent { expected: state.last_block(), got: header.parent });
     }
-    let context = BlockContext { height: header.height, time_ms: header.time_ms, proposer: header.proposer };
+    let Header { height, time_ms, proposer, reveal, .. } = *header;
+    let context = BlockContext { height, time_ms, proposer, reveal };
     let mut executor = Executor::begin(state, context).map_err(InvalidBlock::Frame)?;
     let same = |what, expected, got| {
         if expected == got { Ok(()) } else { Err(InvalidBlock::Mismatch { what, expected, got }) }
@@ -170,17 +177,29 @@ pub fn execute_block(state: &State, block: &Block) -> Result<Executed, InvalidBl
 impl Executor {
     /// Starts the block that follows `state`.
     pub fn begin(state: &State, context: BlockContext) -> Result<Executor, Rejection> {
-        let chain = state.chain();
-        let expected = chain.height + 1;
-        if context.height != expected {
-            return Err(Rejection::BadHeight { expected, got: context.height });
+        let Chain { height, time_ms: parent_ms, .. } = *state.chain();
+        if context.height != height + 1 {
+            return Err(Rejection::BadHeight { expected: height + 1, got: context.height });
         }
-        if context.time_ms <= chain.time_ms {
-            return Err(Rejection::NotLater { parent_ms: chain.time_ms });
+        if context.time_ms <= parent_ms {
+            return Err(Rejection::NotLater { parent_ms });
         }
         if state.validators().power(&context.proposer) == 0 {
             return Err(Rejection::NotProposer);
         }
+        let draw = state.draw(&context.proposer, context.reveal)?;
+        Ok(Executor::start(state, context, draw))
+    }
+
+    /// Starts a block that is nobody's, to try transactions in: it draws no lot.
+    pub fn trial(state: &State, time_ms: u64) -> Result<Executor, Rejection> {
+        let proposer = state.validators().0.first().ok_or(Rejection::NotProposer)?.node;
+        let context = BlockContext { height: state.height() + 1, time_ms, proposer, reveal: None };
+        Ok(Executor::start(state, context, Draw { seed: state.seed(), lots: None }))
+    }
+
+    fn start(state: &State, context: BlockContext, draw: Draw) -> Executor {
+        let chain = state.chain();
         let parent = state.last_block();
         let gap = (context.time_ms - chain.time_ms).min(state.params().ledger.max_gap_ms);
         let next = Chain {
@@ -188,7 +207,7 @@ impl Executor {
             time_ms: context.time_ms,
             age: chain.age.saturating_add(gap),
             parent,
-            seed: Hash::of_parts(Domain::Lot, &[&chain.seed.0, &parent.0]),
+            seed: draw.seed,
         };
         let mut executor = Executor {
             parent: state.clone(),
@@ -202,11 +221,14 @@ impl Executor {
             used: Used::default(),
         };
         executor.set(Key::Chain, next);
+        if let Some(lots) = draw.lots {
+            executor.set(Key::Lots(context.proposer), lots);
+        }
         executor.activate_changes();
         if executor.state.epoch() > state.epoch() {
             executor.change_epoch();
         }
-        Ok(executor)
+        executor
     }
 
     /// The ledger with the transactions applied so far; its root is that of the parent until [`Executor::finish`].
@@ -304,6 +326,7 @@ impl Executor {
             Body::RegisterNode { wallet, stamp, consent } => self.register(signer, *wallet, *stamp, consent),
             Body::BindNode { wallet, consent } => self.bind(signer, *wallet, consent),
             Body::Heartbeat { trains } => self.heartbeat(signer, time_ms, *trains),
+            Body::CommitLots { number, tip } => self.commit_lots(signer, *number, *tip),
             Body::Attest { height, except } => self.attest(signer, *height, except),
             Body::Contribute(contribution) => self.contribute(signer, contribution),
             Body::Verdict { round, findings } => self.verdict(signer, *round, findings),

@@ -3,7 +3,7 @@
 //! transactions.
 //!
 //! ```text
-//! begin    height + 1, age += min(gap, max_gap_ms), seed = H(seed || parent), a new epoch's seats
+//! begin    height + 1, age += min(gap, max_gap_ms), seed = H(seed || reveal), a new epoch's seats
 //! apply    one transaction: all of it, or nothing and a Rejection
 //! finish   expired transfers and unbonding, lapsed nodes, challenges and polls that are over, the next validators, the
 //!          round's phases; then the root
@@ -17,6 +17,7 @@ pub mod entry;
 pub mod event;
 mod evidence;
 mod executor;
+mod lots;
 mod money;
 mod nodes;
 mod polls;
@@ -37,8 +38,8 @@ pub mod tree;
 
 pub(crate) use endow::endow;
 pub use entry::{
-    Account, Attestation, Chain, Challenge, Entry, Inclusion, Iou, Key, Model, Node, Poll, Report, Seat, Seats, Supply,
-    Transfer, TransferStatus, Validators,
+    Account, Attestation, Chain, Challenge, Entry, Inclusion, Iou, Key, LotChainLeft, Lots, Model, Node, Poll, Report,
+    Seat, Seats, Supply, Transfer, TransferStatus, Validators,
 };
 pub use event::{AbortReason, Event, RewardKind};
 pub use executor::{BlockContext, Executed, Executor, InvalidBlock, build_block, execute_block};
@@ -213,7 +214,7 @@ impl State {
         state.set(Key::Supply, Supply::default());
         let set = state.constants.founding_validators.clone();
         state.set(Key::Validators, Validators { reference: set.clone(), set, latched: false, epoch: 0 });
-        state.set(Key::EpochStart(0), EpochStart(1));
+        state.set(Key::EpochStart(0), EpochStart { height: 1, lot: seed });
         state.set(
             Key::Model,
             Model {

@@ -1,10 +1,11 @@
 //! Nodes and their seats.
 //!
 //! - `RegisterNode` carries a proof-of-work stamp and binds the node to a wallet, which has signed its consent.
-//!   Registrations are bounded a block and in all. The stamp needs one more bit each time half of the places left is
-//!   taken. In a full registry the node gives way that has no work in the window and the least stake, below `seat_stake`,
-//!   the one registered first among equals; never a founder, who takes part in the open round, or whose slash evidence
-//!   could repeat. What stands behind it unbonds. So nobody keeps others out by registering alone.
+//!   Registrations are bounded a block and in all. The stamp is made for the lot that this epoch or the last one began
+//!   with, and needs one more bit each time half of the places left is taken. In a full registry the node gives way
+//!   that has no work in the window and the least stake, below `seat_stake`, the one registered first among equals;
+//!   never a founder, who takes part in the open round, or whose slash evidence could repeat. What stands behind it
+//!   unbonds. So nobody keeps others out by registering alone.
 //! - `BindNode` binds it to another wallet that consents, once an epoch, unless the old one owes something, has stake or
 //!   unbonding coins behind the node, or the node takes part in the open round. A seat counts for the wallet it was
 //!   given to alone.
@@ -21,7 +22,10 @@
 //! - At the end of each epoch its seats are paid for the time that their heartbeats cover, each at most `heartbeat_ms`
 //!   back to the one before: `uptime_pay` a minute, within `uptime_cap` for all together.
 
-use super::{Event, Executor, Key, Node, Rejection, RewardKind, Seat, Seats, State, entry::EpochStart};
+use super::{
+    Event, Executor, Key, Node, Rejection, RewardKind, Seat, Seats, State,
+    entry::{EpochStart, Record},
+};
 use crate::transaction::{Consent, stamp_hash};
 use ailo_protocol::{Address, Amount, Hash, NodeId, hash::Domain};
 use std::ops::RangeInclusive;
@@ -35,6 +39,13 @@ impl State {
         let left = ledger.max_nodes.saturating_sub(self.node_count()).max(1);
         let halvings = (ledger.max_nodes / left).checked_ilog2().unwrap_or(0);
         (ledger.stamp_bits + halvings).min(ledger.stamp_bits_full)
+    }
+
+    /// The lots that the stamp of the next registration may be for, the latest first: those that this epoch and the last
+    /// one began with. So nobody makes stamps for later.
+    pub fn stamp_lots(&self) -> impl Iterator<Item = Hash> {
+        let starts = self.entries.range(Key::EpochStart(0)..=Key::EpochStart(self.epoch())).rev().take(2);
+        starts.filter_map(|(_, entry)| EpochStart::of(entry).map(|start| start.lot))
     }
 
     /// Whether a node has shown more than a stamp: it has work in the window, stake for a seat, or is a founder who needs
@@ -80,7 +91,9 @@ impl Executor {
             return Err(Rejection::AlreadyRegistered);
         }
         let bits = self.state.stamp_bits();
-        if stamp_hash(&self.state.network(), &node, &wallet, stamp).leading_zero_bits() < bits {
+        let network = self.state.network();
+        let good = |lot: Hash| stamp_hash(&network, &lot, &node, &wallet, stamp).leading_zero_bits() >= bits;
+        if !self.state.stamp_lots().any(good) {
             return Err(Rejection::BadStamp { bits });
         }
         let max = ledger.max_nodes;
@@ -166,7 +179,7 @@ impl Executor {
         if stake > Amount::ZERO {
             self.start_unbonding(wallet, id, stake);
         }
-        self.remove(Key::Node(id));
+        self.forget(id);
         self.events.push(Event::NodeLapsed { node: id, wallet });
     }
 
@@ -177,9 +190,15 @@ impl Executor {
             || self.state.unbonds_from(&node.wallet, &id)
             || self.state.answers_for_a_slash(&node);
         match node.lapsed && !held {
-            true => self.remove(Key::Node(id)),
+            true => self.forget(id),
             false => self.set(Key::Node(id), node),
         }
+    }
+
+    /// Removes what stands under a node's name.
+    fn forget(&mut self, id: NodeId) {
+        self.remove(Key::Node(id));
+        self.remove(Key::Lots(id));
     }
 
     /// Counts the seats of the epoch that the block begins.
@@ -188,7 +207,7 @@ impl Executor {
         let ledger = self.state.params().ledger.clone();
         let before = self.state.seats(epoch).cloned().unwrap_or_default();
         let nodes: Vec<(NodeId, Node)> = self.state.nodes().map(|(id, node)| (id, node.clone())).collect();
-        self.set(Key::EpochStart(epoch), EpochStart(self.context.height));
+        self.set(Key::EpochStart(epoch), EpochStart { height: self.context.height, lot: seed });
         let (mut seats, mut waiting, mut uptime) = (Vec::new(), Vec::new(), Vec::new());
         for (id, mut node) in nodes {
             let old = node.clone();
@@ -232,7 +251,7 @@ impl Executor {
         let age = self.state.age_ms();
         let epoch_of = |since_ms: u64| age.saturating_sub(since_ms) / ledger.epoch_ms;
         self.keep_last(Key::Seats(0)..=Key::Seats(epoch_of(ledger.final_ms)));
-        self.keep_last(Key::EpochStart(0)..=Key::EpochStart(epoch_of(ledger.evidence_ms)));
+        self.keep_last(Key::EpochStart(0)..=Key::EpochStart(epoch_of(ledger.evidence_ms).min(epoch - 1)));
     }
 
     /// Removes what stands in a range, but for the last entry.

@@ -30,6 +30,12 @@ rejections! {
         NotLater { parent_ms: u64 };
     "NOT_PROPOSER": "the proposer is not a validator of this height",
         NotProposer;
+    "NO_LOT": "the proposer's chain of lots counts: the block must reveal its next link",
+        NoLot;
+    "BAD_LOT": "what the block reveals is not the next link of the proposer's chain of lots",
+        BadLot;
+    "LOT_NOT_DUE": "no chain of lots counts for the proposer: the block must reveal nothing",
+        LotNotDue;
     "BLOCK_FULL": "the block is full: the transaction waits for the next one",
         BlockFull;
     "ATTEST_QUOTA": "the block's share for attestations is full: the attestation waits for the next one",
@@ -131,7 +137,7 @@ rejections! {
         UnknownNode;
     "ALREADY_REGISTERED": "the node is registered for a wallet already: BindNode names another one",
         AlreadyRegistered;
-    "BAD_STAMP": "the registration's stamp needs {bits} leading zero bits: search for another one",
+    "BAD_STAMP": "the registration's stamp needs {bits} leading zero bits with the lot that this epoch or the last one began with: search for another one",
         BadStamp { bits: u32 };
     "TOO_MANY_NODES": "the network has its number of nodes, {max}, and each has stake or work: wait until one lapses",
         TooManyNodes { max: u32 };
@@ -143,6 +149,12 @@ rejections! {
         InsufficientStake { staked: Amount, asked: Amount };
     "TOO_FEW_VALIDATORS": "the unstake would leave fewer than {min} validators: it has to wait until others have staked",
         TooFewValidators { min: u32 };
+    "LOTS_NOT_NEEDED": "only validators, founders and nodes with stake commit a chain of lots",
+        LotsNotNeeded;
+    "LOTS_COMMITTED": "the node's next chain of lots is committed already, and can't be changed",
+        LotsCommitted;
+    "LOTS_LEFT": "{left} lots of the node's chain are left: the next chain is committed when {most} or fewer are",
+        LotsLeft { left: u32, most: u32 };
 
     // Evidence and challenges.
     "NO_CONFLICT": "the two signatures do not exclude each other",

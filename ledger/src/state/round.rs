@@ -3,6 +3,7 @@
 //! ```text
 //! Gather   until enough nodes are eligible
 //! Train    until all have committed, or the deadline        fewer than 2f + 1 commits: aborted
+//! Draw     until the next block, which draws the committee
 //! Verify   until all is decided, or the deadline            fewer than 2f + 1 accepted: aborted
 //! Vote     until more than 2/3 agree on a root: closed      split vote or deadline: aborted
 //! ```
@@ -27,6 +28,8 @@ pub enum Phase {
     Gather,
     /// Commits of the participants.
     Train,
+    /// The next block's lot, which draws the committee.
+    Draw,
     /// Verdicts of the validators.
     Verify,
     /// Votes on the next model root.
@@ -38,6 +41,7 @@ impl fmt::Display for Phase {
         f.write_str(match self {
             Phase::Gather => "gather",
             Phase::Train => "train",
+            Phase::Draw => "draw",
             Phase::Verify => "verify",
             Phase::Vote => "vote",
         })

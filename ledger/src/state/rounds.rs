@@ -12,6 +12,9 @@
 //!   invalid, and who copies a hash from a waiting transaction does not keep its maker out. Ends when all have committed
 //!   or at the deadline. Who missed it is not eligible until its next heartbeat. A round that aborts here doubles the
 //!   time of the next.
+//! - *Draw*: the next block draws the committee. Its proposer can't change the lot; who closed the commits, by the last of
+//!   them or by the block's time, could have waited, and did not know it. Drawn are validators whose keys were registered
+//!   `seat_delay_epochs` epochs before, so that nobody makes keys for a lot; all of them where there are none such.
 //! - *Verify*: one `Verdict` a validator. Ends when nothing can change the accepted set and the committee has spoken,
 //!   or at the deadline.
 //! - *Vote*: one `ModelVote` a validator. More than 2/3 of the power on one root closes the round: the model's root is
@@ -187,6 +190,13 @@ impl Executor {
                 }
                 ends
             }
+            Phase::Draw => {
+                let ends = self.state.age_ms() > round.phase_age; // in another block
+                if ends {
+                    self.draw_committee(round.clone());
+                }
+                ends
+            }
             Phase::Verify => {
                 let spoken = round.committee.is_subset(&round.verdicts);
                 let ends = late || (spoken && round.is_decided());
@@ -245,19 +255,29 @@ impl Executor {
         self.set(Key::Node(id), node);
     }
 
-    fn end_training(&mut self, mut round: Round) {
+    fn end_training(&mut self, round: Round) {
         let missed = round.participants.iter().filter(|node| !round.contributions.contains_key(node));
         missed.for_each(|id| self.note_miss(*id, round.number, true));
-        let params = &self.state.params().round;
-        let (members, verify_ms, max_train_ms) = (params.committee as usize, params.verify_ms, params.max_train_ms);
+        let max_train_ms = self.state.params().round.max_train_ms;
         if round.contributions.len() < round.needed() {
             let mut model = self.state.model().clone();
             model.train_ms = model.train_ms.saturating_mul(2).min(max_train_ms);
             self.set(Key::Model, model);
             return self.abort(&round, AbortReason::TooFewCommits);
         }
-        let validators = round.power.0.iter().map(|validator| validator.node);
-        round.committee = by_lot(&self.round_lot(round.number), validators).into_iter().take(members).collect();
+        self.enter_phase(round, Phase::Draw, 0);
+    }
+
+    fn draw_committee(&mut self, mut round: Round) {
+        let params = &self.state.params().round;
+        let (members, verify_ms) = (params.committee as usize, params.verify_ms);
+        let mut validators: Vec<NodeId> = round.power.0.iter().map(|validator| validator.node).collect();
+        let old: Vec<NodeId> = validators.iter().copied().filter(|node| self.state.has_old_key(node)).collect();
+        if !old.is_empty() {
+            validators = old;
+        }
+        let drawn = by_lot(&self.round_lot(round.number), validators.into_iter());
+        round.committee = drawn.into_iter().take(members).collect();
         self.enter_phase(round, Phase::Verify, verify_ms);
     }
 

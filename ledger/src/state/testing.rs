@@ -4,6 +4,7 @@
 use super::{BlockContext, Event, Executor, Phase, Rejection, State, build_block, execute_block};
 use crate::{
     Block, Body, Transaction,
+    lots::LotChain,
     transaction::{Consent, stamp_hash},
 };
 use ailo_protocol::{
@@ -37,6 +38,7 @@ pub fn genesis(founders: u8, edit: impl FnOnce(&mut Params)) -> Genesis {
         epoch_ms: 60_000,
         stamp_bits: 4,
         handover_stake: Amount::alc(450),
+        lot_chain: 16,
         dispute_ms: 100_000,
         unbonding_ms: 100_000,
         evidence_ms: 100_000,
@@ -108,19 +110,21 @@ pub fn fund(state: &mut State, wallet: Address, amount: Amount) {
     super::endow(state, wallet, amount);
 }
 
-/// A stamp that registers `node` for `wallet`.
-pub fn stamp(network: &Hash, node: &NodeId, wallet: &Address, bits: u32) -> u64 {
+/// A stamp that registers `node` for `wallet` in the block after `state`.
+pub fn stamp(state: &State, node: &NodeId, wallet: &Address, bits: u32) -> u64 {
+    let lot = state.stamp_lots().next().expect("every epoch has begun");
     let good = |stamp: &u64| {
-        let hash = stamp_hash(network, node, wallet, *stamp);
+        let hash = stamp_hash(&state.network(), &lot, node, wallet, *stamp);
         u64::from_be_bytes([0, 1, 2, 3, 4, 5, 6, 7].map(|i| hash.0[i])).leading_zeros() >= bits
     };
     (0..).find(good).expect("some stamp is good")
 }
 
 /// The registration of `node` for the wallet of `wallet`, with a stamp of `bits` zero bits.
-pub fn register_body(network: &Hash, node: &Keypair, wallet: &Keypair, bits: u32) -> Body {
+pub fn register_body(state: &State, node: &Keypair, wallet: &Keypair, bits: u32) -> Body {
     let address = Address::from(wallet.public());
-    let stamp = stamp(network, node.public(), &address, bits);
+    let stamp = stamp(state, node.public(), &address, bits);
+    let network = &state.network();
     Body::RegisterNode { wallet: address, stamp, consent: Consent::sign(network, node.public(), &address, wallet) }
 }
 
@@ -161,7 +165,26 @@ impl Ledger {
 
     fn context(&self, after_ms: u64) -> BlockContext {
         let proposer = self.state.validators().0[0].node;
-        BlockContext { height: self.state.height() + 1, time_ms: self.state.time_ms() + after_ms, proposer }
+        self.context_of(proposer, after_ms)
+    }
+
+    /// The block that `proposer` makes after so much time.
+    pub fn context_of(&self, proposer: NodeId, after_ms: u64) -> BlockContext {
+        let reveal = self.state.lot_due(&proposer).and_then(|due| {
+            let key = (0..=254).map(node_key).find(|key| *key.public() == proposer)?;
+            self.lots_of(&key, due.number).reveal(due.left)
+        });
+        BlockContext { height: self.state.height() + 1, time_ms: self.state.time_ms() + after_ms, proposer, reveal }
+    }
+
+    /// A node's chain of lots with this number.
+    pub fn lots_of(&self, key: &Keypair, number: u64) -> LotChain {
+        LotChain::derive(&self.state.network(), key, number, self.state.params().ledger.lot_chain)
+    }
+
+    /// What commits that chain.
+    pub fn commit_lots(&self, key: &Keypair, number: u64) -> Transaction {
+        self.sign(key, Body::CommitLots { number, tip: self.lots_of(key, number).tip() })
     }
 
     /// Makes a block one second after the last one; every transaction must be accepted.
@@ -178,11 +201,23 @@ impl Ledger {
         self.block_of_accepted(1000, transactions)
     }
 
-    /// Makes a block of the transactions that are accepted.
+    /// Makes a block of the transactions that are accepted; where that closes a round's commits, also the one that draws.
     pub fn block_of_accepted(&mut self, after_ms: u64, transactions: Vec<Transaction>) -> Block {
+        let block = self.one_block(after_ms, transactions);
+        if self.state.round().phase == Phase::Draw {
+            let events = std::mem::take(&mut self.events);
+            self.one_block(1, Vec::new());
+            self.events.splice(0..0, events);
+        }
+        block
+    }
+
+    /// Makes a block of the transactions that are accepted.
+    pub fn one_block(&mut self, after_ms: u64, transactions: Vec<Transaction>) -> Block {
         let context = self.context(after_ms);
         let (block, built) =
-            build_block(&self.state, context.proposer, context.time_ms, transactions.into_iter()).expect("a block");
+            build_block(&self.state, context.proposer, context.time_ms, context.reveal, transactions.into_iter())
+                .expect("a block");
         let block = Block::decode(&block.encode()).expect("canonical");
         let executed = execute_block(&self.state, &block).expect("what was built can be executed");
         assert_eq!(executed.state.root(), built.state.root());

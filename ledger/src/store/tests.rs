@@ -48,7 +48,7 @@ impl Chain {
         let (key, time_ms) = (node_key(0), state.time_ms() + 10_000);
         let beat = Transaction::sign(&state.network(), &key, 0, time_ms, Body::Heartbeat { trains: false });
         let candidates = if state.height().is_multiple_of(3) { vec![beat] } else { vec![] };
-        let (block, executed) = build_block(state, *key.public(), time_ms, candidates.into_iter()).unwrap();
+        let (block, executed) = build_block(state, *key.public(), time_ms, None, candidates.into_iter()).unwrap();
         let (height, id) = (block.header.height, block.id());
         let ballot = Ballot { height, round: 0, step: Step::Precommit, block: Some(id) };
         let signature = ballot.sign(&state.network(), &key).signature;
@@ -185,7 +185,7 @@ fn a_wallets_history_comes_in_pages_the_latest_first() {
         let body = Body::Stake { node: *node_key(0).public(), amount: ailo_protocol::Amount(nonce + 1) };
         let time_ms = state.time_ms() + 1000;
         let stake = Transaction::sign(&state.network(), &testing::wallet_key(0), nonce, time_ms, body);
-        let (block, executed) = build_block(state, *node_key(0).public(), time_ms, [stake].into_iter()).unwrap();
+        let (block, executed) = build_block(state, *node_key(0).public(), time_ms, None, [stake].into_iter()).unwrap();
         let certificate =
             Certificate { height: block.header.height, round: 0, block: block.id(), signatures: Vec::new() };
         store.append(&block, &certificate, &executed).unwrap();

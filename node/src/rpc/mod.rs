@@ -352,6 +352,7 @@ impl Context {
                 power: validator.power,
                 stake: node.map(|node| node.stake).unwrap_or_default(),
                 jailed_until: node.and_then(|node| node.jailed_until),
+                lots: head.state.lot_due(&validator.node).map(|due| due.left),
             }
         };
         let view = ValidatorsView {

@@ -186,6 +186,8 @@ pub struct ValidatorView {
     pub stake: Amount,
     /// Jailed until this ledger age at least.
     pub jailed_until: Option<u64>,
+    /// Lots left of its chain, once one counts.
+    pub lots: Option<u32>,
 }
 
 /// `ailo_proposals`: what is voted on, or approved and not in force yet; and what votes have changed so far.

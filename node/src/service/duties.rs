@@ -1,9 +1,11 @@
-//! What a node owes the ledger beside training: its registration, heartbeats, and attestations of blocks with transfers.
+//! What a node owes the ledger beside training: its registration, heartbeats, chains of lots, and attestations of
+//! blocks with transfers.
 
 use super::chain::{Chain, Head, SubmitError};
 use crate::genesis::now_ms;
 use ailo_ledger::{
     Body, Transaction,
+    lots::LotChain,
     mempool::AdmissionError,
     state::{Rejection, State},
     transaction::{Consent, stamp_hash},
@@ -48,11 +50,19 @@ pub struct Duties {
     trains: bool,
     chain: Chain,
     bonded: Option<Instant>,
-    /// A stamp and the zero bits that it has at least.
-    stamp: Option<(u64, u32)>,
+    /// A stamp, the lot that it is for, and the zero bits that it has at least.
+    stamp: Option<(u64, Hash, u32)>,
     registered: Option<Instant>,
     heartbeat: Option<Instant>,
+    lots: Option<PromisedLots>,
     attested: BTreeMap<u64, Instant>,
+}
+
+/// A chain of lots that the ledger does not have yet.
+struct PromisedLots {
+    number: u64,
+    tip: Hash,
+    sent: Instant,
 }
 
 impl Duties {
@@ -77,6 +87,7 @@ impl Duties {
             stamp: None,
             registered: None,
             heartbeat: None,
+            lots: None,
             attested: BTreeMap::new(),
         }
     }
@@ -89,6 +100,7 @@ impl Duties {
             let head = heads.borrow_and_update().clone();
             self.register(&head).await;
             self.beat(&head).await;
+            self.commit_lots(&head).await;
             self.attest(&head).await;
             self.bond(&head).await;
             tokio::select! {
@@ -115,16 +127,19 @@ impl Duties {
             return;
         };
         let bits = head.state.stamp_bits();
+        let Some(lot) = head.state.stamp_lots().next() else { return };
         let stamp = match self.stamp {
-            Some((stamp, found)) if found >= bits => stamp,
+            Some((stamp, of, found)) if found >= bits && head.state.stamp_lots().any(|lot| lot == of) => stamp,
             _ => {
                 let (network, wallet) = (self.network, self.wallet);
                 // A minute of work at most at the largest setting in use; off the runtime all the same.
                 let found = tokio::task::spawn_blocking(move || {
-                    (0..u64::MAX).find(|stamp| stamp_hash(&network, &me, &wallet, *stamp).leading_zero_bits() >= bits)
+                    let good =
+                        |stamp: &u64| stamp_hash(&network, &lot, &me, &wallet, *stamp).leading_zero_bits() >= bits;
+                    (0..u64::MAX).find(good)
                 });
                 let Ok(Some(stamp)) = found.await else { return };
-                self.stamp = Some((stamp, bits));
+                self.stamp = Some((stamp, lot, bits));
                 stamp
             }
         };
@@ -150,6 +165,29 @@ impl Duties {
             self.heartbeat = Some(Instant::now());
             self.send(Body::Heartbeat { trains: self.trains }).await;
         }
+    }
+
+    /// Commits the node's next chain of lots once little is left of the last one.
+    async fn commit_lots(&mut self, head: &Head) {
+        if !head.state.may_commit_lots(self.key.public()) {
+            self.lots = None;
+            return;
+        }
+        if self.lots.as_ref().is_some_and(|lots| lots.sent.elapsed() < RESEND) {
+            return;
+        }
+        let (number, tip) = match &self.lots {
+            Some(lots) => (lots.number, lots.tip),
+            None => {
+                let (network, key, number) = (self.network, self.key.clone(), head.state.height());
+                let length = head.state.params().ledger.lot_chain;
+                let chain = tokio::task::spawn_blocking(move || LotChain::derive(&network, &key, number, length));
+                let Ok(chain) = chain.await else { return };
+                (number, chain.tip())
+            }
+        };
+        self.lots = Some(PromisedLots { number, tip, sent: Instant::now() });
+        self.send(Body::CommitLots { number, tip }).await;
     }
 
     async fn attest(&mut self, head: &Head) {

@@ -196,7 +196,7 @@ impl Rounds {
         }
         let left = Duration::from_millis(round.deadline_age.saturating_sub(state.age_ms()));
         match round.phase {
-            Phase::Gather => {}
+            Phase::Gather | Phase::Draw => {}
             Phase::Train => self.contribute(round, base, state.model().steps).await,
             Phase::Verify => self.verify(round, base, Instant::now() + left / 2).await,
             Phase::Vote => self.vote(round, base, state.model().steps, Instant::now() + left).await,

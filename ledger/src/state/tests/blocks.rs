@@ -10,7 +10,7 @@ fn funded() -> Ledger {
 
 fn next(ledger: &Ledger, transactions: Vec<Transaction>) -> (Block, Executed) {
     let proposer = ledger.state.validators().0[0].node;
-    build_block(&ledger.state, proposer, ledger.state.time_ms() + 1000, transactions.into_iter()).unwrap()
+    build_block(&ledger.state, proposer, ledger.state.time_ms() + 1000, None, transactions.into_iter()).unwrap()
 }
 
 #[test]
@@ -66,7 +66,12 @@ fn the_state_root_does_not_depend_on_the_block_it_stands_in_but_the_next_one_doe
     let elsewhere = Executed { state: executed.state.clone(), events: vec![], writes: vec![] }.seal(Hash([1; 32]));
     assert_eq!(elsewhere.state.root(), executed.state.root());
     let seed = |state: &State| {
-        let context = BlockContext { height: 2, time_ms: state.time_ms() + 1, proposer: state.validators().0[0].node };
+        let context = BlockContext {
+            height: 2,
+            time_ms: state.time_ms() + 1,
+            proposer: state.validators().0[0].node,
+            reveal: None,
+        };
         Executor::begin(state, context).unwrap().finish().state.seed()
     };
     assert_ne!(seed(&executed.state), seed(&elsewhere.state));
@@ -128,22 +133,22 @@ fn a_known_history_has_a_known_root() {
     let mut ledger = funded();
     assert_eq!(
         State::genesis(&ledger.genesis).root().to_string(),
-        "ffa4a10cb765bf2cb66fd7e0e7e74f2f2cb766bb1e4e77298c15d7615edc1029"
+        "12dbb6858d56751a773d278a37eb920150542a53c92af95bc74c1a83a84de179"
     );
     ledger.open_round(0..5);
     ledger.block(vec![ledger.transfer(0, 1, ALC(1)), ledger.commit(1)]);
     ledger.block(vec![ledger.stake(0, ALC(20)), ledger.attest(3, ledger.state.height())]);
     ledger.pass(120_000);
-    assert_eq!(ledger.state.root().to_string(), "5f4b798a6b818889d0c31d4e4a1f3a954c684cadec1e9af64010ff6e20e86fdc");
+    assert_eq!(ledger.state.root().to_string(), "0cd5c21defd525f67b15de2348eb4613acbeb5f43daeb79e2041947fff928e5f");
 }
 
 #[test]
 fn a_built_block_is_later_than_its_parent_whatever_the_clock_says() {
     let ledger = funded();
     let proposer = ledger.state.validators().0[0].node;
-    let (block, _) = build_block(&ledger.state, proposer, 5, std::iter::empty()).unwrap();
+    let (block, _) = build_block(&ledger.state, proposer, 5, None, std::iter::empty()).unwrap();
     assert_eq!(block.header.time_ms, ledger.state.time_ms() + 1);
-    let stranger = build_block(&ledger.state, *stranger(0).public(), 5, std::iter::empty());
+    let stranger = build_block(&ledger.state, *stranger(0).public(), 5, None, std::iter::empty());
     assert_eq!(stranger.err(), Some(Rejection::NotProposer));
 }
 

@@ -4,6 +4,7 @@
 mod attacks;
 mod blocks;
 mod evidence;
+mod lots;
 mod nodes;
 mod polls;
 mod properties;
@@ -46,7 +47,7 @@ impl Ledger {
     fn registration(&self, node: &Keypair, i: u8) -> Transaction {
         // A little more than is needed now: others may register before it.
         let bits = (self.state.stamp_bits() + 2).min(self.state.params().ledger.stamp_bits_full);
-        self.sign(node, register_body(&self.state.network(), node, &wallet_key(i), bits))
+        self.sign(node, register_body(&self.state, node, &wallet_key(i), bits))
     }
 
     fn founder(&self, i: u8) -> &Node {

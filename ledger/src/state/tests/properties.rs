@@ -57,6 +57,7 @@ impl Chaos {
             4 => Body::Stake { node: id, amount: self.amount(ledger, i) },
             5 => Body::Unstake { node: id, amount: self.amount(ledger, i) },
             6 => return (node.clone(), ledger.registration(&node, i).unsigned.body),
+            7 if self.one_in(3) => return (node.clone(), ledger.commit_lots(&node, state.height()).unsigned.body),
             7 => Body::Heartbeat { trains: !self.one_in(5) },
             8..11 => {
                 let height = state.pending_blocks().next().unwrap_or(0) + self.below(2);
@@ -150,7 +151,7 @@ impl Chaos {
         let round = ledger.state.round();
         let phases = [Phase::Gather, Phase::Train, Phase::Verify, Phase::Vote];
         match if self.one_in(10) { phases[self.below(4) as usize] } else { round.phase } {
-            Phase::Gather => Body::Heartbeat { trains: true },
+            Phase::Gather | Phase::Draw => Body::Heartbeat { trains: true },
             Phase::Train => Body::Contribute(Contribution {
                 slot: round.slot(id).unwrap_or(0) + u32::from(self.one_in(6)),
                 payload: Hash::of(Domain::Blob, &[self.below(16) as u8]),
@@ -220,8 +221,7 @@ fn run(seed: u64, blocks: u32) -> Seen {
     for _ in 0..blocks {
         let after = chaos.gap();
         let proposer = ledger.state.validators().0[chaos.below(ledger.state.validators().0.len() as u64) as usize].node;
-        let context =
-            BlockContext { height: ledger.state.height() + 1, time_ms: ledger.state.time_ms() + after, proposer };
+        let context = ledger.context_of(proposer, after);
         let mut executor = Executor::begin(&ledger.state, context).unwrap();
         let mut accepted = Vec::new();
         for _ in 0..chaos.below(24) {
@@ -241,7 +241,8 @@ fn run(seed: u64, blocks: u32) -> Seen {
         let finished = executor.finish();
         let offered = accepted.len();
         seen.accepted += offered as u64;
-        let (block, built) = build_block(&ledger.state, proposer, context.time_ms, accepted.into_iter()).unwrap();
+        let (block, built) =
+            build_block(&ledger.state, proposer, context.time_ms, context.reveal, accepted.into_iter()).unwrap();
         assert_eq!(block.transactions.len(), offered);
         assert_eq!(built.state.root(), finished.state.root(), "seed {seed}");
         let restored = State::restore(&ledger.genesis, ledger.state.entries()).unwrap();
@@ -259,7 +260,7 @@ fn run(seed: u64, blocks: u32) -> Seen {
 
 #[test]
 fn whatever_is_sent_the_supply_law_holds_and_every_node_gets_the_same_state() {
-    const RARE: [&str; 19] = [
+    const RARE: [&str; 20] = [
         "TransferConfirmed",
         "TransferRefunded",
         "TransferFinal",
@@ -279,6 +280,7 @@ fn whatever_is_sent_the_supply_law_holds_and_every_node_gets_the_same_state() {
         "UsernameChanged",
         "Activated",
         "NodeBound",
+        "LotsCommitted",
     ];
     let mut seen = std::collections::BTreeSet::new();
     // At least eight runs, and as many as it takes to come to everything that can happen.
