@@ -1,13 +1,14 @@
 //! Blocks on disk. The block log is the truth: a frame for each block with its certificate, on disk before anybody is
-//! told that the block is final. The index (sled) answers questions and holds the state's entries; it may lag, lose
-//! writes or be deleted.
+//! told that the block is final. The index (sled, and sorted runs beside it) answers questions and holds the state's entries; it
+//! may lag, lose writes or be deleted.
 //!
 //! At opening, the index's height and state root are compared with the log. An index that stands at an earlier block is
 //! brought up by executing the rest; one that does not fit, or can't be read, is built anew from the first block.
 //!
 //! ```text
 //! <dir>/blocks     block log (see `framelog`): block, certificate
-//! <dir>/index/     sled
+//! <dir>/index/     sled: small rows, and which runs hold
+//! <dir>/index/runs/NUMBER   a sorted run (see `runfile`): what of transactions, histories and the state was added together
 //! <dir>/wal        write-ahead log of the running height   (see `ConsensusFiles`)
 //! <dir>/journal    what this node has signed
 //! ```
@@ -17,6 +18,7 @@ mod consensus;
 mod index;
 mod indexer;
 mod light;
+mod runfile;
 mod runs;
 
 pub use blocks::{BlockLog, IndexHead};
@@ -39,6 +41,7 @@ use index::{Addition, Index};
 use indexer::Indexer;
 use std::{
     fs,
+    io::ErrorKind,
     path::Path,
     sync::{Arc, PoisonError, RwLock},
 };
@@ -115,7 +118,7 @@ impl Store {
         let is_new = !path.exists();
         let first = State::genesis(genesis);
         // A new index is opened once: sled gives up its lock only some time after it was closed.
-        let found = if is_new { None } else { Index::open(&path, &first).ok() };
+        let found = if is_new { None } else { usable(Index::open(&path))? };
         let opened = found.and_then(|index| {
             let (head, state) = index.load(genesis)?;
             log.fits(&head, &state).then_some((index, head, state))
@@ -127,7 +130,7 @@ impl Store {
                     tracing::warn!("the index does not fit the block log; building it anew");
                     fs::remove_dir_all(&path).map_err(folder)?;
                 }
-                (Index::open(&path, &first)?, IndexHead::genesis(&first), first)
+                (Index::create(&path, &first)?, IndexHead::genesis(&first), first)
             }
         };
         let mut together = Vec::with_capacity(indexer::MAX_TOGETHER);
@@ -194,6 +197,17 @@ impl Store {
     /// What happened to a wallet or a node, the latest first; `limit` is at most [`MAX_PAGE`]. The page's cursor asks for the next.
     pub fn history(&self, subject: &Subject, before: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
         self.index.caught_up().history(subject, before, limit)
+    }
+}
+
+/// What was opened, unless it is damaged. Where the machine refuses (no right, no descriptor left), nothing would be better if
+/// it were built anew.
+fn usable(opened: Result<Option<Index>, StoreError>) -> Result<Option<Index>, StoreError> {
+    match opened {
+        Err(StoreError::Index(sled::Error::Io(e))) if e.raw_os_error().is_some() && e.kind() != ErrorKind::NotFound => {
+            Err(StoreError::Index(sled::Error::Io(e)))
+        }
+        opened => Ok(opened.ok().flatten()),
     }
 }
 
