@@ -19,7 +19,8 @@ use ailo_ledger::{
     framelog::{Format, FrameLog, LogError},
     light::{Checkpoint, LightBlock, LightClient},
     state::{
-        Entry, Key, State, build_block, entry::MAX_ENTRY_BYTES, entry::MAX_KEY_BYTES, execute_block, snapshot::Part, tree,
+        Entry, Key, State, build_block, entry::MAX_ENTRY_BYTES, entry::MAX_KEY_BYTES, execute_block, snapshot::Part,
+        tree,
     },
     store::{ConsensusFiles, SnapshotHead},
     transaction::{Consent, Evidence, SignedAttest},

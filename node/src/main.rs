@@ -6,6 +6,7 @@ use ailo_node::{
     error::NodeError,
 };
 use clap::Parser;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::{os::unix::process::CommandExt, process::ExitCode, time::Duration};
 
 /// How the allocator of glibc is to treat a node, which runs long and frees on one thread what another has made: with an
@@ -19,6 +20,7 @@ fn main() -> ExitCode {
     if matches!(cli.command, Command::Run(_)) && std::env::var_os(HEAP[0].0).is_none() {
         start_again_with_its_heap();
     }
+    allow_open_files();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let outcome = runtime.map_err(|e| NodeError::io("start the runtime", e)).and_then(|runtime| {
         let outcome = runtime.block_on(commands::dispatch(cli));
@@ -33,6 +35,12 @@ fn main() -> ExitCode {
             ExitCode::from(e.exit_code())
         }
     }
+}
+
+/// Every run of the index is an open file; systems start a process with far fewer than it may have.
+fn allow_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }); // then it runs with what it has
 }
 
 /// glibc reads its settings before `main`: the node takes its own place, with the same arguments. Comes back where that

@@ -1,24 +1,30 @@
-//! The index in sled: what of the log is where, what happened to whom, and the state's entries. Blocks are added several
-//! at once: first the pages of the tables, then, as one batch that makes them hold, what stands below.
+//! The index: what of the log is where, what happened to whom, and the state's entries. Blocks are added several at once:
+//! first a run to each table, then, as one batch of sled that makes them hold, what stands below.
 //!
 //! ```text
-//! "m"                            -> Manifest: head, and the runs that hold
-//! "h" height                     -> offset in the block log
+//! "m"                            -> Kept: head, and the runs that hold
+//! "h" height                     -> offset in the block log, block id
 //! "b" block id                   -> height
-//! "e" height, first number       -> a page of the block's events: block's time, events
 //! "v" validator set's hash       -> validator set, for every one that ever was
 //!
-//! table "state":    state key                         -> state entry
-//! table "archive":  "t" transaction id                -> height, position
-//!                   "w" wallet, height, event's number -> nothing
-//!                   "n" node, height, event's number   -> nothing
+//! table of the state:    state key                         -> state entry
+//! table of the archive:  "e" height, first number           -> a page of the block's events: block's time, events
+//!                        "t" transaction id                -> height, position
+//!                        "w" wallet, height, event's number -> nothing
+//!                        "n" node, height, event's number   -> nothing
 //! ```
 //!
 //! Integers in keys are big-endian, so that order of keys is order of heights.
+//!
+//! **Durability.** A run's file and its name are on disk before sled hears of it, and it is deleted only after sled has on disk
+//! that it is not needed: a power loss loses the last blocks of the index, never a file that the rest of it names.
+//!
+//! **Descriptors.** Every run is an open file: of the state some dozens, of the archive at most 16 of each of its few levels and
+//! beyond those one for at least [`ARCHIVE_RUN`]` / 16` entries (a transfer makes about six).
 
 use super::{
     IndexHead as Head, StoreError,
-    runs::{Runs, Table},
+    runs::{self, Run, Runs, Table},
 };
 use crate::{
     Block,
@@ -31,21 +37,27 @@ use ailo_protocol::{
 };
 use sled::{Batch, Db};
 use std::{
-    collections::BTreeMap,
-    path::Path,
-    sync::{PoisonError, RwLock, RwLockReadGuard},
+    collections::{BTreeMap, BTreeSet},
+    fs::{self, File},
+    path::{Path, PathBuf},
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 /// Items of one page of history, at most.
 pub const MAX_PAGE: usize = 100;
 /// sled's cache: what is read is mostly new.
-const CACHE_BYTES: u64 = 16 << 20;
+const CACHE_BYTES: u64 = 1 << 20;
 const MAX_VALUE_BYTES: usize = 64 << 10;
 const MAX_MANIFEST_BYTES: usize = 4 << 20;
 /// A validator takes 40 bytes.
 const MAX_SET_BYTES: usize = 8 + 40 * MAX_VALIDATORS;
 /// Runs of the archive with more entries are not merged any more: a merge holds up the index for about a second.
 const ARCHIVE_RUN: u64 = 1 << 20;
+/// Rows of blocks that go at one time.
+const FORGOTTEN: usize = 1024;
 const EVENTS_PER_PAGE: usize = 32;
 const MAX_EVENTS_BYTES: usize = 64 << 20;
 const MANIFEST: &[u8] = b"m";
@@ -90,26 +102,44 @@ pub struct Page {
 
 pub(super) struct Index {
     db: Db,
+    /// sled's folder, and the runs' in it.
+    folder: PathBuf,
+    runs: PathBuf,
     state: Table,
     archive: Table,
-    /// As in sled; who reads a table holds it, so that no run goes away meanwhile.
-    manifest: RwLock<Manifest>,
+    /// Height of the first block that is asked for.
+    first: AtomicU64,
+    /// Who reads takes what holds, and keeps it until it is done.
+    manifest: RwLock<Arc<Manifest>>,
 }
 
 /// Where the index stands, and which runs make it up.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug)]
 struct Manifest {
     head: Head,
     state: Runs,
     archive: Runs,
-    /// The next run's number.
-    next: u64,
+    /// The last run's number.
+    last: u64,
+}
+
+/// A manifest in sled.
+#[derive(Debug, PartialEq, Eq, Encode, Decode)]
+struct Kept {
+    head: Head,
+    state: Vec<Run>,
+    archive: Vec<Run>,
+    last: u64,
 }
 
 impl Manifest {
+    fn keep(&self) -> Kept {
+        Kept { head: self.head, state: self.state.list(), archive: self.archive.list(), last: self.last }
+    }
+
     fn number(&mut self) -> u64 {
-        self.next += 1;
-        self.next
+        self.last += 1;
+        self.last
     }
 }
 
@@ -171,39 +201,81 @@ impl Addition {
 }
 
 impl Index {
-    /// Opens an index that is there, or makes one that stands at the state that the log goes on from.
-    pub fn open(path: &Path, base: &State) -> Result<Index, StoreError> {
-        let db = sled::Config::new().path(path).cache_capacity(CACHE_BYTES).open()?;
-        let state = Table::new(db.open_tree("state")?, u64::MAX);
-        let archive = Table::new(db.open_tree("archive")?, ARCHIVE_RUN);
+    /// Opens an index that is there; `None` if what is there is none.
+    pub fn open(folder: &Path) -> Result<Option<Index>, StoreError> {
+        let (db, runs) = Index::parts(folder)?;
+        let Some(kept) = value::<Kept>(db.get(MANIFEST)?, MAX_MANIFEST_BYTES) else { return Ok(None) };
+        let (state, archive) = Index::tables(&runs);
+        let open = |table: &Table, kept| table.open(kept).map_err(sled::Error::from);
+        let manifest = Manifest {
+            head: kept.head,
+            state: open(&state, kept.state)?,
+            archive: open(&archive, kept.archive)?,
+            last: kept.last,
+        };
+        let index = Index {
+            db,
+            folder: folder.into(),
+            runs,
+            state,
+            archive,
+            first: AtomicU64::new(0),
+            manifest: RwLock::new(Arc::new(manifest)),
+        };
+        index.remove_others()?;
+        Ok(Some(index))
+    }
+
+    /// Makes an index, in an empty folder, that stands at the state that the log goes on from.
+    pub fn create(folder: &Path, base: &State) -> Result<Index, StoreError> {
+        let (db, runs) = Index::parts(folder)?;
+        let (state, archive) = Index::tables(&runs);
         let head = Head::before(base);
-        let empty = Manifest { head, state: Runs::default(), archive: Runs::default(), next: 0 };
-        let found: Option<Manifest> = value(db.get(MANIFEST)?, MAX_MANIFEST_BYTES);
-        let is_new = found.is_none();
-        let index = Index { db, state, archive, manifest: RwLock::new(found.unwrap_or(empty)) };
-        if is_new {
-            // What an interrupted start or another version left is of no use.
-            index.db.clear()?;
-            index.state.clear()?;
-            index.archive.clear()?;
-            index.found(base)?;
-        }
-        index.state.remove_others(&index.manifest().state)?;
-        index.archive.remove_others(&index.manifest().archive)?;
+        let mut manifest = Manifest { head, state: Runs::default(), archive: Runs::default(), last: 0 };
+        let entries: BTreeMap<Vec<u8>, Vec<u8>> = base.entries().collect();
+        let run = entries.iter().map(|(key, entry)| (key.as_slice(), Some(entry.as_slice())));
+        let number = manifest.number();
+        state.add(&mut manifest.state, number, head.height..=head.height, run).map_err(sled::Error::from)?;
+        let mut batch = Batch::default();
+        let set = base.validators();
+        batch.insert(key(b'v', &[&set.hash().0]), canonical::encode(set));
+        let nothing = RwLock::new(Arc::new(manifest.clone()));
+        let index =
+            Index { db, folder: folder.into(), runs, state, archive, first: AtomicU64::new(0), manifest: nothing };
+        index.hold(manifest, batch)?;
         Ok(index)
     }
 
-    /// Writes the state into an empty index.
-    fn found(&self, state: &State) -> Result<(), StoreError> {
-        let mut manifest = self.manifest().clone();
-        let entries: BTreeMap<Vec<u8>, Vec<u8>> = state.entries().collect();
-        let run = entries.iter().map(|(key, entry)| (key.as_slice(), Some(entry.as_slice())));
-        let number = manifest.number();
-        self.state.add(&mut manifest.state, number, run)?;
-        let mut batch = Batch::default();
-        let set = state.validators();
-        batch.insert(key(b'v', &[&set.hash().0]), canonical::encode(set));
-        Ok(self.hold(manifest, batch)?)
+    /// sled, and the folder of the runs.
+    fn parts(folder: &Path) -> Result<(Db, PathBuf), sled::Error> {
+        let db = sled::Config::new().path(folder).cache_capacity(CACHE_BYTES).open()?;
+        let runs = folder.join("runs");
+        fs::create_dir_all(&runs)?;
+        File::open(folder)?.sync_all()?;
+        Ok((db, runs))
+    }
+
+    fn tables(runs: &Path) -> (Table, Table) {
+        (Table::new(runs, u64::MAX), Table::new(runs, ARCHIVE_RUN))
+    }
+
+    /// Removes what is no run that holds: a stop between writing a run and making it hold, or after that, left it.
+    fn remove_others(&self) -> Result<(), sled::Error> {
+        let kept = self.manifest().keep();
+        let hold: BTreeSet<u64> = kept.state.iter().chain(&kept.archive).map(Run::number).collect();
+        let others: Vec<u64> = runs::found(&self.runs)?.into_iter().filter(|number| !hold.contains(number)).collect();
+        if others.is_empty() {
+            return Ok(());
+        }
+        // A process that was killed may have written a manifest that it never synced.
+        self.sync()?;
+        Ok(others.into_iter().try_for_each(|number| runs::remove(&self.runs, number))?)
+    }
+
+    /// Returns once sled's rows are on disk; sled itself only starts to write them, or leaves the device's cache to itself.
+    fn sync(&self) -> Result<(), sled::Error> {
+        self.db.flush()?;
+        Ok(File::open(self.folder.join("db"))?.sync_all()?)
     }
 
     /// Head and state, if both are there and readable.
@@ -216,26 +288,29 @@ impl Index {
         };
         self.state.all(&manifest.state, each).ok()?;
         let state = State::restore(genesis, entries.into_iter()).ok()?;
-        // An index of an older version holds no sets.
+        // Whoever asks what a node vouches for needs its set.
         self.validators(&state.validators().hash()).ok()??;
         Some((manifest.head, state))
     }
 
-    fn manifest(&self) -> RwLockReadGuard<'_, Manifest> {
-        self.manifest.read().unwrap_or_else(PoisonError::into_inner)
+    fn manifest(&self) -> Arc<Manifest> {
+        self.manifest.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Lets runs and a batch hold, at once.
+    /// Lets runs, whose files are on disk, and a batch hold, at once.
     fn hold(&self, manifest: Manifest, mut batch: Batch) -> Result<(), sled::Error> {
-        batch.insert(MANIFEST, canonical::encode(&manifest));
+        File::open(&self.runs)?.sync_all()?;
+        batch.insert(MANIFEST, canonical::encode(&manifest.keep()));
         self.db.apply_batch(batch)?;
-        *self.manifest.write().unwrap_or_else(PoisonError::into_inner) = manifest;
+        *self.manifest.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(manifest);
         Ok(())
     }
 
     /// Adds blocks, in order. One thread does.
     pub fn add(&self, together: &[Addition]) -> Result<(), sled::Error> {
-        let mut manifest = self.manifest().clone();
+        let (Some(first), Some(last)) = (together.first(), together.last()) else { return Ok(()) };
+        let heights = first.height()..=last.height();
+        let mut manifest = Manifest::clone(&self.manifest());
         let mut batch = Batch::default();
         let mut state: Vec<(&[u8], Option<&[u8]>)> = Vec::new();
         let mut archive: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
@@ -243,14 +318,15 @@ impl Index {
             let header = &block.header;
             let height = header.height;
             state.extend(writes.iter().map(|(key, entry)| (key.as_slice(), entry.as_deref())));
-            batch.insert(key(b'h', &[&height.to_be_bytes()]), canonical::encode(offset));
-            batch.insert(key(b'b', &[&block.id().0]), canonical::encode(&height));
+            let id = block.id();
+            batch.insert(key(b'h', &[&height.to_be_bytes()]), canonical::encode(&(*offset, id)));
+            batch.insert(key(b'b', &[&id.0]), canonical::encode(&height));
             for (position, transaction) in (0u32..).zip(&block.transactions) {
                 archive.push((key(b't', &[&transaction.id().0]), canonical::encode(&(height, position))));
             }
             for (first, page) in (0u32..).step_by(EVENTS_PER_PAGE).zip(events.chunks(EVENTS_PER_PAGE)) {
                 let page_key = events_key(Cursor { height, event: first });
-                batch.insert(page_key, canonical::encode(&(header.time_ms, page.to_vec())));
+                archive.push((page_key, canonical::encode(&(header.time_ms, page.to_vec()))));
                 for (event, happened) in (first..).zip(page) {
                     let wallets = happened.addresses().into_iter().map(Subject::Wallet);
                     let subjects = wallets.chain(happened.nodes().into_iter().map(Subject::Node));
@@ -270,34 +346,57 @@ impl Index {
         archive.sort_unstable();
         archive.dedup(); // an event names a wallet twice
         let (first, second) = (manifest.number(), manifest.number());
-        self.state.add(&mut manifest.state, first, written)?;
+        self.state.add(&mut manifest.state, first, heights.clone(), written)?;
         let archived = archive.iter().map(|(key, value)| (key.as_slice(), Some(value.as_slice())));
-        self.archive.add(&mut manifest.archive, second, archived)?;
+        self.archive.add(&mut manifest.archive, second, heights, archived)?;
         self.hold(manifest, batch)?;
         self.merge()
     }
 
-    /// Merges runs where there are enough.
+    /// From now on nobody asks for blocks below this height: what is of them alone goes, bit by bit.
+    pub fn forget_before(&self, height: u64) {
+        self.first.fetch_max(height, Ordering::AcqRel);
+    }
+
+    /// Removes the rows of blocks that nobody asks for, a bounded number.
+    fn forget(&self, first: u64) -> Result<Batch, sled::Error> {
+        let mut batch = Batch::default();
+        for row in self.db.range(key(b'h', &[&[]])..key(b'h', &[&first.to_be_bytes()])).take(FORGOTTEN) {
+            let (height, found) = row?;
+            if let Some((_, id)) = value::<(u64, Hash)>(Some(found), MAX_VALUE_BYTES) {
+                batch.remove(key(b'b', &[&id.0]));
+            }
+            batch.remove(height);
+        }
+        Ok(batch)
+    }
+
+    /// Merges runs where there are enough, and drops what is of blocks that nobody asks for.
     fn merge(&self) -> Result<(), sled::Error> {
-        let mut manifest = self.manifest().clone();
-        let Manifest { state, archive, next, .. } = &mut manifest;
+        let first = self.first.load(Ordering::Acquire);
+        if first > 0 {
+            self.db.apply_batch(self.forget(first)?)?;
+        }
+        let mut manifest = Manifest::clone(&self.manifest());
+        let Manifest { state, archive, last, .. } = &mut manifest;
         let mut number = || {
-            *next += 1;
-            *next
+            *last += 1;
+            *last
         };
-        let old_state = self.state.merge(state, &mut number)?;
-        let old_archive = self.archive.merge(archive, &mut number)?;
-        if old_state.is_empty() && old_archive.is_empty() {
+        let mut old = self.archive.drop_before(archive, first);
+        old.extend(self.state.merge(state, &mut number)?);
+        old.extend(self.archive.merge(archive, &mut number)?);
+        if old.is_empty() {
             return Ok(());
         }
         self.hold(manifest, Batch::default())?;
-        // Nobody reads these any more: whoever held the manifest before has given it back.
-        old_state.into_iter().try_for_each(|run| self.state.remove(run))?;
-        old_archive.into_iter().try_for_each(|run| self.archive.remove(run))
+        self.sync()?;
+        Ok(old.into_iter().try_for_each(|run| runs::remove(&self.runs, run))?)
     }
 
     pub fn offset(&self, height: u64) -> Result<Option<u64>, StoreError> {
-        Ok(value(self.db.get(key(b'h', &[&height.to_be_bytes()]))?, MAX_VALUE_BYTES))
+        let found: Option<(u64, Hash)> = value(self.db.get(key(b'h', &[&height.to_be_bytes()]))?, MAX_VALUE_BYTES);
+        Ok(found.map(|(offset, _)| offset))
     }
 
     pub fn height_of(&self, block: &Hash) -> Result<Option<u64>, StoreError> {
@@ -306,7 +405,8 @@ impl Index {
 
     pub fn position_of(&self, transaction: &Hash) -> Result<Option<(u64, u32)>, StoreError> {
         let manifest = self.manifest();
-        let found = self.archive.get(&manifest.archive, &key(b't', &[&transaction.0]))?;
+        let found =
+            self.archive.get(&manifest.archive, &key(b't', &[&transaction.0]), None).map_err(sled::Error::from)?;
         Ok(value(found, MAX_VALUE_BYTES))
     }
 
@@ -320,23 +420,26 @@ impl Index {
         let limit = limit.clamp(1, MAX_PAGE);
         let mut places = Vec::new();
         let manifest = self.manifest();
-        self.archive.back(&manifest.archive, &first..&end, |key| {
+        let each = |key: &[u8]| {
             places.extend(history_place(key));
             places.len() <= limit
-        })?;
+        };
+        self.archive.back(&manifest.archive, &first..&end, each).map_err(sled::Error::from)?;
         let more = places.len() > limit;
         places.truncate(limit);
         let mut page = Page { items: Vec::new(), next: places.last().copied().filter(|_| more) };
         for at in places {
-            page.items.extend(self.event(at)?.map(|(time_ms, event)| HistoryItem { at, time_ms, event }));
+            let event = self.event(&manifest.archive, at)?;
+            page.items.extend(event.map(|(time_ms, event)| HistoryItem { at, time_ms, event }));
         }
         Ok(page)
     }
 
     /// An event and its block's time.
-    fn event(&self, at: Cursor) -> Result<Option<(u64, Event)>, StoreError> {
+    fn event(&self, archive: &Runs, at: Cursor) -> Result<Option<(u64, Event)>, sled::Error> {
         let first = Cursor { event: at.event - at.event % EVENTS_PER_PAGE as u32, ..at };
-        let page: Option<(u64, Vec<Event>)> = value(self.db.get(events_key(first))?, MAX_EVENTS_BYTES);
+        let page: Option<(u64, Vec<Event>)> =
+            value(self.archive.get(archive, &events_key(first), Some(at.height))?, MAX_EVENTS_BYTES);
         Ok(page
             .and_then(|(time_ms, events)| Some((time_ms, events.into_iter().nth((at.event - first.event) as usize)?))))
     }

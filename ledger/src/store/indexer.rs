@@ -88,6 +88,11 @@ impl Indexer {
         }
     }
 
+    /// From now on nobody asks for blocks below this height.
+    pub fn forget_before(&self, height: u64) {
+        self.index.forget_before(height);
+    }
+
     /// The index with all blocks that were handed in before.
     pub fn caught_up(&self) -> &Index {
         let mut queue = self.shared.lock();

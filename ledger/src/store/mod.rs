@@ -1,6 +1,6 @@
 //! Blocks on disk. The block log is the truth: a frame for each block with its certificate, on disk before anybody is
-//! told that the block is final. The index (sled) answers questions and holds the state's entries; it may lag, lose
-//! writes or be deleted.
+//! told that the block is final. The index (sled, and sorted runs beside it) answers questions and holds the state's entries; it
+//! may lag, lose writes or be deleted.
 //!
 //! At opening, the index's height and state root are compared with the log. An index that stands at an earlier block is
 //! brought up by executing the rest; one that does not fit, or can't be read, is built anew from the first block.
@@ -11,7 +11,8 @@
 //! ```text
 //! <dir>/blocks/    block log, in segments (see `framelog`): block, certificate
 //! <dir>/snapshots/ states, in parts
-//! <dir>/index/     sled
+//! <dir>/index/     sled: small rows, and which runs hold
+//! <dir>/index/runs/NUMBER   a sorted run (see `runfile`): what of transactions, histories and the state was added together
 //! <dir>/wal        write-ahead log of the running height   (see `ConsensusFiles`)
 //! <dir>/journal    what this node has signed
 //! ```
@@ -21,6 +22,7 @@ mod consensus;
 mod index;
 mod indexer;
 mod light;
+mod runfile;
 mod runs;
 mod snapshots;
 
@@ -45,6 +47,7 @@ use index::{Addition, Index};
 use indexer::Indexer;
 use std::{
     fs,
+    io::ErrorKind,
     path::Path,
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
 };
@@ -153,11 +156,10 @@ impl Store {
         // A snapshot that was fetched is where an empty log begins.
         let first = snapshots.newest().map_or(1, |newest| newest.head.height() + 1);
         let mut log = BlockLog::open(disk, &dir.join("blocks"), genesis.id(), first)?;
-        let base = base(&mut log, &snapshots, genesis)?;
         let path = dir.join("index");
         let is_new = !path.exists();
         // A new index is opened once: sled gives up its lock only some time after it was closed.
-        let found = if is_new { None } else { Index::open(&path, &base).ok() };
+        let found = if is_new { None } else { usable(Index::open(&path))? };
         let opened = found.and_then(|index| {
             let (head, state) = index.load(genesis)?;
             log.fits(&head, &state).then_some((index, head, state))
@@ -169,7 +171,8 @@ impl Store {
                     tracing::warn!("the index does not fit the block log; building it anew");
                     fs::remove_dir_all(&path).map_err(folder)?;
                 }
-                (Index::open(&path, &base)?, IndexHead::before(&base), base)
+                let base = base(&mut log, &snapshots, genesis)?;
+                (Index::create(&path, &base)?, IndexHead::before(&base), base)
             }
         };
         let mut together = Vec::with_capacity(indexer::MAX_TOGETHER);
@@ -220,6 +223,7 @@ impl Store {
             _ => segments.first().copied().unwrap_or(1),
         };
         self.log.write().unwrap_or_else(PoisonError::into_inner).log.remove_before(first)?;
+        self.index.forget_before(first);
         let heights = self.snapshots.heights();
         let offered = heights.len().saturating_sub(OFFERED);
         let is_base = |height: &u64| match archive {
@@ -298,6 +302,17 @@ fn base(log: &mut BlockLog, snapshots: &Snapshots, genesis: &Genesis) -> Result<
         return Ok(state);
     }
     Err(StoreError::NoBase { first: log.first() })
+}
+
+/// What was opened, unless it is damaged. Where the machine refuses (no right, no descriptor left), nothing would be better if
+/// it were built anew.
+fn usable(opened: Result<Option<Index>, StoreError>) -> Result<Option<Index>, StoreError> {
+    match opened {
+        Err(StoreError::Index(sled::Error::Io(e))) if e.raw_os_error().is_some() && e.kind() != ErrorKind::NotFound => {
+            Err(StoreError::Index(sled::Error::Io(e)))
+        }
+        opened => Ok(opened.ok().flatten()),
+    }
 }
 
 impl Blocks for Arc<Store> {

@@ -1,125 +1,149 @@
-//! A table of sorted runs in a sled tree: a log-structured merge tree (O'Neil and others, 1996). What is added together
-//! becomes one sorted run, in pages of some kilobytes, and [`FAN_IN`] runs of a level are merged into one of the next. An
-//! entry then costs its share of a few page writes, where a B-tree looks for the place of each by itself.
+//! A table of sorted runs, a file each (`runfile.rs`): a log-structured merge tree (O'Neil and others, 1996). What is added
+//! together becomes one sorted run, and [`FAN_IN`] runs of a level are merged into one of the next. An entry then costs its
+//! share of a few page writes, where a B-tree looks for the place of each by itself.
 //!
-//! ```text
-//! run's number, first key of the page -> page
-//! page: (key's length u32, value's length u32 or REMOVED, key, value)*, in order of keys
-//! ```
-//!
-//! The table does not keep which runs it has; its owner does, so that this changes at once with what else must.
+//! The table does not keep which runs it has; its owner does, so that this changes at once with what else must. An owner who
+//! keeps some on disk syncs the folder before, and removes the files of others only once they are no longer kept there.
+//! Whoever reads holds runs of its own: their files stay readable until it is done, whatever is merged or removed meanwhile.
 
+use super::runfile::{Entry, RunFile, Writer, merged};
 use ailo_protocol::canonical::{Decode, Encode};
-use sled::{IVec, Tree};
-use std::ops::Range;
+use std::{
+    fs, io,
+    ops::{Range, RangeInclusive},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 /// Runs of a level that are merged.
 pub const FAN_IN: usize = 16;
-/// A page is closed when it is this long: sled copies a leaf of up to sixteen pages whenever one is added.
-const PAGE_BYTES: usize = 4096;
-const REMOVED: u32 = u32::MAX;
 
 /// A table of sorted runs.
 pub struct Table {
-    tree: Tree,
+    folder: PathBuf,
     /// Runs of more entries together are not merged.
     merge_limit: u64,
 }
 
 /// The runs of a table, the oldest first; of several entries with one key, the newest run's holds.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
-pub struct Runs(Vec<Run>);
+#[derive(Clone, Debug, Default)]
+pub struct Runs(Vec<OpenRun>);
 
+#[derive(Clone, Debug)]
+struct OpenRun {
+    run: Run,
+    file: Arc<RunFile>,
+}
+
+/// A run as its owner keeps it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
-struct Run {
+pub struct Run {
     number: u64,
     level: u32,
     entries: u64,
+    /// Heights of the first and of the last block that it is of.
+    lowest: u64,
+    highest: u64,
+}
+
+impl Runs {
+    /// What is kept of them.
+    pub fn list(&self) -> Vec<Run> {
+        self.0.iter().map(|open| open.run).collect()
+    }
+
+    fn files(runs: &[OpenRun]) -> Vec<&RunFile> {
+        runs.iter().rev().map(|open| &*open.file).collect()
+    }
+}
+
+impl Run {
+    /// Its number, which is its file's name.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
 }
 
 impl Table {
-    /// The table in a tree.
-    pub fn new(tree: Tree, merge_limit: u64) -> Table {
-        Table { tree, merge_limit }
+    /// A table whose runs are in a folder, which it may share with other tables.
+    pub fn new(folder: &Path, merge_limit: u64) -> Table {
+        Table { folder: folder.into(), merge_limit }
     }
 
-    /// Writes a run of entries, which are in order of their keys; `None` removes a key. `number` was never used before.
+    /// Opens runs that were kept; fails if one is missing, or damaged elsewhere than in its pages.
+    pub fn open(&self, kept: Vec<Run>) -> io::Result<Runs> {
+        let open = |run: Run| {
+            let file = RunFile::open(&path(&self.folder, run.number), run.number)?;
+            if file.entries() != run.entries {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, format!("run {} is another", run.number)));
+            }
+            Ok(OpenRun { run, file: Arc::new(file) })
+        };
+        Ok(Runs(kept.into_iter().map(open).collect::<io::Result<_>>()?))
+    }
+
+    /// Writes a run of entries, which are in order of their keys and of the blocks of these heights; `None` removes a key.
+    /// `number` is no other run's.
     pub fn add<'a>(
         &self,
         runs: &mut Runs,
         number: u64,
-        entries: impl Iterator<Item = (&'a [u8], Option<&'a [u8]>)>,
-    ) -> Result<(), sled::Error> {
-        let mut writer = Writer::new(&self.tree, number);
-        for (key, value) in entries {
-            writer.push(key, value)?;
-        }
-        runs.0.extend(writer.finish(0)?);
+        heights: RangeInclusive<u64>,
+        mut entries: impl Iterator<Item = Entry<'a>>,
+    ) -> io::Result<()> {
+        let mut writer = Writer::create(&path(&self.folder, number), number)?;
+        entries.try_for_each(|entry| writer.push(entry))?;
+        runs.0.extend(finish(
+            writer,
+            Run { number, level: 0, entries: 0, lowest: *heights.start(), highest: *heights.end() },
+        )?);
         Ok(())
     }
 
     /// Merges the newest runs under the next number while there are enough of their level; `runs` are then those that
-    /// hold, and the ones that are given back can be removed once nobody reads them.
-    pub fn merge(&self, runs: &mut Runs, mut number: impl FnMut() -> u64) -> Result<Vec<u64>, sled::Error> {
-        let mut merged = Vec::new();
+    /// hold, and the numbers that are given back are of those that do so no more.
+    pub fn merge(&self, runs: &mut Runs, mut number: impl FnMut() -> u64) -> io::Result<Vec<u64>> {
+        let mut old = Vec::new();
         while let Some(from) = self.due(&runs.0) {
-            let level = runs.0[from].level + 1;
-            let mut writer = Writer::new(&self.tree, number());
-            self.newest(&runs.0[from..], |key, value| {
+            let number = number();
+            let mut writer = Writer::create(&path(&self.folder, number), number)?;
+            merged(&Runs::files(&runs.0[from..]), |key, value| {
                 // Below the oldest run there is nothing left that a removal could hide.
-                if from > 0 || value.is_some() { writer.push(key, value) } else { Ok(()) }
+                if from > 0 || value.is_some() { writer.push((key, value)) } else { Ok(()) }
             })?;
-            merged.extend(runs.0.drain(from..).map(|run| run.number));
-            runs.0.extend(writer.finish(level)?);
+            let group: Vec<Run> = runs.0.drain(from..).map(|open| open.run).collect();
+            let level = group.iter().map(|run| run.level + 1).max().unwrap_or_default();
+            let lowest = group.iter().map(|run| run.lowest).min().unwrap_or_default();
+            let highest = group.iter().map(|run| run.highest).max().unwrap_or_default();
+            old.extend(group.iter().map(Run::number));
+            runs.0.extend(finish(writer, Run { number, level, entries: 0, lowest, highest })?);
         }
-        Ok(merged)
+        Ok(old)
     }
 
-    fn due(&self, runs: &[Run]) -> Option<usize> {
+    fn due(&self, runs: &[OpenRun]) -> Option<usize> {
         let from = runs.len().checked_sub(FAN_IN)?;
         let group = &runs[from..];
-        let same = group.iter().all(|run| run.level == group[0].level);
-        let entries: u64 = group.iter().map(|run| run.entries).sum();
+        let same = group.iter().all(|open| open.run.level == group[0].run.level);
+        let entries: u64 = group.iter().map(|open| open.run.entries).sum();
         (same && entries <= self.merge_limit).then_some(from)
     }
 
-    /// Removes everything.
-    pub fn clear(&self) -> Result<(), sled::Error> {
-        self.tree.clear()
+    /// Drops the oldest runs, as many as are of blocks below a height alone; gives their numbers.
+    pub fn drop_before(&self, runs: &mut Runs, height: u64) -> Vec<u64> {
+        let count = runs.0.iter().take_while(|open| open.run.highest < height).count();
+        runs.0.drain(..count).map(|open| open.run.number).collect()
     }
 
-    /// Removes a run's pages.
-    pub fn remove(&self, number: u64) -> Result<(), sled::Error> {
-        for page in self.tree.scan_prefix(number.to_be_bytes()).keys() {
-            self.tree.remove(page?)?;
-        }
-        Ok(())
-    }
-
-    /// Removes what is no run's of `runs`: a stop between writing a run and making it hold left it.
-    pub fn remove_others(&self, runs: &Runs) -> Result<(), sled::Error> {
-        let mut from = 0u64;
-        while let Some(page) = self.tree.range(from.to_be_bytes()..).keys().next() {
-            let Some(number) = page?.first_chunk().copied().map(u64::from_be_bytes) else { break };
-            if !runs.0.iter().any(|run| run.number == number) {
-                self.remove(number)?;
+    /// The value of a key; where the key is of one block alone, only runs of that block's height are looked into.
+    pub fn get(&self, runs: &Runs, key: &[u8], height: Option<u64>) -> io::Result<Option<Vec<u8>>> {
+        for OpenRun { run, file } in runs.0.iter().rev() {
+            if height.is_some_and(|height| !(run.lowest..=run.highest).contains(&height)) {
+                continue;
             }
-            let Some(next) = number.checked_add(1) else { break };
-            from = next;
-        }
-        Ok(())
-    }
-
-    /// The value of a key.
-    pub fn get(&self, runs: &Runs, key: &[u8]) -> Result<Option<Vec<u8>>, sled::Error> {
-        for run in runs.0.iter().rev() {
-            let first = run.number.to_be_bytes();
-            let last = [&first[..], key].concat();
-            let Some(page) = self.tree.range(&first[..]..=&last[..]).next_back() else { continue };
-            let (_, page) = page?;
-            let found = entries(&page).find(|(at, _)| page[at.clone()] >= *key);
-            if let Some((_, value)) = found.filter(|(at, _)| page[at.clone()] == *key) {
-                return Ok(value.map(|value| page[value].to_vec()));
+            let Some((_, page)) = file.find(key)? else { continue };
+            if let Some((_, value)) = page.entries().find(|(at, _)| *at >= key).filter(|(at, _)| *at == key) {
+                return Ok(value.map(<[u8]>::to_vec));
             }
         }
         Ok(None)
@@ -127,155 +151,49 @@ impl Table {
 
     /// Shows the entries of a range of keys from the last back, until `each` says false. For keys that come in their own
     /// order and once: whatever is in a newer run is greater than what is in an older one.
-    pub fn back(
-        &self,
-        runs: &Runs,
-        keys: Range<&[u8]>,
-        mut each: impl FnMut(&[u8]) -> bool,
-    ) -> Result<(), sled::Error> {
-        for run in runs.0.iter().rev() {
-            let prefix = run.number.to_be_bytes();
-            let end = [&prefix[..], keys.end].concat();
-            for page in self.tree.range(&prefix[..]..&end[..]).rev() {
-                let (first, page) = page?;
-                let inside: Vec<Range<usize>> =
-                    entries(&page).map(|(key, _)| key).filter(|key| keys.contains(&&page[key.clone()])).collect();
-                if inside.into_iter().rev().any(|key| !each(&page[key])) {
+    pub fn back(&self, runs: &Runs, keys: Range<&[u8]>, mut each: impl FnMut(&[u8]) -> bool) -> io::Result<()> {
+        for OpenRun { file, .. } in runs.0.iter().rev() {
+            let mut found = file.find(keys.end)?;
+            while let Some((number, page)) = found {
+                let inside: Vec<&[u8]> = page.entries().map(|(key, _)| key).filter(|key| keys.contains(key)).collect();
+                if inside.into_iter().rev().any(|key| !each(key)) {
                     return Ok(());
                 }
-                if first[prefix.len()..] <= *keys.start {
-                    break;
-                }
+                let before = number.checked_sub(1).filter(|_| page.first_key() > keys.start);
+                found = before.map(|before| file.page(before).map(|page| (before, page))).transpose()?;
             }
         }
         Ok(())
     }
 
     /// Shows every key with its newest value, in order.
-    pub fn all(&self, runs: &Runs, each: impl FnMut(&[u8], Option<&[u8]>) -> Outcome) -> Outcome {
-        self.newest(&runs.0, each)
-    }
-
-    fn newest(&self, runs: &[Run], mut each: impl FnMut(&[u8], Option<&[u8]>) -> Outcome) -> Outcome {
-        let mut cursors = Vec::with_capacity(runs.len());
-        for run in runs.iter().rev() {
-            cursors.push(Cursor::new(&self.tree, run.number)?);
-        }
-        loop {
-            // Of equal keys the first cursor's counts, which is the newest.
-            let least = cursors.iter().filter_map(Cursor::current).reduce(|a, b| if b.0 < a.0 { b } else { a });
-            let Some((key, value)) = least else { return Ok(()) };
-            each(key, value)?;
-            let key = key.to_vec();
-            for cursor in &mut cursors {
-                if cursor.current().is_some_and(|(at, _)| at == key) {
-                    cursor.advance()?;
-                }
-            }
-        }
+    pub fn all(&self, runs: &Runs, each: impl FnMut(&[u8], Option<&[u8]>) -> io::Result<()>) -> io::Result<()> {
+        merged(&Runs::files(&runs.0), each)
     }
 }
 
-type Outcome = Result<(), sled::Error>;
-
-/// Where key and value of an entry are in its page.
-type Entry = (Range<usize>, Option<Range<usize>>);
-
-/// The entries of a page, up to the first that is not readable.
-fn entries(page: &[u8]) -> impl Iterator<Item = Entry> + '_ {
-    let mut at = 0;
-    std::iter::from_fn(move || {
-        let (entry, next) = entry_at(page, at)?;
-        at = next;
-        Some(entry)
-    })
+fn path(folder: &Path, number: u64) -> PathBuf {
+    folder.join(number.to_string())
 }
 
-fn entry_at(page: &[u8], at: usize) -> Option<(Entry, usize)> {
-    let number = |at: usize| page.get(at..at + 4)?.try_into().ok().map(u32::from_be_bytes);
-    let (key_len, value_len) = (number(at)? as usize, number(at + 4)?);
-    let key = at + 8..(at + 8).checked_add(key_len)?;
-    let value = (value_len != REMOVED).then_some(key.end..key.end.checked_add(value_len as usize)?);
-    let end = value.as_ref().map_or(key.end, |value| value.end);
-    (end <= page.len()).then_some(((key, value), end))
+/// The run that was written, unless it is empty.
+fn finish(writer: Writer, run: Run) -> io::Result<Option<OpenRun>> {
+    let file = writer.finish()?;
+    Ok(file.map(|file| OpenRun { run: Run { entries: file.entries(), ..run }, file: Arc::new(file) }))
 }
 
-/// Goes through a run.
-struct Cursor {
-    pages: sled::Iter,
-    page: IVec,
-    /// The entry it stands at, and where the next one begins.
-    entry: Option<Entry>,
-    next: usize,
+/// Removes a run's file from a folder.
+pub fn remove(folder: &Path, number: u64) -> io::Result<()> {
+    fs::remove_file(path(folder, number))
 }
 
-impl Cursor {
-    fn new(tree: &Tree, number: u64) -> Result<Cursor, sled::Error> {
-        let pages = tree.scan_prefix(number.to_be_bytes());
-        let mut cursor = Cursor { pages, page: IVec::default(), entry: None, next: 0 };
-        cursor.advance()?;
-        Ok(cursor)
+/// The numbers of all files of a folder: of runs that are kept, and of what a stop before keeping them has left.
+pub fn found(folder: &Path) -> io::Result<Vec<u64>> {
+    let mut numbers = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        numbers.extend(entry?.file_name().to_str().and_then(|name| name.parse::<u64>().ok()));
     }
-
-    fn current(&self) -> Option<(&[u8], Option<&[u8]>)> {
-        let (key, value) = self.entry.clone()?;
-        Some((&self.page[key], value.map(|value| &self.page[value])))
-    }
-
-    fn advance(&mut self) -> Outcome {
-        loop {
-            if let Some((entry, next)) = entry_at(&self.page, self.next) {
-                (self.entry, self.next) = (Some(entry), next);
-                return Ok(());
-            }
-            self.entry = None;
-            let Some(page) = self.pages.next() else { return Ok(()) };
-            (self.page, self.next) = (page?.1, 0);
-        }
-    }
-}
-
-/// Writes a run.
-struct Writer<'a> {
-    tree: &'a Tree,
-    number: u64,
-    entries: u64,
-    /// Where the page will stand, and the page.
-    place: Vec<u8>,
-    page: Vec<u8>,
-}
-
-impl Writer<'_> {
-    fn new(tree: &Tree, number: u64) -> Writer<'_> {
-        Writer { tree, number, entries: 0, place: Vec::new(), page: Vec::with_capacity(2 * PAGE_BYTES) }
-    }
-
-    fn push(&mut self, key: &[u8], value: Option<&[u8]>) -> Outcome {
-        if self.page.is_empty() {
-            self.place = [&self.number.to_be_bytes(), key].concat();
-        }
-        let value_len = value.map_or(REMOVED, |value| value.len() as u32);
-        self.page.extend_from_slice(&(key.len() as u32).to_be_bytes());
-        self.page.extend_from_slice(&value_len.to_be_bytes());
-        self.page.extend_from_slice(key);
-        self.page.extend_from_slice(value.unwrap_or_default());
-        self.entries += 1;
-        if self.page.len() >= PAGE_BYTES { self.close() } else { Ok(()) }
-    }
-
-    fn close(&mut self) -> Outcome {
-        self.tree.insert(&self.place, self.page.as_slice())?;
-        self.page.clear();
-        Ok(())
-    }
-
-    /// The run, unless it is empty.
-    fn finish(mut self, level: u32) -> Result<Option<Run>, sled::Error> {
-        if !self.page.is_empty() {
-            self.close()?;
-        }
-        Ok((self.entries > 0).then_some(Run { number: self.number, level, entries: self.entries }))
-    }
+    Ok(numbers)
 }
 
 #[cfg(test)]
@@ -286,11 +204,22 @@ mod tests {
 
     fn table(merge_limit: u64) -> (Table, tempfile::TempDir) {
         let dir = tempfile::tempdir().unwrap();
-        (Table::new(sled::open(dir.path()).unwrap().open_tree("table").unwrap(), merge_limit), dir)
+        (Table::new(dir.path(), merge_limit), dir)
     }
 
     fn numbers(runs: &Runs) -> Vec<u64> {
-        runs.0.iter().map(|run| run.number).collect()
+        runs.list().iter().map(Run::number).collect()
+    }
+
+    fn files(table: &Table) -> Vec<u64> {
+        let mut files = found(&table.folder).unwrap();
+        files.sort_unstable();
+        files
+    }
+
+    /// Adds a run of one entry.
+    fn add_one(table: &Table, runs: &mut Runs, number: u64, heights: RangeInclusive<u64>, key: &[u8]) {
+        table.add(runs, number, heights, [(key, Some(&b"value"[..]))].into_iter()).unwrap();
     }
 
     /// What a table says of itself.
@@ -326,7 +255,7 @@ mod tests {
                 batch.insert(key, value);
             }
             number += 1;
-            table.add(&mut runs, number, batch.iter().map(|(k, v)| (k.as_slice(), v.as_deref()))).unwrap();
+            table.add(&mut runs, number, 0..=0, batch.iter().map(|(k, v)| (k.as_slice(), v.as_deref()))).unwrap();
             for (key, value) in batch {
                 match value {
                     Some(value) => drop(map.insert(key, value)),
@@ -338,17 +267,18 @@ mod tests {
                 number
             };
             for old in table.merge(&mut runs, next).unwrap() {
-                table.remove(old).unwrap();
+                remove(&table.folder, old).unwrap();
             }
             assert!(runs.0.len() <= 4 * FAN_IN);
         }
         assert_eq!(content(&table, &runs), map);
         for key in 0..500u64 {
             let key = &key.to_be_bytes()[6..];
-            assert_eq!(table.get(&runs, key).unwrap().as_ref(), map.get(key));
+            assert_eq!(table.get(&runs, key, None).unwrap().as_ref(), map.get(key));
         }
-        let pages = table.tree.iter().keys().map(|page| u64::from_be_bytes(*page.unwrap().first_chunk().unwrap()));
-        assert!(pages.into_iter().all(|page| numbers(&runs).contains(&page)), "merged runs are gone");
+        assert_eq!(files(&table), numbers(&runs), "merged runs are gone");
+        let again = table.open(runs.list()).unwrap();
+        assert_eq!((again.list(), content(&table, &again)), (runs.list(), map));
     }
 
     #[test]
@@ -362,14 +292,16 @@ mod tests {
                 (batch * 30..batch * 30 + 30).flat_map(|i| [key(1, i), key(2, i), key(3, i)]).collect();
             keys.sort();
             number += 1;
-            table.add(&mut runs, number, keys.iter().map(|key| (key.as_slice(), Some(&[][..])))).unwrap();
+            table
+                .add(&mut runs, number, batch..=batch, keys.iter().map(|key| (key.as_slice(), Some(&[][..]))))
+                .unwrap();
             let next = || {
                 number += 1;
                 number
             };
             table.merge(&mut runs, next).unwrap();
         }
-        assert!(runs.0.iter().all(|run| run.entries <= 1000) && runs.0.len() > 8, "{runs:?}");
+        assert!(runs.list().iter().all(|run| run.entries <= 1000) && runs.0.len() > 8, "{runs:?}");
         let mut seen = Vec::new();
         let range = |from, to| (key(2, from), key(2, to));
         let (start, end) = range(10, 2900);
@@ -392,28 +324,87 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_never_came_to_hold_is_removed() {
+    fn who_reads_goes_on_while_runs_are_merged_and_removed() {
         let (table, _dir) = table(u64::MAX);
         let mut runs = Runs::default();
-        for number in [3, 5, 9] {
-            table.add(&mut runs, number, [(&b"key"[..], Some(&b"value"[..]))].into_iter()).unwrap();
+        for number in 0..FAN_IN as u64 {
+            add_one(&table, &mut runs, number, 0..=0, &number.to_be_bytes());
         }
-        runs.0.remove(1);
-        table.remove_others(&runs).unwrap();
-        assert_eq!(table.tree.len(), 2);
-        assert_eq!(numbers(&runs), [3, 9]);
+        let mut merging = runs.clone();
+        let mut seen = Vec::new();
+        let each = |key: &[u8], _: Option<&[u8]>| {
+            seen.push(u64::from_be_bytes(*key.first_chunk().unwrap()));
+            if seen.len() == 3 {
+                for old in table.merge(&mut merging, || 100).unwrap() {
+                    remove(&table.folder, old).unwrap();
+                }
+            }
+            Ok(())
+        };
+        table.all(&runs, each).unwrap();
+        assert_eq!(seen, (0..FAN_IN as u64).collect::<Vec<u64>>());
+        assert_eq!((files(&table), numbers(&merging)), (vec![100], vec![100]));
+        assert!(table.get(&runs, &7u64.to_be_bytes(), None).unwrap().is_some());
+        assert_eq!(content(&table, &merging), content(&table, &runs));
     }
 
     #[test]
-    fn a_page_that_is_cut_off_anywhere_is_read_as_far_as_it_goes() {
+    fn the_oldest_runs_are_dropped_by_height() {
         let (table, _dir) = table(u64::MAX);
         let mut runs = Runs::default();
-        let both = [(&b"a"[..], Some(&b"1"[..])), (&b"b"[..], None)];
-        table.add(&mut runs, 1, both.into_iter()).unwrap();
-        let (place, page) = table.tree.first().unwrap().unwrap();
-        for len in 0..page.len() {
-            table.tree.insert(&place, &page[..len]).unwrap();
-            assert_eq!(content(&table, &runs).len(), usize::from(len >= 10));
+        for number in 1..=20 {
+            add_one(&table, &mut runs, number, number * 10..=number * 10 + 9, &number.to_be_bytes());
+            table.merge(&mut runs, || 100).unwrap();
         }
+        let heights = |runs: &Runs| runs.list().iter().map(|run| (run.lowest, run.highest)).collect::<Vec<_>>();
+        assert_eq!(heights(&runs), [(10, 169), (170, 179), (180, 189), (190, 199), (200, 209)]);
+        assert!(table.drop_before(&mut runs, 169).is_empty());
+        assert_eq!(table.drop_before(&mut runs, 185), [100, 17]);
+        assert_eq!(heights(&runs), [(180, 189), (190, 199), (200, 209)]);
+        assert_eq!(table.get(&runs, &17u64.to_be_bytes(), None).unwrap(), None);
+        assert!(table.get(&runs, &18u64.to_be_bytes(), None).unwrap().is_some());
+        assert!(table.get(&runs, &18u64.to_be_bytes(), Some(185)).unwrap().is_some());
+        assert_eq!(table.get(&runs, &18u64.to_be_bytes(), Some(195)).unwrap(), None, "looked into no other run");
+        assert_eq!(table.drop_before(&mut runs, u64::MAX), [18, 19, 20]);
+        assert_eq!(content(&table, &runs).len(), 0);
+    }
+
+    /// Whatever byte of a run is another, and wherever it is cut off: at opening, or when the page is read, it is said.
+    #[test]
+    fn a_damaged_run_is_an_error_and_never_read() {
+        let (table, _dir) = table(u64::MAX);
+        let mut runs = Runs::default();
+        let keys: Vec<[u8; 8]> = (0..200u64).map(u64::to_be_bytes).collect();
+        let value = [7; 100];
+        table.add(&mut runs, 5, 0..=0, keys.iter().map(|key| (&key[..], Some(&value[..])))).unwrap();
+        let (file, kept) = (path(&table.folder, 5), runs.list());
+        let good = fs::read(&file).unwrap();
+        let read = || {
+            let runs = table.open(kept.clone())?;
+            table.all(&runs, |_, _| Ok(()))
+        };
+        read().unwrap();
+        for at in 0..good.len() {
+            let mut bad = good.clone();
+            bad[at] ^= 1 << (at % 8);
+            fs::write(&file, bad).unwrap();
+            assert_eq!(read().unwrap_err().kind(), io::ErrorKind::InvalidData, "byte {at}");
+        }
+        for len in (0..good.len()).step_by(7) {
+            fs::write(&file, &good[..len]).unwrap();
+            assert!(table.open(kept.clone()).is_err(), "cut off at {len}");
+        }
+        fs::write(&file, &good).unwrap();
+        fs::rename(&file, path(&table.folder, 6)).unwrap();
+        assert_eq!(read().unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert!(table.open(vec![Run { number: 6, ..kept[0] }]).is_err(), "another run's file");
+        // Damage that comes after the opening.
+        let mut bad = good.clone();
+        fs::write(&file, &good).unwrap();
+        let open = table.open(kept.clone()).unwrap();
+        bad[100] ^= 1;
+        fs::write(&file, &bad).unwrap();
+        assert_eq!(table.get(&open, &keys[1], None).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        assert!(table.back(&open, &keys[0]..&keys[9], |_| true).is_err());
     }
 }

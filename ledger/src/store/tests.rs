@@ -1,5 +1,8 @@
 #![allow(clippy::unwrap_used)]
-use super::*;
+use super::{
+    runfile::{RunFile, Writer},
+    *,
+};
 use crate::{
     Body,
     consensus::{Ballot, Host, Input, Output, Step},
@@ -114,6 +117,101 @@ fn a_deleted_or_ruined_index_is_built_anew() {
     chain.check(6);
 }
 
+/// The files of the index's runs, by their numbers.
+fn runs(chain: &Chain) -> Vec<PathBuf> {
+    let folder = chain.path("index/runs");
+    let mut numbers = runs::found(&folder).unwrap();
+    numbers.sort_unstable();
+    numbers.into_iter().map(|number| folder.join(number.to_string())).collect()
+}
+
+/// Flips a bit of a file.
+fn flip(path: &Path, at: impl Fn(usize) -> usize) {
+    let mut bytes = fs::read(path).unwrap();
+    let at = at(bytes.len());
+    bytes[at] ^= 1;
+    fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn an_index_that_lacks_a_run_or_has_a_broken_one_is_built_anew() {
+    let mut chain = Chain::new(4);
+    let (store, _) = chain.open();
+    chain.extend(&store);
+    drop(store);
+    let is_whole = |run: &PathBuf| RunFile::open(run, run.file_name().unwrap().to_str().unwrap().parse().unwrap());
+    let damages: [fn(&Path); 4] = [
+        |run| fs::remove_file(run).unwrap(),
+        |run| fs::write(run, b"").unwrap(),
+        |run| flip(run, |_| 3),
+        |run| flip(run, |len| len - 1),
+    ];
+    for damage in damages {
+        for i in 0..runs(&chain).len().min(3) {
+            damage(&runs(&chain)[i]);
+            drop(chain.check(5));
+            assert!(runs(&chain).iter().all(|run| is_whole(run).is_ok()), "built anew");
+        }
+    }
+}
+
+#[test]
+fn a_damaged_page_has_the_index_built_anew_or_is_said() {
+    let mut chain = Chain::new(4);
+    let (mut anew, mut said) = (0, 0);
+    for i in 0..3 {
+        flip(&runs(&chain)[i], |_| 25);
+        let (store, state) = chain.open();
+        assert_eq!(state.root(), chain.states.last().unwrap().root());
+        let transactions = chain.blocks.iter().flat_map(|(block, _)| &block.transactions);
+        let outcomes: Vec<_> = transactions.map(|transaction| store.transaction(&transaction.id())).collect();
+        if outcomes.iter().all(Result::is_ok) {
+            anew += 1;
+        } else {
+            let error = outcomes.into_iter().find_map(Result::err).unwrap();
+            assert!(
+                matches!(error, StoreError::Index(_)) && error.to_string().contains("delete ledger/index"),
+                "{error}"
+            );
+            said += 1;
+            drop(store);
+            fs::remove_dir_all(chain.path("index")).unwrap();
+        }
+        let height = chain.blocks.len();
+        let store = chain.check(height);
+        chain.extend(&store);
+    }
+    assert_eq!((anew, said), (2, 1), "the state is read at opening, the archive by who asks");
+}
+
+#[test]
+fn what_a_stop_left_of_runs_that_never_came_to_hold_is_removed() {
+    let mut chain = Chain::new(3);
+    let before = runs(&chain);
+    let last: u64 = before.last().unwrap().file_name().unwrap().to_str().unwrap().parse().unwrap();
+    for number in last + 1..last + 4 {
+        fs::write(chain.path("index/runs").join(number.to_string()), b"the beginning of a run").unwrap();
+    }
+    let store = chain.check(3);
+    assert_eq!(runs(&chain), before);
+    chain.extend(&store);
+    drop(store);
+    chain.check(4);
+}
+
+/// Over many merges the index holds what the log does, and no more files than runs.
+#[test]
+fn merged_runs_are_deleted_and_what_they_held_is_there() {
+    let mut chain = Chain::new(0);
+    for _ in 0..40 {
+        // One batch of the index each.
+        let (store, _) = chain.open();
+        chain.extend(&store);
+    }
+    assert!(runs(&chain).len() <= 2 * (2 + runs::FAN_IN), "{:?}", runs(&chain));
+    chain.check(40);
+}
+
 #[test]
 fn an_index_that_is_behind_the_log_is_brought_up() {
     let mut chain = Chain::new(4);
@@ -150,12 +248,17 @@ fn an_index_ahead_of_the_log_or_of_another_history_is_built_anew() {
     let log = fs::read(&segment).unwrap();
     fs::write(&segment, &log[..log.len() - 1]).unwrap();
     chain.check(4);
-    // An entry of the state is not what it should be.
-    let db = sled::open(chain.path("index")).unwrap();
-    let state = db.open_tree("state").unwrap();
-    let (key, _) = state.last().unwrap().unwrap();
-    state.remove(key).unwrap();
-    drop((state, db));
+    // The state is not what it should be, in a run that is well formed.
+    let first = chain.path("index/runs/1");
+    let run = RunFile::open(&first, 1).unwrap();
+    fs::remove_file(&first).unwrap();
+    let mut writer = Writer::create(&first, 1).unwrap();
+    for (key, value) in run.page(0).unwrap().entries() {
+        let mut value = value.unwrap().to_vec();
+        *value.last_mut().unwrap() ^= 1;
+        writer.push((key, Some(&value))).unwrap();
+    }
+    assert_eq!(writer.finish().unwrap().unwrap().entries(), run.entries());
     chain.check(4);
 }
 
@@ -283,6 +386,7 @@ impl Chain {
             let is_kept = height >= store.first();
             assert_eq!(store.block(height).unwrap().as_ref(), Some(block).filter(|_| is_kept));
             assert_eq!(store.certificate(height).unwrap().as_ref(), Some(certificate).filter(|_| is_kept));
+            assert_eq!(store.block_by_hash(&block.id()).unwrap().as_ref(), Some(block).filter(|_| is_kept));
         }
         store
     }
@@ -324,12 +428,15 @@ fn a_log_goes_on_from_the_first_segment_that_a_snapshot_stands_before() {
     let first = store.first();
     store.snapshots().remove(first - 1).unwrap();
     drop(store);
+    assert_eq!(chain.check_kept().first(), first, "nobody asks for it while the index stands");
+    fs::remove_dir_all(chain.path("index")).unwrap();
     let store = chain.check_kept();
     assert!(store.first() > first, "a segment without a snapshot before it is of no use");
     for height in store.snapshots().heights() {
         store.snapshots().remove(height).unwrap();
     }
     drop(store);
+    fs::remove_dir_all(chain.path("index")).unwrap();
     let lost = Store::open(chain.dir.path(), &chain.genesis).err().unwrap();
     assert!(matches!(lost, StoreError::NoBase { .. }), "{lost}");
 }
