@@ -10,10 +10,11 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::{os::unix::process::CommandExt, process::ExitCode, time::Duration};
 
 /// How the allocator of glibc is to treat a node, which runs long and frees on one thread what another has made: with an
-/// arena for each thread and no bound on what stays in it, a validator under load holds a third more memory than it uses.
+/// arena for each thread and no bound on what stays in it, a validator under load holds a third more memory than it uses;
+/// where blocks and their buffers get mappings of their own, or what is free goes back at once, it waits for the kernel.
 /// Whoever sets the first of them decides alone. See `mallopt(3)`.
 const HEAP: [(&str, &str); 3] =
-    [("MALLOC_ARENA_MAX", "4"), ("MALLOC_TRIM_THRESHOLD_", "16777216"), ("MALLOC_MMAP_THRESHOLD_", "262144")];
+    [("MALLOC_ARENA_MAX", "4"), ("MALLOC_TRIM_THRESHOLD_", "67108864"), ("MALLOC_MMAP_THRESHOLD_", "8388608")];
 
 fn main() -> ExitCode {
     let cli = Cli::parse();

@@ -20,7 +20,7 @@
 //! that it is not needed: a power loss loses the last blocks of the index, never a file that the rest of it names.
 //!
 //! **Descriptors.** Every run is an open file: of the state some dozens, of the archive at most 16 of each of its few levels and
-//! beyond those one for at least [`ARCHIVE_RUN`]` / 16` entries (a transfer makes about six).
+//! beyond those one for more than [`ARCHIVE_RUN`]` / 16` entries on average (a transfer makes about six).
 
 use super::{
     IndexHead as Head, StoreError,
