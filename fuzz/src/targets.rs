@@ -744,7 +744,7 @@ fn text_seeds() -> Vec<Vec<u8>> {
 // ---- Snapshots, from peers and from the disk. The first byte says whether it is a head or a part.
 
 fn snapshot_head() -> SnapshotHead {
-    SnapshotHead { block: WORLD.lights[2].clone(), age_ms: WORLD.states[3].age_ms(), bits: 0 }
+    SnapshotHead { block: WORLD.lights[2].clone(), bits: 0 }
 }
 
 fn snapshot(data: &[u8]) {

@@ -118,9 +118,18 @@ impl FrameLog {
 
     /// The same on another disk than the machine's.
     pub fn open_on(disk: Arc<dyn Disk>, path: &Path, format: Format) -> Result<FrameLog, LogError> {
-        if !disk.exists(path) {
-            return FrameLog::create_on(disk, path, format, &[]);
+        match disk.exists(path) {
+            true => FrameLog::open_there(disk, path, format, false),
+            false => FrameLog::create_on(disk, path, format, &[]),
         }
+    }
+
+    /// Opens a log that nobody appends to any more: its last frame was finished, so an incomplete one is damage.
+    pub fn open_closed(disk: Arc<dyn Disk>, path: &Path, format: Format) -> Result<FrameLog, LogError> {
+        FrameLog::open_there(disk, path, format, true)
+    }
+
+    fn open_there(disk: Arc<dyn Disk>, path: &Path, format: Format, closed: bool) -> Result<FrameLog, LogError> {
         let file = disk.open(path).map_err(|e| LogError::io("open", path, e))?;
         let mut log =
             FrameLog { disk, path: path.into(), file, format, end: FILE_HEAD as u64, count: 0, failed: false };
@@ -132,6 +141,9 @@ impl FrameLog {
             (end, count) = (frame.end, count + 1);
         }
         if end < len {
+            if closed {
+                return Err(LogError::Damaged { path: path.into(), offset: end });
+            }
             log.check_tail(end, len)?;
             log.file.set_length(end).map_err(|e| LogError::io("truncate", path, e))?;
         }

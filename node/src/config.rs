@@ -42,6 +42,8 @@ pub struct Settings {
     pub checkpoint: Option<Checkpoint>,
     /// Keep all blocks.
     pub archive: bool,
+    /// Start without the journal of what was signed.
+    pub allow_new_journal: bool,
     /// Share of the time that training may compute, in percent.
     pub power: u8,
     /// Never use a GPU.
@@ -104,6 +106,7 @@ impl Settings {
             bootstrap: flags.bootstrap.or(file.bootstrap).unwrap_or_default(),
             cpu: flags.cpu.or(file.cpu).unwrap_or(false),
             checkpoint,
+            allow_new_journal: flags.allow_new_journal.unwrap_or(false),
             archive: flags.archive.or(file.archive).unwrap_or(network.is_none()),
             network,
             data_dir,

@@ -6,7 +6,7 @@
 
 use super::{
     Key, RestoreError, State,
-    entry::{Entry, Record, Tip},
+    entry::{Entry, MAX_ENTRY_BYTES, Record, Tip},
     tree::{Beside, Tree, key_hash, value_hash},
 };
 use crate::Header;
@@ -21,6 +21,8 @@ pub const MAX_PART_BITS: u32 = 16;
 pub const MAX_PART_BYTES: usize = 7 << 20;
 /// About how long parts are.
 const PART_BYTES: usize = 512 << 10;
+/// Where the entries of a part are longer together, all parts are cut once more; a single entry may be longer.
+const LONG_PART_BYTES: usize = 1 << 20;
 
 /// Entries of a state whose keys' hashes begin alike.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -68,15 +70,15 @@ impl State {
     /// Cuts the state into parts of about half a megabyte.
     pub fn parts(&self) -> Parts<'_> {
         let mut entries = Vec::with_capacity(self.entries.len());
-        let mut bytes = 0;
+        let mut lengths = Vec::with_capacity(self.entries.len());
         for (key, entry) in self.entries.iter().filter(|(key, _)| **key != Key::Tip) {
             let encoded = canonical::encode(key);
-            bytes += encoded.len() + canonical::encode(entry).len();
-            entries.push((key_hash(&encoded), key, entry));
+            let hash = key_hash(&encoded);
+            lengths.push((hash, encoded.len() + canonical::encode(entry).len()));
+            entries.push((hash, key, entry));
         }
         entries.sort_unstable_by_key(|(hash, ..)| *hash);
-        let bits = bytes.div_ceil(PART_BYTES).next_power_of_two().ilog2().min(MAX_PART_BITS);
-        Parts { tree: &self.tree, bits, entries }
+        Parts { tree: &self.tree, bits: bits_for(&mut lengths), entries }
     }
 
     /// The state after the block of `header`, of all its parts.
@@ -100,6 +102,13 @@ impl Parts<'_> {
         self.bits
     }
 
+    /// Which part an entry at this key is in.
+    pub fn place_of(bits: u32, key: &Key) -> u32 {
+        let hash = key_hash(&canonical::encode(key));
+        let first = hash.0.first_chunk().map_or(0, |bytes| u32::from_be_bytes(*bytes));
+        if bits == 0 { 0 } else { first >> (32 - bits.min(32)) }
+    }
+
     /// Part `index`, below `2^bits`.
     pub fn part(&self, index: u32) -> Part {
         let first = prefix(self.bits, index);
@@ -112,12 +121,39 @@ impl Parts<'_> {
     }
 }
 
+/// How many bits cut entries of these lengths into parts of the right one.
+fn bits_for(lengths: &mut [(Hash, usize)]) -> u32 {
+    lengths.sort_unstable();
+    let bytes: usize = lengths.iter().map(|(_, length)| length).sum();
+    let bits = bytes.div_ceil(PART_BYTES).next_power_of_two().ilog2();
+    let is_long = |part: &[(Hash, usize)]| {
+        part.len() > 1 && part.iter().map(|(_, length)| length).sum::<usize>() > LONG_PART_BYTES
+    };
+    let too_long = |bits: &u32| lengths.chunk_by(|(a, _), (b, _)| starts_with(a, b, *bits)).any(is_long);
+    (bits..MAX_PART_BITS).find(|bits| !too_long(bits)).unwrap_or(MAX_PART_BITS)
+}
+
 fn starts_with(hash: &Hash, prefix: &Hash, bits: u32) -> bool {
     let first = |hash: &Hash| hash.0.first_chunk().map_or(0, |bytes| u32::from_be_bytes(*bytes));
     bits == 0 || (first(hash) ^ first(prefix)) >> (32 - bits) == 0
 }
 
 impl Part {
+    /// The entry that it holds at this key.
+    pub fn entry(&self, key: &Key) -> Option<Entry> {
+        let key = canonical::encode(key);
+        let (_, entry) = self.entries.iter().find(|(at, _)| *at == key)?;
+        canonical::decode(entry, MAX_ENTRY_BYTES).ok()
+    }
+
+    /// The state's age, milliseconds, if it is in this part.
+    pub fn age_ms(&self) -> Option<u64> {
+        match self.entry(&Key::Chain) {
+            Some(Entry::Chain(chain)) => Some(chain.age),
+            _ => None,
+        }
+    }
+
     /// Canonical bytes.
     pub fn encode(&self) -> Vec<u8> {
         canonical::encode(self)
@@ -163,6 +199,18 @@ mod tests {
             assert_eq!((state.root(), state.last_block()), (ledger.state.root(), ledger.state.last_block()));
             assert_eq!(state.entries().collect::<Vec<_>>(), ledger.state.entries().collect::<Vec<_>>());
         }
+    }
+
+    #[test]
+    fn entries_that_crowd_in_one_place_are_cut_more_often() {
+        let hash = |first: u16| Hash([first.to_be_bytes().as_slice(), &[0; 30]].concat().try_into().unwrap());
+        let even: Vec<(Hash, usize)> = (0..64).map(|i| (hash(i << 10), 100_000)).collect();
+        assert_eq!(bits_for(&mut even.clone()), 4, "sixteen parts of four entries");
+        let crowd: Vec<(Hash, usize)> = (0..64).map(|i| (hash(i), 100_000)).collect();
+        assert_eq!(bits_for(&mut crowd.clone()), 13, "eight entries that share thirteen bits");
+        assert_eq!(bits_for(&mut [(hash(0), 5_000_000), (hash(1 << 15), 1)]), 4, "an entry is never cut");
+        assert_eq!(bits_for(&mut vec![(hash(7), 100_000); 64]), MAX_PART_BITS);
+        assert_eq!(bits_for(&mut []), 0);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! It lies in segments, files that are named by the height of their first block and follow each other without a gap. Whole
 //! segments leave at the old end, once nobody needs their blocks.
 
-use super::{EncodedBlock, StoreError};
+use super::{EncodedBlock, StoreError, snapshots::numbered};
 use crate::{
     Block, Certificate,
     block::{MAX_BLOCK_BYTES, MAX_CERTIFICATE_BYTES},
@@ -36,6 +36,25 @@ struct Segment {
     /// Height of the first block in it.
     first: u64,
     log: FrameLog,
+}
+
+/// Segments that are of the log no more.
+#[must_use]
+pub struct Taken {
+    disk: Arc<dyn Disk>,
+    folder: PathBuf,
+    paths: Vec<PathBuf>,
+}
+
+impl Taken {
+    /// Removes their files, which takes a while; the oldest first, so that a stop in between leaves no gap.
+    pub fn remove(self) -> Result<(), StoreError> {
+        for path in &self.paths {
+            self.disk.remove(path).map_err(|e| LogError::io("remove", path, e))?;
+            self.disk.sync_folder(&self.folder).map_err(|e| LogError::io("sync", &self.folder, e))?;
+        }
+        Ok(())
+    }
 }
 
 impl Segment {
@@ -75,13 +94,15 @@ impl BlockLog {
         let format = Format { kind: *b"BLKS", network, max_frame: MAX_RECORD_BYTES };
         disk.make_folder(folder).map_err(|e| LogError::io("make", folder, e))?;
         let files = disk.list(folder).map_err(|e| LogError::io("read", folder, e))?;
-        let first_of = |path: &Path| path.file_name()?.to_str().filter(|name| name.len() == 20)?.parse().ok();
         let mut log = BlockLog { disk, folder: folder.into(), format, segments: Vec::new() };
-        for (first, path) in files.iter().filter_map(|path| Some((first_of(path)?, path))) {
+        let segments: Vec<(u64, &PathBuf)> = files.iter().filter_map(|path| Some((numbered(path)?, path))).collect();
+        for (i, (first, path)) in segments.iter().enumerate() {
+            let (first, is_last) = (*first, i + 1 == segments.len());
             if let Some(before) = log.segments.last().filter(|before| before.end() != first) {
                 return Err(LogError::Damaged { path: log.path(before.first), offset: before.log.end() }.into());
             }
-            log.segments.push(Segment { first, log: FrameLog::open_on(log.disk.clone(), path, format)? });
+            let open = if is_last { FrameLog::open_on } else { FrameLog::open_closed };
+            log.segments.push(Segment { first, log: open(log.disk.clone(), path, format)? });
         }
         if log.segments.is_empty() {
             log.begin_segment(first)?;
@@ -123,15 +144,13 @@ impl BlockLog {
         if self.last().log.is_empty() { Ok(()) } else { self.begin_segment(self.height() + 1) }
     }
 
-    /// Removes the segments before the one that begins at height `first`, the oldest first.
-    pub fn remove_before(&mut self, first: u64) -> Result<(), StoreError> {
-        while self.segments.len() > 1 && self.segments[0].first < first {
-            let Segment { first, .. } = self.segments.remove(0);
-            let path = self.path(first);
-            self.disk.remove(&path).map_err(|e| LogError::io("remove", &path, e))?;
-            self.disk.sync_folder(&self.folder).map_err(|e| LogError::io("sync", &self.folder, e))?;
-        }
-        Ok(())
+    /// Takes out the segments before the one that begins at height `first`; their files are the caller's to remove.
+    pub fn take_before(&mut self, first: u64) -> Taken {
+        let count = self.segments.iter().take_while(|segment| segment.first < first).count();
+        let count = count.min(self.segments.len() - 1);
+        let paths = self.segments.drain(..count).map(|segment| segment.first).collect::<Vec<_>>();
+        let paths = paths.into_iter().map(|first| self.path(first)).collect();
+        Taken { disk: self.disk.clone(), folder: self.folder.clone(), paths }
     }
 
     /// Appends the next block; gives its offset in its segment once it is on disk.

@@ -11,12 +11,16 @@ use ailo_protocol::{Hash, canonical, merkle};
 impl Store {
     /// The header at `height`.
     pub fn header(&self, height: u64) -> Result<Option<Header>, StoreError> {
-        Ok(self.block(height)?.map(|block| block.header))
+        let header = self.block(height)?.map(|block| block.header);
+        // The log goes on from a snapshot, whose block is known by this alone.
+        Ok(header.or_else(|| Some(self.snapshots.get(height)?.head.block.header.clone())))
     }
 
     /// The header at `height` with its certificate and validators.
     pub fn light_block(&self, height: u64) -> Result<Option<LightBlock>, StoreError> {
-        let Some((block, certificate)) = self.encoded(height)? else { return Ok(None) };
+        let Some((block, certificate)) = self.encoded(height)? else {
+            return Ok(self.snapshots.get(height).map(|snapshot| snapshot.head.block.clone()));
+        };
         let header = Block::decode(&block)?.header;
         let certificate = canonical::decode(&certificate, MAX_CERTIFICATE_BYTES)?;
         let set = |hash: &Hash| self.index.find(|index| index.validators(hash));

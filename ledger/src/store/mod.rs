@@ -29,7 +29,7 @@ mod snapshots;
 pub use blocks::{BlockLog, IndexHead};
 pub use consensus::ConsensusFiles;
 pub use index::{Cursor, HistoryItem, MAX_PAGE, Page, Subject};
-pub use snapshots::{MAX_HEAD_BYTES, Snapshot, SnapshotHead, Snapshots};
+pub use snapshots::{MAX_HEAD_BYTES, Snapshot, SnapshotHead, Snapshots, is_begun};
 
 use crate::{
     Transaction,
@@ -121,7 +121,7 @@ pub enum StoreError {
     /// The log does not begin with the first block, and no snapshot stands before it.
     #[error(
         "the block log begins with block {first}, and the snapshot of the state before it is missing: bring it back, or \
-         move the ledger's folder away and sync again from peers"
+         move blocks, snapshots and index away (not journal and wal) and start with --checkpoint"
     )]
     NoBase {
         /// The first block that is there.
@@ -138,7 +138,7 @@ pub enum StoreError {
     /// A validator without its journal might sign what it has signed otherwise before.
     #[error(
         "the signing journal {path} is missing although blocks exist: bring it back, or, if this key surely signed \
-         nothing at the current height, allow a new journal"
+         nothing since the last block here, start once with --allow-new-journal"
     )]
     NoJournal {
         /// Where it should be.
@@ -189,7 +189,7 @@ impl Store {
         })?;
         index.add(&together)?;
         let before = log.segments().last().and_then(|first| snapshots.get(first - 1));
-        let tail = Tail { log, epoch: state.epoch(), begun_ms: before.map_or(0, |before| before.head.age_ms) };
+        let tail = Tail { log, epoch: state.epoch(), begun_ms: before.map_or(0, |before| before.age_ms) };
         let index = Indexer::start(index, state.height())?;
         Ok((Store { log: RwLock::new(tail), index, snapshots }, state))
     }
@@ -217,12 +217,13 @@ impl Store {
         self.snapshots.write(state, block)?;
         let old = state.age_ms().saturating_sub(state.params().ledger.unbonding_ms);
         let segments: Vec<u64> = self.tail().log.segments().collect();
-        let is_old = |first: &u64| self.snapshots.get(first - 1).is_some_and(|base| base.head.age_ms <= old);
+        let is_old = |first: &u64| self.snapshots.get(first - 1).is_some_and(|base| base.age_ms <= old);
         let first = match segments.iter().rev().find(|first| is_old(first)) {
             Some(first) if !archive => *first,
             _ => segments.first().copied().unwrap_or(1),
         };
-        self.log.write().unwrap_or_else(PoisonError::into_inner).log.remove_before(first)?;
+        let taken = self.log.write().unwrap_or_else(PoisonError::into_inner).log.take_before(first);
+        taken.remove()?;
         self.index.forget_before(first);
         let heights = self.snapshots.heights();
         let offered = heights.len().saturating_sub(OFFERED);
@@ -254,7 +255,7 @@ impl Store {
 
     /// Canonical bytes of the block at `height` and of its certificate.
     pub fn encoded(&self, height: u64) -> Result<Option<EncodedBlock>, StoreError> {
-        if height > self.height() {
+        if height > self.height() || height < self.first() {
             return Ok(None);
         }
         let Some(offset) = self.index.find(|index| index.offset(height))? else { return Ok(None) };
@@ -295,10 +296,16 @@ fn base(log: &mut BlockLog, snapshots: &Snapshots, genesis: &Genesis) -> Result<
     for first in log.segments().collect::<Vec<_>>() {
         let state = match snapshots.get(first - 1) {
             _ if first == 1 => State::genesis(genesis),
-            Some(snapshot) => snapshot.state(genesis)?,
+            Some(snapshot) => match snapshot.state(genesis) {
+                Err(e @ (StoreError::Snapshot { .. } | StoreError::Log(LogError::Damaged { .. }))) => {
+                    tracing::warn!(error = %e, "the ledger can't go on from this snapshot");
+                    continue;
+                }
+                state => state?,
+            },
             None => continue,
         };
-        log.remove_before(first)?;
+        log.take_before(first).remove()?;
         return Ok(state);
     }
     Err(StoreError::NoBase { first: log.first() })

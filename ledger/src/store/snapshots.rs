@@ -14,8 +14,8 @@ use crate::{
     framelog::{Format, FrameLog, LogError},
     light::{LightBlock, MAX_LIGHT_BLOCK_BYTES},
     state::{
-        State,
-        snapshot::{MAX_PART_BITS, MAX_PART_BYTES, Part, SnapshotError},
+        Key, State,
+        snapshot::{MAX_PART_BITS, MAX_PART_BYTES, Part, Parts, SnapshotError},
     },
 };
 use ailo_protocol::{
@@ -31,13 +31,24 @@ use std::{
 /// A head's canonical bytes are at most this long.
 pub const MAX_HEAD_BYTES: usize = MAX_LIGHT_BLOCK_BYTES + 64;
 
+const UNFINISHED: &str = "unfinished";
+
+/// The height that a file of blocks or of a snapshot is named by.
+pub(super) fn numbered(path: &Path) -> Option<u64> {
+    let name = path.file_name()?.to_str().filter(|name| name.len() == 20)?;
+    name.parse().ok().filter(|height| *height > 0)
+}
+
+/// Whether a folder holds such a file.
+pub fn is_begun(folder: &Path) -> bool {
+    std::fs::read_dir(folder).is_ok_and(|mut files| files.any(|file| file.is_ok_and(|f| numbered(&f.path()).is_some())))
+}
+
 /// What a snapshot is of.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct SnapshotHead {
     /// The block that the state came from, with all that verifies it.
     pub block: LightBlock,
-    /// The state's age, milliseconds.
-    pub age_ms: u64,
     /// There are `2^bits` parts.
     pub bits: u32,
 }
@@ -77,6 +88,8 @@ pub struct Snapshots {
 pub struct Snapshot {
     /// What it is of.
     pub head: SnapshotHead,
+    /// Age of the state, milliseconds.
+    pub age_ms: u64,
     log: FrameLog,
     /// Where its parts stand.
     parts: Vec<u64>,
@@ -98,11 +111,14 @@ impl Snapshots {
         let snapshots =
             Snapshots { disk: disk.clone(), folder: folder.into(), network, held: Mutex::new(BTreeMap::new()) };
         for path in disk.list(folder).map_err(|e| io("read", folder, e))? {
-            let height = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.parse().ok());
-            match height.map(|height: u64| snapshots.read(height)) {
+            match numbered(&path).map(|height| snapshots.read(height)) {
                 Some(Ok(snapshot)) => drop(snapshots.held().insert(snapshot.head.height(), Arc::new(snapshot))),
-                Some(Err(e)) => tracing::warn!(error = %e, "a snapshot can't be read, and is not used"),
-                None => disk.remove(&path).map_err(|e| io("remove", &path, e))?,
+                Some(Err(StoreError::Log(e @ LogError::Io { .. }))) => return Err(e.into()),
+                Some(Err(e)) => tracing::warn!(error = %e, "a snapshot is damaged, and not used: remove it"),
+                None if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(UNFINISHED)) => {
+                    disk.remove(&path).map_err(|e| io("remove", &path, e))?;
+                }
+                None => {}
             }
         }
         Ok(snapshots)
@@ -132,10 +148,14 @@ impl Snapshots {
                 Some(_) => frames.push(offset),
             }
         }
-        match head.filter(|head| head.height() == height && head.parts() as usize == frames.len()) {
-            Some(head) => Ok(Snapshot { head, log, parts: frames }),
-            None => Err(LogError::Damaged { path, offset: 0 }.into()),
-        }
+        let damaged = || LogError::Damaged { path: path.clone(), offset: 0 };
+        let is_whole = |head: &SnapshotHead| head.height() == height && head.parts() as usize == frames.len();
+        let head = head.filter(is_whole).ok_or_else(damaged)?;
+        let at = Parts::place_of(head.bits, &Key::Chain);
+        let bytes = log.read(*frames.get(at as usize).ok_or_else(damaged)?)?;
+        let part = Part::decode(&bytes, &head.block.header.state_root, head.bits, at).ok();
+        let age_ms = part.and_then(|part| part.age_ms()).ok_or_else(damaged)?;
+        Ok(Snapshot { head, age_ms, log, parts: frames })
     }
 
     /// Heights of the snapshots that are there.
@@ -156,7 +176,7 @@ impl Snapshots {
     /// Writes the snapshot of `state`, which came from `block`.
     pub fn write(&self, state: &State, block: LightBlock) -> Result<(), StoreError> {
         let parts = state.parts();
-        let mut writer = self.begin(SnapshotHead { block, age_ms: state.age_ms(), bits: parts.bits() })?;
+        let mut writer = self.begin(SnapshotHead { block, bits: parts.bits() })?;
         for index in 0..writer.head.parts() {
             writer.add(&parts.part(index).encode())?;
         }
@@ -165,7 +185,7 @@ impl Snapshots {
 
     /// Begins to write a snapshot.
     pub fn begin(&self, head: SnapshotHead) -> Result<Writer<'_>, StoreError> {
-        let path = self.folder.join("unfinished");
+        let path = self.folder.join(UNFINISHED);
         let log = FrameLog::create_on(self.disk.clone(), &path, self.format(), &[&head.encode()])?;
         Ok(Writer { snapshots: self, head, log, path })
     }

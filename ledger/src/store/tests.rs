@@ -422,6 +422,17 @@ fn an_archive_keeps_every_block_and_the_newest_snapshots() {
 }
 
 #[test]
+fn an_older_segment_that_lacks_its_end_is_damaged_and_not_cut() {
+    let chain = kept(60, true);
+    let path = chain.path("blocks").join(format!("{:020}", 1));
+    let bytes = fs::read(&path).unwrap();
+    fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
+    let error = Store::open(chain.dir.path(), &chain.genesis).err().unwrap();
+    assert!(matches!(error, StoreError::Log(LogError::Damaged { .. })), "{error}");
+    assert_eq!(fs::read(&path).unwrap().len(), bytes.len() - 1);
+}
+
+#[test]
 fn a_log_goes_on_from_the_first_segment_that_a_snapshot_stands_before() {
     let chain = kept(100, false);
     let (store, _) = chain.open();

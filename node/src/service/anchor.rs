@@ -11,8 +11,18 @@ use super::chain::Chain;
 use crate::{datadir::write_atomically, error::NodeError, genesis::now_ms};
 use ailo_ledger::light::Checkpoint;
 use ailo_protocol::Genesis;
-use std::{path::PathBuf, sync::Arc};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 use tokio::sync::watch;
+
+const FILE: &str = "anchor";
+
+/// Writes down in the ledger's folder where an anchored node stands.
+pub fn write(dir: &Path, here: Checkpoint) -> Result<(), NodeError> {
+    write_atomically(&dir.join(FILE), here.to_string().as_bytes())
+}
 
 /// What the trust rests on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,8 +52,8 @@ enum Found {
 pub struct Watch {
     chain: Chain,
     genesis: Arc<Genesis>,
-    /// Where it is written down.
-    file: PathBuf,
+    /// The ledger's folder, where it is written down.
+    dir: PathBuf,
     named: Option<Checkpoint>,
     /// Since then this node has seen for itself what came.
     started_ms: u64,
@@ -51,18 +61,20 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Looks at what the operator names and at what was written down in `file`; fails where the history is another one.
+    /// Looks at what the operator names and at what was written down in the ledger's folder `dir`; fails where the history is another one.
     pub fn start(
         chain: Chain,
         genesis: Arc<Genesis>,
-        file: PathBuf,
+        dir: PathBuf,
         named: Option<Checkpoint>,
     ) -> Result<(Watch, watch::Receiver<Anchor>), NodeError> {
         let (sender, receiver) = watch::channel(Anchor::None);
-        let watch = Watch { chain, genesis, file, named, started_ms: now_ms(), sender };
-        let written = std::fs::read_to_string(&watch.file).ok().and_then(|text| text.trim().parse().ok());
-        let anchor = match (watch.look()?, written) {
-            (Anchor::None, Some(written)) if watch.find(&written) == Found::Young => Anchor::Block(written),
+        let watch = Watch { chain, genesis, dir, named, started_ms: now_ms(), sender };
+        let written = std::fs::read_to_string(watch.dir.join(FILE)).ok().and_then(|text| text.trim().parse().ok());
+        let found = written.map(|written| (written, watch.find(&written)));
+        let anchor = match (watch.look()?, found) {
+            (_, Some((written, Found::Other))) => return Err(other_history(written)),
+            (Anchor::None, Some((written, Found::Young))) => Anchor::Block(written),
             (anchor, _) => anchor,
         };
         watch.sender.send_replace(anchor);
@@ -83,8 +95,11 @@ impl Watch {
         }
     }
 
+    /// Whether a block of this time was of the trust period when the node started; one of the future says that the clock is wrong.
     fn is_young(&self, time_ms: u64) -> bool {
-        self.started_ms.saturating_sub(time_ms) < self.genesis.params.ledger.trust_ms
+        let ledger = &self.genesis.params.ledger;
+        let range = self.started_ms.saturating_sub(ledger.trust_ms)..=self.started_ms.saturating_add(ledger.skew_ms);
+        range.contains(&time_ms)
     }
 
     fn find(&self, checkpoint: &Checkpoint) -> Found {
@@ -98,10 +113,17 @@ impl Watch {
     /// Until `stop` changes, or the history turns out to be another one.
     pub async fn run(self, mut stop: watch::Receiver<bool>) -> Result<(), NodeError> {
         let mut heads = self.chain.heads();
-        let mut epoch = None;
+        let (mut epoch, mut seen_ms) = (None, u64::MAX);
         loop {
             let anchor = *self.sender.borrow();
             let state = heads.borrow_and_update().state.clone();
+            let away_ms = now_ms().saturating_sub(seen_ms);
+            seen_ms = now_ms();
+            if away_ms >= self.genesis.params.ledger.trust_ms && matches!(anchor, Anchor::Genesis | Anchor::Block(_)) {
+                // No block has come for so long, or the machine was suspended: as after a start without a checkpoint.
+                self.sender.send_replace(Anchor::None);
+                continue;
+            }
             if let Anchor::Awaiting(named) = anchor
                 && state.height() >= named.height
             {
@@ -111,7 +133,7 @@ impl Watch {
             let anchored = matches!(anchor, Anchor::Genesis | Anchor::Block(_));
             if anchored && state.height() > 0 && epoch.replace(state.epoch()) != Some(state.epoch()) {
                 let here = Checkpoint { height: state.height(), block: state.last_block() };
-                if let Err(e) = write_atomically(&self.file, here.to_string().as_bytes()) {
+                if let Err(e) = write(&self.dir, here) {
                     tracing::warn!(error = %e, "where this node stands was not written down");
                 }
             }
@@ -125,8 +147,8 @@ impl Watch {
 
 fn other_history(named: Checkpoint) -> NodeError {
     NodeError::Check(format!(
-        "this node's ledger is not the one of the checkpoint {named}: if the checkpoint is right, move the ledger folder \
-         away and start again; if not, leave --checkpoint out"
+        "this node's ledger is not the one of the checkpoint {named}: if the checkpoint is right, move blocks, snapshots, \
+         index and anchor out of the ledger folder (not journal and wal) and start again; if not, leave --checkpoint out"
     ))
 }
 

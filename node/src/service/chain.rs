@@ -69,6 +69,17 @@ pub(super) enum Command {
     Stop(oneshot::Sender<()>),
 }
 
+/// What this node does for the ledger.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Role {
+    /// It votes when it has power.
+    pub validator: bool,
+    /// It keeps all blocks.
+    pub archive: bool,
+    /// Its operator swears that its key has signed nothing above its last block.
+    pub allow_new_journal: bool,
+}
+
 /// A handle to the ledger.
 #[derive(Clone)]
 pub struct Chain {
@@ -83,21 +94,20 @@ impl Chain {
         dir: &Path,
         genesis: Arc<Genesis>,
         key: Keypair,
-        validator: bool,
-        archive: bool,
+        role: Role,
         net: net::Handle,
     ) -> Result<(Chain, oneshot::Receiver<NodeError>), NodeError> {
         let (store, state) = Store::open(dir, &genesis)?;
-        let (files, recovered) = ConsensusFiles::open(dir, genesis.id(), state.height(), false)?;
+        let (files, recovered) = ConsensusFiles::open(dir, genesis.id(), state.height(), role.allow_new_journal)?;
         // The journal is made before the first block whatever the node's role, so that it may validate later.
-        let host = Host::new(state.clone(), key, validator.then_some(files), recovered)?;
+        let host = Host::new(state.clone(), key, role.validator.then_some(files), recovered)?;
         let (commands, queue) = mpsc::channel(QUEUE);
         let (head_sender, head) = watch::channel(Arc::new(Head { state: state.clone() }));
         let store = Arc::new(store);
         let (ended, end) = oneshot::channel();
         let ledger = Ledger {
             participant: Participant::new(host, store.clone()),
-            keeper: Keeper { store: store.clone(), archive, epoch: state.epoch(), works: Arc::default() },
+            keeper: Keeper { store: store.clone(), archive: role.archive, epoch: state.epoch(), works: Arc::default() },
             net,
             head: head_sender,
             commands: commands.clone(),

@@ -2,14 +2,17 @@
 //! since the first. Peers are believed nothing: the header that the snapshot belongs to is verified from the checkpoint (by
 //! certificates if it is newer, by parents if it is older), and each part of the state against that header.
 
-use super::{fetch::ask, serve::MAX_HEADERS};
+use super::{anchor, fetch::ask, serve::MAX_HEADERS};
 use crate::{error::NodeError, genesis::now_ms};
 use ailo_ledger::{
     Header,
     disk::RealDisk,
     light::{Advance, Checkpoint, LightBlock, LightClient, LightError, Standing, Verified},
-    state::snapshot::{Part, SnapshotError},
-    store::{ConsensusFiles, SnapshotHead, Snapshots, StoreError},
+    state::{
+        Key,
+        snapshot::{Part, SnapshotError},
+    },
+    store::{ConsensusFiles, SnapshotHead, Snapshots, StoreError, is_begun},
 };
 use ailo_proto::{HeadersRequest, LightBlockRequest, SnapshotPartRequest, SnapshotRequest, request, response};
 use ailo_protocol::{
@@ -25,7 +28,13 @@ use tokio::sync::mpsc;
 const MAX_HEADER_BYTES: usize = 1 << 10;
 /// Parts that are asked for at once.
 const IN_FLIGHT: usize = 4;
-const SNAPSHOT: &str = "a snapshot";
+/// A part is asked for so often.
+const TRIES: usize = 3;
+/// A snapshot may be so many epochs older than the checkpoint.
+const STALE_EPOCHS: u64 = 6;
+/// So many parts tell how long they are: a state is never cut into shorter ones on average, unless into fewer.
+const SAMPLE: u32 = 1024;
+const SMALL_PART: usize = 8 << 10;
 /// Until it is tried again.
 const PAUSE: Duration = Duration::from_secs(2);
 
@@ -47,32 +56,127 @@ enum JoinError {
     /// The snapshot is of another block than the one at its height.
     #[error("its snapshot is not of the network's block")]
     OtherBlock,
+    /// A snapshot of long before the checkpoint.
+    #[error("its snapshot is much older than the checkpoint")]
+    Stale,
+    /// A snapshot in countless small parts.
+    #[error("its snapshot is cut into crumbs")]
+    Crumbs,
     /// This machine's disk.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The same.
+    #[error(transparent)]
+    Anchor(NodeError),
 }
 
 /// Whether the ledger's folder holds nothing to go on from yet.
 pub fn is_due(dir: &Path) -> bool {
-    let is_empty = |name: &str| std::fs::read_dir(dir.join(name)).map_or(true, |mut files| files.next().is_none());
-    is_empty("blocks") && is_empty("snapshots")
+    !is_begun(&dir.join("blocks")) && !is_begun(&dir.join("snapshots"))
 }
 
-/// Fetches a snapshot into the ledger's folder. Comes back when it is there, or when the network is too young to have one.
-pub async fn join(
-    net: &Handle,
-    events: &mut mpsc::Receiver<Event>,
-    dir: &Path,
-    genesis: &Genesis,
-    checkpoint: Checkpoint,
-) -> Result<(), NodeError> {
-    // Before there is a block, as every node's: later a node does not start without its journal.
-    drop(ConsensusFiles::open(dir, genesis.id(), 0, false)?);
-    let snapshots = Snapshots::open(RealDisk::shared(), &dir.join("snapshots"), genesis.id())?;
-    tracing::info!(%checkpoint, "looking for a snapshot of the ledger to start from");
-    tokio::select! {
-        joined = ask_around(net, &snapshots, genesis, checkpoint) => joined,
-        () = refuse(events) => Err(NodeError::Check("the network layer has stopped: start the node again".into())),
+/// Who joins, and by what.
+pub struct Join<'a> {
+    /// The ledger's folder.
+    pub dir: &'a Path,
+    /// The network.
+    pub genesis: &'a Genesis,
+    /// This node.
+    pub node: NodeId,
+    /// What its user vouches for.
+    pub checkpoint: Checkpoint,
+}
+
+impl Join<'_> {
+    /// Fetches a snapshot into the ledger's folder. Comes back when it is there, or when the network is too young to have one.
+    pub async fn run(&self, net: &Handle, events: &mut mpsc::Receiver<Event>) -> Result<(), NodeError> {
+        let snapshots = Snapshots::open(RealDisk::shared(), &self.dir.join("snapshots"), self.genesis.id())?;
+        tracing::info!(checkpoint = %self.checkpoint, "looking for a snapshot of the ledger to start from");
+        tokio::select! {
+            joined = self.ask_around(net, &snapshots) => joined,
+            () = refuse(events) => Err(NodeError::Check("the network layer has stopped: start the node again".into())),
+        }
+    }
+
+    async fn ask_around(&self, net: &Handle, snapshots: &Snapshots) -> Result<(), NodeError> {
+        let mut again = tokio::time::interval(PAUSE);
+        loop {
+            again.tick().await;
+            for peer in net.peers().into_iter().map(|peer| peer.node) {
+                match self.from_peer(net, peer, snapshots).await {
+                    Ok(Some(height)) => {
+                        tracing::info!(height, "the ledger starts from a snapshot");
+                        return Ok(());
+                    }
+                    Ok(None) => return Ok(()),
+                    Err(JoinError::Store(e)) => return Err(e.into()),
+                    Err(JoinError::Anchor(e)) => return Err(e),
+                    Err(e) => {
+                        tracing::warn!(peer = %peer.short(), reason = %e, "no snapshot from this peer");
+                        // Of headers it may be the checkpoint, or this machine's clock, that is wrong.
+                        if matches!(e, JoinError::Part(_) | JoinError::Codec(_) | JoinError::OtherBlock) {
+                            let _ = net.report(peer, Offence::WrongData).await; // the swarm has stopped
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Gives the height that the ledger starts from; nothing in a network that can have no snapshot yet.
+    async fn from_peer(&self, net: &Handle, peer: NodeId, snapshots: &Snapshots) -> Result<Option<u64>, JoinError> {
+        let vouched = light_block(net, peer, self.checkpoint.height).await?;
+        let light = LightClient::from_checkpoint(self.genesis, self.checkpoint, &vouched, now_ms())?;
+        let anchored = matches!(light.standing(), Standing::Anchored(_));
+        if !anchored {
+            tracing::warn!("the checkpoint is older than the trust period: UNANCHORED");
+        }
+        let (time_ms, epoch_ms) = (vouched.header.time_ms, self.genesis.params.ledger.epoch_ms);
+        let answer = ask(net, peer, request::Body::Snapshot(SnapshotRequest {})).await;
+        let Some(response::Body::Snapshot(answer)) = answer else {
+            return match time_ms.saturating_sub(self.genesis.time_ms) < 2 * epoch_ms {
+                true => Ok(None),
+                false => Err(JoinError::Lacking("a snapshot")),
+            };
+        };
+        let head = SnapshotHead::decode(&answer.head)?;
+        head.block.check()?;
+        let (height, header) = (head.height(), &head.block.header);
+        if height < self.checkpoint.height && time_ms.saturating_sub(header.time_ms) > STALE_EPOCHS * epoch_ms {
+            return Err(JoinError::Stale); // what follows it may be kept no more
+        }
+        let verified = match height >= self.checkpoint.height {
+            true => forward(net, peer, light, &head.block).await?,
+            false => back(net, peer, light, height).await?,
+        };
+        if verified.header() != header {
+            return Err(JoinError::OtherBlock);
+        }
+        let me = Key::Node(self.node);
+        let (root, bits) = (header.state_root, head.bits);
+        let (mut is_member, mut bytes) = (false, 0);
+        let mut writer = snapshots.begin(head.clone())?;
+        let mut parts = stream::iter((0..head.parts()).map(|index| part(net, peer, height, index))).buffered(IN_FLIGHT);
+        for index in 0..head.parts() {
+            let encoded = parts.next().await.unwrap_or(Err(JoinError::Lacking("a part")))?;
+            let part = Part::decode(&encoded, &root, bits, index)?;
+            bytes += encoded.len();
+            if index == SAMPLE && bytes < SAMPLE as usize * SMALL_PART {
+                return Err(JoinError::Crumbs);
+            }
+            is_member |= part.entry(&me).is_some();
+            writer.add(&encoded)?;
+        }
+        drop(parts);
+        // Before there is a block, as every node's; but whose key the ledger knows may have signed, and needs the journal it had.
+        if !is_member {
+            drop(ConsensusFiles::open(self.dir, self.genesis.id(), 0, false)?);
+        }
+        if anchored {
+            anchor::write(self.dir, verified.checkpoint()).map_err(JoinError::Anchor)?;
+        }
+        writer.finish()?;
+        Ok(Some(height))
     }
 }
 
@@ -85,77 +189,6 @@ async fn refuse(events: &mut mpsc::Receiver<Event>) {
             _ => {}
         }
     }
-}
-
-async fn ask_around(
-    net: &Handle,
-    snapshots: &Snapshots,
-    genesis: &Genesis,
-    checkpoint: Checkpoint,
-) -> Result<(), NodeError> {
-    let mut again = tokio::time::interval(PAUSE);
-    loop {
-        again.tick().await;
-        for peer in net.peers().into_iter().map(|peer| peer.node) {
-            match from_peer(net, peer, snapshots, genesis, checkpoint).await {
-                Ok(height) => {
-                    tracing::info!(height, "the ledger starts from a snapshot");
-                    return Ok(());
-                }
-                Err(JoinError::Store(e)) => return Err(e.into()),
-                Err(JoinError::Lacking(SNAPSHOT)) if is_young(net, peer).await => return Ok(()),
-                Err(e) => {
-                    tracing::warn!(peer = %peer.short(), reason = %e, "no snapshot from this peer");
-                    // Of headers it may be the checkpoint, or this machine's clock, that is wrong.
-                    if !matches!(e, JoinError::Lacking(_) | JoinError::Light(_)) {
-                        let _ = net.report(peer, Offence::WrongData).await; // the swarm has stopped
-                    }
-                }
-            }
-        }
-    }
-}
-
-/// Whether the peer still has the first block: then everything can be executed.
-async fn is_young(net: &Handle, peer: NodeId) -> bool {
-    let first = LightBlockRequest { height: 1 };
-    matches!(ask(net, peer, request::Body::LightBlock(first)).await, Some(response::Body::LightBlock(_)))
-}
-
-async fn from_peer(
-    net: &Handle,
-    peer: NodeId,
-    snapshots: &Snapshots,
-    genesis: &Genesis,
-    checkpoint: Checkpoint,
-) -> Result<u64, JoinError> {
-    let vouched = light_block(net, peer, checkpoint.height).await?;
-    let light = LightClient::from_checkpoint(genesis, checkpoint, &vouched, now_ms())?;
-    if let Standing::Expired(_, by_ms) = light.standing() {
-        tracing::warn!(days = by_ms / 86_400_000, "the checkpoint is older than the trust period: UNANCHORED");
-    }
-    let answer = ask(net, peer, request::Body::Snapshot(SnapshotRequest {})).await;
-    let Some(response::Body::Snapshot(answer)) = answer else { return Err(JoinError::Lacking(SNAPSHOT)) };
-    let head = SnapshotHead::decode(&answer.head)?;
-    head.block.check()?;
-    let verified = match head.height() >= checkpoint.height {
-        true => forward(net, peer, light, &head.block).await?,
-        false => back(net, peer, light, head.height()).await?,
-    };
-    if *verified.header() != head.block.header {
-        return Err(JoinError::OtherBlock);
-    }
-    let (height, root, bits) = (head.height(), head.block.header.state_root, head.bits);
-    let mut writer = snapshots.begin(head.clone())?;
-    let mut parts = stream::iter((0..head.parts()).map(|index| part(net, peer, height, index))).buffered(IN_FLIGHT);
-    for index in 0..head.parts() {
-        let bytes = parts.next().await.unwrap_or(Err(JoinError::Lacking("a part")))?;
-        Part::decode(&bytes, &root, bits, index)?;
-        writer.add(&bytes)?;
-    }
-    drop(parts);
-    writer.finish()?;
-    Ok(height)
 }
 
 /// Follows the certificates from the checkpoint up to a block.
@@ -212,8 +245,11 @@ async fn light_block(net: &Handle, peer: NodeId, height: u64) -> Result<LightBlo
 }
 
 async fn part(net: &Handle, peer: NodeId, height: u64, index: u32) -> Result<Vec<u8>, JoinError> {
-    match ask(net, peer, request::Body::SnapshotPart(SnapshotPartRequest { height, index })).await {
-        Some(response::Body::SnapshotPart(answer)) => Ok(answer.part.to_vec()),
-        _ => Err(JoinError::Lacking("a part")),
+    for _ in 0..TRIES {
+        let request = SnapshotPartRequest { height, index };
+        if let Some(response::Body::SnapshotPart(answer)) = ask(net, peer, request::Body::SnapshotPart(request)).await {
+            return Ok(answer.part.to_vec());
+        }
     }
+    Err(JoinError::Lacking("a part"))
 }

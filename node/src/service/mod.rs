@@ -75,15 +75,22 @@ pub async fn run(settings: Settings, stop_on_eof: bool) -> Result<(), NodeError>
     let mut told_to_stop = pin!(stop_signal(stop_on_eof));
     let ledger = dir.path("ledger");
     if let Some(checkpoint) = settings.checkpoint.filter(|_| join::is_due(&ledger)) {
+        let join = join::Join { dir: &ledger, genesis: &genesis, node: *key.public(), checkpoint };
         tokio::select! {
-            joined = join::join(&net, &mut events, &ledger, &genesis, checkpoint) => joined?,
+            joined = join.run(&net, &mut events) => joined?,
             signal = &mut told_to_stop => return signal,
         }
     }
-    let (validator, archive) = (settings.validator, settings.archive);
-    let (chain, ledger_ended) = Chain::start(&ledger, genesis.clone(), key.clone(), validator, archive, net.clone())?;
-    let (watch, anchor) =
-        anchor::Watch::start(chain.clone(), genesis.clone(), ledger.join("anchor"), settings.checkpoint)?;
+    let role = chain::Role {
+        validator: settings.validator,
+        archive: settings.archive,
+        allow_new_journal: settings.allow_new_journal,
+    };
+    let (chain, ledger_ended) = Chain::start(&ledger, genesis.clone(), key.clone(), role, net.clone())?;
+    let (watch, anchor) = anchor::Watch::start(chain.clone(), genesis.clone(), ledger, settings.checkpoint)?;
+    for peer in net.peers() {
+        chain.peer_connected(peer.node).await; // who came before the ledger was there
+    }
     let models = Models::open(dir.path("model"), genesis.params.model);
     let payloads = Payloads::open(dir.path("payloads"));
     let (progress, progress_seen) = watch::channel(Progress::default());

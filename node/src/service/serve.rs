@@ -1,6 +1,7 @@
 //! Answers peers' requests: blocks with their certificates, payloads, model states.
 
 use super::{chain::Chain, models::Models, payloads::Payloads};
+use ailo_ledger::Block;
 use ailo_ledger::state::Phase;
 use ailo_proto::{
     BlobResponse, BlockWithCertificate, BlocksResponse, Head, HeadersResponse, LightBlockResponse, ModelChunkResponse,
@@ -70,11 +71,15 @@ impl Serve {
                 Ok(response::Body::LightBlock(LightBlockResponse { canonical: block.encode().into() }))
             }
             request::Body::Headers(request) => {
+                let mut read = 0; // a header is read with its block
                 let heights = (0..u64::from(request.max_count.min(MAX_HEADERS)))
-                    .map_while(|i| request.from_height.checked_sub(i))
-                    .map_while(|height| self.chain.header(height));
-                let canonical = heights.map(|header| canonical::encode(&header).into()).collect();
-                Ok(response::Body::Headers(HeadersResponse { canonical }))
+                    .map_while(|i| request.from_height.checked_sub(i));
+                let headers = heights.map_while(|height| {
+                    let (block, _) = self.chain.block_bytes(height).filter(|_| read < MAX_BLOCKS_BYTES)?;
+                    read += block.len();
+                    Some(canonical::encode(&Block::decode(&block).ok()?.header).into())
+                });
+                Ok(response::Body::Headers(HeadersResponse { canonical: headers.collect() }))
             }
             request::Body::Snapshot(_) => {
                 let snapshot = self.chain.snapshots().newest().ok_or(LACKING)?;

@@ -34,25 +34,27 @@ pub(super) fn ask_blocks(net: Handle, first: Option<NodeId>, height: u64, ledger
         let mut others: Vec<NodeId> = net.peers().into_iter().map(|peer| peer.node).collect();
         others.retain(|node| Some(*node) != first);
         Hash(keys::random_bytes()).stream().shuffle(&mut others);
-        let (mut found, mut removed) = ((None, Vec::new()), false);
+        let (mut found, mut asked, mut removed) = ((None, Vec::new()), 0, 0);
         for peer in first.into_iter().chain(others).take(TRIES) {
             let request = request::Body::Blocks(BlocksRequest { from_height: height, max_count: BATCH });
             let answer = tokio::time::timeout(PATIENCE, net.request(peer, request)).await;
             let Ok(Ok(response::Body::Blocks(answer))) = answer else { continue };
+            asked += 1;
             match decode(&answer) {
                 Some(blocks) if !blocks.is_empty() => {
                     found = (Some(peer), blocks);
                     break;
                 }
-                Some(_) => removed |= answer.first_height > height, // else it is not that far itself
+                Some(_) => removed += u32::from(answer.first_height > height), // else it is not that far itself
                 None => drop(net.report(peer, Offence::Invalid).await),
             }
         }
-        if removed && found.0.is_none() {
+        // One peer alone may lie.
+        if found.0.is_none() && removed > 0 && (removed > 1 || asked == 1) {
             tracing::error!(
                 height,
-                "peers keep this block no more: stop the node, move its ledger folder away, and start it with \
-                 --checkpoint, from a snapshot"
+                "peers keep this block no more: stop the node, move blocks, snapshots and index out of its ledger folder \
+                 (not journal and wal, or a validator may sign what it has signed otherwise before), and start it with --checkpoint"
             );
         }
         let _ = ledger.send(Command::Synced(found.0, found.1)).await; // stopping

@@ -6,9 +6,12 @@ use futures::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use libp2p::{StreamProtocol, request_response};
 use std::io;
 
-/// A response holds at most this many blocks. Checked before decoding, since an empty block takes two bytes on the
+/// A response holds at most this many blocks or headers. Checked before decoding, since an empty one takes two bytes on the
 /// wire and thirty times that in memory.
-const MAX_BLOCKS: usize = 1024;
+const MAX_ITEMS: usize = 1024;
+/// Where a response has them.
+const BLOCKS: u32 = 1;
+const HEADERS: u32 = 8;
 
 /// Reads and writes [`Request`] and [`Response`].
 #[derive(Clone)]
@@ -36,13 +39,14 @@ async fn read<T: AsyncRead + Unpin + Send>(io: &mut T, max: usize) -> io::Result
     Ok(bytes)
 }
 
-/// Counts `Response.blocks.blocks` without decoding it.
-fn count_blocks(mut bytes: &[u8]) -> Result<usize, ailo_proto::DecodeError> {
+/// Counts, without decoding them, the blocks or headers of a response: an empty one takes two bytes on the wire and many in
+/// memory.
+fn count_items(mut bytes: &[u8]) -> Result<usize, ailo_proto::DecodeError> {
     use prost::encoding::{DecodeContext, WireType, decode_key, decode_varint, skip_field};
     let mut count = 0;
     while !bytes.is_empty() {
         let (tag, kind) = decode_key(&mut bytes)?;
-        if (tag, kind) != (1, WireType::LengthDelimited) {
+        if !matches!((tag, kind), (BLOCKS | HEADERS, WireType::LengthDelimited)) {
             skip_field(kind, tag, &mut bytes, DecodeContext::default())?;
             continue;
         }
@@ -60,8 +64,8 @@ fn count_blocks(mut bytes: &[u8]) -> Result<usize, ailo_proto::DecodeError> {
 
 /// Decodes a response that a peer sent.
 pub fn decode_response(bytes: Vec<u8>) -> io::Result<Response> {
-    if count_blocks(&bytes).map_err(invalid)? > MAX_BLOCKS {
-        return Err(invalid(format!("more than {MAX_BLOCKS} blocks")));
+    if count_items(&bytes).map_err(invalid)? > MAX_ITEMS {
+        return Err(invalid(format!("more than {MAX_ITEMS} blocks or headers")));
     }
     Response::decode(ailo_proto::Bytes::from(bytes)).map_err(invalid)
 }
@@ -109,18 +113,23 @@ impl request_response::Codec for Codec {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use ailo_proto::{BlockWithCertificate, BlocksResponse};
+    use ailo_proto::{BlockWithCertificate, BlocksResponse, HeadersResponse};
     use proptest::prelude::*;
 
     fn blocks(count: usize) -> Vec<u8> {
         let blocks = vec![BlockWithCertificate::default(); count];
-        Response::from(BlocksResponse { blocks }).encode_to_vec()
+        Response::from(BlocksResponse { blocks, first_height: 1 }).encode_to_vec()
     }
 
     #[test]
     fn a_response_of_many_empty_blocks_is_refused_before_it_is_decoded() {
-        assert!(decode_response(blocks(MAX_BLOCKS)).is_ok());
-        assert!(decode_response(blocks(MAX_BLOCKS + 1)).is_err());
+        assert!(decode_response(blocks(MAX_ITEMS)).is_ok());
+        assert!(decode_response(blocks(MAX_ITEMS + 1)).is_err());
+        let headers = |count: usize| {
+            let headers = HeadersResponse { canonical: vec![Default::default(); count] };
+            decode_response(Response::from(headers).encode_to_vec())
+        };
+        assert!(headers(MAX_ITEMS).is_ok() && headers(MAX_ITEMS + 1).is_err());
         // The same field twice: protobuf would merge the two lists.
         assert!(decode_response([blocks(600), blocks(600)].concat()).is_err());
     }
