@@ -103,7 +103,7 @@ impl Join<'_> {
         loop {
             again.tick().await;
             for peer in net.peers().into_iter().map(|peer| peer.node) {
-                match self.from_peer(net, peer, snapshots).await {
+                match self.ask_peer(net, peer, snapshots).await {
                     Ok(Some(height)) => {
                         tracing::info!(height, "the ledger starts from a snapshot");
                         return Ok(());
@@ -124,7 +124,7 @@ impl Join<'_> {
     }
 
     /// Gives the height that the ledger starts from; nothing in a network that can have no snapshot yet.
-    async fn from_peer(&self, net: &Handle, peer: NodeId, snapshots: &Snapshots) -> Result<Option<u64>, JoinError> {
+    async fn ask_peer(&self, net: &Handle, peer: NodeId, snapshots: &Snapshots) -> Result<Option<u64>, JoinError> {
         let vouched = light_block(net, peer, self.checkpoint.height).await?;
         let light = LightClient::from_checkpoint(self.genesis, self.checkpoint, &vouched, now_ms())?;
         let anchored = matches!(light.standing(), Standing::Anchored(_));
