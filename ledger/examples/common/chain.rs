@@ -149,6 +149,7 @@ impl Chain {
         next(self, beats)?;
         let commits = all(self, &|key| Body::Contribute(self.contribution(key)));
         next(self, commits)?;
+        next(self, Vec::new())?; // draws the committee
         let verdicts = all(self, &|key| self.verdict(key));
         next(self, verdicts)?;
         let round = self.state.round();

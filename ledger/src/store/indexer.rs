@@ -1,6 +1,6 @@
-//! Brings the index up behind the block log, on a thread of its own: what has gathered while it wrote goes into the next
-//! batch together, so that of an entry which many blocks change only the last value is written. The log alone decides
-//! what is final; readers that miss something wait until the index has caught up.
+//! Brings the index up behind the block log, on a thread of its own: what has gathered for a while goes into the next
+//! batch together, so that of an entry which many blocks change only the last value is written, and the disk is asked to
+//! sync once for many blocks. The log alone decides what is final; readers that miss something make the index catch up.
 
 use super::{
     StoreError,
@@ -10,10 +10,13 @@ use std::{
     collections::VecDeque,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread::JoinHandle,
+    time::{Duration, Instant},
 };
 
 /// Blocks that wait for the index, at most; then the log waits too.
 const MAX_WAITING: usize = 64;
+/// Blocks gather for so long, unless somebody waits for them.
+const GATHER: Duration = Duration::from_secs(1);
 /// Blocks of one batch, at most.
 pub const MAX_TOGETHER: usize = 32;
 
@@ -34,8 +37,21 @@ struct Queue {
     /// Height of the last block that was handed in, and of the last one that is indexed.
     appended: u64,
     indexed: u64,
+    /// Height that a reader waits for.
+    wanted: u64,
+    /// When the next batch is written at the latest.
+    due: Option<Instant>,
     failure: Option<sled::Error>,
     stops: bool,
+}
+
+impl Queue {
+    /// Until the next batch is to be written; nothing where there is none.
+    fn time_left(&self) -> Option<Duration> {
+        let due = self.due.filter(|_| !self.waiting.is_empty())?;
+        let at_once = self.stops || self.wanted > self.indexed || self.waiting.len() >= MAX_TOGETHER;
+        Some(if at_once { Duration::ZERO } else { due.saturating_duration_since(Instant::now()) })
+    }
 }
 
 impl Shared {
@@ -51,7 +67,15 @@ impl Shared {
 impl Indexer {
     /// An indexer of an index that stands at the block at `height`.
     pub fn start(index: Index, height: u64) -> Result<Indexer, StoreError> {
-        let queue = Queue { waiting: VecDeque::new(), appended: height, indexed: height, failure: None, stops: false };
+        let queue = Queue {
+            waiting: VecDeque::new(),
+            appended: height,
+            indexed: height,
+            wanted: 0,
+            due: None,
+            failure: None,
+            stops: false,
+        };
         let shared = Arc::new(Shared { queue: Mutex::new(queue), changed: Condvar::new() });
         let index = Arc::new(index);
         let (writes, written) = (index.clone(), shared.clone());
@@ -76,6 +100,7 @@ impl Indexer {
         }
         queue.appended = addition.height();
         queue.waiting.push_back(addition);
+        queue.due.get_or_insert_with(|| Instant::now() + GATHER);
         self.shared.changed.notify_all();
         Ok(())
     }
@@ -97,6 +122,10 @@ impl Indexer {
     pub fn caught_up(&self) -> &Index {
         let mut queue = self.shared.lock();
         let until = queue.appended;
+        if queue.indexed < until {
+            queue.wanted = until;
+            self.shared.changed.notify_all();
+        }
         while queue.indexed < until && queue.failure.is_none() {
             queue = self.shared.wait(queue);
         }
@@ -117,14 +146,20 @@ impl Drop for Indexer {
 fn run(index: &Index, shared: &Shared) {
     loop {
         let mut queue = shared.lock();
-        while queue.waiting.is_empty() {
-            if queue.stops {
-                return;
+        loop {
+            match queue.time_left() {
+                Some(Duration::ZERO) => break,
+                Some(left) => {
+                    let waited = shared.changed.wait_timeout(queue, left);
+                    queue = waited.unwrap_or_else(PoisonError::into_inner).0;
+                }
+                None if queue.stops => return,
+                None => queue = shared.wait(queue),
             }
-            queue = shared.wait(queue);
         }
         let count = queue.waiting.len().min(MAX_TOGETHER);
         let together: Vec<Addition> = queue.waiting.drain(..count).collect();
+        queue.due = (!queue.waiting.is_empty()).then(|| Instant::now() + GATHER);
         drop(queue);
         let outcome = index.add(&together);
         let mut queue = shared.lock();
