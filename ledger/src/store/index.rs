@@ -198,6 +198,11 @@ impl Addition {
     pub fn height(&self) -> u64 {
         self.block.header.height
     }
+
+    /// Number of the block's transactions.
+    pub fn transactions(&self) -> usize {
+        self.block.transactions.len()
+    }
 }
 
 impl Index {

@@ -15,8 +15,10 @@ use std::{
 
 /// Blocks that wait for the index, at most; then the log waits too.
 const MAX_WAITING: usize = 64;
-/// Blocks gather for so long, unless somebody waits for them.
+/// Blocks gather for so long, unless somebody waits for them or there is enough for a batch.
 const GATHER: Duration = Duration::from_secs(1);
+/// Transactions that are enough.
+const ENOUGH: usize = 512;
 /// Blocks of one batch, at most.
 pub const MAX_TOGETHER: usize = 32;
 
@@ -49,7 +51,9 @@ impl Queue {
     /// Until the next batch is to be written; nothing where there is none.
     fn time_left(&self) -> Option<Duration> {
         let due = self.due.filter(|_| !self.waiting.is_empty())?;
-        let at_once = self.stops || self.wanted > self.indexed || self.waiting.len() >= MAX_TOGETHER;
+        let enough = || self.waiting.iter().map(Addition::transactions).sum::<usize>() >= ENOUGH;
+        let many = self.waiting.len() >= MAX_TOGETHER || enough();
+        let at_once = self.stops || self.wanted > self.indexed || many;
         Some(if at_once { Duration::ZERO } else { due.saturating_duration_since(Instant::now()) })
     }
 }
