@@ -12,78 +12,14 @@ use ailo_node::{
     localnet::net::{Net, Spec},
     rpc::types::*,
 };
-use ailo_protocol::{Address, Amount, Hash, NodeId, keystore};
+use ailo_protocol::{Amount, Hash, keystore};
+use common::person::*;
 use std::{
-    io::Write,
-    path::{Path, PathBuf},
-    process::{Output, Stdio},
+    path::Path,
     time::{Duration, Instant},
 };
 
 const LIMIT: Duration = Duration::from_secs(120);
-
-/// A wallet and how its owner uses it.
-struct Person {
-    address: Address,
-    file: PathBuf,
-    /// The folder of the node that works for it.
-    folder: PathBuf,
-    /// The node that is asked.
-    rpc: String,
-}
-
-impl Person {
-    fn run(&self, args: &[&str], typed: &str) -> Output {
-        let mut command = common::program();
-        command.args(args).arg("--rpc").arg(&self.rpc).arg("--data-dir").arg(&self.folder);
-        command.arg("--wallet-file").arg(&self.file).stdin(Stdio::piped());
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        // A command that reads nothing may have ended already.
-        let _ = child.stdin.take().unwrap().write_all(typed.as_bytes());
-        child.wait_with_output().unwrap()
-    }
-
-    /// What a command says that succeeds.
-    fn says(&self, args: &[&str]) -> String {
-        self.says_to(args, "")
-    }
-
-    /// The same, with something typed.
-    fn says_to(&self, args: &[&str], typed: &str) -> String {
-        let output = self.run(args, typed);
-        assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
-        String::from_utf8(output.stdout).unwrap()
-    }
-
-    /// The command is refused with this code, or these words.
-    fn is_refused(&self, args: &[&str], typed: &str, why: &str) {
-        let output = self.run(args, typed);
-        let said = String::from_utf8_lossy(&output.stderr);
-        assert!(!output.status.success(), "{args:?} is not refused: {}", String::from_utf8_lossy(&output.stdout));
-        assert!(said.contains(why) && said.matches("error:").count() == 1, "{args:?} must say {why}, not: {said}");
-    }
-}
-
-/// Whether a text has all of these in it.
-fn assert_says(said: &str, all: &[&str]) {
-    all.iter().for_each(|words| assert!(said.contains(words), "{words:?} is missing in: {said}"));
-}
-
-/// The transaction that a command tells of.
-fn id(said: &str) -> Hash {
-    let line = said.lines().find_map(|line| line.strip_prefix("transaction ")).unwrap_or_else(|| panic!("{said}"));
-    line.split(',').next().unwrap().parse().unwrap()
-}
-
-/// The lines of 24 words in what a command says.
-fn words(said: &str) -> Vec<String> {
-    said.lines().filter(|line| line.split_whitespace().count() == 24).map(str::to_string).collect()
-}
-
-/// ALC with two decimals.
-fn alc(hundredths: u64) -> Amount {
-    Amount(hundredths * 1_000_000)
-}
 
 /// Four founders, of which three validate and hold 30 ALC each; the fourth is down.
 async fn found(dir: &Path) -> (Net, Vec<Person>) {
@@ -113,14 +49,7 @@ async fn found(dir: &Path) -> (Net, Vec<Person>) {
         all[..3].iter().all(|s| s.as_ref().is_some_and(|s| s.value.account.free == Amount::alc(30)))
     };
     net.wait_until("a round pays three founders", LIMIT, earned).await.unwrap();
-    let rpc = std::fs::read_to_string(net.nodes[0].dir.join("rpc")).unwrap().trim().to_string();
-    let person = |node: &ailo_node::localnet::net::Node| Person {
-        address: Address::from(node.wallet.public()),
-        file: node.dir.join("wallet.json"),
-        folder: node.dir.clone(),
-        rpc: rpc.clone(),
-    };
-    let people = net.nodes.iter().map(person).collect();
+    let people = Person::all(&net, 0);
     (net, people)
 }
 
@@ -136,10 +65,6 @@ fn newcomer(dir: &Path, name: &str, host: &Person) -> Person {
     assert_eq!(words(&said).len(), 1, "{said}");
     person.address = said.lines().find_map(|line| line.strip_prefix("address  ")).unwrap().parse().unwrap();
     person
-}
-
-fn node_of(person: &Person) -> NodeId {
-    *keystore::load(&person.folder.join("node.json"), keystore::Kind::Node).unwrap().public()
 }
 
 async fn account(client: &Client, person: &Person) -> AccountView {

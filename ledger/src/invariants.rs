@@ -304,22 +304,26 @@ pub struct Trials(BTreeMap<(u64, NodeId), VecDeque<Trial>>);
 #[derive(Clone, Debug)]
 struct Trial {
     power: ValidatorSet,
-    upheld_by: BTreeSet<NodeId>,
+    claimed: Hash,
+    found: BTreeMap<Hash, BTreeSet<NodeId>>,
 }
 
 impl Trials {
-    /// Takes in the next block, which these validators decided, and what happened in it.
-    pub fn add(&mut self, validators: &ValidatorSet, block: &Block, events: &[Event]) -> Result<(), Violation> {
+    /// Takes in the next block, after `before`, and what happened in it.
+    pub fn add(&mut self, before: &State, block: &Block, events: &[Event]) -> Result<(), Violation> {
         for transaction in &block.transactions {
             match transaction.unsigned.body {
                 Body::Challenge { round, node } => {
-                    let trial = Trial { power: validators.clone(), upheld_by: BTreeSet::new() };
+                    let commit = before.past_round(round).and_then(|round| round.contributions.get(&node));
+                    let claimed = commit.map(|commit| commit.contribution.result());
+                    let claimed = claimed.ok_or_else(|| Invariant::Judged.broken("what is not there is challenged"))?;
+                    let trial = Trial { power: before.validators().clone(), claimed, found: BTreeMap::new() };
                     self.0.entry((round, node)).or_default().push_back(trial);
                 }
-                Body::Judge { round, node, forged: true } => {
+                Body::Judge { round, node, found } => {
                     let trial = self.0.get_mut(&(round, node)).and_then(VecDeque::back_mut);
                     let trial = trial.ok_or_else(|| Invariant::Judged.broken("nothing is challenged, and judged"))?;
-                    trial.upheld_by.insert(transaction.unsigned.signer);
+                    trial.found.entry(found).or_default().insert(transaction.unsigned.signer);
                 }
                 _ => {}
             }
@@ -328,7 +332,9 @@ impl Trials {
             let Event::ChallengeEnded { round, node, forged } = event else { continue };
             let trial = self.0.get_mut(&(*round, *node)).and_then(VecDeque::pop_front);
             let trial = trial.ok_or_else(|| Invariant::Judged.broken("nothing is challenged, and decided"))?;
-            let power = trial.upheld_by.iter().map(|judge| trial.power.power(judge)).sum();
+            let others = trial.found.iter().filter(|(found, _)| **found != trial.claimed);
+            let powers = others.map(|(_, judges)| judges.iter().map(|judge| trial.power.power(judge)).sum::<u64>());
+            let power = powers.max().unwrap_or(0);
             Invariant::Judged.check(trial.power.is_quorum(power) == *forged, || {
                 format!("forged is {forged} by {power} of {}", trial.power.total_power())
             })?;

@@ -44,6 +44,7 @@ plants! {
     AttestTwice "attest-double-count" "A node's second attestation of a block counts.",
     NondeterministicOrder "nondeterministic-order" "Confirmers are kept in an order that differs from node to node.",
     EvidenceDropped "evidence-dropped" "Who sees two rival ballots tells nobody.",
+    AttestationsDropped "attestations-dropped" "Who sees two attestations of one block by one node tells nobody.",
     ReversedStays "reversed-stays" "A transfer that is reversed after its confirmation stays on the ledger.",
     ReportTwice "report-counts-twice" "A report counts like two.",
     ForgedByHalf "forged-by-half" "A challenge is upheld by half of the power.",

@@ -151,14 +151,14 @@ pub enum Body {
     },
     /// Two signatures of one node that exclude each other.
     Evidence(Evidence),
-    /// A validator's vote on a challenge.
+    /// What a validator found that trained a challenged contribution again.
     Judge {
         /// Round of the challenged contribution.
         round: u64,
         /// Its maker.
         node: NodeId,
-        /// Whether the replay showed a forgery.
-        forged: bool,
+        /// What the contribution's [`Contribution::result`] should be.
+        found: Hash,
     },
     /// Gives an account another signing key. Signed by the account's recovery key, which is used up.
     Recover {

@@ -46,7 +46,8 @@ pub async fn dispatch(cli: Cli) -> Result<(), NodeError> {
     }
 }
 
-fn start_log(filter: &str) -> Result<(), NodeError> {
+/// Writes the log to standard error, as `filter` asks.
+pub fn start_log(filter: &str) -> Result<(), NodeError> {
     let filter = tracing_subscriber::EnvFilter::try_new(filter).map_err(|e| {
         NodeError::Usage(format!("--log '{filter}' is not a filter (like info or ailo_node=debug,warn): {e}"))
     })?;

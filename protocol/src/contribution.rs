@@ -23,6 +23,10 @@ pub struct Contribution {
     pub payload: Hash,
     /// Length of the payload's canonical bytes.
     pub payload_bytes: u64,
+    /// [`update_hash`] of the encoded update in the payload.
+    pub update: Hash,
+    /// [`trace_commitment`] to what only who trained knows.
+    pub trace: Hash,
     /// Tokens trained on.
     pub tokens: u64,
     /// Inner steps taken.
@@ -35,6 +39,25 @@ pub struct Contribution {
     pub loss_last: MicroNats,
     /// Determinism class of the machine (the hash of a probe training).
     pub class: Hash,
+}
+
+impl Contribution {
+    /// All that whoever trains the slot again must find, as one hash.
+    pub fn result(&self) -> Hash {
+        let losses = [self.loss_first.to_le_bytes(), self.loss_last.to_le_bytes()];
+        Hash::of_parts(Domain::Work, &[&self.update.0, &self.trace.0, &losses[0], &losses[1]])
+    }
+}
+
+/// The hash of an encoded update.
+pub fn update_hash(encoded: &[u8]) -> Hash {
+    Hash::of(Domain::Work, encoded)
+}
+
+/// What a contributor commits to beside its update: `trace` is the hash of the losses of all its steps, which nobody knows
+/// who did not train. Who replays the work shows `trace` itself, and thereby that it did.
+pub fn trace_commitment(maker: &NodeId, trace: &Hash) -> Hash {
+    Hash::of_parts(Domain::Training, &[&maker.0, &trace.0])
 }
 
 /// What a contribution's hash commits to.

@@ -38,9 +38,11 @@ domains! {
     Stamp "ailo v1 proof-of-work stamp",
     Stream "ailo v1 stream",
     Trace "ailo v1 simulation trace",
+    Training "ailo v1 trace of a training",
     Transaction "ailo v1 transaction",
     ValidatorSet "ailo v1 validator set",
     Vote "ailo v1 consensus vote",
+    Work "ailo v1 result of a training",
 }
 
 impl Domain {

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, missing_docs, dead_code)] // Each test uses its part.
 
+pub mod person;
+
 use ailo_node::rpc::types::*;
 use serde_json::{Value, json};
 use std::{

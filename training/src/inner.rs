@@ -18,7 +18,9 @@ use crate::{
     state::ModelState,
 };
 use ailo_protocol::{
+    Hash,
     contribution::MicroNats,
+    hash::Domain,
     params::{ModelConfig, TrainingParams},
 };
 use std::time::Instant;
@@ -58,6 +60,8 @@ pub struct Local {
     pub loss_first: MicroNats,
     /// Mean training loss of the last tenth of the steps.
     pub loss_last: MicroNats,
+    /// Hash of the losses of all steps, bit for bit.
+    pub trace: Hash,
     /// Tokens trained on.
     pub tokens: u64,
     /// Inner steps taken.
@@ -115,6 +119,7 @@ pub fn train(
         update,
         loss_first: micro_nats(mean(&losses[..tenth])),
         loss_last: micro_nats(mean(&losses[losses.len() - tenth..])),
+        trace: Hash::of(Domain::Training, &losses.iter().flat_map(|loss| loss.to_le_bytes()).collect::<Vec<u8>>()),
         tokens: params.tokens_per_round(),
         steps,
     })
@@ -203,7 +208,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::{aggregate, codec, eval, outer};
-    use ailo_protocol::{Hash, params::Style, presets};
+    use ailo_protocol::{params::Style, presets};
 
     fn small(style: Style) -> ModelConfig {
         let kv_heads = if style == Style::Gpt2 { 4 } else { 2 };

@@ -237,6 +237,8 @@ impl Chain {
             base_root: round.base_root,
             payload: Hash(key.public().0),
             payload_bytes: 1000,
+            update: Hash::ZERO,
+            trace: Hash::ZERO,
             tokens: training.tokens_per_round(),
             steps: training.inner_steps,
             slot: round.slot(key.public()).unwrap_or(0),

@@ -1,5 +1,5 @@
 //! What validators do that break the rules. They sign whatever helps: rival votes and proposals, different things to
-//! different peers, or nothing. They forge blocks for whoever syncs from them. As twins, two nodes with one key, each
+//! different peers, or nothing; or they vote by the rules and attest one block in two ways. They forge blocks for whoever syncs from them. As twins, two nodes with one key, each
 //! plays by the rules towards its half of the network, which signs two of everything: enough twins fork any ledger.
 
 use super::{
@@ -36,7 +36,7 @@ pub fn hears(world: &World, from: usize, to: usize) -> bool {
 /// Sends a message of consensus as a member does that breaks the rules.
 pub fn broadcast(world: &mut World, i: usize, bytes: Vec<u8>) {
     match world.members[i].conduct {
-        Conduct::Honest | Conduct::Twin(_) => world.broadcast(i, Packet::Consensus(bytes)),
+        Conduct::Honest | Conduct::Perjures | Conduct::Twin(_) => world.broadcast(i, Packet::Consensus(bytes)),
         Conduct::Withholds => {
             let packet = Rc::new(Packet::Consensus(bytes));
             let from_all = world.chance(200);

@@ -22,6 +22,8 @@ pub enum Conduct {
     Rivals,
     /// Keeps proposals and votes from some or all.
     Withholds,
+    /// Votes by the rules, and attests blocks in two ways.
+    Perjures,
     /// Is one of two nodes that sign with one key and do not hear each other.
     Twin(u8),
 }
@@ -166,6 +168,11 @@ impl Member {
         self.conduct == Conduct::Honest
     }
 
+    /// Whether it votes and trains by the rules.
+    pub fn works_honestly(&self) -> bool {
+        matches!(self.conduct, Conduct::Honest | Conduct::Perjures)
+    }
+
     /// Its clocks at the virtual time `time`.
     pub fn now(&self, time: u64) -> Now {
         let clock_ms = (cast::GENESIS_MS + time).saturating_add_signed(self.skew_ms);
@@ -204,7 +211,7 @@ impl Member {
         let disk = Arc::new(self.disk.clone());
         let (files, recovered) = ConsensusFiles::open_on(disk, Path::new(""), network, height, false)?;
         let unguarded = signed.iter().find(|ballot| !files.guards(ballot)).copied();
-        let (files, recovered) = match self.is_honest() {
+        let (files, recovered) = match self.works_honestly() {
             true => (Files::Kept(Box::new(files)), recovered),
             false => (Files::Lawless, None),
         };

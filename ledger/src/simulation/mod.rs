@@ -155,10 +155,10 @@ impl Run {
         let tolerable = count <= most;
         let mut numbers: Vec<usize> = (0..options.validators).collect();
         random.shuffle(&mut numbers);
-        let conducts = [Conduct::Rivals, Conduct::Withholds, Conduct::Twin(0)];
+        let conducts = [Conduct::Rivals, Conduct::Withholds, Conduct::Perjures, Conduct::Twin(0)];
         let byzantine: Vec<(usize, Conduct)> = numbers[..count]
             .iter()
-            .map(|member| (*member, if tolerable { conducts[random.below(3) as usize] } else { Conduct::Twin(0) }))
+            .map(|member| (*member, if tolerable { conducts[random.below(4) as usize] } else { Conduct::Twin(0) }))
             .collect();
         let followers = usize::from(random.below(4) == 0);
         let mut world = World::new(seed, options.validators, followers, CLIENTS, &byzantine);

@@ -355,7 +355,7 @@ fn assert_all_hold(summary: &Summary, flags: &str) {
 
 #[test]
 fn all_claims_hold_in_a_fixed_set_of_seeds_and_in_fresh_ones() {
-    let summary = sweep_of(0, 60, 4, None);
+    let summary = sweep_of(300, 60, 4, None);
     assert_all_hold(&summary, "");
     assert!(summary.heights >= 60 * HEIGHTS && summary.transfers >= 60 * TRANSFERS, "{summary:?}");
     assert!(summary.faults.values().sum::<u64>() >= 60 * FAULTS && summary.faults.len() == Kind::ALL.len());

@@ -7,14 +7,14 @@ use super::world::World;
 use crate::{
     Body, Transaction,
     lots::LotChain,
-    state::{Event, Phase, State},
+    state::{Event, Phase, Round, State},
 };
 use ailo_protocol::{
     Hash, Keypair, NodeId,
-    contribution::{Contribution, Finding},
+    contribution::{Contribution, Finding, trace_commitment},
     hash::Domain,
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// What is not in a block by then is sent again.
 const AGAIN_MS: u64 = 4_000;
@@ -55,7 +55,11 @@ impl World {
         let bodies = match &self.script {
             Some(_) => Vec::new(),
             None => {
-                let knows = Knowledge { honest: member.is_honest(), doubtful: &self.doubtful, forged: &self.forged };
+                let knows = Knowledge {
+                    honest: member.works_honestly(),
+                    perjures: !member.is_honest(),
+                    doubtful: &self.doubtful,
+                };
                 owed(&state, &key, knows, &mut self.duties[i], now)
             }
         };
@@ -70,29 +74,48 @@ impl World {
 
 /// What a node goes by, beside the ledger.
 struct Knowledge<'a> {
+    /// Whether it trains and judges by the rules.
     honest: bool,
+    /// Whether it attests as it likes.
+    perjures: bool,
     doubtful: &'a BTreeMap<u64, Vec<Hash>>,
-    /// What a replay shows.
-    forged: &'a BTreeSet<(u64, NodeId)>,
 }
 
-/// The payload that a node hands in for a round: its work, or something else that looks like it.
-fn payload(node: &NodeId, round: u64, forged: bool) -> Hash {
-    Hash::of_parts(Domain::Blob, &[&node.0, &round.to_le_bytes(), &[u8::from(forged)]])
+/// What a node hands in for its slot of a round: its work, or something else that looks like it.
+fn contribution(state: &State, node: &NodeId, round: &Round, slot: u32, forged: bool) -> Contribution {
+    let training = &state.params().training;
+    let hash = |what: &[u8]| Hash::of_parts(Domain::Blob, &[what, &node.0, &round.number.to_le_bytes()]);
+    Contribution {
+        round: round.number,
+        base_root: round.base_root,
+        payload: hash(b"payload"),
+        payload_bytes: 1000,
+        update: hash(if forged { b"another update" } else { b"update" }),
+        trace: trace_commitment(node, &hash(b"trace")),
+        tokens: training.tokens_per_round(),
+        steps: training.inner_steps,
+        slot,
+        loss_first: 3_000_000,
+        loss_last: 2_000_000,
+        class: Hash::ZERO,
+    }
+}
+
+/// What a replay of a node's slot in a round gives.
+fn replay(state: &State, node: &NodeId, round: &Round) -> Option<Hash> {
+    Some(contribution(state, node, round, round.slot(node)?, false).result())
 }
 
 /// The round and maker of what a transaction contributes, if it is not the work that it should be.
-pub fn forgery(transaction: &Transaction) -> Option<(u64, NodeId)> {
+pub fn forgery(before: &State, transaction: &Transaction) -> Option<(u64, NodeId)> {
     let (maker, body) = (transaction.unsigned.signer, &transaction.unsigned.body);
-    match body {
-        Body::Contribute(c) if c.payload != payload(&maker, c.round, false) => Some((c.round, maker)),
-        _ => None,
-    }
+    let Body::Contribute(made) = body else { return None };
+    (replay(before, &maker, before.round()) != Some(made.result())).then_some((made.round, maker))
 }
 
 /// What a node owes now.
 fn owed(state: &State, key: &Keypair, knows: Knowledge<'_>, duties: &mut Duties, now: u64) -> Vec<Body> {
-    let Knowledge { honest, doubtful, forged } = knows;
+    let Knowledge { honest, perjures, doubtful } = knows;
     let node = key.public();
     let mut bodies = Vec::new();
     let params = state.params();
@@ -110,17 +133,17 @@ fn owed(state: &State, key: &Keypair, knows: Knowledge<'_>, duties: &mut Duties,
     }
     for height in state.pending_blocks() {
         // Whoever breaks the rules attests all that it is let, as often as it is let.
-        if !honest && state.may_attest(node, height) {
+        if perjures && state.may_attest(node, height) {
             bodies.push(Body::Attest { height, except: Vec::new() });
-            // Now and then it attests the same block in another way too.
-            if height % 16 == 3 {
+            // Now and then it attests the same block in another way too; often, if it does nothing else.
+            if height % if honest { 4 } else { 16 } == 3 {
                 bodies.push(Body::Attest { height, except: vec![Hash([7; 32])] });
             }
         }
         // All of the block's doubtful ones, also those that have ended: what a node signs of a block is always the same.
         let Some(except) = doubtful.get(&height).cloned() else { continue };
         let left = || state.inclusion(height).is_some_and(|i| i.transfers.iter().any(|id| !except.contains(id)));
-        if honest && left() && state.may_attest(node, height) && duties.due(Duty::Attest(height), now) {
+        if !perjures && left() && state.may_attest(node, height) && duties.due(Duty::Attest(height), now) {
             bodies.push(Body::Attest { height, except });
         }
     }
@@ -129,18 +152,8 @@ fn owed(state: &State, key: &Keypair, knows: Knowledge<'_>, duties: &mut Duties,
     match round.phase {
         Phase::Train if !round.contributions.contains_key(node) => {
             if let Some(slot) = round.slot(node).filter(|_| duties.due(Duty::Contribute(round.number), now)) {
-                bodies.push(Body::Contribute(Contribution {
-                    round: round.number,
-                    base_root: round.base_root,
-                    payload: payload(node, round.number, !honest && round.number % 2 == 1),
-                    payload_bytes: 1000,
-                    tokens: params.training.tokens_per_round(),
-                    steps: params.training.inner_steps,
-                    slot,
-                    loss_first: 3_000_000,
-                    loss_last: 2_000_000,
-                    class: Hash::ZERO,
-                }));
+                let forged = !honest && round.number % 2 == 1;
+                bodies.push(Body::Contribute(contribution(state, node, round, slot, forged)));
             }
         }
         Phase::Verify if votes && !round.verdicts.contains(node) && duties.due(Duty::Verdict(round.number), now) => {
@@ -156,11 +169,13 @@ fn owed(state: &State, key: &Keypair, knows: Knowledge<'_>, duties: &mut Duties,
         }
         _ => {}
     }
-    for (round, maker, challenge) in state.challenges() {
+    for (number, maker, challenge) in state.challenges() {
         let owes = challenge.power.power(node) > 0 && !challenge.judged.contains(node);
-        if owes && duties.due(Duty::Judge(round, maker), now) {
-            let forged = forged.contains(&(round, maker)) == honest;
-            bodies.push(Body::Judge { round, node: maker, forged });
+        let Some(truth) = state.past_round(number).and_then(|round| replay(state, &maker, round)) else { continue };
+        if owes && duties.due(Duty::Judge(number, maker), now) {
+            // Whoever lies shields forgeries, and calls honest work one.
+            let lie = if truth == challenge.claimed { Hash::ZERO } else { challenge.claimed };
+            bodies.push(Body::Judge { round: number, node: maker, found: if honest { truth } else { lie } });
         }
     }
     bodies

@@ -459,12 +459,12 @@ impl World {
         self.spending.add(block)?;
         invariants::coins_and_confirmations(&before, &after, events)?;
         self.lives.add(events, after.params().ledger.report_percent)?;
-        self.trials.add(before.validators(), block, events)?;
+        self.trials.add(&before, block, events)?;
         if block.header.reveal.is_some() {
             *self.happened.entry("lots revealed").or_default() += 1;
         }
         self.draws.add(&before, &after, block)?;
-        self.forged.extend(block.transactions.iter().filter_map(workload::forgery));
+        self.forged.extend(block.transactions.iter().filter_map(|transaction| workload::forgery(&before, transaction)));
         for event in events {
             let LedgerEvent::ChallengeEnded { round, node, forged: true } = event else { continue };
             let guilty = self.forged.contains(&(*round, *node));

@@ -319,10 +319,10 @@ pub struct Challenge {
     pub deadline_age: u64,
     /// Who judges: the validators when it was made.
     pub power: ValidatorSet,
-    /// Power that found a forgery.
-    pub forged: u64,
-    /// Power that found none.
-    pub honest: u64,
+    /// What the contribution says that its training gave.
+    pub claimed: Hash,
+    /// What was found to be given by it, and the power that found so.
+    pub found: BTreeMap<Hash, u64>,
     /// Who has judged.
     pub judged: BTreeSet<NodeId>,
 }

@@ -9,7 +9,8 @@
 //!   slashed twice for one forgery, and no judgement counts in a second trial. Its bond is
 //!   `challenge_bond` for the first, twice that for the second that is open, and so on: who fills all `max_challenges`
 //!   places with nothing burns more than an epoch's rounds can pay. The validators of that moment replay the work and vote until
-//!   `challenge_ms` are over. More than 2/3 of the power slashes `fraud_slash_ppm`; otherwise the bond burns.
+//!   `challenge_ms` are over, each with what it found. More than 2/3 of the power on one and the same other result
+//!   slashes `fraud_slash_ppm`; otherwise the bond burns.
 //! - Of what is slashed `bounty_ppm` goes to who showed it (nothing if that is the offender's own wallet), the rest burns.
 //! - A slashed node is jailed: no seat, no vote, no part in rounds, its accrued work and score are gone. Its wallet may
 //!   unjail it after `jail_ms`, for the fee. Should jailing leave too few validators, it stays in the set until there are
@@ -24,8 +25,8 @@ use crate::{
     plants::{self, Plant},
     transaction::Evidence,
 };
-use ailo_protocol::{Address, Amount, NodeId};
-use std::collections::BTreeSet;
+use ailo_protocol::{Address, Amount, Hash, NodeId};
+use std::collections::{BTreeMap, BTreeSet};
 
 impl State {
     /// Evidence about blocks below this height is too old.
@@ -85,6 +86,15 @@ impl State {
     fn slashable(&self, id: &NodeId, node: &Node, ppm: u64) -> Amount {
         let held = self.unbonding_from(&node.wallet, *id).map(|(_, held)| held).chain([node.stake]);
         Amount(held.map(|held| held.share(ppm).unwrap_or_default().0).sum())
+    }
+}
+
+impl Challenge {
+    /// Power that found one and the same other result than the one claimed. Machines that differ among themselves
+    /// convict nobody.
+    fn forged(&self) -> u64 {
+        let others = self.found.iter().filter(|(found, _)| **found != self.claimed);
+        others.map(|(_, power)| *power).max().unwrap_or(0)
     }
 }
 
@@ -151,8 +161,9 @@ impl Executor {
     }
 
     pub(super) fn challenge(&mut self, wallet: Address, nonce: u64, round: u64, node: NodeId) -> Result<(), Rejection> {
-        let past = self.state.get::<PastRound>(&Key::PastRound(round)).ok_or(Rejection::RoundNotKept { round })?;
-        let mut past = past.clone();
+        let past = self.state.get::<PastRound>(&Key::PastRound(round));
+        let past = past.filter(|_| round >= self.state.oldest_challengeable());
+        let mut past = past.ok_or(Rejection::RoundNotKept { round })?.clone();
         if !past.round.accepted().iter().any(|(accepted, _)| *accepted == node) {
             return Err(Rejection::NotAccepted);
         }
@@ -168,17 +179,25 @@ impl Executor {
         self.charge(wallet, nonce, bond, Amount::ZERO)?;
         self.shift(Pool::Free, Pool::Escrow, bond);
         let power = self.state.validators().clone();
-        let judged = BTreeSet::new();
+        let claimed = past.round.contributions.get(&node).ok_or(Rejection::NotAccepted)?.contribution.result();
         self.set(Key::PastRound(round), past);
         self.set(
             Key::Challenge(round, node),
-            Challenge { challenger: wallet, bond, deadline_age, power, forged: 0, honest: 0, judged },
+            Challenge {
+                challenger: wallet,
+                bond,
+                deadline_age,
+                power,
+                claimed,
+                found: BTreeMap::new(),
+                judged: BTreeSet::new(),
+            },
         );
         self.events.push(Event::Challenged { round, node, challenger: wallet });
         Ok(())
     }
 
-    pub(super) fn judge(&mut self, judge: NodeId, round: u64, node: NodeId, forged: bool) -> Result<(), Rejection> {
+    pub(super) fn judge(&mut self, judge: NodeId, round: u64, node: NodeId, found: Hash) -> Result<(), Rejection> {
         let key = Key::Challenge(round, node);
         let mut challenge = self.state.get::<Challenge>(&key).ok_or(Rejection::NoSuchChallenge)?.clone();
         let power = challenge.power.power(&judge);
@@ -191,10 +210,13 @@ impl Executor {
         if !challenge.judged.insert(judge) {
             return Err(Rejection::AlreadyJudged);
         }
-        *if forged { &mut challenge.forged } else { &mut challenge.honest } += power;
-        let hopeless = !challenge.power.is_quorum(challenge.power.total_power() - challenge.honest);
-        let half = plants::on(Plant::ForgedByHalf) && challenge.forged >= challenge.power.total_power().div_ceil(2);
-        if challenge.power.is_quorum(challenge.forged) || half {
+        *challenge.found.entry(found).or_default() += power;
+        let total = challenge.power.total_power();
+        let forged = challenge.forged();
+        let missing = total - challenge.found.values().sum::<u64>();
+        let hopeless = !challenge.power.is_quorum(forged + missing);
+        let half = plants::on(Plant::ForgedByHalf) && forged >= total.div_ceil(2);
+        if challenge.power.is_quorum(forged) || half {
             self.remove(key);
             self.shift(Pool::Escrow, Pool::Free, challenge.bond);
             self.credit(challenge.challenger, challenge.bond);

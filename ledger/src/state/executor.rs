@@ -332,7 +332,7 @@ impl Executor {
             Body::Verdict { round, findings } => self.verdict(signer, *round, findings),
             Body::ModelVote { round, root, loss } => self.model_vote(signer, *round, *root, *loss),
             Body::Evidence(evidence) => self.evidence(signer, evidence),
-            Body::Judge { round, node, forged } => self.judge(signer, *round, *node, *forged),
+            Body::Judge { round, node, found } => self.judge(signer, *round, *node, *found),
             Body::Recover { account, count, key, next, .. } => self.recover(signer, *account, *count, *key, *next),
             _ => unreachable!("Body::is_wallets names all the others"),
         }

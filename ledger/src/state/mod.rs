@@ -389,9 +389,22 @@ impl State {
         })
     }
 
-    /// A closed round whose contributions can still be challenged.
+    /// A closed round that is kept: its contributions can be challenged, or one of them is.
     pub fn past_round(&self, number: u64) -> Option<&Round> {
         self.get(&Key::PastRound(number)).map(|PastRound { round, .. }| round)
+    }
+
+    /// The closed rounds that are kept, the oldest first.
+    pub fn past_rounds(&self) -> impl DoubleEndedIterator<Item = &Round> {
+        self.entries
+            .range(Key::PastRound(0)..=Key::PastRound(u64::MAX))
+            .filter_map(|(_, entry)| PastRound::of(entry).map(|past| &past.round))
+    }
+
+    /// The oldest round whose contributions can still be challenged.
+    pub fn oldest_challengeable(&self) -> u64 {
+        let newest = self.past_rounds().next_back().map_or(0, |round| round.number);
+        (newest + 1).saturating_sub(self.params().ledger.challenge_rounds)
     }
 
     /// Whether a contribution to a closed round is, or was, challenged.

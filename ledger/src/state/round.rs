@@ -87,8 +87,8 @@ pub struct Round {
     pub f: u32,
     /// Whether `f` is positive.
     pub protected: bool,
-    /// Height of the block that opened it; 0 before.
-    pub opened_height: u64,
+    /// Rounds closed before it opened: where the learning rate's schedule stands; 0 before the opening.
+    pub steps: u64,
     /// Age at the opening; 0 before.
     pub opened_age: u64,
     /// Age when the phase began.
@@ -119,7 +119,7 @@ impl Round {
             participants: Vec::new(),
             f: 0,
             protected: false,
-            opened_height: 0,
+            steps: 0,
             opened_age: 0,
             phase_age: age,
             deadline_age: age.saturating_add(open_wait_ms),

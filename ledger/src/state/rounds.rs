@@ -219,7 +219,7 @@ impl Executor {
         round.participants = by_lot(&round.seed, drawn.into_iter().flatten());
         round.f = (round.participants.len() as u32 - 1) / 3;
         round.protected = round.f > 0;
-        (round.opened_height, round.opened_age, round.phase_age) = (self.context.height, age, age);
+        (round.steps, round.opened_age, round.phase_age) = (self.state.model().steps, age, age);
         round.deadline_age = age.saturating_add(self.state.model().train_ms);
         round.power = self.state.validators().clone();
         self.events.push(Event::RoundOpened {
@@ -358,13 +358,14 @@ impl Executor {
         self.gather(round.number + 1, root);
     }
 
-    /// Keeps a closed round while its contributions can be challenged.
+    /// Keeps a closed round while its contributions can be challenged, and while one of them is.
     fn keep_for_challenges(&mut self, round: &Round) {
         self.set(Key::PastRound(round.number), PastRound { round: round.clone(), challenged: BTreeSet::new() });
-        let oldest = (round.number + 1).saturating_sub(self.state.params().ledger.challenge_rounds);
-        let old = self.state.entries.range(Key::PastRound(0)..Key::PastRound(oldest)).map(|(key, _)| *key);
-        let old: Vec<Key> = old.collect();
-        old.into_iter().for_each(|key| self.remove(key));
+        let oldest = self.state.oldest_challengeable();
+        let judged: BTreeSet<u64> = self.state.challenges().map(|(round, ..)| round).collect();
+        let old = self.state.past_rounds().map(|round| round.number).take_while(|number| *number < oldest);
+        let old: Vec<u64> = old.filter(|number| !judged.contains(number)).collect();
+        old.into_iter().for_each(|number| self.remove(Key::PastRound(number)));
     }
 
     /// Notes the accepted work in its nodes' records; gives each node's weight in what the round pays.

@@ -50,11 +50,16 @@ pub enum SnapshotError {
     Root,
 }
 
-/// The first bits of the hashes of part `index`.
+/// The first bits of a hash, as a number: which of `2^bits` parts a key of this hash is in.
+fn first_bits(hash: &Hash, bits: u32) -> u32 {
+    let first = hash.0.first_chunk().map_or(0, |bytes| u32::from_be_bytes(*bytes));
+    first.checked_shr(u32::BITS - bits).unwrap_or(0)
+}
+
+/// A hash that begins with the bits of part `index`.
 fn prefix(bits: u32, index: u32) -> Hash {
     let mut hash = Hash::ZERO;
-    let first = u64::from(index) << (64 - bits.max(1));
-    hash.0[..8].copy_from_slice(&if bits == 0 { 0 } else { first }.to_be_bytes());
+    hash.0[..4].copy_from_slice(&index.checked_shl(u32::BITS - bits).unwrap_or(0).to_be_bytes());
     hash
 }
 
@@ -104,19 +109,16 @@ impl Parts<'_> {
 
     /// Which part an entry at this key is in.
     pub fn place_of(bits: u32, key: &Key) -> u32 {
-        let hash = key_hash(&canonical::encode(key));
-        let first = hash.0.first_chunk().map_or(0, |bytes| u32::from_be_bytes(*bytes));
-        if bits == 0 { 0 } else { first >> (32 - bits.min(32)) }
+        first_bits(&key_hash(&canonical::encode(key)), bits)
     }
 
     /// Part `index`, below `2^bits`.
     pub fn part(&self, index: u32) -> Part {
-        let first = prefix(self.bits, index);
-        let from = self.entries.partition_point(|(hash, ..)| *hash < first);
-        let inside = self.entries[from..].iter().take_while(|(hash, ..)| starts_with(hash, &first, self.bits));
+        let from = self.entries.partition_point(|(hash, ..)| first_bits(hash, self.bits) < index);
+        let inside = self.entries[from..].iter().take_while(|(hash, ..)| first_bits(hash, self.bits) == index);
         Part {
             entries: inside.map(|(_, key, entry)| (canonical::encode(*key), canonical::encode(*entry))).collect(),
-            beside: self.tree.beside_part(&first, self.bits as usize),
+            beside: self.tree.beside_part(&prefix(self.bits, index), self.bits as usize),
         }
     }
 }
@@ -129,13 +131,9 @@ fn bits_for(lengths: &mut [(Hash, usize)]) -> u32 {
     let is_long = |part: &[(Hash, usize)]| {
         part.len() > 1 && part.iter().map(|(_, length)| length).sum::<usize>() > LONG_PART_BYTES
     };
-    let too_long = |bits: &u32| lengths.chunk_by(|(a, _), (b, _)| starts_with(a, b, *bits)).any(is_long);
+    let too_long =
+        |bits: &u32| lengths.chunk_by(|(a, _), (b, _)| first_bits(a, *bits) == first_bits(b, *bits)).any(is_long);
     (bits..MAX_PART_BITS).find(|bits| !too_long(bits)).unwrap_or(MAX_PART_BITS)
-}
-
-fn starts_with(hash: &Hash, prefix: &Hash, bits: u32) -> bool {
-    let first = |hash: &Hash| hash.0.first_chunk().map_or(0, |bytes| u32::from_be_bytes(*bytes));
-    bits == 0 || (first(hash) ^ first(prefix)) >> (32 - bits) == 0
 }
 
 impl Part {

@@ -9,7 +9,7 @@ use crate::{
 };
 use ailo_protocol::{
     Address, Amount, Genesis, Hash, Keypair, NodeId,
-    contribution::{Contribution, Finding},
+    contribution::{Contribution, Finding, trace_commitment},
     genesis::{Dataset, Founder},
     params::{LedgerParams, ModelConfig, Params, RoundParams, Style, Tokenizer, TrainingParams},
 };
@@ -17,6 +17,11 @@ use ailo_protocol::{
 /// The key of the founder `i`'s node.
 pub fn node_key(i: u8) -> Keypair {
     Keypair::from_seed([i + 1; 32])
+}
+
+/// The trace of the founder `i`'s training.
+pub fn trace(i: u8) -> Hash {
+    Hash([i + 201; 32])
 }
 
 /// The key of the founder `i`'s wallet.
@@ -264,6 +269,8 @@ impl Ledger {
             base_root: round.base_root,
             payload: Hash([i + 1; 32]),
             payload_bytes: 1000,
+            update: Hash([i + 101; 32]),
+            trace: trace_commitment(node_key(i).public(), &trace(i)),
             tokens: training.tokens_per_round(),
             steps: training.inner_steps,
             slot: round.slot(node_key(i).public()).unwrap_or(0),

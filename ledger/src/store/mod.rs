@@ -3,7 +3,7 @@
 //! may lag, lose writes or be deleted.
 //!
 //! At opening, the index's height and state root are compared with the log. An index that stands at an earlier block is
-//! brought up by executing the rest; one that does not fit, or can't be read, is built anew from the first block.
+//! brought up by executing the rest; one that does not fit, or can't be read, is built anew from the first block that is kept.
 //!
 //! With the first block of an epoch goes a snapshot of the state. Segments of the log whose blocks are all older than
 //! `unbonding_ms` may go, once a snapshot stands right before what is left: the index then begins with that.
@@ -29,7 +29,7 @@ mod snapshots;
 pub use blocks::{BlockLog, IndexHead};
 pub use consensus::ConsensusFiles;
 pub use index::{Cursor, HistoryItem, MAX_PAGE, Page, Subject};
-pub use snapshots::{MAX_HEAD_BYTES, Snapshot, SnapshotHead, Snapshots, is_begun};
+pub use snapshots::{MAX_HEAD_BYTES, Snapshot, SnapshotHead, SnapshotWriter, Snapshots, is_begun};
 
 use crate::{
     Transaction,

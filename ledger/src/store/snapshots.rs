@@ -1,6 +1,5 @@
 //! Snapshots on disk: the state after the first block of an epoch, in parts that anybody can check against that block's
-//! header ([`crate::state::snapshot`]). Newcomers start from them, and they stand where the block log no longer begins with the first
-//! block.
+//! header ([`crate::state::snapshot`]). Newcomers start from them, and so does a block log whose first blocks have gone.
 //!
 //! ```text
 //! <dir>/HEIGHT    frame log: SnapshotHead, part 0, part 1, ...
@@ -96,7 +95,7 @@ pub struct Snapshot {
 }
 
 /// A snapshot that is being written.
-pub struct Writer<'a> {
+pub struct SnapshotWriter<'a> {
     snapshots: &'a Snapshots,
     head: SnapshotHead,
     log: FrameLog,
@@ -184,10 +183,10 @@ impl Snapshots {
     }
 
     /// Begins to write a snapshot.
-    pub fn begin(&self, head: SnapshotHead) -> Result<Writer<'_>, StoreError> {
+    pub fn begin(&self, head: SnapshotHead) -> Result<SnapshotWriter<'_>, StoreError> {
         let path = self.folder.join(UNFINISHED);
         let log = FrameLog::create_on(self.disk.clone(), &path, self.format(), &[&head.encode()])?;
-        Ok(Writer { snapshots: self, head, log, path })
+        Ok(SnapshotWriter { snapshots: self, head, log, path })
     }
 
     /// Removes a snapshot; who reads it goes on reading.
@@ -198,7 +197,7 @@ impl Snapshots {
     }
 }
 
-impl Writer<'_> {
+impl SnapshotWriter<'_> {
     /// Adds the next part, which was verified if it is not this node's own.
     pub fn add(&mut self, part: &[u8]) -> Result<(), StoreError> {
         self.log.append(part).map(drop).map_err(StoreError::Log)
@@ -206,7 +205,7 @@ impl Writer<'_> {
 
     /// All parts are there: from now on the snapshot is.
     pub fn finish(self) -> Result<(), StoreError> {
-        let Writer { snapshots, head, path, .. } = self;
+        let SnapshotWriter { snapshots, head, path, .. } = self;
         let to = snapshots.path(head.height());
         snapshots.disk.rename(&path, &to).map_err(|e| LogError::io("rename", &path, e))?;
         snapshots.disk.sync_folder(&snapshots.folder).map_err(|e| LogError::io("sync", &snapshots.folder, e))?;

@@ -46,6 +46,10 @@ pub struct Node {
     pub dir: PathBuf,
     /// Its wallet.
     pub wallet: Keypair,
+    /// What it runs.
+    pub program: PathBuf,
+    /// Variables of its environment, beside this process's.
+    pub env: Vec<(String, String)>,
     port: u16,
     child: Option<Child>,
     client: Option<Client>,
@@ -59,7 +63,6 @@ pub struct Net {
     pub nodes: Vec<Node>,
     /// Founders that validate.
     pub validators: u32,
-    program: PathBuf,
     network_file: PathBuf,
     data: Vec<PathBuf>,
 }
@@ -85,13 +88,14 @@ impl Net {
             let socket = free_port().map_err(|e| NodeError::io("find a free port", e))?;
             let port = socket.local_addr().map_err(|e| NodeError::io("find a free port", e))?.port();
             sockets.push(socket);
-            nodes.push(Node { dir, wallet, port, child: None, client: None });
+            let (program, env) = (spec.program.clone(), Vec::new());
+            nodes.push(Node { dir, wallet, program, env, port, child: None, client: None });
         }
         let data = genesis::open_data(&spec.data, &spec.params.model)?;
         let genesis = genesis::found("localnet", spec.seed, founders, &data, spec.params)?;
         let network_file = spec.dir.join("network.toml");
         genesis::write(&network_file, &genesis)?;
-        Ok(Net { genesis, nodes, validators: spec.validators, program: spec.program, network_file, data: spec.data })
+        Ok(Net { genesis, nodes, validators: spec.validators, network_file, data: spec.data })
     }
 
     fn address(&self, i: usize) -> String {
@@ -112,7 +116,9 @@ impl Net {
         let log = File::options().create(true).append(true).open(&log_path);
         let log = log.map_err(|e| NodeError::file("open", &log_path, e))?;
         let _ = fs::remove_file(dir.join("rpc")); // of the process before
-        let mut command = Command::new(&self.program);
+        let program = self.nodes[i].program.clone();
+        let mut command = Command::new(&program);
+        command.envs(self.nodes[i].env.iter().cloned());
         command.arg("--log").arg(std::env::var("AILO_LOG").unwrap_or_else(|_| NODE_LOG.into()));
         command.arg("run").arg("--network").arg(&self.network_file).arg("--data-dir").arg(&dir);
         command.arg("--listen").arg(self.address(i)).arg("--http").arg("127.0.0.1:0").arg("--stop-on-eof").arg("--cpu");
@@ -126,7 +132,7 @@ impl Net {
             command.arg("--data").arg(path);
         }
         command.args(flags).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log).kill_on_drop(true);
-        let child = command.spawn().map_err(|e| NodeError::io(format!("start {}", self.program.display()), e))?;
+        let child = command.spawn().map_err(|e| NodeError::io(format!("start {}", program.display()), e))?;
         self.nodes[i].child = Some(child);
         self.nodes[i].client = None;
         Ok(())

@@ -1,17 +1,18 @@
-//! What the trust in this node's history rests on. Validators whose stake is free again can write another history at no cost, so
-//! a node that has none yet, or was away for longer than the trust period, cannot tell by certificates alone: it needs a
-//! checkpoint. Without one it works all the same, and says UNANCHORED.
+//! What the trust in this node's history rests on. Validators whose stake is free again can write another history at no
+//! cost, so a node that has none yet, or was away for longer than the trust period, cannot tell by certificates alone: it
+//! needs a checkpoint. Without one it works all the same, and says UNANCHORED.
 //!
-//! - A checkpoint that the operator names counts if its block was younger than `trust_ms` when the node started. If this node's block at that
-//!   height is another one, the node stops.
+//! - A checkpoint that the operator names counts if its block was younger than `trust_ms` when the node started. If this
+//!   node's block at that height is another one, the node stops.
 //! - So does the genesis: whoever had power at the start still has its stake to lose.
 //! - A node that is anchored writes down, epoch by epoch, where it stands; after a restart that counts in the same way.
 
 use super::chain::Chain;
 use crate::{datadir::write_atomically, error::NodeError, genesis::now_ms};
-use ailo_ledger::light::Checkpoint;
+use ailo_ledger::light::{Checkpoint, NotACheckpoint};
 use ailo_protocol::Genesis;
 use std::{
+    io::ErrorKind,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -22,6 +23,17 @@ const FILE: &str = "anchor";
 /// Writes down in the ledger's folder where an anchored node stands.
 pub fn write(dir: &Path, here: Checkpoint) -> Result<(), NodeError> {
     write_atomically(&dir.join(FILE), here.to_string().as_bytes())
+}
+
+/// What was written down; what can't be read is said, and counts as nothing.
+fn read(dir: &Path) -> Option<Checkpoint> {
+    let path = dir.join(FILE);
+    let text = match std::fs::read_to_string(&path) {
+        Err(e) if e.kind() == ErrorKind::NotFound => return None,
+        text => text.map_err(|e| e.to_string()),
+    };
+    let read = text.and_then(|text| text.trim().parse().map_err(|e: NotACheckpoint| e.to_string()));
+    read.inspect_err(|e| tracing::warn!(path = %path.display(), error = %e, "where this node stood can't be read")).ok()
 }
 
 /// What the trust rests on.
@@ -70,8 +82,7 @@ impl Watch {
     ) -> Result<(Watch, watch::Receiver<Anchor>), NodeError> {
         let (sender, receiver) = watch::channel(Anchor::None);
         let watch = Watch { chain, genesis, dir, named, started_ms: now_ms(), sender };
-        let written = std::fs::read_to_string(watch.dir.join(FILE)).ok().and_then(|text| text.trim().parse().ok());
-        let found = written.map(|written| (written, watch.find(&written)));
+        let found = read(&watch.dir).map(|written| (written, watch.find(&written)));
         let anchor = match (watch.look()?, found) {
             (_, Some((written, Found::Other))) => return Err(other_history(written)),
             (Anchor::None, Some((written, Found::Young))) => Anchor::Block(written),
@@ -113,12 +124,11 @@ impl Watch {
     /// Until `stop` changes, or the history turns out to be another one.
     pub async fn run(self, mut stop: watch::Receiver<bool>) -> Result<(), NodeError> {
         let mut heads = self.chain.heads();
-        let (mut epoch, mut seen_ms) = (None, u64::MAX);
+        let (mut epoch, mut seen_ms) = (None, self.started_ms);
         loop {
             let anchor = *self.sender.borrow();
             let state = heads.borrow_and_update().state.clone();
-            let away_ms = now_ms().saturating_sub(seen_ms);
-            seen_ms = now_ms();
+            let away_ms = now_ms().saturating_sub(std::mem::replace(&mut seen_ms, now_ms()));
             if away_ms >= self.genesis.params.ledger.trust_ms && matches!(anchor, Anchor::Genesis | Anchor::Block(_)) {
                 // No block has come for so long, or the machine was suspended: as after a start without a checkpoint.
                 self.sender.send_replace(Anchor::None);

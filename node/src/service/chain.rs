@@ -14,7 +14,7 @@ use ailo_ledger::{
     mempool::AdmissionError,
     participant::{Action, Gossip, Now, Participant},
     state::{Event, State},
-    store::{ConsensusFiles, Cursor, Page, Snapshots, Store, StoreError, Subject},
+    store::{ConsensusFiles, Cursor, Page, SnapshotHead, Store, StoreError, Subject},
 };
 use ailo_proto::{Consensus, Transactions, gossip};
 use ailo_protocol::{
@@ -178,9 +178,14 @@ impl Chain {
         }
     }
 
-    /// Snapshots of the state.
-    pub fn snapshots(&self) -> &Snapshots {
-        self.store.snapshots()
+    /// What the newest snapshot of the state is of.
+    pub fn snapshot(&self) -> Option<SnapshotHead> {
+        self.store.snapshots().newest().map(|snapshot| snapshot.head.clone())
+    }
+
+    /// Canonical bytes of a part of the snapshot after the block at `height`.
+    pub fn snapshot_part(&self, height: u64, index: u32) -> Option<Vec<u8>> {
+        known(self.store.snapshots().get(height)?.part(index))
     }
 
     /// Height of the first block that is kept.

@@ -1,6 +1,6 @@
 //! Threads that compute: long-lived, because libtorch keeps state in each thread that used it, and apart from the
-//! runtime, so that network and RPC stay responsive. Three of them: one trains, one does what the network waits for
-//! (evaluation, aggregation), one writes text for whoever asks.
+//! runtime, so that network and RPC stay responsive. Four of them: one trains, one trains again what is challenged, one does
+//! what the network waits for (evaluation, aggregation), one writes text for whoever asks.
 
 use std::{
     sync::{

@@ -12,7 +12,7 @@ use ailo_ledger::{
         Key,
         snapshot::{Part, SnapshotError},
     },
-    store::{ConsensusFiles, SnapshotHead, Snapshots, StoreError, is_begun},
+    store::{ConsensusFiles, SnapshotHead, SnapshotWriter, Snapshots, StoreError, is_begun},
 };
 use ailo_proto::{HeadersRequest, LightBlockRequest, SnapshotPartRequest, SnapshotRequest, request, response};
 use ailo_protocol::{
@@ -21,7 +21,10 @@ use ailo_protocol::{
     net::{Event, Handle, Offence},
 };
 use futures::{StreamExt, stream};
-use std::{path::Path, time::Duration};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 use tokio::sync::mpsc;
 
 /// A header's canonical bytes are at most this long.
@@ -32,9 +35,10 @@ const IN_FLIGHT: usize = 4;
 const TRIES: usize = 3;
 /// A snapshot may be so many epochs older than the checkpoint.
 const STALE_EPOCHS: u64 = 6;
-/// So many parts tell how long they are: a state is never cut into shorter ones on average, unless into fewer.
-const SAMPLE: u32 = 1024;
-const SMALL_PART: usize = 8 << 10;
+/// From then on a peer gives at least so many bytes or parts a second, or another one is asked.
+const GRACE: Duration = Duration::from_secs(30);
+const LEAST_BYTES: u64 = 16 << 10;
+const LEAST_PARTS: u64 = 4;
 /// Until it is tried again.
 const PAUSE: Duration = Duration::from_secs(2);
 
@@ -59,9 +63,9 @@ enum JoinError {
     /// A snapshot of long before the checkpoint.
     #[error("its snapshot is much older than the checkpoint")]
     Stale,
-    /// A snapshot in countless small parts.
-    #[error("its snapshot is cut into crumbs")]
-    Crumbs,
+    /// A peer that gives neither many parts a second nor many bytes.
+    #[error("it gives its snapshot too slowly")]
+    Slow,
     /// This machine's disk.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -152,31 +156,42 @@ impl Join<'_> {
         if verified.header() != header {
             return Err(JoinError::OtherBlock);
         }
-        let me = Key::Node(self.node);
-        let (root, bits) = (header.state_root, head.bits);
-        let (mut is_member, mut bytes) = (false, 0);
-        let mut writer = snapshots.begin(head.clone())?;
-        let mut parts = stream::iter((0..head.parts()).map(|index| part(net, peer, height, index))).buffered(IN_FLIGHT);
+        let fetched = self.fetch(net, peer, snapshots.begin(head.clone())?, &head).await?;
+        if anchored {
+            anchor::write(self.dir, verified.checkpoint()).map_err(JoinError::Anchor)?;
+        }
+        fetched.finish()?;
+        Ok(Some(height))
+    }
+
+    /// Fetches the parts of a snapshot whose header is verified.
+    async fn fetch<'a>(
+        &self,
+        net: &Handle,
+        peer: NodeId,
+        mut writer: SnapshotWriter<'a>,
+        head: &SnapshotHead,
+    ) -> Result<SnapshotWriter<'a>, JoinError> {
+        let (root, me) = (head.block.header.state_root, Key::Node(self.node));
+        let (started, mut is_member, mut bytes) = (Instant::now(), false, 0);
+        let asked = (0..head.parts()).map(|index| part(net, peer, head.height(), index));
+        let mut parts = stream::iter(asked).buffered(IN_FLIGHT);
         for index in 0..head.parts() {
             let encoded = parts.next().await.unwrap_or(Err(JoinError::Lacking("a part")))?;
-            let part = Part::decode(&encoded, &root, bits, index)?;
-            bytes += encoded.len();
-            if index == SAMPLE && bytes < SAMPLE as usize * SMALL_PART {
-                return Err(JoinError::Crumbs);
-            }
+            let part = Part::decode(&encoded, &root, head.bits, index)?;
             is_member |= part.entry(&me).is_some();
             writer.add(&encoded)?;
+            bytes += encoded.len() as u64;
+            let least = started.elapsed().saturating_sub(GRACE).as_secs();
+            if bytes < least * LEAST_BYTES && u64::from(index) < least * LEAST_PARTS {
+                return Err(JoinError::Slow);
+            }
         }
-        drop(parts);
         // Before there is a block, as every node's; but whose key the ledger knows may have signed, and needs the journal it had.
         if !is_member {
             drop(ConsensusFiles::open(self.dir, self.genesis.id(), 0, false)?);
         }
-        if anchored {
-            anchor::write(self.dir, verified.checkpoint()).map_err(JoinError::Anchor)?;
-        }
-        writer.finish()?;
-        Ok(Some(height))
+        Ok(writer)
     }
 }
 

@@ -7,12 +7,14 @@ pub mod compute;
 pub mod duties;
 mod fetch;
 mod join;
+mod judge;
 mod line;
 pub mod models;
 pub mod payloads;
 pub mod rounds;
 mod serve;
 mod sync;
+pub mod work;
 
 use crate::{config::Settings, datadir::DataDir, error::NodeError, genesis, rpc};
 use ailo_ledger::transaction::Consent;
@@ -27,7 +29,7 @@ use chain::Chain;
 use compute::Worker;
 use models::Models;
 use payloads::Payloads;
-use rounds::{Progress, Rounds, Setup};
+use rounds::{Progress, Rounds};
 use std::{
     io::Read,
     pin::pin,
@@ -35,6 +37,7 @@ use std::{
     time::Duration,
 };
 use tokio::sync::watch;
+use work::{Contributor, Honest, Setup};
 
 /// All services have stopped within this time of the signal, or are left behind.
 const STOP_WITHIN: Duration = Duration::from_secs(3);
@@ -47,6 +50,15 @@ const INFERENCE_NICENESS: i32 = 5;
 
 /// Runs a node until it is told to stop.
 pub async fn run(settings: Settings, stop_on_eof: bool) -> Result<(), NodeError> {
+    run_with(settings, stop_on_eof, Arc::new(Honest)).await
+}
+
+/// The same, with another hand at its contributions.
+pub async fn run_with(
+    settings: Settings,
+    stop_on_eof: bool,
+    contributor: Arc<dyn Contributor>,
+) -> Result<(), NodeError> {
     let dir = DataDir::open(&settings.data_dir)?;
     let key = dir.key(keystore::Kind::Node)?;
     let (wallet, wallet_key) = dir.wallet(settings.wallet)?;
@@ -60,10 +72,12 @@ pub async fn run(settings: Settings, stop_on_eof: bool) -> Result<(), NodeError>
     }
     let trainer =
         Worker::spawn("trainer", TRAINER_NICENESS).map_err(|e| NodeError::io("start the training thread", e))?;
+    let replayer =
+        Worker::spawn("replay", TRAINER_NICENESS).map_err(|e| NodeError::io("start the replaying thread", e))?;
     let worker = Worker::spawn("compute", 0).map_err(|e| NodeError::io("start the compute thread", e))?;
     let inference =
         Worker::spawn("inference", INFERENCE_NICENESS).map_err(|e| NodeError::io("start the inference thread", e))?;
-    let workers = [trainer.clone(), worker.clone(), inference.clone()];
+    let workers = [trainer.clone(), replayer.clone(), worker.clone(), inference.clone()];
     let device = ailo_training::device(!settings.cpu);
     let class = trainer.run(move || class::determinism_class(device)).await;
     let class = class.map_err(|e| NodeError::io("run the determinism probe", std::io::Error::other(e)))??;
@@ -119,7 +133,7 @@ pub async fn run(settings: Settings, stop_on_eof: bool) -> Result<(), NodeError>
 
     let serve =
         serve::Serve { chain: chain.clone(), models: models.clone(), payloads: payloads.clone(), node: *key.public() };
-    let rounds = Rounds::new(Setup {
+    let setup = Arc::new(Setup {
         genesis: genesis.clone(),
         key: key.clone(),
         chain: chain.clone(),
@@ -128,10 +142,12 @@ pub async fn run(settings: Settings, stop_on_eof: bool) -> Result<(), NodeError>
         payloads,
         data: Arc::new(data),
         trains,
+        contributor,
         power: settings.power,
         device,
         class,
         trainer,
+        replayer,
         worker,
         progress,
     });
@@ -143,7 +159,8 @@ pub async fn run(settings: Settings, stop_on_eof: bool) -> Result<(), NodeError>
     let duties = duties::Duties::new(genesis.id(), key.clone(), (wallet, consent), bonds, trains, chain.clone());
     let services = [
         tokio::spawn(dispatch(events, chain.clone(), serve, stopped.clone())),
-        tokio::spawn(rounds.run(stopped.clone())),
+        tokio::spawn(Rounds::new(setup.clone()).run(stopped.clone())),
+        tokio::spawn(judge::Judge::new(setup).run(stopped.clone())),
         tokio::spawn(duties.run(stopped.clone())),
         tokio::spawn(line::run(context, url, stopped.clone())),
     ];

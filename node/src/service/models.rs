@@ -1,17 +1,17 @@
-//! Model states that this node holds: the network's head and a few before it, in memory for serving and on disk for the
-//! next start, each under its Merkle root.
+//! Model states that this node holds, each under its Merkle root: the network's head and a few more in memory for serving,
+//! the same on disk for the next start, and there the bases of past rounds too, whose contributions may be replayed.
 
 use crate::error::NodeError;
 use ailo_protocol::{Hash, params::ModelConfig};
 use ailo_training::state::ModelState;
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     path::PathBuf,
     sync::{Arc, PoisonError, RwLock},
 };
 
-/// States kept, the head included.
-const KEPT: usize = 3;
+/// States in memory, the head included.
+const IN_MEMORY: usize = 3;
 
 /// A state with what serving it needs.
 pub struct Held {
@@ -37,6 +37,8 @@ struct Inner {
     held: VecDeque<Arc<Held>>,
     /// The network's head: never dropped, however many states were computed that nobody voted for.
     head: Option<Hash>,
+    /// States that stay on disk, in memory or not.
+    bases: BTreeSet<Hash>,
 }
 
 impl Models {
@@ -67,9 +69,10 @@ impl Models {
         self.inner.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Says which state is the network's head.
-    pub fn pin(&self, root: Hash) {
-        self.inner.write().unwrap_or_else(PoisonError::into_inner).head = Some(root);
+    /// Says which state is the network's head, and which others are to stay on disk.
+    pub fn keep(&self, head: Hash, bases: impl Iterator<Item = Hash>) {
+        let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
+        (inner.head, inner.bases) = (Some(head), bases.collect());
     }
 
     fn remember(&self, held: Held) -> Arc<Held> {
@@ -77,7 +80,7 @@ impl Models {
         let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
         inner.held.retain(|h| h.root != held.root);
         inner.held.push_back(held.clone());
-        while inner.held.len() > KEPT {
+        while inner.held.len() > IN_MEMORY {
             // The newest is at the end, so one of the others goes: the oldest that is not the head.
             let oldest = inner.held.iter().position(|h| Some(h.root) != inner.head).unwrap_or(0);
             inner.held.remove(oldest);
@@ -85,11 +88,15 @@ impl Models {
         held
     }
 
-    /// Keeps a state in memory and on disk, and drops the oldest.
+    /// Keeps a state in memory and on disk, and drops what need not be kept any more.
     pub fn put(&self, state: ModelState) -> Result<Arc<Held>, NodeError> {
         let held = self.remember(Held::new(state));
         held.state.save(&self.path(&held.root))?;
-        let kept: Vec<PathBuf> = self.read().held.iter().map(|h| self.path(&h.root)).collect();
+        let kept: Vec<PathBuf> = {
+            let inner = self.read();
+            let roots = inner.held.iter().map(|h| &h.root).chain(&inner.bases).chain(&inner.head);
+            roots.map(|root| self.path(root)).collect()
+        };
         if let Ok(files) = std::fs::read_dir(&self.dir) {
             let states =
                 files.flatten().map(|f| f.path()).filter(|path| path.extension().is_some_and(|e| e == "state"));
@@ -116,18 +123,22 @@ mod tests {
     use super::*;
 
     #[test]
-    fn states_that_nobody_voted_for_never_push_out_the_head() {
+    fn states_that_nobody_voted_for_never_push_out_the_head_nor_the_bases_of_past_rounds() {
         let dir = tempfile::tempdir().unwrap();
         let config =
             ModelConfig { layers: 1, width: 8, heads: 1, kv_heads: 1, ffn: 8, ..ailo_protocol::presets::dev().model };
         let models = Models::open(dir.path().into(), config);
-        let head = models.put(ModelState::initial(&config, 0)).unwrap().root;
-        models.pin(head);
-        for seed in 1..10 {
+        let [base, head] = [0, 1].map(|seed| models.put(ModelState::initial(&config, seed)).unwrap().root);
+        models.keep(head, [base].into_iter());
+        for seed in 2..10 {
             models.put(ModelState::initial(&config, seed)).unwrap();
         }
         assert!(models.get(&head).is_some());
-        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), KEPT);
-        assert!(Models::open(dir.path().into(), config).get(&head).is_some(), "it is on disk too");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), IN_MEMORY + 1);
+        let again = Models::open(dir.path().into(), config);
+        assert!(again.get(&head).is_some() && again.get(&base).is_some(), "they are on disk too");
+        again.keep(head, std::iter::empty());
+        (10..12).for_each(|seed| drop(again.put(ModelState::initial(&config, seed)).unwrap()));
+        assert!(again.get(&base).is_none(), "no round needs it any more");
     }
 }

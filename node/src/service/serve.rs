@@ -1,8 +1,7 @@
-//! Answers peers' requests: blocks with their certificates, payloads, model states.
+//! Answers peers' requests: blocks and headers with what verifies them, snapshots, payloads, model states.
 
 use super::{chain::Chain, models::Models, payloads::Payloads};
-use ailo_ledger::Block;
-use ailo_ledger::state::Phase;
+use ailo_ledger::{Block, state::Phase};
 use ailo_proto::{
     BlobResponse, BlockWithCertificate, BlocksResponse, Head, HeadersResponse, LightBlockResponse, ModelChunkResponse,
     ModelManifestResponse, SnapshotPartResponse, SnapshotResponse, request, response,
@@ -82,12 +81,11 @@ impl Serve {
                 Ok(response::Body::Headers(HeadersResponse { canonical: headers.collect() }))
             }
             request::Body::Snapshot(_) => {
-                let snapshot = self.chain.snapshots().newest().ok_or(LACKING)?;
-                Ok(response::Body::Snapshot(SnapshotResponse { head: snapshot.head.encode().into() }))
+                let head = self.chain.snapshot().ok_or(LACKING)?;
+                Ok(response::Body::Snapshot(SnapshotResponse { head: head.encode().into() }))
             }
             request::Body::SnapshotPart(request) => {
-                let snapshot = self.chain.snapshots().get(request.height).ok_or(LACKING)?;
-                let part = snapshot.part(request.index).ok().flatten().ok_or(LACKING)?;
+                let part = self.chain.snapshot_part(request.height, request.index).ok_or(LACKING)?;
                 Ok(response::Body::SnapshotPart(SnapshotPartResponse { part: part.into() }))
             }
             request::Body::Blob(request) => {

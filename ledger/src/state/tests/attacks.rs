@@ -327,7 +327,7 @@ fn who_holds_all_places_of_challenges_burns_more_than_an_epoch_of_forgery_could_
     ledger.block(vec![challenge(&ledger, 3, 1, 0)]);
     assert_eq!(before.0 - ledger.free(3).0, ALC(60).0);
     assert_eq!(ledger.refusal(&challenge(&ledger, 3, 1, 1)), Rejection::TooManyChallenges { max: 6 });
-    let body = Body::Judge { round: 1, node: *node_key(0).public(), forged: true };
+    let body = Body::Judge { round: 1, node: *node_key(0).public(), found: Hash::ZERO };
     let judges = (1..5).map(|i| ledger.sign(&node_key(i), body.clone())).collect();
     ledger.block(judges);
     assert!(ledger.free(3) >= before);

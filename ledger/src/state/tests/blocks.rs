@@ -139,7 +139,7 @@ fn a_known_history_has_a_known_root() {
     ledger.block(vec![ledger.transfer(0, 1, ALC(1)), ledger.commit(1)]);
     ledger.block(vec![ledger.stake(0, ALC(20)), ledger.attest(3, ledger.state.height())]);
     ledger.pass(120_000);
-    assert_eq!(ledger.state.root().to_string(), "0cd5c21defd525f67b15de2348eb4613acbeb5f43daeb79e2041947fff928e5f");
+    assert_eq!(ledger.state.root().to_string(), "ecd58b3739e2b28f751ebeab360616e1d69476d63278c371c2a214f930d81446");
 }
 
 #[test]

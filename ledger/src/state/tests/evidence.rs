@@ -194,8 +194,17 @@ fn challenge(ledger: &Ledger, i: u8, accused: u8) -> Transaction {
     ledger.sign(&wallet_key(i), Body::Challenge { round: 0, node: *node_key(accused).public() })
 }
 
+fn claimed(ledger: &Ledger, maker: u8) -> Hash {
+    ledger.state.past_round(0).unwrap().contributions[node_key(maker).public()].contribution.result()
+}
+
+fn finds(ledger: &Ledger, i: u8, accused: u8, found: Hash) -> Transaction {
+    ledger.sign(&node_key(i), Body::Judge { round: 0, node: *node_key(accused).public(), found })
+}
+
 fn judge(ledger: &Ledger, i: u8, accused: u8, forged: bool) -> Transaction {
-    ledger.sign(&node_key(i), Body::Judge { round: 0, node: *node_key(accused).public(), forged })
+    let found = if forged { Hash([0xbb; 32]) } else { claimed(ledger, accused) };
+    finds(ledger, i, accused, found)
 }
 
 #[test]
@@ -233,6 +242,14 @@ fn a_challenge_that_the_validators_do_not_uphold_costs_its_bond() {
 }
 
 #[test]
+fn judges_who_find_different_results_convict_nobody() {
+    let mut ledger = with_round();
+    ledger.block(vec![challenge(&ledger, 1, 0)]);
+    ledger.block((1..5).map(|i| finds(&ledger, i, 0, Hash([i % 2; 32]))).collect());
+    assert_eq!((slashes(&ledger), ledger.state.challenges().count()), (vec![], 0));
+}
+
+#[test]
 fn only_accepted_contributions_of_recent_rounds_are_challenged_and_only_validators_judge() {
     let mut ledger = with_round();
     let none = ledger.sign(&wallet_key(1), Body::Challenge { round: 9, node: *node_key(0).public() });
@@ -240,9 +257,12 @@ fn only_accepted_contributions_of_recent_rounds_are_challenged_and_only_validato
     let other = ledger.sign(&wallet_key(1), Body::Challenge { round: 0, node: *stranger(0).public() });
     assert_eq!(ledger.refusal(&other), Rejection::NotAccepted);
     ledger.block(vec![challenge(&ledger, 1, 0)]);
-    let body = Body::Judge { round: 0, node: *node_key(0).public(), forged: true };
+    let body = Body::Judge { round: 0, node: *node_key(0).public(), found: Hash::ZERO };
     assert_eq!(ledger.refusal(&ledger.sign(&stranger(0), body)), Rejection::NotValidator);
     (0..3).for_each(|_| ledger.run_round(5, 2_000_000));
-    assert!(ledger.state.past_round(0).is_none() && ledger.state.past_round(3).is_some());
+    assert!(ledger.state.past_round(0).is_some(), "it is judged: who replays it needs it");
     assert_eq!(ledger.refusal(&challenge(&ledger, 2, 1)), Rejection::RoundNotKept { round: 0 });
+    ledger.block((1..3).map(|i| judge(&ledger, i, 0, false)).collect());
+    ledger.run_round(5, 2_000_000);
+    assert!(ledger.state.past_round(0).is_none() && ledger.state.past_round(4).is_some());
 }

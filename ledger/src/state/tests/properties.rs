@@ -109,8 +109,9 @@ impl Chaos {
             }
             12 if self.one_in(2) => Body::Challenge { round, node },
             12 => match state.challenges().next() {
-                Some((round, accused, _)) => {
-                    return (key, Body::Judge { round, node: accused, forged: !self.one_in(4) });
+                Some((round, accused, challenge)) => {
+                    let found = if self.one_in(4) { challenge.claimed } else { Hash::ZERO };
+                    return (key, Body::Judge { round, node: accused, found });
                 }
                 None => return (key.clone(), bind_body(ledger, &key, i)),
             },

@@ -1,0 +1,375 @@
+//! The work of a round, apart from when it is due (`rounds.rs`, `judge.rs`): training a slot, fetching and checking payloads,
+//! measuring losses, replaying a contribution, making the next state.
+
+use super::{
+    chain::Chain,
+    compute::Worker,
+    fetch,
+    models::{Held, Models},
+    payloads::Payloads,
+    rounds::Progress,
+};
+use ailo_ledger::state::Round;
+use ailo_protocol::{
+    Genesis, Hash, Keypair, NodeId,
+    contribution::{Contribution, Finding, Payload, trace_commitment, update_hash},
+    keys, net,
+};
+use ailo_training::{
+    Device, Result, TrainingError, aggregate, check, codec,
+    dataset::Dataset,
+    eval,
+    inner::{self, Control, Local},
+    model::parameter_count,
+    outer,
+    state::ModelState,
+};
+use futures::{StreamExt, stream};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+use tokio::{sync::watch, task::JoinHandle};
+
+/// A transaction that the ledger does not show yet is sent again after this time.
+pub(super) const RESEND: Duration = Duration::from_secs(3);
+/// A payload that no peer gave is asked for again after this time, then after twice as long, and so on.
+const REFETCH: Duration = Duration::from_millis(200);
+/// Payloads that are fetched at once.
+const FETCHES: usize = 4;
+
+/// What the work needs.
+pub struct Setup {
+    /// The network.
+    pub genesis: Arc<Genesis>,
+    /// This node's key.
+    pub key: Keypair,
+    /// The ledger.
+    pub chain: Chain,
+    /// Peers.
+    pub net: net::Handle,
+    /// Model states.
+    pub models: Models,
+    /// Payloads.
+    pub payloads: Payloads,
+    /// Training data.
+    pub data: Arc<Dataset>,
+    /// Whether this node contributes.
+    pub trains: bool,
+    /// What it contributes.
+    pub contributor: Arc<dyn Contributor>,
+    /// Share of the time that training may compute, in percent.
+    pub power: u8,
+    /// Where to compute.
+    pub device: Device,
+    /// Determinism class of this machine.
+    pub class: Hash,
+    /// Thread that trains.
+    pub trainer: Worker,
+    /// Thread that trains again what others have trained.
+    pub replayer: Worker,
+    /// Thread for what others wait for.
+    pub worker: Worker,
+    /// Where progress is shown.
+    pub progress: watch::Sender<Progress>,
+}
+
+/// What a node makes of its slot of a round. Whoever keeps the rules is [`Honest`]; others are for tests, which attack a
+/// network with nodes that are real in everything else.
+pub trait Contributor: Send + Sync {
+    /// The work to hand in. `train` does what the round asks for; the round and its base are there to do otherwise.
+    fn contribute(&self, round: &Round, base: &ModelState, train: &mut dyn FnMut() -> Result<Local>) -> Result<Local>;
+}
+
+/// Trains, and hands in what that gives.
+pub struct Honest;
+
+impl Contributor for Honest {
+    fn contribute(&self, _: &Round, _: &ModelState, train: &mut dyn FnMut() -> Result<Local>) -> Result<Local> {
+        train()
+    }
+}
+
+/// Work in the background, and what it is for.
+pub(super) struct Task<K, T> {
+    /// What it is for.
+    pub of: K,
+    handle: JoinHandle<Option<T>>,
+}
+
+impl<K, T: Send + 'static> Task<K, T> {
+    /// Begins it.
+    pub fn spawn(of: K, work: impl Future<Output = Option<T>> + Send + 'static) -> Option<Task<K, T>> {
+        Some(Task { of, handle: tokio::spawn(work) })
+    }
+}
+
+/// Empties the slot if its work has finished; the result is `None` if that failed.
+pub(super) async fn take_finished<K, T>(slot: &mut Option<Task<K, T>>) -> Option<(K, Option<T>)> {
+    let task = slot.take_if(|task| task.handle.is_finished())?;
+    Some((task.of, task.handle.await.ok().flatten()))
+}
+
+/// The state that a round leads to, as this node computed it.
+pub(super) struct Next {
+    /// Its number.
+    pub round: u64,
+    /// Rounds closed once the network votes for it.
+    pub steps: u64,
+    /// The state.
+    pub held: Arc<Held>,
+    /// Its held-out loss.
+    pub loss: u64,
+}
+
+/// The state with this root, which genesis determines or peers have.
+pub(super) async fn fetch_model(setup: &Arc<Setup>, root: Hash) -> Option<Arc<Held>> {
+    let state = if root == setup.genesis.model_root {
+        let (config, seed) = (setup.genesis.params.model, setup.genesis.seed);
+        setup.worker.run(move || ModelState::initial(&config, seed)).await.ok()
+    } else {
+        let fetched = fetch::model(&setup.net, &setup.models, root).await;
+        fetched.inspect_err(|e| tracing::info!(error = %e, "a model state is not to be had yet")).ok()
+    };
+    let kept = setup.models.put(state?);
+    kept.inspect_err(|e| tracing::error!(error = %e, "cannot keep a model state")).ok()
+}
+
+/// What the round asks of a slot: the same bits on every machine of a class.
+fn train_slot(
+    setup: &Setup,
+    round: &Round,
+    slot: u32,
+    base: &ModelState,
+    control: &mut dyn FnMut(inner::Progress) -> Control,
+) -> Result<Local> {
+    let params = &setup.genesis.params;
+    let slots = u32::try_from(round.participants.len()).unwrap_or(u32::MAX);
+    let windows = setup.data.windows(&params.training, &round.seed, slot, slots);
+    inner::train(&params.model, &params.training, round.steps, base, &setup.data, &windows, setup.device, control)
+}
+
+/// Trains this node's slot on the training thread, seals the payload and gives the contribution; `None` when stopped or
+/// failed.
+pub(super) async fn train(
+    setup: Arc<Setup>,
+    round: Round,
+    base: Arc<Held>,
+    stop: Arc<AtomicBool>,
+) -> Option<Contribution> {
+    let node = *setup.key.public();
+    let (number, base_root, slot) = (round.number, round.base_root, round.slot(&node)?);
+    let (setup_, power) = (setup.clone(), u32::from(setup.power));
+    let trained = setup.trainer.run(move || {
+        let mut last = Instant::now();
+        let mut control = |at: inner::Progress| {
+            setup_.progress.send_modify(|p| {
+                p.round = number;
+                p.step = at.step;
+                p.loss = Some(at.loss);
+                p.tokens_per_s = at.tokens_per_s;
+            });
+            // The power setting: rest in proportion to the time that the step took.
+            std::thread::sleep(last.elapsed() * (100 - power) / power);
+            last = Instant::now();
+            if stop.load(Ordering::Relaxed) { Control::Stop } else { Control::Continue }
+        };
+        let mut train = || train_slot(&setup_, &round, slot, &base.state, &mut control);
+        setup_.contributor.contribute(&round, &base.state, &mut train)
+    });
+    let local = match trained.await {
+        Ok(Ok(local)) => local,
+        Ok(Err(e)) => {
+            tracing::info!(round = number, error = %e, "training ended early");
+            return None;
+        }
+        Err(e) => {
+            tracing::warn!(round = number, error = %e, "training could not run");
+            return None;
+        }
+    };
+    let encoded = codec::encode(&local.update)
+        .inspect_err(|e| tracing::error!(error = %e, "this node's own update cannot be encoded"))
+        .ok()?;
+    let update = update_hash(&encoded);
+    let (network, salt) = (setup.genesis.id(), keys::random_bytes());
+    let payload = Payload { network, round: number, base_root, node, salt, update: encoded };
+    let (bytes, hash) = payload.seal();
+    if let Err(e) = setup.payloads.put(number, hash, &bytes) {
+        tracing::error!(error = %e, "cannot keep this node's own payload");
+        return None;
+    }
+    Some(Contribution {
+        round: number,
+        base_root,
+        payload: hash,
+        payload_bytes: bytes.len() as u64,
+        update,
+        trace: trace_commitment(&node, &local.trace),
+        tokens: local.tokens,
+        steps: local.steps,
+        slot,
+        loss_first: local.loss_first,
+        loss_last: local.loss_last,
+        class: setup.class,
+    })
+}
+
+/// Trains a contribution again; gives what its [`Contribution::result`] should be. `None` when this node can't tell: its
+/// machine is of another class, the base is not to be had, or it was stopped.
+pub(super) async fn replay(setup: Arc<Setup>, round: Round, maker: NodeId, stop: Arc<AtomicBool>) -> Option<Hash> {
+    let (slot, made) = (round.slot(&maker)?, round.contributions.get(&maker)?.contribution.clone());
+    if made.class != setup.class {
+        tracing::info!(round = round.number, maker = %maker.short(), "this machine can't replay the contributor's class");
+        return None;
+    }
+    let base = match setup.models.get(&round.base_root) {
+        Some(held) => held,
+        None => fetch_model(&setup, round.base_root).await?,
+    };
+    let setup_ = setup.clone();
+    let replayed = setup.replayer.run(move || {
+        let mut control =
+            |_: inner::Progress| if stop.load(Ordering::Relaxed) { Control::Stop } else { Control::Continue };
+        let local = match train_slot(&setup_, &round, slot, &base.state, &mut control) {
+            Ok(local) => local,
+            // Nobody who trained this slot had anything to hand in.
+            Err(TrainingError::Diverged { .. }) => return Some(Hash::ZERO),
+            Err(_) => return None,
+        };
+        let update = update_hash(&codec::encode(&local.update).ok()?);
+        let (trace, loss_first, loss_last) =
+            (trace_commitment(&maker, &local.trace), local.loss_first, local.loss_last);
+        Some(Contribution { update, trace, loss_first, loss_last, ..made }.result())
+    });
+    replayed.await.ok().flatten()
+}
+
+/// The payload of a contribution, from here or from peers, which are asked again and again until `give_up`: a contributor
+/// may see the block that unseals its payload a moment later than this node.
+async fn payload_of(setup: Arc<Setup>, node: NodeId, contribution: Contribution, give_up: Instant) -> Option<Vec<u8>> {
+    // There is one possible length; nothing else is worth fetching, because it could not be decoded.
+    let expected = Payload::FRAME_BYTES + codec::encoded_len(parameter_count(&setup.genesis.params.model));
+    if contribution.payload_bytes != expected as u64 {
+        return None;
+    }
+    if let Some(bytes) = setup.payloads.get(&contribution.payload) {
+        return Some(bytes);
+    }
+    let search = async {
+        let mut pause = REFETCH;
+        loop {
+            if let Ok(bytes) = fetch::blob(&setup.net, contribution.payload, contribution.payload_bytes, node).await {
+                return bytes;
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RESEND);
+        }
+    };
+    let Ok(bytes) = tokio::time::timeout_at(give_up.into(), search).await else {
+        tracing::info!(contributor = %node.short(), "a payload is not to be had");
+        return None;
+    };
+    if let Err(e) = setup.payloads.put(contribution.round, contribution.payload, &bytes) {
+        tracing::error!(error = %e, "cannot keep a payload");
+    }
+    Some(bytes)
+}
+
+/// Opens a payload and makes every cheap check: it names this round, base, node and update, decodes, is finite, and is
+/// not too large.
+fn open_update(setup: &Setup, node: NodeId, made: &Contribution, bytes: &[u8], base: &ModelState) -> Option<Vec<f32>> {
+    let params = &setup.genesis.params;
+    let max = usize::try_from(params.round.max_payload_bytes).unwrap_or(usize::MAX);
+    let payload = Payload::open(bytes, max).ok()?;
+    let named = (payload.network, payload.round, payload.base_root, payload.node, update_hash(&payload.update));
+    if named != (setup.genesis.id(), made.round, made.base_root, node, made.update) {
+        return None;
+    }
+    let update = codec::decode(&payload.update, base.weights.len()).ok()?;
+    check::check_update(&update, base, &params.training).ok()?;
+    Some(update)
+}
+
+/// Fetches and checks every contribution of a round, in the order of their nodes. `None` when this node is in no
+/// position to judge.
+pub(super) async fn examine(
+    setup: Arc<Setup>,
+    round: Round,
+    base: Arc<Held>,
+    give_up: Instant,
+) -> Option<Vec<Finding>> {
+    let me = *setup.key.public();
+    let measures = round.committee.contains(&me);
+    let training = setup.genesis.params.training;
+    let windows = setup.data.held_out_windows(training.sequence, Some(&round.seed), training.score_sequences);
+    let windows = Arc::new(windows);
+    let contributions: Vec<(NodeId, Contribution)> =
+        round.contributions.iter().map(|(node, commit)| (*node, commit.contribution.clone())).collect();
+    let made = contributions.into_iter().map(|(node, contribution)| {
+        let setup = setup.clone();
+        async move {
+            let bytes = payload_of(setup, node, contribution.clone(), give_up).await;
+            (node, contribution, bytes)
+        }
+    });
+    // Several at once, so that a contributor that does not answer does not hold up the others; few, for memory.
+    let mut made = stream::iter(made).buffered(FETCHES);
+    let mut findings = Vec::new();
+    while let Some((node, contribution, bytes)) = made.next().await {
+        if bytes.is_none() && setup.net.peers().is_empty() {
+            return None; // it is this node that is cut off
+        }
+        let (setup_, base, windows) = (setup.clone(), base.clone(), windows.clone());
+        let finding = setup.worker.run(move || {
+            let update = bytes.and_then(|bytes| open_update(&setup_, node, &contribution, &bytes, &base.state));
+            let loss = update.as_ref().filter(|_| measures).and_then(|update| {
+                let weights: Vec<f32> = base.state.weights.iter().zip(update).map(|(w, u)| w - u).collect();
+                let (config, sequence) = (&setup_.genesis.params.model, training.sequence);
+                eval::held_out_loss(config, &weights, &setup_.data, sequence, &windows, setup_.device).ok()
+            });
+            Finding { node, valid: update.is_some(), loss }
+        });
+        findings.push(finding.await.ok()?);
+    }
+    Some(findings)
+}
+
+/// Aggregates the accepted contributions in slot order, takes the outer step, keeps the state and measures it.
+pub(super) async fn compute_next(setup: Arc<Setup>, round: Round, base: Arc<Held>, give_up: Instant) -> Option<Next> {
+    let accepted: Vec<(NodeId, Contribution)> =
+        round.accepted().into_iter().map(|(node, commit)| (node, commit.contribution.clone())).collect();
+    let fetches = accepted.iter().map(|(node, made)| payload_of(setup.clone(), *node, made.clone(), give_up));
+    let payloads = futures::future::join_all(fetches).await;
+    let missing = payloads.iter().filter(|bytes| bytes.is_none()).count();
+    if missing > 0 {
+        tracing::info!(round = round.number, missing, "accepted payloads are not to be had yet");
+        return None;
+    }
+    let (setup_, number, f, steps) = (setup.clone(), round.number, round.f as usize, round.steps + 1);
+    let computed = setup.worker.run(move || {
+        let params = &setup_.genesis.params;
+        let updates: Option<Vec<Vec<f32>>> = accepted
+            .iter()
+            .zip(payloads.iter().flatten())
+            .map(|((node, contribution), bytes)| open_update(&setup_, *node, contribution, bytes, &base.state))
+            .collect();
+        let updates = updates?;
+        let views: Vec<&[f32]> = updates.iter().map(Vec::as_slice).collect();
+        // f is the opening's; the ledger closes a round only with at least 2f + 1 accepted contributions.
+        let mean = aggregate::trimmed_mean(&views, f).ok()?;
+        let state = outer::outer_step(&base.state, &mean, &params.training).ok()?;
+        let sequence = params.training.sequence;
+        let windows = setup_.data.held_out_windows(sequence, None, params.training.eval_sequences);
+        let loss =
+            eval::held_out_loss(&params.model, &state.weights, &setup_.data, sequence, &windows, setup_.device).ok()?;
+        Some((state, loss))
+    });
+    let (state, loss) = computed.await.ok()??;
+    let held =
+        setup.models.put(state).inspect_err(|e| tracing::error!(error = %e, "cannot keep the next state")).ok()?;
+    Some(Next { round: number, steps, held, loss })
+}

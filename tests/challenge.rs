@@ -1,0 +1,116 @@
+//! A forged contribution is convicted: four real nodes, of which one hands in what it did not train. Whoever challenges that
+//! has it replayed by all validators, bit for bit; whoever challenges honest work loses the bond.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod common;
+
+use ailo_ledger::{state::Event, store::Subject};
+use ailo_node::{
+    client::Client,
+    genesis,
+    localnet::net::{Net, Spec},
+    rpc::types::*,
+};
+use ailo_protocol::{Amount, NodeId};
+use common::person::*;
+use std::{
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+const LIMIT: Duration = Duration::from_secs(120);
+/// The round that is challenged: it does not start from the initial state.
+const ROUND: u64 = 1;
+
+/// `node/examples/attacker.rs`, which is built with the tests.
+fn attacker() -> PathBuf {
+    Path::new(env!("CARGO_BIN_EXE_ailo-node")).with_file_name("examples").join("attacker")
+}
+
+/// Four founders that validate, the last of them an attacker; they have trained two rounds and hold about 20 ALC each.
+async fn found(dir: &Path, attack: &str) -> (Net, Vec<Person>) {
+    let mut params = genesis::local_params(4, 2);
+    (params.training.inner_steps, params.training.batch) = (4, 2);
+    (params.training.eval_sequences, params.training.score_sequences) = (16, 4);
+    (params.round.rounds, params.round.pot, params.round.uptime_pay) = (ROUND + 1, Amount::alc(80), Amount::ZERO);
+    (params.round.speed_min_ppm, params.round.speed_max_ppm, params.round.quality_max_ppm) =
+        (1_000_000, 1_000_000, 1_000_000);
+    (params.ledger.idle_block_ms, params.ledger.challenge_ms) = (500, 60_000);
+    let spec = Spec {
+        program: env!("CARGO_BIN_EXE_ailo-node").into(),
+        dir: dir.to_path_buf(),
+        nodes: 4,
+        validators: 4,
+        data: vec![],
+        seed: 1,
+        params,
+    };
+    let mut net = Net::found(spec).unwrap();
+    net.nodes[3].program = attacker();
+    net.nodes[3].env = vec![("AILO_ATTACK".into(), attack.into())];
+    net.start_all().unwrap();
+    let trained =
+        |all: &[Option<At<Status>>]| all.iter().all(|s| s.as_ref().is_some_and(|s| s.value.model.rounds > ROUND));
+    net.wait_until("two rounds", LIMIT, trained).await.unwrap();
+    let people = Person::all(&net, 0);
+    (net, people)
+}
+
+/// How the challenge of `node` ended, once it has.
+async fn verdict(client: &Client, node: NodeId) -> bool {
+    let started = Instant::now();
+    loop {
+        let history = client.history(&Subject::Node(node), 50).await.unwrap().value;
+        let ended = history.entries.iter().find_map(|entry| match &entry.event {
+            Event::ChallengeEnded { round: ROUND, node: of, forged } if *of == node => Some(*forged),
+            _ => None,
+        });
+        if let Some(forged) = ended {
+            return forged;
+        }
+        assert!(started.elapsed() < LIMIT, "the challenge of {node} does not end");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_challenge_has_a_forgery_replayed_and_its_maker_slashed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut net, people) = found(dir.path(), "noise").await;
+    let client = Client::new(&people[0].rpc).unwrap();
+    let (forger, honest) = (node_of(&people[3]), node_of(&people[1]));
+    let challenge = |by: &Person, node: NodeId| by.says(&["challenge", &ROUND.to_string(), &node.to_string()]);
+    let free = async |person: &Person| client.account(&person.address).await.unwrap().value.free;
+
+    people[3].says(&["stake", "5"]);
+    let before = free(&people[0]).await;
+    assert_says(&challenge(&people[0], forger), &["challenged", "replay"]);
+    // A validator that dies over it judges all the same: it has base and payload on disk.
+    net.kill(1).await.unwrap();
+    net.start(1).unwrap();
+    assert!(verdict(&client, forger).await, "the forgery is found");
+    let after = free(&people[0]).await;
+    assert!(after.0 >= before.0 + alc(25).0, "the bond is back, with a tenth of half of the stake: {before} {after}");
+    assert_says(&people[0].says(&["validators", &forger.to_string()]), &["slashed", "2.5"]);
+    people[0].is_refused(&["challenge", &ROUND.to_string(), &forger.to_string()], "", "CHALLENGED_ALREADY");
+
+    let burned = client.status().await.unwrap().value.supply.burned;
+    challenge(&people[2], honest);
+    assert!(!verdict(&client, honest).await, "honest work stands");
+    let status = client.status().await.unwrap().value;
+    assert!(status.supply.burned.0 >= burned.0 + Amount::alc(10).0 && status.supply.law_holds);
+    assert!(!people[0].says(&["validators", &honest.to_string()]).contains("slashed"));
+    net.stop_all().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_loss_that_was_not_reached_is_a_forgery_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut net, people) = found(dir.path(), "boast").await;
+    let client = Client::new(&people[0].rpc).unwrap();
+    let forger = node_of(&people[3]);
+    people[0].says(&["challenge", &ROUND.to_string(), &forger.to_string()]);
+    assert!(verdict(&client, forger).await);
+    net.stop_all().await.unwrap();
+}
