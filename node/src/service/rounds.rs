@@ -188,8 +188,9 @@ impl Rounds {
         let sealed =
             self.sealed.as_ref().filter(|(number, root, _)| *number == round.number && *root == round.base_root);
         if let Some((_, _, contribution)) = sealed {
-            let body = Body::Contribute(contribution.clone());
-            self.send("contribute", round.number, body).await;
+            if let Some(contribution) = self.setup.contributor.commit(round, contribution) {
+                self.send("contribute", round.number, Body::Contribute(contribution)).await;
+            }
             return;
         }
         if self.training.is_none() && Instant::now() >= self.retry_at {

@@ -133,13 +133,13 @@ fn a_known_history_has_a_known_root() {
     let mut ledger = funded();
     assert_eq!(
         State::genesis(&ledger.genesis).root().to_string(),
-        "12dbb6858d56751a773d278a37eb920150542a53c92af95bc74c1a83a84de179"
+        "ae3df544f23f01b9bfb418ce3f8750728d656d5feb056544e3a99a84b209f212"
     );
     ledger.open_round(0..5);
     ledger.block(vec![ledger.transfer(0, 1, ALC(1)), ledger.commit(1)]);
     ledger.block(vec![ledger.stake(0, ALC(20)), ledger.attest(3, ledger.state.height())]);
     ledger.pass(120_000);
-    assert_eq!(ledger.state.root().to_string(), "ecd58b3739e2b28f751ebeab360616e1d69476d63278c371c2a214f930d81446");
+    assert_eq!(ledger.state.root().to_string(), "16965ba4538490d97bed17839873208538eee6439d11800015d2171db17ecf88");
 }
 
 #[test]
