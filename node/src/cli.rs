@@ -1,7 +1,12 @@
 //! The command line: every command and flag of `ailo-node`, with its help.
 
 use ailo_ledger::{light::Checkpoint, plants::Plant};
-use ailo_protocol::{Address, Amount, Hash, PublicKey, Username, address::AddressError, username::BadUsername};
+use ailo_protocol::{
+    Address, Amount, Hash, PublicKey, Username,
+    address::AddressError,
+    aggregation::{Aggregation, Pre, Rule},
+    username::BadUsername,
+};
 use clap::{Args, Parser, Subcommand};
 use serde::Deserialize;
 use std::{path::PathBuf, str::FromStr};
@@ -60,11 +65,59 @@ pub enum Command {
     Verify(VerifyCommand),
     /// Continue a text with the network's model.
     Generate(GenerateArgs),
+    /// Make one update of the updates in a file, by a rule that withstands attackers.
+    #[command(after_help = AGGREGATE_HELP)]
+    Aggregate(Box<AggregateArgs>),
     /// Found a network of several nodes on this machine, train with it, and check it.
     Localnet(Box<LocalnetArgs>),
     /// Run whole networks in virtual time, with every fault that a seed brings, and check what always holds.
     #[command(subcommand)]
     Simulate(SimulateCommand),
+}
+
+const AGGREGATE_HELP: &str = "\
+Of the n updates in IN.safetensors (a float32 tensor named `updates`, of shape [n, d]) up to F may be attackers'. The result is
+a float32 tensor named `aggregate`, of shape [d]; docs/training.md says what each rule guarantees. Rules need n > 2 F.
+
+Example:
+  ailo-node aggregate --rule trimmed-mean --f 3 --pre nnm updates.safetensors mean.safetensors";
+
+/// Flags of `aggregate`.
+#[derive(Debug, Args)]
+pub struct AggregateArgs {
+    /// Rule: trimmed-mean, median, krum, multi-krum, centered-clipping or geometric-median.
+    #[arg(long, value_name = "NAME")]
+    pub rule: Rule,
+    /// Attackers that the rule withstands; 0 for none.
+    #[arg(long, value_name = "F")]
+    pub f: u32,
+    /// What is done before it: nnm (nearest-neighbour mixing) or bucketing.
+    #[arg(long, value_name = "NAME")]
+    pub pre: Option<Pre>,
+    /// Draws the buckets of bucketing, which are printed.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Updates of a bucket.
+    #[arg(long, value_name = "SIZE", default_value_t = Aggregation::DEFAULT.bucket)]
+    pub bucket: u32,
+    /// Centred clipping: the length that an update is clipped to.
+    #[arg(long, value_name = "LENGTH", default_value_t = Aggregation::DEFAULT.clip_radius)]
+    pub clip_radius: f64,
+    /// Centred clipping: steps.
+    #[arg(long, value_name = "STEPS", default_value_t = Aggregation::DEFAULT.clip_steps)]
+    pub clip_steps: u32,
+    /// Geometric median: the least distance that is divided by.
+    #[arg(long, value_name = "LENGTH", default_value_t = Aggregation::DEFAULT.smoothing)]
+    pub smoothing: f64,
+    /// Geometric median: steps.
+    #[arg(long, value_name = "STEPS", default_value_t = Aggregation::DEFAULT.weiszfeld_steps)]
+    pub weiszfeld_steps: u32,
+    /// Where the updates are.
+    #[arg(value_name = "IN.safetensors")]
+    pub input: PathBuf,
+    /// Where the result goes.
+    #[arg(value_name = "OUT.safetensors")]
+    pub output: PathBuf,
 }
 
 /// Flags of `run`.

@@ -1,6 +1,7 @@
 //! The commands beside `run`, `genesis` and `localnet`: wallet, staking, status, generation.
 
 use crate::{
+    aggregate,
     cli::*,
     client::{self, Client, json},
     config::Settings,
@@ -38,6 +39,7 @@ pub async fn dispatch(cli: Cli) -> Result<(), NodeError> {
         Command::Status(args) => status(args).await,
         Command::Verify(command) => verify::command(command).await,
         Command::Generate(args) => generate(args).await,
+        Command::Aggregate(args) => aggregate::command(&args),
         Command::Localnet(args) => localnet::run(*args).await,
         Command::Simulate(SimulateCommand::Ledger(args)) => simulate::ledger(&args),
         Command::Simulate(SimulateCommand::Plants) => {

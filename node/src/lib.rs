@@ -1,6 +1,7 @@
 //! The node as a library: what `ailo-node` is made of, so that tests and tools can found and watch networks of real
 //! processes. The program itself is `main.rs`; its commands are in [`commands`], the running node in [`service`].
 
+pub mod aggregate;
 pub mod cli;
 pub mod client;
 pub mod commands;

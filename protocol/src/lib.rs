@@ -9,6 +9,7 @@
 //! assert!(key.public().verify(&message, &signature).is_ok());
 //! ```
 pub mod address;
+pub mod aggregation;
 pub mod amount;
 pub mod canonical;
 pub mod contribution;

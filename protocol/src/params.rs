@@ -2,6 +2,7 @@
 //! the network's id; code holds no literal of theirs (`crate::presets` reads them from `config/`). Durations are in milliseconds of ledger age (see `docs/ledger.md`).
 
 use crate::{
+    aggregation::{Aggregation, Pre},
     amount::{Amount, PPM},
     canonical::{Decode, Encode},
 };
@@ -15,7 +16,7 @@ pub struct ParamError {
     rule: &'static str,
 }
 
-fn check(ok: bool, name: &'static str, rule: &'static str) -> Result<(), ParamError> {
+pub(crate) fn check(ok: bool, name: &'static str, rule: &'static str) -> Result<(), ParamError> {
     if ok { Ok(()) } else { Err(ParamError { name, rule }) }
 }
 
@@ -498,6 +499,8 @@ pub struct TrainingParams {
     pub eval_sequences: u32,
     /// Held-out sequences that a contribution's score measures.
     pub score_sequences: u32,
+    /// How the accepted updates become one.
+    pub aggregation: Aggregation,
 }
 
 impl TrainingParams {
@@ -519,6 +522,12 @@ impl TrainingParams {
             (1..=1 << 20).contains(&self.eval_sequences) && (1..=1 << 20).contains(&self.score_sequences),
             "eval_sequences",
             "1 to 1 048 576",
+        )?;
+        self.aggregation.validate()?;
+        check(
+            self.aggregation.pre != Some(Pre::Bucketing),
+            "aggregation.pre",
+            "nnm or nothing: a third of a round's updates may be attackers', and then most buckets hold one of them",
         )
     }
 

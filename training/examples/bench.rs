@@ -3,10 +3,16 @@
 //!
 //!     cargo run -p ailo-training --example bench -- training|aggregation|codec|root
 
-use ailo_protocol::{Hash, hash::Domain, presets};
+use ailo_protocol::{
+    Hash,
+    aggregation::{Aggregation, Pre, Rule},
+    hash::Domain,
+    presets,
+};
 use ailo_training::{
     Control, Dataset, Device, ModelState, aggregate, codec, inner, model::parameter_count, set_threads,
 };
+use rayon::prelude::*;
 use std::{error::Error, hint::black_box, time::Instant};
 use tch::{Kind, Tensor};
 
@@ -90,16 +96,67 @@ fn training() -> Outcome {
     Ok(())
 }
 
-/// Trimmed mean of 16 updates of a million values, against reading them.
+/// Rules on 16 updates of 8 M values (512 MiB), against reading them on as many threads; and the memory beside them.
 fn aggregation() -> Outcome {
-    let updates: Vec<Vec<f32>> = (0..16).map(|seed| values(1 << 20, seed)).collect();
+    let updates: Vec<Vec<f32>> = (0..16u64).into_par_iter().map(|seed| quick_values(1 << 23, seed)).collect();
     let updates: Vec<&[f32]> = updates.iter().map(Vec::as_slice).collect();
     let bytes = (updates.len() * updates[0].len() * 4) as f64 / 1e9;
-    let ours = report("trimmed mean, f = 5", &times(9, || Ok(aggregate::trimmed_mean(&updates, 5)?))?, bytes, "GB/s");
-    let read = times(9, || Ok(updates.iter().flat_map(|u| u.iter()).fold(0u32, |sum, x| sum ^ x.to_bits())))?;
-    let limit = report("reading the updates", &read, bytes, "GB/s");
-    ratio(ours, limit, "of the reading speed");
+    let bits = |part: &[f32]| part.iter().fold(0, |bits, x| bits ^ x.to_bits());
+    let parts = || updates.par_iter().flat_map(|update| update.par_chunks(1 << 16));
+    let read = times(15, || Ok(parts().map(bits).reduce(|| 0, |a, b| a ^ b)))?;
+    let limit = report(&format!("reading them on {} threads", rayon::current_num_threads()), &read, bytes, "GB/s");
+
+    let (nnm, buckets) = (Some(Pre::Nnm), Some(Pre::Bucketing));
+    let rules = [
+        (Rule::TrimmedMean, None, 3),
+        (Rule::TrimmedMean, None, 5),
+        (Rule::TrimmedMean, nnm, 3),
+        (Rule::TrimmedMean, nnm, 5),
+        (Rule::TrimmedMean, buckets, 3),
+        (Rule::Median, None, 5),
+        (Rule::Krum, None, 5),
+        (Rule::MultiKrum, None, 5),
+        (Rule::CenteredClipping, None, 5),
+        (Rule::GeometricMedian, None, 5),
+    ];
+    for (rule, pre, f) in rules {
+        let how = Aggregation::of(rule, pre);
+        let run = || Ok(aggregate::aggregate(&updates, &how, f, &Hash::ZERO)?);
+        let before = reset_peak()?;
+        let ours = times(11, run)?;
+        let pre = pre.map_or(String::new(), |pre| format!("{pre:?}, "));
+        let ours = report(&format!("{pre}{rule:?}, f = {f}"), &ours, bytes, "GB/s");
+        ratio(ours, limit, &format!("of the reading speed; {:.0} MB beside the updates", peak()? - before));
+    }
     Ok(())
+}
+
+/// Pseudo-random values like those of an update, many in a short time.
+fn quick_values(count: usize, seed: u64) -> Vec<f32> {
+    let mut state = seed;
+    let mut next = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        ((state >> 40) as f32 - (1 << 23) as f32) * 1e-10
+    };
+    (0..count).map(|_| next()).collect()
+}
+
+/// A size in /proc/self/status, in MB.
+fn memory(name: &str) -> Result<f64, Box<dyn Error>> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name)).ok_or("no such size")?;
+    Ok(line.trim_start_matches(':').trim().trim_end_matches(" kB").parse::<f64>()? * 1024.0 / 1e6)
+}
+
+/// The most memory that this process had since [`reset_peak`].
+fn peak() -> Result<f64, Box<dyn Error>> {
+    memory("VmHWM")
+}
+
+/// Forgets the peak so far; the memory in use now.
+fn reset_peak() -> Result<f64, Box<dyn Error>> {
+    std::fs::write("/proc/self/clear_refs", "5")?;
+    memory("VmRSS")
 }
 
 /// The update codec, against copying.

@@ -14,6 +14,7 @@
 //!   model.KEY=VALUE and training.KEY=VALUE as in that file, such as model.width=96 or training.lr=0.006
 
 use ailo_protocol::{
+    Hash,
     params::{ModelConfig, Params, Tokenizer, TrainingParams},
     presets,
 };
@@ -99,7 +100,7 @@ impl Experiment {
                 losses = (losses.0 + local.loss_first, losses.1 + local.loss_last);
             }
             let updates: Vec<&[f32]> = updates.iter().map(Vec::as_slice).collect();
-            let mean = aggregate::trimmed_mean(&updates, self.faulty)?;
+            let mean = aggregate::aggregate(&updates, &self.params.aggregation, self.faulty, &Hash::ZERO)?;
             let ratio = check::norm(&mean) / check::norm(&state.weights);
             state = outer::outer_step(&state, &mean, &self.params)?;
             let mean_loss = |sum: u64| sum as f64 / 1e6 / f64::from(self.workers);

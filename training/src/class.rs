@@ -12,6 +12,7 @@ use crate::{
 };
 use ailo_protocol::{
     Hash,
+    aggregation::Aggregation,
     hash::Domain,
     params::{ModelConfig, Style, Tokenizer, TrainingParams},
 };
@@ -35,6 +36,7 @@ const PROBE: TrainingParams = TrainingParams {
     max_update_norm: 2.0,
     eval_sequences: 1,
     score_sequences: 1,
+    aggregation: Aggregation::DEFAULT,
 };
 
 /// The class of this machine with training on `device`.

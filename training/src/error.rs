@@ -93,7 +93,7 @@ pub enum TrainingError {
     Codec(&'static str),
     /// Updates that cannot be aggregated.
     #[error("cannot aggregate: {0}")]
-    Aggregate(&'static str),
+    Aggregate(String),
     /// An update that the cheap checks refuse.
     #[error("update refused: {0}")]
     Update(String),

@@ -267,7 +267,8 @@ mod tests {
                     })
                     .collect();
                 let updates: Vec<&[f32]> = updates.iter().map(Vec::as_slice).collect();
-                state = outer::outer_step(&state, &aggregate::trimmed_mean(&updates, 1).unwrap(), &params).unwrap();
+                let mean = aggregate::aggregate(&updates, &params.aggregation, 1, &Hash::ZERO).unwrap();
+                state = outer::outer_step(&state, &mean, &params).unwrap();
                 losses.push(loss(&state));
             }
             assert!(losses.is_sorted_by(|a, b| a > b), "{style:?}: {losses:?}");

@@ -26,7 +26,8 @@
 //!     updates.push(update);
 //! }
 //! let updates: Vec<&[f32]> = updates.iter().map(Vec::as_slice).collect();
-//! let next = outer::outer_step(&base, &aggregate::trimmed_mean(&updates, 0)?, &params)?;
+//! let mean = aggregate::aggregate(&updates, &params.aggregation, 0, &Hash::ZERO)?;
+//! let next = outer::outer_step(&base, &mean, &params)?;
 //! println!("M_1 is {}", next.root());
 //! # Ok::<(), TrainingError>(())
 //! ```

@@ -13,14 +13,14 @@ use ailo_protocol::params::TrainingParams;
 /// The state after `aggregate` was applied to `base`.
 pub fn outer_step(base: &ModelState, aggregate: &[f32], params: &TrainingParams) -> Result<ModelState> {
     if aggregate.len() != base.weights.len() || base.momentum.len() != base.weights.len() {
-        return Err(TrainingError::Aggregate("the aggregate's length is not the model's"));
+        return Err(TrainingError::Aggregate("the aggregate's length is not the model's".into()));
     }
     let (lr, mu) = (params.outer_lr, params.outer_momentum);
     let momentum: Vec<f32> = base.momentum.iter().zip(aggregate).map(|(m, g)| mu * m + g).collect();
     let steps = aggregate.iter().zip(&momentum).map(|(g, m)| lr * (g + mu * m));
     let weights: Vec<f32> = base.weights.iter().zip(steps).map(|(w, step)| w - step).collect();
     if !weights.iter().chain(&momentum).all(|x| x.is_finite()) {
-        return Err(TrainingError::Aggregate("the outer step left the finite numbers"));
+        return Err(TrainingError::Aggregate("the outer step left the finite numbers".into()));
     }
     Ok(ModelState { weights, momentum })
 }

@@ -404,7 +404,7 @@ pub(super) async fn compute_next(setup: Arc<Setup>, round: Round, base: Arc<Held
         let updates = updates?;
         let views: Vec<&[f32]> = updates.iter().map(Vec::as_slice).collect();
         // f is the opening's; the ledger closes a round only with at least 2f + 1 accepted contributions.
-        let mean = aggregate::trimmed_mean(&views, f).ok()?;
+        let mean = aggregate::aggregate(&views, &params.training.aggregation, f, &round.seed).ok()?;
         let state = outer::outer_step(&base.state, &mean, &params.training).ok()?;
         let sequence = params.training.sequence;
         let windows = setup_.data.held_out_windows(sequence, None, params.training.eval_sequences);

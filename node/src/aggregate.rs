@@ -1,0 +1,93 @@
+//! `aggregate`: one rule on the updates of a file, as a round would apply it; for comparisons with other programs.
+
+use crate::{cli::AggregateArgs, error::NodeError};
+use ailo_protocol::{
+    Hash,
+    aggregation::{Aggregation, Pre},
+    file::write_atomically,
+};
+use ailo_training::aggregate::{aggregate, buckets};
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use std::{
+    fs::File,
+    io::Read,
+    path::{Path, PathBuf},
+};
+
+/// Reads `updates` from the one file, and writes `aggregate` to the other.
+pub fn command(args: &AggregateArgs) -> Result<(), NodeError> {
+    let how = Aggregation {
+        rule: args.rule,
+        pre: args.pre,
+        bucket: args.bucket,
+        clip_radius: args.clip_radius,
+        clip_steps: args.clip_steps,
+        smoothing: args.smoothing,
+        weiszfeld_steps: args.weiszfeld_steps,
+    };
+    let updates = read(&args.input)?;
+    let mut seed = Hash::ZERO;
+    seed.0[..8].copy_from_slice(&args.seed.to_le_bytes());
+    let rows: Vec<&[f32]> = updates.rows().collect();
+    let mean = aggregate(&rows, &how, args.f as usize, &seed)?;
+    write(&args.output, &mean)?;
+    println!("{} updates of {} numbers, f = {}: {}", rows.len(), mean.len(), args.f, args.output.display());
+    if how.pre == Some(Pre::Bucketing) {
+        let buckets: Vec<String> =
+            buckets(rows.len(), how.bucket as usize, &seed).iter().map(|bucket| format!("{bucket:?}")).collect();
+        println!("buckets {}", buckets.join(" "));
+    }
+    Ok(())
+}
+
+/// n updates, one after another.
+struct Updates {
+    count: usize,
+    numbers: Vec<f32>,
+}
+
+impl Updates {
+    fn rows(&self) -> impl Iterator<Item = &[f32]> {
+        let len = self.numbers.len() / self.count.max(1);
+        (0..self.count).map(move |i| &self.numbers[i * len..][..len])
+    }
+}
+
+fn read(path: &Path) -> Result<Updates, NodeError> {
+    let unusable = |why: String| NodeError::Usage(format!("{} cannot be aggregated: {why}", path.display()));
+    let failed = |e| NodeError::file("read", path, e);
+    let file = File::open(path).map_err(failed)?;
+    let meta = file.metadata().map_err(failed)?;
+    if !meta.is_file() {
+        return Err(unusable("it is no file".into()));
+    }
+    // No more than the file has now, should it grow.
+    let mut bytes = Vec::new();
+    file.take(meta.len()).read_to_end(&mut bytes).map_err(failed)?;
+    let tensors = SafeTensors::deserialize(&bytes)
+        .map_err(|e| unusable(format!("it is not a safetensors file ({e}); write it with safetensors")))?;
+    let found = || tensors.names().iter().map(|name| format!("'{name}'")).collect::<Vec<_>>().join(", ");
+    let updates = tensors.tensor("updates").map_err(|_| {
+        unusable(format!(
+            "it has no tensor named 'updates' but {}; name it so",
+            if tensors.is_empty() { "none".into() } else { found() }
+        ))
+    })?;
+    if updates.dtype() != Dtype::F32 {
+        return Err(unusable(format!("'updates' is {:?}; convert it to float32 (F32)", updates.dtype())));
+    }
+    let &[count, _] = updates.shape() else {
+        let shape = updates.shape();
+        return Err(unusable(format!("'updates' has the shape {shape:?}; give it two dimensions, [updates, numbers]")));
+    };
+    let (numbers, _) = updates.data().as_chunks::<4>();
+    Ok(Updates { count, numbers: numbers.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect() })
+}
+
+fn write(path: &PathBuf, mean: &[f32]) -> Result<(), NodeError> {
+    let bytes: Vec<u8> = mean.iter().flat_map(|x| x.to_le_bytes()).collect();
+    let view = TensorView::new(Dtype::F32, vec![mean.len()], &bytes);
+    let file = view.and_then(|view| safetensors::serialize([("aggregate", view)], None));
+    let file = file.map_err(|e| NodeError::Usage(format!("cannot write {}: {e}", path.display())))?;
+    write_atomically(path, [file]).map_err(|e| NodeError::file("write", path, e))
+}
