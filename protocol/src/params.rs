@@ -39,6 +39,13 @@ impl Params {
     pub fn validate(&self) -> Result<(), ParamError> {
         self.ledger.validate()?;
         self.round.validate()?;
+        // Two replayers, one after another, and a trial: until then what could be slashed is still there.
+        let found_out = self.round.replay_ms.saturating_mul(3).saturating_add(self.ledger.challenge_ms);
+        check(
+            found_out <= self.ledger.unbonding_ms,
+            "replay_ms",
+            "3 replay_ms and challenge_ms are at most unbonding_ms",
+        )?;
         self.model.validate()?;
         self.training.validate()
     }

@@ -51,7 +51,8 @@ impl State {
     /// Whether a node's work needs no replay to be paid: it has come through probation, or is a founder who needs no reason
     /// for its seat yet.
     pub(super) fn is_proven(&self, node: &Node) -> bool {
-        let founder = node.founder && self.epoch() < self.params().ledger.founder_seat_epochs;
+        let standing = node.founder && node.void_through.is_none();
+        let founder = standing && self.epoch() < self.params().ledger.founder_seat_epochs;
         founder || node.clean >= self.params().round.probation
     }
 

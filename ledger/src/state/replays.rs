@@ -37,6 +37,22 @@ impl State {
         })
     }
 
+    /// The replays of one round, by maker.
+    pub fn replays_of(&self, round: u64) -> impl Iterator<Item = (NodeId, &Replay)> {
+        let range = Key::Replay(round, super::FIRST_NODE)..=Key::Replay(round, super::LAST_NODE);
+        self.entries.range(range).filter_map(|(key, entry)| match key {
+            Key::Replay(_, node) => Some((*node, Replay::of(entry)?)),
+            _ => None,
+        })
+    }
+
+    /// Whether a past round is to be drawn, or a replay or a challenge of it undecided.
+    pub fn is_open(&self, number: u64) -> bool {
+        self.past(number).is_some_and(|past| past.shares.is_none())
+            || self.replays_of(number).any(|(_, replay)| replay.outcome.is_none())
+            || self.challenges().any(|(round, ..)| round == number)
+    }
+
     /// The determinism class of validators with more than 2/3 of the power.
     pub(super) fn class(&self) -> Option<Hash> {
         let mut powers: BTreeMap<Hash, u64> = BTreeMap::new();
@@ -70,41 +86,37 @@ impl Executor {
     /// Draws what is due, replaces who was silent, settles what is ripe, and forgets rounds that nothing needs any more.
     pub(super) fn advance_replays(&mut self) {
         let numbers: Vec<u64> = self.state.past_rounds().map(|round| round.number).collect();
-        let closed = numbers.len();
-        for (i, number) in numbers.into_iter().enumerate() {
-            let Some(mut past) = self.state.past(number).cloned() else { continue };
-            if past.shares.is_some() {
-                self.replace_replayers(&past.round);
-            } else if past.closed_age < self.state.age_ms() {
-                past = self.draw_replays(past);
-            } else {
-                continue; // it closed in this block
+        let Some(last) = numbers.len().checked_sub(1) else { return };
+        for (i, number) in numbers.iter().copied().enumerate() {
+            let age = self.state.age_ms();
+            let Some(past) = self.state.past(number) else { continue };
+            let (closed_age, settled, class) = (past.closed_age, past.settled, past.round.class);
+            match past.shares {
+                Some(_) if !settled => self.replace_replayers(number, class),
+                None if closed_age < age => self.draw_replays(past.clone()),
+                _ => {}
             }
             let round = &self.state.params().round;
-            let ripe = (closed - 1 - i) as u64 >= round.vest_rounds
-                || self.state.age_ms() >= past.closed_age.saturating_add(round.vest_ms);
-            if ripe && !past.settled && !self.is_open(number) {
-                self.settle(past);
+            let vest_rounds = usize::try_from(round.vest_rounds).unwrap_or(usize::MAX);
+            let ripe = last - i >= vest_rounds || age >= closed_age.saturating_add(round.vest_ms);
+            // What the rounds up to then make of its makers concerns their pay too.
+            let until = last.min(i.saturating_add(vest_rounds));
+            if ripe && !settled && !numbers[i..=until].iter().any(|number| self.state.is_open(*number)) {
+                self.settle(number);
             }
             self.forget_past_round(number);
         }
     }
 
-    /// Whether a replay or a challenge of the round is undecided.
-    fn is_open(&self, number: u64) -> bool {
-        self.state.replays().any(|(round, _, replay)| round == number && replay.outcome.is_none())
-            || self.state.challenges().any(|(round, ..)| round == number)
-    }
-
     fn forget_past_round(&mut self, number: u64) {
-        let Some(past) = self.state.past(number) else { return };
-        if past.settled && number < self.state.oldest_challengeable() && !self.is_open(number) {
+        let settled = self.state.past(number).is_some_and(|past| past.settled);
+        if settled && number < self.state.oldest_challengeable() && !self.state.is_open(number) {
             self.remove(Key::PastRound(number));
         }
     }
 
     /// Shares out what a closed round pays, and draws its replays.
-    fn draw_replays(&mut self, mut past: PastRound) -> PastRound {
+    fn draw_replays(&mut self, mut past: PastRound) {
         let round = past.round.clone();
         let accepted: Vec<(NodeId, Commit)> = round.accepted().into_iter().map(|(id, c)| (id, c.clone())).collect();
         let weights = self.weigh(&accepted);
@@ -115,9 +127,9 @@ impl Executor {
         let of_pot = |amount: Amount, weight: u64, total: u128| {
             Amount(u64::try_from(u128::from(amount.0) * u128::from(weight) / total.max(1)).unwrap_or(0))
         };
-        let verified = |(id, _): &(NodeId, Commit)| {
-            let of_class = round.class.is_some_and(|class| self.state.node(id).is_some_and(|node| node.class == class));
-            of_class && (drawn.iter().any(|(maker, _)| maker == id) || self.is_proven_now(id))
+        let verified = |(id, commit): &(NodeId, Commit)| {
+            let drawn = drawn.iter().any(|(maker, _)| maker == id);
+            round.class == Some(commit.contribution.class) && (drawn || self.is_proven_now(id))
         };
         let share = |(work, weight): (&(NodeId, Commit), &u64)| {
             let wallet = self.state.node(&work.0)?.wallet;
@@ -132,8 +144,7 @@ impl Executor {
             self.events.push(Event::ReplayDrawn { round: round.number, node: maker, replayer });
             self.set(Key::Replay(round.number, maker), Replay::dealt(replayer, deadline_age));
         }
-        self.set(Key::PastRound(round.number), past.clone());
-        past
+        self.set(Key::PastRound(round.number), past);
     }
 
     fn is_proven_now(&self, id: &NodeId) -> bool {
@@ -152,7 +163,10 @@ impl Executor {
         for ((id, _), worth) in accepted.iter().zip(&worths) {
             let Some(mut node) = self.state.node(id).cloned() else { continue };
             node.score_ppm = worth.score_ppm;
-            (node.misses, node.rests_through) = (0, None);
+            // Of the others a replay has to say first that their work is some.
+            if self.state.is_proven(&node) {
+                (node.misses, node.rests_through) = (0, None);
+            }
             self.set(Key::Node(*id), node);
         }
         worths.into_iter().map(|worth| worth.weight).collect()
@@ -179,7 +193,8 @@ impl Executor {
         let (founders, others): (Vec<NodeId>, Vec<NodeId>) = new.into_iter().partition(|id| self.is_proven_now(id));
         let new = others.into_iter().chain(founders);
         let old = proven.into_iter().filter(|((id, _), weight)| sampled(id, **weight)).map(|((id, _), _)| *id);
-        let makers = new.chain(by_lot(&lot, old));
+        // Those that the chance takes are few, and none of them may hide behind a crowd of newcomers.
+        let makers = by_lot(&lot, old).into_iter().chain(new);
         let busy: BTreeSet<NodeId> = self.state.replays().filter_map(|(_, _, replay)| replay.replayer).collect();
         let validators = self.state.validators().0.iter().map(|validator| validator.node);
         let mut free = by_lot(&lot, validators.filter(|id| !busy.contains(id)));
@@ -236,9 +251,13 @@ impl Executor {
         self.set(Key::Replay(round, maker), replay);
         self.events.push(Event::ReplayDecided { round, node: maker, outcome });
         let Some(mut node) = self.state.node(&maker).cloned() else { return };
-        node.clean = if outcome == Outcome::Clean { node.clean.saturating_add(1) } else { node.clean };
-        if outcome == Outcome::Disowned {
-            node.clean = 0;
+        match outcome {
+            Outcome::Clean => {
+                node.clean = node.clean.saturating_add(1);
+                (node.misses, node.rests_through) = (0, None);
+            }
+            Outcome::Disowned => node.clean = 0,
+            _ => {}
         }
         self.set(Key::Node(maker), node);
         if outcome == Outcome::Disowned {
@@ -254,22 +273,20 @@ impl Executor {
     }
 
     /// Draws other replayers where the last one accused or was silent, and ends what has enough of them.
-    fn replace_replayers(&mut self, round: &Round) {
-        let Some(class) = round.class else { return };
+    fn replace_replayers(&mut self, number: u64, class: Option<Hash>) {
+        let Some(class) = class else { return };
         let age = self.state.age_ms();
-        let open = self.state.replays().filter(|(number, _, replay)| {
-            *number == round.number
-                && replay.outcome.is_none()
-                && (replay.replayer.is_none() || replay.deadline_age <= age)
+        let open = self.state.replays_of(number).filter(|(_, replay)| {
+            replay.outcome.is_none() && (replay.replayer.is_none() || replay.deadline_age <= age)
         });
-        let open: Vec<(NodeId, Replay)> = open.map(|(_, maker, replay)| (maker, replay.clone())).collect();
+        let open: Vec<(NodeId, Replay)> = open.map(|(maker, replay)| (maker, replay.clone())).collect();
         for (maker, mut replay) in open {
             if let Some(silent) = replay.replayer.take() {
                 replay.silent.push(silent);
                 self.overrule(silent);
             }
             if replay.accusers.len() >= 2 {
-                self.accuse(round, maker, replay);
+                self.accuse(number, maker, replay);
                 continue;
             }
             let before: Vec<NodeId> = replay.accusers.iter().chain(&replay.silent).copied().collect();
@@ -277,7 +294,7 @@ impl Executor {
             let validators = self.state.validators().0.iter().map(|validator| validator.node);
             let next = self.state.node(&maker).and_then(|node| {
                 let may = |id: &NodeId| !before.contains(id) && self.state.may_replay(id, &class, node);
-                let lot = Hash::of_parts(Domain::Lot, &[&self.lot(b"another replayer", round.number).0, &maker.0]);
+                let lot = Hash::of_parts(Domain::Lot, &[&self.lot(b"another replayer", number).0, &maker.0]);
                 let able = by_lot(&lot, validators.filter(may));
                 able.iter().find(|id| !busy.contains(id)).or(able.first()).copied()
             });
@@ -285,57 +302,64 @@ impl Executor {
                 Some(next) => {
                     replay.replayer = Some(next);
                     replay.deadline_age = age.saturating_add(self.state.params().round.replay_ms);
-                    self.events.push(Event::ReplayDrawn { round: round.number, node: maker, replayer: next });
-                    self.set(Key::Replay(round.number, maker), replay);
+                    self.events.push(Event::ReplayDrawn { round: number, node: maker, replayer: next });
+                    self.set(Key::Replay(number, maker), replay);
                 }
-                None if replay.accusers.is_empty() => self.decide(round.number, maker, replay, Outcome::Unseen),
-                None => self.decide(round.number, maker, replay, Outcome::Undecided),
+                // One voice alone says nothing.
+                None => self.decide(number, maker, replay, Outcome::Unseen),
             }
         }
     }
 
     /// Two replayers got something else.
-    fn accuse(&mut self, round: &Round, maker: NodeId, mut replay: Replay) {
-        let number = round.number;
+    fn accuse(&mut self, number: u64, maker: NodeId, replay: Replay) {
         let Some(node) = self.state.node(&maker) else {
             return self.decide(number, maker, replay, Outcome::Disowned);
         };
         let ledger = &self.state.params().ledger;
-        if self.state.at_stake(&maker, node) < ledger.seat_stake && !node.founder {
-            replay.earned = replay.accusers.clone();
+        let has_stake = self.state.at_stake(&maker, node) >= ledger.seat_stake;
+        if !has_stake && !node.founder && node.clean < self.state.params().round.probation {
             return self.decide(number, maker, replay, Outcome::Disowned);
         }
         let full = self.state.challenges().count() >= ledger.max_challenges as usize;
         let deadline_age = self.state.age_ms().saturating_add(ledger.challenge_ms);
-        let challenger = replay.accusers.first().and_then(|id| self.state.node(id)).map(|node| node.wallet);
+        let challenger = replay.accusers.iter().find_map(|id| self.state.node(id)).map(|node| node.wallet);
         let Some(mut past) = self.state.past(number).cloned() else { return };
-        if past.challenged.contains(&maker) && !self.state.challenges().any(|(n, id, _)| (n, id) == (number, maker)) {
-            // It was tried before; what came of that stands.
-            return self.decide(number, maker, replay, Outcome::Undecided);
+        let tried = past.challenged.contains(&maker);
+        let trial_runs = self.state.challenges().any(|(round, id, _)| (round, id) == (number, maker));
+        let claimed = past.round.contributions.get(&maker).map(|commit| commit.contribution.result());
+        match (challenger, claimed) {
+            // Until the trial that runs is over, or there is a place for one.
+            _ if trial_runs || (full && !tried) => self.set(Key::Replay(number, maker), replay),
+            (Some(challenger), Some(claimed)) if !tried => {
+                past.challenged.insert(maker);
+                self.set(Key::PastRound(number), past);
+                self.set(Key::Replay(number, maker), replay);
+                let power = self.state.validators().clone();
+                let trial = Challenge::new(challenger, Amount::ZERO, deadline_age, power, claimed);
+                self.set(Key::Challenge(number, maker), trial);
+                self.events.push(Event::Challenged { round: number, node: maker, challenger });
+            }
+            // It was tried before, or nobody is left who accuses.
+            _ => self.decide(number, maker, replay, Outcome::Undecided),
         }
-        let Some(challenger) = challenger.filter(|_| !full && past.challenged.insert(maker)) else {
-            // Until there is a place for it, or the trial that runs is over.
-            return self.set(Key::Replay(number, maker), replay);
-        };
-        let Some(claimed) = past.round.contributions.get(&maker).map(|commit| commit.contribution.result()) else {
-            return;
-        };
-        self.set(Key::PastRound(number), past);
-        self.set(Key::Replay(number, maker), replay);
-        let power = self.state.validators().clone();
-        self.set(Key::Challenge(number, maker), Challenge::new(challenger, Amount::ZERO, deadline_age, power, claimed));
-        self.events.push(Event::Challenged { round: number, node: maker, challenger });
     }
 
     /// A trial has ended: so does the replay that brought it about, or that runs beside it.
     pub(super) fn end_replay(&mut self, round: u64, maker: NodeId, outcome: Outcome) {
         let Some(replay) = self.state.get::<Replay>(&Key::Replay(round, maker)) else { return };
+        if replay.outcome == Some(outcome) {
+            return;
+        }
         let mut replay = replay.clone();
         replay.replayer = None;
         let accusers = replay.accusers.clone();
         match outcome {
             Outcome::Forged => replay.earned = accusers,
-            Outcome::Clean => accusers.into_iter().for_each(|accuser| self.overrule(accuser)),
+            Outcome::Clean => {
+                replay.earned.retain(|id| !accusers.contains(id));
+                accusers.into_iter().for_each(|accuser| self.overrule(accuser));
+            }
             _ => {}
         }
         self.decide(round, maker, replay, outcome);
@@ -347,8 +371,9 @@ impl Executor {
     }
 
     /// Mints what a round promised, as far as it is due.
-    fn settle(&mut self, mut past: PastRound) {
-        let (number, epoch) = (past.round.number, self.state.epoch());
+    fn settle(&mut self, number: u64) {
+        let Some(mut past) = self.state.past(number).cloned() else { return };
+        let epoch = self.state.epoch();
         let unverified_ppm = self.state.params().round.unverified_ppm;
         let mut minted = Amount::ZERO;
         for Share { node: id, wallet, training, bonus, verified } in past.shares.iter().flatten().copied() {
@@ -364,19 +389,14 @@ impl Executor {
                 let amount = amount.share(due).unwrap_or_default();
                 super::money::add(&mut minted, self.mint_to(id, wallet, amount, kind, Some(number)));
             }
-            if due == PPM
-                && let Some(mut node) = self.state.node(&id).cloned()
-            {
+            let node = self.state.node(&id).filter(|node| due == PPM && node.jailed_until.is_none());
+            if let Some(mut node) = node.cloned() {
                 *node.work.entry(epoch).or_default() += 1;
                 self.set(Key::Node(id), node);
             }
         }
-        let replays: Vec<(NodeId, Replay)> = self
-            .state
-            .replays()
-            .filter(|(round, ..)| *round == number)
-            .map(|(_, maker, replay)| (maker, replay.clone()))
-            .collect();
+        let replays: Vec<(NodeId, Replay)> =
+            self.state.replays_of(number).map(|(maker, replay)| (maker, replay.clone())).collect();
         for (maker, replay) in replays {
             // One share for each replay: two accusers halve it.
             let each = past.replay_share.proportion(1, replay.earned.len().max(1) as u64).unwrap_or_default();

@@ -172,10 +172,15 @@ impl Executor {
         match round.phase {
             Phase::Gather => {
                 let class = self.state.class();
-                let known = |node: &Node| self.state.is_proven(node) && Some(node.class) == class;
-                let proven = |id: &NodeId| self.state.node(id).is_some_and(known);
+                // Where no class is verifiable, or nobody proven of it is there, who is proven comes first all the same.
+                let proven = |id: &NodeId| self.state.node(id).is_some_and(|node| self.state.is_proven(node));
+                let of_class = |id: &NodeId| {
+                    proven(id) && class.is_none_or(|class| self.state.node(id).is_some_and(|node| node.class == class))
+                };
+                let eligible = self.state.eligible();
+                let some = eligible.iter().any(of_class);
                 let (proven, newcomers): (Vec<NodeId>, Vec<NodeId>) =
-                    self.state.eligible().into_iter().partition(proven);
+                    eligible.into_iter().partition(|id| if some { of_class(id) } else { proven(id) });
                 // Whoever is new is replayed, so there are no more of them than replayers.
                 let newcomers: Vec<NodeId> = match proven.is_empty() {
                     true => newcomers,

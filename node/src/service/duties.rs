@@ -158,7 +158,8 @@ impl Duties {
             || node.heartbeat_time_ms == 0
             || node.missed
             || node.lapsed
-            || node.trains != self.trains;
+            || node.trains != self.trains
+            || (node.class != self.class && !head.state.round().participants.contains(self.key.public()));
         if due
             && self
                 .heartbeat

@@ -99,6 +99,10 @@ impl Replays {
         self.found.retain(|case, _| owed.contains_key(case));
         self.said.retain(|case, _| owed.contains_key(case));
         self.failed.retain(|case, _| owed.contains_key(case));
+        // What is asked for soonest comes first. A trial may begin at any time, so nothing rests for longer than one lasts.
+        let mut owed: Vec<(Case, (Why, Duration))> = owed.into_iter().collect();
+        owed.sort_by_key(|(_, (_, left))| *left);
+        let trial = Duration::from_millis(head.state.params().ledger.challenge_ms);
         for (case, (why, left)) in owed {
             if let Some(found) = self.found.get(&case).copied() {
                 if self.said.get(&case).is_none_or(|at| at.elapsed() >= RESEND) {
@@ -110,7 +114,7 @@ impl Replays {
             let rests = self.failed.get(&case).is_some_and(|at| at.elapsed() < RETRY);
             if let Some(round) = head.state.past_round(case.0).filter(|_| self.replaying.is_none() && !rests) {
                 let (setup, stop) = (self.setup.clone(), self.stopping.clone());
-                let rests_until = Instant::now() + left / 2;
+                let rests_until = Instant::now() + left.min(trial) / 2;
                 self.replaying = Task::spawn(case, work::replay(setup, round.clone(), case.1, rests_until, stop));
             }
         }

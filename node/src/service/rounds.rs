@@ -133,7 +133,9 @@ impl Rounds {
     fn hold_model(&mut self, state: &State) -> Option<Arc<Held>> {
         let model = state.model();
         let held = self.setup.models.get(&model.root);
-        self.setup.models.keep(model.root, state.past_rounds().map(|past| past.base_root));
+        let oldest = state.oldest_challengeable();
+        let replayed = state.past_rounds().filter(|past| past.number >= oldest || state.is_open(past.number));
+        self.setup.models.keep(model.root, replayed.map(|past| past.base_root));
         if let Some(held) = held {
             let (rounds, root) = (Some(model.steps), Some(held.root));
             self.setup.progress.send_if_modified(|p| {

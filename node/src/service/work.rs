@@ -1,4 +1,4 @@
-//! The work of a round, apart from when it is due (`rounds.rs`, `judge.rs`): training a slot, fetching and checking payloads,
+//! The work of a round, apart from when it is due (`rounds.rs`, `replays.rs`): training a slot, fetching and checking payloads,
 //! measuring losses, replaying a contribution, making the next state.
 
 use super::{

@@ -91,7 +91,7 @@ fn every_piece_of_work_that_the_lot_takes_goes_to_a_stranger_of_the_class_and_no
 fn with_a_chance_of_nothing_nothing_of_proven_nodes_is_replayed_and_half_of_it_at_a_half() {
     assert_eq!(ledger(|round| (round.replay_ppm, round.probation) = (0, 0)).state.replays().count(), 0);
     let mut ledger = ledger(|round| {
-        (round.replay_ppm, round.probation, round.vest_rounds, round.replay_ms) = (500_000, 0, 1, 100_000);
+        (round.replay_ppm, round.probation, round.vest_rounds, round.replay_ms) = (500_000, 0, 1, 26_000);
     });
     let mut drawn = 0;
     for _ in 0..40 {
@@ -349,6 +349,7 @@ fn pay_vests_with_the_rounds_or_with_time_and_to_the_wallet_that_it_was_promised
     unreported_round(&mut ledger);
     assert_eq!(ledger.free(0), Amount::ZERO);
     unreported_round(&mut ledger);
+    ledger.block(vec![]);
     assert_eq!(ledger.free(0), ALC(20), "the first of three");
     ledger.pass(600_000);
     assert_eq!(ledger.free(0), ALC(60), "the other two");
