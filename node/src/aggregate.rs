@@ -8,11 +8,7 @@ use ailo_protocol::{
 };
 use ailo_training::aggregate::{aggregate, buckets};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
-use std::{
-    fs::File,
-    io::Read,
-    path::{Path, PathBuf},
-};
+use std::{fs::File, io::Read, path::Path};
 
 /// Reads `updates` from the one file, and writes `aggregate` to the other.
 pub fn command(args: &AggregateArgs) -> Result<(), NodeError> {
@@ -84,7 +80,7 @@ fn read(path: &Path) -> Result<Updates, NodeError> {
     Ok(Updates { count, numbers: numbers.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect() })
 }
 
-fn write(path: &PathBuf, mean: &[f32]) -> Result<(), NodeError> {
+fn write(path: &Path, mean: &[f32]) -> Result<(), NodeError> {
     let bytes: Vec<u8> = mean.iter().flat_map(|x| x.to_le_bytes()).collect();
     let view = TensorView::new(Dtype::F32, vec![mean.len()], &bytes);
     let file = view.and_then(|view| safetensors::serialize([("aggregate", view)], None));

@@ -41,8 +41,9 @@ fn times<T>(runs: usize, mut work: impl FnMut() -> Result<T, Box<dyn Error>>) ->
     let mut times = Vec::with_capacity(runs);
     for _ in 0..runs {
         let started = Instant::now();
-        black_box(work()?);
+        let result = black_box(work()?);
         times.push(started.elapsed().as_secs_f64());
+        drop(result);
     }
     times.sort_by(f64::total_cmp);
     Ok(times)

@@ -14,9 +14,9 @@ use ailo_protocol::Hash;
 use pulp::Simd;
 
 /// Columns whose numbers are in double precision at once.
-const SPAN: usize = 64;
+const SPAN: usize = 128;
 /// Columns whose sums are added up at once.
-const STRIP: usize = 16;
+const STRIP: usize = 32;
 
 /// Some sets of updates.
 pub(super) struct Mix {

@@ -97,12 +97,13 @@ fn exchange<S: Simd, const ROWS: usize, const PAIRS: usize>(
     rows: [usize; ROWS],
     pairs: [[usize; 2]; PAIRS],
 ) {
+    let fresh = fresh.map(|fresh| rows.map(|row| fresh[row]));
     let Ok(places) = room.get_disjoint_mut(rows) else { return };
     for i in 0..TILE / S::F32_LANES {
         let mut x = [simd.splat_f32s(0.0); ROWS];
         for row in 0..ROWS {
             let from = match fresh {
-                Some(fresh) => fresh[rows[row]],
+                Some(fresh) => fresh[row],
                 None => &places[row].0,
             };
             x[row] = S::as_simd_f32s(from).0[i];

@@ -14,12 +14,12 @@ use pulp::{Arch, Simd, WithSimd};
 use rayon::prelude::*;
 use std::ops::Range;
 
-/// Columns of a tile: sixteen rows of them, once as f32 and once as f64, fit a first cache of 32 KiB.
-pub(super) const TILE: usize = 128;
+/// Columns of a tile: sixteen rows of them take half of a first cache of 32 KiB.
+pub(super) const TILE: usize = 256;
 /// Columns that are read of one update on end: memory is faster so than by tiles, which then come from the second cache.
-const BURST: usize = 16 * TILE;
+const BURST: usize = 8 * TILE;
 /// Columns of a block.
-const BLOCK: usize = 512 * TILE;
+const BLOCK: usize = 256 * TILE;
 
 /// A row of a tile.
 pub(super) type Row = [f32; TILE];

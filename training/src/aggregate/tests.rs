@@ -265,7 +265,7 @@ fn the_order_of_updates_does_not_matter_to_order_statistics() {
 
 #[test]
 fn every_length_around_tiles_and_blocks_is_covered() {
-    for len in [0, 1, 127, 128, 129, 1023, 1024, 1025, 65_535, 65_536, 65_537] {
+    for len in [0, 1, 255, 256, 257, 2047, 2048, 2049, 65_535, 65_536, 65_537] {
         let mut updates = random(3, len, 1.0, 1);
         for how in all() {
             let got = aggregate(&views(&updates), &how, 0, &Hash::ZERO).unwrap();
