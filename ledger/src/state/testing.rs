@@ -85,7 +85,6 @@ pub fn genesis(founders: u8, edit: impl FnOnce(&mut Params)) -> Genesis {
         context: 16,
     };
     let training = TrainingParams {
-        aggregation: ailo_protocol::presets::main().training.aggregation,
         inner_steps: 4,
         batch: 2,
         sequence: 16,
