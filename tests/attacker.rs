@@ -9,7 +9,7 @@
 //! | `random` | noise as long as an update usually is |
 //! | `noise` | what it trained, with noise of a hundredth of its length |
 //! | `scale` | what it trained, ten times as far |
-//! | `stale` | what it trained in its first round, again and again |
+//! | `stale` | what it trained once in an earlier round, again and again |
 //! | `copy` | what somebody else has committed to, under its own name |
 //! | `boast` | what it trained, with a loss that it did not reach |
 
@@ -22,13 +22,14 @@ use ailo_node::{
     service::{self, work::Contributor},
 };
 use ailo_protocol::{Hash, contribution::Contribution};
-use ailo_training::{Local, ModelState, Result, check::norm};
+use ailo_training::{Local, ModelState, Result, TrainingError, check::norm};
 use clap::Parser;
 use std::sync::{Arc, Mutex, PoisonError};
 
 struct Attacker {
     attack: String,
-    first: Mutex<Option<Local>>,
+    /// What it trained first, and in which round.
+    first: Mutex<Option<(u64, Local)>>,
 }
 
 /// Noise of this length.
@@ -64,9 +65,11 @@ impl Contributor for Attacker {
             "stale" => {
                 let mut first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
                 if first.is_none() {
-                    *first = Some(train()?);
+                    *first = Some((round.number, train()?));
                 }
-                first.clone().map_or_else(train, Ok)
+                // Not handed in while it is new: for that it would be paid.
+                let old = first.clone().filter(|(trained, _)| *trained < round.number);
+                old.map(|(_, local)| local).ok_or(TrainingError::Stopped)
             }
             "copy" => Ok(untrained(vec![0.0; count], round)),
             "boast" => {

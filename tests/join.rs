@@ -25,6 +25,7 @@ const PARAMS: &[&str] = &[
     "ledger.trust_ms=20000",
     "ledger.poll_ms=4000",
     "ledger.challenge_ms=4000",
+    "round.replay_ms=5000",
     "round.rounds=1",
     "training.inner_steps=1",
     "training.batch=2",
