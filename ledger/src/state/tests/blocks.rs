@@ -133,13 +133,13 @@ fn a_known_history_has_a_known_root() {
     let mut ledger = funded();
     assert_eq!(
         State::genesis(&ledger.genesis).root().to_string(),
-        "12dbb6858d56751a773d278a37eb920150542a53c92af95bc74c1a83a84de179"
+        "5e9c4cb7b96aeabc3edeff77b8717f586b92ff09c50a19a47b8a4fc059ea56a0"
     );
     ledger.open_round(0..5);
     ledger.block(vec![ledger.transfer(0, 1, ALC(1)), ledger.commit(1)]);
     ledger.block(vec![ledger.stake(0, ALC(20)), ledger.attest(3, ledger.state.height())]);
     ledger.pass(120_000);
-    assert_eq!(ledger.state.root().to_string(), "ecd58b3739e2b28f751ebeab360616e1d69476d63278c371c2a214f930d81446");
+    assert_eq!(ledger.state.root().to_string(), "ede631158d5d920d7efdd2d5894c1e9221dc0075d0ece34ab42dc5eb5edf26d9");
 }
 
 #[test]
