@@ -1,21 +1,24 @@
-//! A forged contribution is convicted: four real nodes, of which one hands in what it did not train. Whoever challenges that
-//! has it replayed by all validators, bit for bit; whoever challenges honest work loses the bond.
+//! A forged contribution is convicted: four real nodes, of which one hands in what it did not train. The lot has others train
+//! it again, bit for bit; so does whoever challenges it. Whoever challenges honest work loses the bond.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod common;
 
-use ailo_ledger::{state::Event, store::Subject};
+use ailo_ledger::{
+    state::{Event, Outcome},
+    store::Subject,
+};
 use ailo_node::{
     client::Client,
     genesis,
     localnet::net::{Net, Spec},
     rpc::types::*,
 };
-use ailo_protocol::{Amount, NodeId};
+use ailo_protocol::{Amount, NodeId, params::Params};
 use common::person::*;
 use std::{
-    path::{Path, PathBuf},
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -23,20 +26,16 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// The round that is challenged: it does not start from the initial state.
 const ROUND: u64 = 1;
 
-/// `node/examples/attacker.rs`, which is built with the tests.
-fn attacker() -> PathBuf {
-    Path::new(env!("CARGO_BIN_EXE_ailo-node")).with_file_name("examples").join("attacker")
-}
-
 /// Four founders that validate, the last of them an attacker; they have trained two rounds and hold about 20 ALC each.
-async fn found(dir: &Path, attack: &str) -> (Net, Vec<Person>) {
+async fn found(dir: &Path, attack: &str, edit: impl FnOnce(&mut Params)) -> (Net, Vec<Person>) {
     let mut params = genesis::local_params(4, 2);
     (params.training.inner_steps, params.training.batch) = (4, 2);
     (params.training.eval_sequences, params.training.score_sequences) = (16, 4);
     (params.round.rounds, params.round.pot, params.round.uptime_pay) = (ROUND + 1, Amount::alc(80), Amount::ZERO);
     (params.round.speed_min_ppm, params.round.speed_max_ppm, params.round.quality_max_ppm) =
         (1_000_000, 1_000_000, 1_000_000);
-    (params.ledger.idle_block_ms, params.ledger.challenge_ms) = (500, 60_000);
+    (params.ledger.idle_block_ms, params.ledger.challenge_ms, params.ledger.unbonding_ms) = (500, 60_000, 120_000);
+    edit(&mut params);
     let spec = Spec {
         program: env!("CARGO_BIN_EXE_ailo-node").into(),
         dir: dir.to_path_buf(),
@@ -47,7 +46,7 @@ async fn found(dir: &Path, attack: &str) -> (Net, Vec<Person>) {
         params,
     };
     let mut net = Net::found(spec).unwrap();
-    net.nodes[3].program = attacker();
+    net.nodes[3].program = env!("CARGO_BIN_EXE_attacker").into();
     net.nodes[3].env = vec![("AILO_ATTACK".into(), attack.into())];
     net.start_all().unwrap();
     let trained =
@@ -55,6 +54,11 @@ async fn found(dir: &Path, attack: &str) -> (Net, Vec<Person>) {
     net.wait_until("two rounds", LIMIT, trained).await.unwrap();
     let people = Person::all(&net, 0);
     (net, people)
+}
+
+/// Nobody is replayed unless somebody asks for it.
+fn no_replays(params: &mut Params) {
+    (params.round.replay_ppm, params.round.probation) = (0, 0);
 }
 
 /// How the challenge of `node` ended, once it has.
@@ -77,7 +81,7 @@ async fn verdict(client: &Client, node: NodeId) -> bool {
 #[tokio::test]
 async fn a_challenge_has_a_forgery_replayed_and_its_maker_slashed() {
     let dir = tempfile::tempdir().unwrap();
-    let (mut net, people) = found(dir.path(), "noise").await;
+    let (mut net, people) = found(dir.path(), "noise", no_replays).await;
     let client = Client::new(&people[0].rpc).unwrap();
     let (forger, honest) = (node_of(&people[3]), node_of(&people[1]));
     let challenge = |by: &Person, node: NodeId| by.says(&["challenge", &ROUND.to_string(), &node.to_string()]);
@@ -107,10 +111,53 @@ async fn a_challenge_has_a_forgery_replayed_and_its_maker_slashed() {
 #[tokio::test]
 async fn a_loss_that_was_not_reached_is_a_forgery_too() {
     let dir = tempfile::tempdir().unwrap();
-    let (mut net, people) = found(dir.path(), "boast").await;
+    let (mut net, people) = found(dir.path(), "boast", no_replays).await;
     let client = Client::new(&people[0].rpc).unwrap();
     let forger = node_of(&people[3]);
     people[0].says(&["challenge", &ROUND.to_string(), &forger.to_string()]);
     assert!(verdict(&client, forger).await);
+    net.stop_all().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_lot_has_a_forger_found_slashed_and_unpaid_without_anybody_asking() {
+    let dir = tempfile::tempdir().unwrap();
+    let edit = |params: &mut Params| {
+        // Whoever has no three clean replays yet is replayed, once keys are an epoch old. Nothing is paid for a while.
+        (params.ledger.epoch_ms, params.ledger.seat_delay_epochs) = (5_000, 1);
+        (params.round.rounds, params.round.vest_rounds, params.round.vest_ms) = (12, 100, 60_000);
+    };
+    let (mut net, people) = found(dir.path(), "noise", edit).await;
+    let client = Client::new(&people[0].rpc).unwrap();
+    let forger = node_of(&people[3]);
+    let convicted = async |node: NodeId| {
+        let history = client.history(&Subject::Node(node), 200).await.unwrap().value;
+        history.entries.iter().any(|entry| matches!(entry.event, Event::Slashed { .. }))
+    };
+    let started = Instant::now();
+    while !convicted(forger).await {
+        assert!(started.elapsed() < LIMIT, "the forger is not convicted");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let history = client.history(&Subject::Node(forger), 200).await.unwrap().value;
+    let found = history.entries.iter().find_map(|entry| match entry.event {
+        Event::ReplayDecided { round, outcome: Outcome::Forged, .. } => Some(round),
+        _ => None,
+    });
+    let found = found.unwrap().to_string();
+    let why = people[3].says(&["round", &found, "--node", &forger.to_string()]);
+    assert_says(&why, &["accepted: held and valid", "held-out", "FORGED", "accused by", "promised"]);
+    let honest = people[0].says(&["round", &found]);
+    assert_says(&honest, &[&node_of(&people[0]).to_string(), "accepted: held and valid", "ALC to"]);
+    assert_says(&people[0].says(&["round"]), &["round ", "participants"]);
+    let paid = |all: &[Option<At<Status>>]| {
+        all[..3].iter().all(|s| s.as_ref().is_some_and(|s| s.value.account.free >= Amount::alc(20)))
+    };
+    net.wait_until("the honest are paid", LIMIT, paid).await.unwrap();
+    let free = async |person: &Person| client.account(&person.address).await.unwrap().value.free;
+    assert_eq!(free(&people[3]).await, Amount::ZERO, "what was promised before it was found is void");
+    for honest in &people[..3] {
+        assert!(!convicted(node_of(honest)).await);
+    }
     net.stop_all().await.unwrap();
 }

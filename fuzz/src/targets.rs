@@ -127,7 +127,15 @@ impl World {
         let mut world = World { genesis, states: vec![state.clone()], blocks: Vec::new(), lights: Vec::new() };
         for height in 1..=3u64 {
             let time_ms = state.time_ms() + 3000;
-            let beat = |i| Transaction::sign(&network, &node_key(i), 0, time_ms, Body::Heartbeat { trains: true });
+            let beat = |i| {
+                Transaction::sign(
+                    &network,
+                    &node_key(i),
+                    0,
+                    time_ms,
+                    Body::Heartbeat { trains: true, class: Hash::ZERO },
+                )
+            };
             let candidates = (0..4).map(beat).take(if height == 2 { 4 } else { 1 });
             let proposer = state.validators().0[0].node;
             let (block, executed) = build_block(&state, proposer, time_ms, None, candidates).expect("a block");
@@ -349,10 +357,11 @@ fn transaction_seeds() -> Vec<Vec<u8>> {
         Body::Propose { changes: vec!["ledger.fee=0.02".into()], why: "cheap".into() },
         Body::Vote { proposal: 65_536, approve: true },
         Body::Challenge { round: 0, node },
+        Body::Replayed { round: 0, node, trace: Some(hash) },
         Body::Judge { round: 0, node, found: hash },
         Body::Evidence(Evidence::Ballots { first: ballot(1), second: ballot(2) }),
         Body::Evidence(Evidence::Attestations { node, height: 1, first: attest(vec![]), second: attest(vec![hash]) }),
-        Body::Heartbeat { trains: true },
+        Body::Heartbeat { trains: true, class: Hash::ZERO },
         Body::CommitLots { number: 1, tip: hash },
         Body::Attest { height: 1, except: vec![hash] },
         Body::Contribute(contribution),

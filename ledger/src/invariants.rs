@@ -146,10 +146,12 @@ pub fn certified(
 pub fn coins_and_confirmations(before: &State, after: &State, events: &[Event]) -> Result<(), Violation> {
     // Voted changes come into force as a block begins.
     let (old, round) = (&before.params().round, &after.params().round);
-    let (pot, bonus) = (old.pot.max(round.pot), old.best_loss_bonus.max(round.best_loss_bonus));
-    let closed = events.iter().filter(|event| matches!(event, Event::RoundClosed { .. })).count() as u64;
     let uptime = if after.epoch() > before.epoch() { old.uptime_cap.max(round.uptime_cap).0 } else { 0 };
-    let most = u128::from(closed) * (u128::from(pot.0) + u128::from(bonus.0)) + u128::from(uptime);
+    let settled = events.iter().filter_map(|event| match event {
+        Event::RoundSettled { round, .. } => Some(before.promised(*round)),
+        _ => None,
+    });
+    let most = settled.map(|promised| u128::from(promised.0)).sum::<u128>() + u128::from(uptime);
     let minted =
         u128::from(after.supply().minted.0) - u128::from(before.supply().minted.0.min(after.supply().minted.0));
     Invariant::Minted.check(minted <= most && after.supply().minted >= before.supply().minted, || {
@@ -310,23 +312,25 @@ struct Trial {
 
 impl Trials {
     /// Takes in the next block, after `before`, and what happened in it.
-    pub fn add(&mut self, before: &State, block: &Block, events: &[Event]) -> Result<(), Violation> {
+    pub fn add(&mut self, before: &State, after: &State, block: &Block, events: &[Event]) -> Result<(), Violation> {
+        let of_holders = |round: u64, node: NodeId| {
+            block.transactions.iter().any(|transaction| transaction.unsigned.body == Body::Challenge { round, node })
+        };
+        for event in events {
+            let Event::Challenged { round, node, .. } = event else { continue };
+            let commit = before.past_round(*round).and_then(|round| round.contributions.get(node));
+            let claimed = commit.map(|commit| commit.contribution.result());
+            let claimed = claimed.ok_or_else(|| Invariant::Judged.broken("what is not there is challenged"))?;
+            // Two replayers accuse at the end of a block, when the next validators are known.
+            let power = if of_holders(*round, *node) { before.validators() } else { after.validators() };
+            let trial = Trial { power: power.clone(), claimed, found: BTreeMap::new() };
+            self.0.entry((*round, *node)).or_default().push_back(trial);
+        }
         for transaction in &block.transactions {
-            match transaction.unsigned.body {
-                Body::Challenge { round, node } => {
-                    let commit = before.past_round(round).and_then(|round| round.contributions.get(&node));
-                    let claimed = commit.map(|commit| commit.contribution.result());
-                    let claimed = claimed.ok_or_else(|| Invariant::Judged.broken("what is not there is challenged"))?;
-                    let trial = Trial { power: before.validators().clone(), claimed, found: BTreeMap::new() };
-                    self.0.entry((round, node)).or_default().push_back(trial);
-                }
-                Body::Judge { round, node, found } => {
-                    let trial = self.0.get_mut(&(round, node)).and_then(VecDeque::back_mut);
-                    let trial = trial.ok_or_else(|| Invariant::Judged.broken("nothing is challenged, and judged"))?;
-                    trial.found.entry(found).or_default().insert(transaction.unsigned.signer);
-                }
-                _ => {}
-            }
+            let Body::Judge { round, node, found } = transaction.unsigned.body else { continue };
+            let trial = self.0.get_mut(&(round, node)).and_then(VecDeque::back_mut);
+            let trial = trial.ok_or_else(|| Invariant::Judged.broken("nothing is challenged, and judged"))?;
+            trial.found.entry(found).or_default().insert(transaction.unsigned.signer);
         }
         for event in events {
             let Event::ChallengeEnded { round, node, forged } = event else { continue };

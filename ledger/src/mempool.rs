@@ -621,7 +621,13 @@ mod tests {
             let poor = add(stake(&ledger, &wallet_key(1), nonce, 1));
             assert!(matches!(poor, Err(AdmissionError::Rejected(Rejection::Insufficient { .. }))));
         }
-        let old = Transaction::sign(&state.network(), &node_key(0), 0, 5, Body::Heartbeat { trains: true });
+        let old = Transaction::sign(
+            &state.network(),
+            &node_key(0),
+            0,
+            5,
+            Body::Heartbeat { trains: true, class: Hash::ZERO },
+        );
         assert!(matches!(add(old), Err(AdmissionError::Rejected(Rejection::Expired { .. }))));
     }
 
@@ -630,7 +636,7 @@ mod tests {
         let ledger = ledger();
         let (state, now) = (&ledger.state, ledger.state.time_ms() + 1000);
         let mut pool = Mempool::default();
-        let [a, b] = [1, 2].map(|i| ledger.sign(&node_key(i), Body::Heartbeat { trains: true }));
+        let [a, b] = [1, 2].map(|i| ledger.sign(&node_key(i), Body::Heartbeat { trains: true, class: Hash::ZERO }));
         let [c, d] = [0, 1].map(|nonce| stake(&ledger, &wallet_key(0), nonce, 1));
         let ids = [&c, &b, &d, &a].map(|transaction| pool.add(transaction.clone(), state, now).unwrap());
         assert_eq!(pool.candidates(state), [b, a, c, d]);
@@ -644,7 +650,7 @@ mod tests {
         let now = ledger.state.time_ms() + 1000;
         let [first, rival] = [1, 2].map(|units| stake(&ledger, &wallet_key(0), 0, units));
         let [second, fourth] = [1, 3].map(|nonce| stake(&ledger, &wallet_key(0), nonce, 1));
-        let heartbeat = ledger.sign(&node_key(1), Body::Heartbeat { trains: true });
+        let heartbeat = ledger.sign(&node_key(1), Body::Heartbeat { trains: true, class: Hash::ZERO });
         for transaction in [&first, &second, &fourth, &heartbeat] {
             pool.add(transaction.clone(), &ledger.state, now).unwrap();
         }
@@ -685,7 +691,7 @@ mod tests {
         pool.add(first.clone(), state, now).unwrap();
         pool.lanes[Lane::Wallets as usize].count = MAX_COUNT;
         assert_eq!(pool.add(stake(&ledger, &wallet_key(0), 1, 1), state, now), Err(AdmissionError::Full));
-        pool.add(ledger.sign(&node_key(1), Body::Heartbeat { trains: true }), state, now).unwrap();
+        pool.add(ledger.sign(&node_key(1), Body::Heartbeat { trains: true, class: Hash::ZERO }), state, now).unwrap();
         assert!(pool.contains(&first.id()));
     }
 
@@ -745,7 +751,7 @@ mod tests {
         });
         let (state, now) = (&ledger.state, ledger.state.time_ms() + 1000);
         let [large, too_large] = [2, 3].map(|i| attest(&ledger, &node_key(i), height, 2033));
-        let heartbeat = ledger.sign(&node_key(1), Body::Heartbeat { trains: true });
+        let heartbeat = ledger.sign(&node_key(1), Body::Heartbeat { trains: true, class: Hash::ZERO });
         let body = Body::Transfer { to: wallet(1), amount: Amount(1), memo: "x".repeat(128) };
         let transfer = ledger.sign(&wallet_key(0), body);
         let follower = stake(&ledger, &wallet_key(0), transfer.unsigned.nonce + 1, 1);
@@ -774,7 +780,7 @@ mod tests {
             ledger.sign(&node, register_body(state, &node, &wallet_key(0), bits))
         };
         let registrations: Vec<Transaction> = (0..4).map(register).collect();
-        let heartbeat = ledger.sign(&node_key(1), Body::Heartbeat { trains: true });
+        let heartbeat = ledger.sign(&node_key(1), Body::Heartbeat { trains: true, class: Hash::ZERO });
         let mut pool = Mempool::default();
         for transaction in attests.iter().chain(&registrations).chain([&heartbeat]) {
             pool.add(transaction.clone(), state, now).unwrap();

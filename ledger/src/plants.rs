@@ -40,7 +40,7 @@ plants! {
     StaleHead "stale-head" "A block is shown as final before it is stored.",
     DoubleSpend "double-spend" "A wallet's transaction is taken whatever its nonce.",
     LostFee "lost-fee" "What is left of a fee leaves escrow and comes nowhere.",
-    MintWithoutProof "mint-without-proof" "A round that aborts pays like one that closes.",
+    MintWithoutProof "mint-without-proof" "A round that aborts pays at once, like one that is settled.",
     AttestTwice "attest-double-count" "A node's second attestation of a block counts.",
     NondeterministicOrder "nondeterministic-order" "Confirmers are kept in an order that differs from node to node.",
     EvidenceDropped "evidence-dropped" "Who sees two rival ballots tells nobody.",

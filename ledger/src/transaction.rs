@@ -116,6 +116,8 @@ pub enum Body {
     Heartbeat {
         /// Whether it holds the model and wants to take part in training.
         trains: bool,
+        /// Determinism class of its machine.
+        class: Hash,
     },
     /// The end of the signing node's next chain of lots: see [`crate::lots`].
     CommitLots {
@@ -151,6 +153,15 @@ pub enum Body {
     },
     /// Two signatures of one node that exclude each other.
     Evidence(Evidence),
+    /// A drawn replayer's report on a contribution that it trained again.
+    Replayed {
+        /// Round of the contribution.
+        round: u64,
+        /// Its maker.
+        node: NodeId,
+        /// The trace of the training, where it gave what the contribution claims; none where it gave something else.
+        trace: Option<Hash>,
+    },
     /// What a validator found that trained a challenged contribution again.
     Judge {
         /// Round of the challenged contribution.
@@ -362,6 +373,7 @@ impl Body {
             | Body::Verdict { .. }
             | Body::ModelVote { .. }
             | Body::Evidence(_)
+            | Body::Replayed { .. }
             | Body::Judge { .. }
             | Body::Recover { .. } => false,
         }

@@ -56,6 +56,8 @@ pub enum Command {
     Proposals(ClientArgs),
     /// List who decides the next block, or show what one node did and earned.
     Validators(ValidatorsArgs),
+    /// Show a round, or what became of a node's contribution to it, and why: checks, losses, replay, pay.
+    Round(RoundArgs),
     /// Show what a running node knows: height, round, model, peers, balance.
     Status(ClientArgs),
     /// Check what a node says of the ledger by certificates and proofs, without believing the node.
@@ -446,6 +448,19 @@ pub struct ChallengeArgs {
     /// The contribution's maker.
     pub node: PublicKey,
     /// Which wallet, which node to ask.
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+/// Flags of `round`.
+#[derive(Debug, Args)]
+pub struct RoundArgs {
+    /// The round [default: the open one].
+    pub round: Option<u64>,
+    /// Show this node's part [default: with a round, that of the node in the data folder; without, everybody's].
+    #[arg(long, value_name = "NODE")]
+    pub node: Option<PublicKey>,
+    /// Which node to ask.
     #[command(flatten)]
     pub client: ClientArgs,
 }

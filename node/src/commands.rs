@@ -7,7 +7,7 @@ use crate::{
     config::Settings,
     datadir::DataDir,
     error::NodeError,
-    genesis, holders, localnet,
+    genesis, holders, localnet, round,
     rpc::types::*,
     service, simulate, verify,
 };
@@ -35,6 +35,7 @@ pub async fn dispatch(cli: Cli) -> Result<(), NodeError> {
         Command::Vote(args) => holders::vote(args).await,
         Command::Proposals(args) => holders::proposals(args).await,
         Command::Validators(args) => holders::validators(args).await,
+        Command::Round(args) => round::command(args).await,
         Command::Status(args) => status(args).await,
         Command::Verify(command) => verify::command(command).await,
         Command::Generate(args) => generate(args).await,
@@ -179,7 +180,7 @@ pub(crate) fn print_history(own: Option<&Address>, history: &HistoryView) {
 }
 
 /// An entry of a history in one line.
-fn describe(own: Option<&Address>, event: &Event) -> String {
+pub(crate) fn describe(own: Option<&Address>, event: &Event) -> String {
     let way =
         |from: &Address, to: &Address| if Some(from) == own { format!("to {to}") } else { format!("from {from}") };
     let of = |id: &Hash| format!("transfer {}", id.short());
@@ -219,6 +220,14 @@ fn describe(own: Option<&Address>, event: &Event) -> String {
         Event::ChallengeEnded { round, forged, .. } => {
             format!("judged     its work in round {round}: {}", if *forged { "forged" } else { "honest" })
         }
+        Event::ReplayDrawn { round, node, replayer } => {
+            format!("drawn      node {}'s work in round {round}, for node {} to replay", node.short(), replayer.short())
+        }
+        Event::Replayed { round, node, replayer, same } => {
+            let found = if *same { "the same" } else { "something else" };
+            format!("replayed   node {}'s work in round {round}, by node {}: {found}", node.short(), replayer.short())
+        }
+        Event::ReplayDecided { round, outcome, .. } => format!("replay     of its work in round {round}: {outcome:?}"),
         Event::NodeLapsed { node, .. } => format!("lapsed     node {}", node.short()),
         Event::RecoverySet { .. } => "protected  by a recovery key".into(),
         Event::Recovered { key, .. } => format!("recovered  by the key {}", key.short()),

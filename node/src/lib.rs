@@ -11,6 +11,7 @@ pub mod error;
 pub mod genesis;
 pub mod holders;
 pub mod localnet;
+pub mod round;
 pub mod rpc;
 pub mod service;
 pub mod simulate;

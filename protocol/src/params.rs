@@ -39,6 +39,13 @@ impl Params {
     pub fn validate(&self) -> Result<(), ParamError> {
         self.ledger.validate()?;
         self.round.validate()?;
+        // Two replayers, one after another, and a trial: until then what could be slashed is still there.
+        let found_out = self.round.replay_ms.saturating_mul(3).saturating_add(self.ledger.challenge_ms);
+        check(
+            found_out <= self.ledger.unbonding_ms,
+            "replay_ms",
+            "3 replay_ms and challenge_ms are at most unbonding_ms",
+        )?;
         self.model.validate()?;
         self.training.validate()
     }
@@ -338,6 +345,18 @@ pub struct RoundParams {
     pub uptime_pay: Amount,
     /// Minted for uptime in one epoch, at most; shared in proportion.
     pub uptime_cap: Amount,
+    /// Chance of a proven node's contribution of mean weight to be replayed, in ppm.
+    pub replay_ppm: u64,
+    /// Clean replays that end a node's probation.
+    pub probation: u32,
+    /// Time that a replayer has to report.
+    pub replay_ms: u64,
+    /// What a round promised is minted when so many rounds have closed after it...
+    pub vest_rounds: u64,
+    /// ...or after this time.
+    pub vest_ms: u64,
+    /// Part of the pay for work of another class than the round's, and for unproven work that nobody replayed; in ppm.
+    pub unverified_ppm: u64,
     /// A payload, in bytes, at most.
     pub max_payload_bytes: u64,
     /// Payloads are kept and served this many rounds.
@@ -372,6 +391,12 @@ impl RoundParams {
         check((PPM..=100 * PPM).contains(&self.speed_max_ppm), "speed_max_ppm", "1 000 000 to 100 000 000")?;
         check(self.stake_bonus_ppm <= 10 * PPM, "stake_bonus_ppm", "at most 10 000 000")?;
         check(self.stake_bonus_unit > Amount::ZERO, "stake_bonus_unit", "positive")?;
+        check(self.replay_ppm <= PPM, "replay_ppm", "at most 1 000 000")?;
+        check((SECOND..=WEEK).contains(&self.replay_ms), "replay_ms", "1 000 to a week")?;
+        // Every round that is not settled stands in the state.
+        check(self.vest_rounds <= 256, "vest_rounds", "at most 256")?;
+        check(self.vest_ms <= 4 * WEEK, "vest_ms", "at most four weeks")?;
+        check(self.unverified_ppm <= PPM, "unverified_ppm", "at most 1 000 000")?;
         check((1..=1000).contains(&self.keep_rounds), "keep_rounds", "1 to 1000")
     }
 }

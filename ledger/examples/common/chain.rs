@@ -21,6 +21,9 @@ use ailo_protocol::{
 use rayon::prelude::*;
 use std::{error::Error, path::Path, sync::Arc};
 
+/// The determinism class of all machines.
+const CLASS: Hash = Hash([3; 32]);
+
 pub type Outcome<T> = Result<T, Box<dyn Error>>;
 
 /// Founders, each of which validates and takes part in the round.
@@ -145,7 +148,7 @@ impl Chain {
         let all = |chain: &Chain, body: &dyn Fn(&Keypair) -> Body| -> Vec<Transaction> {
             chain.nodes.iter().map(|key| chain.sign(key, 0, body(key))).collect()
         };
-        let beats = all(self, &|_| Body::Heartbeat { trains: true });
+        let beats = all(self, &|_| Body::Heartbeat { trains: true, class: CLASS });
         next(self, beats)?;
         let commits = all(self, &|key| Body::Contribute(self.contribution(key)));
         next(self, commits)?;
@@ -244,7 +247,7 @@ impl Chain {
             slot: round.slot(key.public()).unwrap_or(0),
             loss_first: 3_000_000,
             loss_last: 2_000_000,
-            class: Hash::ZERO,
+            class: CLASS,
         }
     }
 

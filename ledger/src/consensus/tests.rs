@@ -148,7 +148,7 @@ fn what_nobody_honest_sends_is_rejected_and_what_is_of_no_use_ignored() {
         &stranger,
         0,
         0,
-        crate::Body::Heartbeat { trains: true },
+        crate::Body::Heartbeat { trains: true, class: Hash::ZERO },
     ));
     assert_ne!(transactions_root(&other.transactions), good.header.transactions_root);
     let signed = bench.signed(&bench.proposer, Step::Propose { pol_round: None }, id);

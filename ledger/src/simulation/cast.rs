@@ -67,6 +67,7 @@ pub fn genesis(validators: usize, followers: usize) -> Genesis {
     let round = &mut params.round;
     (round.target_participants, round.open_wait_ms) = (validators as u32, 2_000);
     (round.min_train_ms, round.max_train_ms, round.verify_ms, round.vote_ms) = (1_000, 4_000, 4_000, 4_000);
+    (round.replay_ppm, round.replay_ms, round.vest_rounds, round.vest_ms) = (300_000, 6_000, 2, 15_000);
     let wallet = |i| Address::from(member_wallet_key(i).public());
     let founder = |i| Founder { node: *node_key(i).public(), wallet: wallet(i), validator: i < validators };
     Genesis {

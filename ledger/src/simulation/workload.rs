@@ -7,7 +7,7 @@ use super::world::World;
 use crate::{
     Body, Transaction,
     lots::LotChain,
-    state::{Event, Phase, Round, State},
+    state::{Event, Outcome, Phase, Round, State},
 };
 use ailo_protocol::{
     Hash, Keypair, NodeId,
@@ -31,6 +31,7 @@ enum Duty {
     Contribute(u64),
     Verdict(u64),
     Vote(u64),
+    Replay(u64, NodeId),
     Judge(u64, NodeId),
 }
 
@@ -81,6 +82,14 @@ struct Knowledge<'a> {
     doubtful: &'a BTreeMap<u64, Vec<Hash>>,
 }
 
+/// The determinism class of all machines.
+const CLASS: Hash = Hash([3; 32]);
+
+/// The trace of a node's training.
+fn trace(node: &NodeId, round: u64) -> Hash {
+    Hash::of_parts(Domain::Training, &[&node.0, &round.to_le_bytes()])
+}
+
 /// What a node hands in for its slot of a round: its work, or something else that looks like it.
 fn contribution(state: &State, node: &NodeId, round: &Round, slot: u32, forged: bool) -> Contribution {
     let training = &state.params().training;
@@ -91,13 +100,13 @@ fn contribution(state: &State, node: &NodeId, round: &Round, slot: u32, forged: 
         payload: hash(b"payload"),
         payload_bytes: 1000,
         update: hash(if forged { b"another update" } else { b"update" }),
-        trace: trace_commitment(node, &hash(b"trace")),
+        trace: trace_commitment(node, &trace(node, round.number)),
         tokens: training.tokens_per_round(),
         steps: training.inner_steps,
         slot,
         loss_first: 3_000_000,
         loss_last: 2_000_000,
-        class: Hash::ZERO,
+        class: CLASS,
     }
 }
 
@@ -123,7 +132,7 @@ fn owed(state: &State, key: &Keypair, knows: Knowledge<'_>, duties: &mut Duties,
         let age = state.age_ms().saturating_sub(entry.seen_age);
         let due = age >= params.ledger.heartbeat_ms || entry.heartbeat_time_ms == 0 || entry.missed || entry.lapsed;
         if due && duties.due(Duty::Heartbeat, now) {
-            bodies.push(Body::Heartbeat { trains: true });
+            bodies.push(Body::Heartbeat { trains: true, class: CLASS });
         }
     }
     if state.may_commit_lots(node) && duties.due(Duty::Lots, now) {
@@ -169,6 +178,20 @@ fn owed(state: &State, key: &Keypair, knows: Knowledge<'_>, duties: &mut Duties,
         }
         _ => {}
     }
+    for (number, maker, drawn) in state.replays() {
+        if drawn.replayer != Some(*node) || drawn.outcome.is_some() {
+            continue;
+        }
+        let Some(round) = state.past_round(number) else { continue };
+        let claimed = round.contributions.get(&maker).map(|commit| commit.contribution.result());
+        let same = replay(state, &maker, round) == claimed;
+        // Whoever lies vouches for forgeries, whose makers tell it the trace, and accuses honest work or is silent.
+        let says = if honest == same { Some(Some(trace(&maker, number))) } else { Some(None) };
+        let says = says.filter(|_| honest || number % 2 == 0);
+        if let Some(trace) = says.filter(|_| duties.due(Duty::Replay(number, maker), now)) {
+            bodies.push(Body::Replayed { round: number, node: maker, trace });
+        }
+    }
     for (number, maker, challenge) in state.challenges() {
         let owes = challenge.power.power(node) > 0 && !challenge.judged.contains(node);
         let Some(truth) = state.past_round(number).and_then(|round| replay(state, &maker, round)) else { continue };
@@ -200,6 +223,11 @@ pub fn name(event: &Event) -> Option<&'static str> {
         Event::Challenged { .. } => "challenges",
         Event::ChallengeEnded { forged: true, .. } => "forgeries found",
         Event::ChallengeEnded { forged: false, .. } => "challenges dismissed",
+        Event::Replayed { same: true, .. } => "clean replays",
+        Event::Replayed { same: false, .. } => "accusing replays",
+        Event::ReplayDecided { outcome: Outcome::Disowned, .. } => "works disowned",
+        Event::ReplayDecided { outcome: Outcome::Unseen, .. } => "works unseen",
+        Event::RoundSettled { .. } => "rounds settled",
         Event::ValidatorsChanged { .. } => "changes of the validators",
         Event::Recovered { .. } => "recoveries",
         Event::UsernameChanged { .. } => "user names",

@@ -459,7 +459,7 @@ impl World {
         self.spending.add(block)?;
         invariants::coins_and_confirmations(&before, &after, events)?;
         self.lives.add(events, after.params().ledger.report_percent)?;
-        self.trials.add(&before, block, events)?;
+        self.trials.add(&before, &after, block, events)?;
         if block.header.reveal.is_some() {
             *self.happened.entry("lots revealed").or_default() += 1;
         }

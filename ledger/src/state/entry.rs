@@ -34,8 +34,10 @@ pub enum Key {
     Model,
     /// [`Round`]: the one open round.
     Round,
-    /// [`PastRound`]: a closed round whose contributions can still be challenged.
+    /// [`PastRound`]: a closed round that is not settled, or whose contributions can still be challenged.
     PastRound(u64),
+    /// [`Replay`] of a contribution to a past round, by the round and the maker.
+    Replay(u64, NodeId),
     /// [`Changes`]: parameters that differ from the genesis'.
     Changes,
     /// [`Account`] of a wallet.
@@ -109,8 +111,8 @@ pub(super) trait Record: Sized + Clone {
 }
 
 entries!(
-    Chain, Supply, Validators, Model, Round, PastRound, Changes, Account, Alias, Owner, Iou, Node, Lots, Transfer,
-    Report, Inclusion, Expiry, Unbonding, Challenge, Poll, PollVote, EpochStart, Seats, Tip,
+    Chain, Supply, Validators, Model, Round, PastRound, Replay, Changes, Account, Alias, Owner, Iou, Node, Lots,
+    Transfer, Report, Inclusion, Expiry, Unbonding, Challenge, Poll, PollVote, EpochStart, Seats, Tip,
 );
 
 /// Where the chain stands.
@@ -215,6 +217,14 @@ pub struct Node {
     pub heartbeat_time_ms: u64,
     /// The last heartbeat said that it wants to train.
     pub trains: bool,
+    /// Determinism class of its machine, as the last heartbeat said that did not come amid a round of its; zero before.
+    pub class: Hash,
+    /// Replays that found its work to be what it should be, since it registered, was disowned or convicted.
+    pub clean: u32,
+    /// It draws no replays up to this epoch: it was silent over one, or wrong.
+    pub idle_through: Option<u64>,
+    /// What rounds up to this one promised it is void: it was convicted.
+    pub void_through: Option<u64>,
     /// It missed a commit after its last heartbeat.
     pub missed: bool,
     /// Rounds in a row in which it took a place and gave nothing that counts.
@@ -253,6 +263,10 @@ impl Node {
             seen_age: age,
             heartbeat_time_ms: 0,
             trains: false,
+            class: Hash::ZERO,
+            clean: 0,
+            idle_through: None,
+            void_through: None,
             missed: false,
             misses: 0,
             rests_through: None,
@@ -274,8 +288,83 @@ impl Node {
 pub struct PastRound {
     /// As it was at the close.
     pub round: Round,
+    /// Age at the close.
+    pub closed_age: u64,
+    /// Minted for its work, at most.
+    pub pot: Amount,
+    /// Minted for a new best loss, at most.
+    pub bonus: Amount,
+    /// What is promised, once the replays are drawn.
+    pub shares: Option<Vec<Share>>,
+    /// What is promised for each replay.
+    pub replay_share: Amount,
+    /// Whether all that was due is minted.
+    pub settled: bool,
     /// Makers of contributions that are, or were, challenged.
     pub challenged: BTreeSet<NodeId>,
+}
+
+impl PastRound {
+    /// A round that has just closed, and pays so much at most.
+    pub(super) fn closed(round: Round, closed_age: u64, pot: Amount, bonus: Amount) -> PastRound {
+        let (replay_share, challenged) = (Amount::ZERO, BTreeSet::new());
+        PastRound { round, closed_age, pot, bonus, shares: None, replay_share, settled: false, challenged }
+    }
+}
+
+/// What a round promises for a contribution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct Share {
+    /// The maker.
+    pub node: NodeId,
+    /// The wallet that it worked for.
+    pub wallet: Address,
+    /// Of the pot.
+    pub training: Amount,
+    /// Of the bonus for a new best loss.
+    pub bonus: Amount,
+    /// Whether it is of the round's class, and its maker proven or a replay of it drawn.
+    pub verified: bool,
+}
+
+/// How a replay ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// The same bits.
+    Clean,
+    /// Nobody said anything.
+    Unseen,
+    /// Others than two replayers got, and the maker has nothing to lose.
+    Disowned,
+    /// Others than the validators got, all the same.
+    Forged,
+    /// Accused, and neither convicted nor cleared.
+    Undecided,
+}
+
+/// A contribution that is trained again.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct Replay {
+    /// Who has to report; none while another one is to be drawn.
+    pub replayer: Option<NodeId>,
+    /// Age at which another one is drawn.
+    pub deadline_age: u64,
+    /// Replayers that got something else.
+    pub accusers: Vec<NodeId>,
+    /// Replayers that said nothing in time.
+    pub silent: Vec<NodeId>,
+    /// Replayers that are paid, once it is over.
+    pub earned: Vec<NodeId>,
+    /// How it ended.
+    pub outcome: Option<Outcome>,
+}
+
+impl Replay {
+    /// One that has just been drawn.
+    pub(super) fn dealt(replayer: NodeId, deadline_age: u64) -> Replay {
+        Replay { replayer: Some(replayer), deadline_age, ..Replay::default() }
+    }
 }
 
 /// Parameters that votes have changed, each as `section.key=value`, in order.
@@ -325,6 +414,33 @@ pub struct Challenge {
     pub found: BTreeMap<Hash, u64>,
     /// Who has judged.
     pub judged: BTreeSet<NodeId>,
+}
+
+impl Challenge {
+    /// One that nobody has judged yet.
+    pub(super) fn new(
+        challenger: Address,
+        bond: Amount,
+        deadline_age: u64,
+        power: ValidatorSet,
+        claimed: Hash,
+    ) -> Challenge {
+        let (found, judged) = (BTreeMap::new(), BTreeSet::new());
+        Challenge { challenger, bond, deadline_age, power, claimed, found, judged }
+    }
+
+    /// Power that found one and the same other result than the one claimed. Machines that differ among themselves
+    /// convict nobody.
+    pub(super) fn forged(&self) -> u64 {
+        let others = self.found.iter().filter(|(found, _)| **found != self.claimed);
+        others.map(|(_, power)| *power).max().unwrap_or(0)
+    }
+
+    /// Whether more than a third of the power, and so somebody honest, got what is claimed.
+    pub(super) fn is_cleared(&self) -> bool {
+        let total = self.power.total_power();
+        !self.power.is_quorum(total - self.found.get(&self.claimed).copied().unwrap_or(0))
+    }
 }
 
 /// A proposal to change parameters, and the votes on it.

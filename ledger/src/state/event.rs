@@ -1,6 +1,6 @@
 //! What happened in a block: for history, subscribers and services. Events follow from the block; they decide nothing.
 
-use super::round::Phase;
+use super::{entry::Outcome, round::Phase};
 use ailo_protocol::{
     Address, Amount, Hash, NodeId, PublicKey, Username,
     canonical::{Decode, Encode},
@@ -21,6 +21,8 @@ pub enum RewardKind {
     Proposer,
     /// A share of a fee, for attesting.
     Confirmer,
+    /// For training somebody's contribution again.
+    Replay,
     /// For being up while holding a seat.
     Uptime,
 }
@@ -121,6 +123,14 @@ pub enum Event {
     Contributed { round: u64, node: NodeId, payload: Hash },
     /// A round made a new model.
     RoundClosed { round: u64, root: Hash, accepted: Vec<NodeId>, loss: MicroNats },
+    /// A contribution is to be trained again.
+    ReplayDrawn { round: u64, node: NodeId, replayer: NodeId },
+    /// It was; with the same result, or another.
+    Replayed { round: u64, node: NodeId, replayer: NodeId, same: bool },
+    /// What came of it.
+    ReplayDecided { round: u64, node: NodeId, outcome: Outcome },
+    /// What a round had promised is paid, as far as it was due.
+    RoundSettled { round: u64, minted: Amount },
     /// A round ended without one.
     RoundAborted { round: u64, reason: AbortReason },
     /// A wallet was paid.
@@ -134,6 +144,25 @@ pub enum Event {
 }
 
 impl Event {
+    /// The round that it belongs to.
+    pub fn round(&self) -> Option<u64> {
+        match self {
+            Event::Challenged { round, .. }
+            | Event::ChallengeEnded { round, .. }
+            | Event::RoundOpened { round, .. }
+            | Event::RoundPhase { round, .. }
+            | Event::Contributed { round, .. }
+            | Event::RoundClosed { round, .. }
+            | Event::RoundAborted { round, .. }
+            | Event::ReplayDrawn { round, .. }
+            | Event::Replayed { round, .. }
+            | Event::ReplayDecided { round, .. }
+            | Event::RoundSettled { round, .. } => Some(*round),
+            Event::Reward { round, .. } => *round,
+            _ => None,
+        }
+    }
+
     /// The nodes whose history it belongs to.
     pub fn nodes(&self) -> Vec<NodeId> {
         match self {
@@ -152,7 +181,11 @@ impl Event {
             | Event::Challenged { node, .. }
             | Event::ChallengeEnded { node, .. }
             | Event::Contributed { node, .. }
+            | Event::ReplayDecided { node, .. }
             | Event::Reward { node, .. } => vec![*node],
+            Event::ReplayDrawn { node, replayer, .. } | Event::Replayed { node, replayer, .. } => {
+                vec![*node, *replayer]
+            }
             Event::RoundClosed { accepted, .. } => accepted.clone(),
             _ => vec![],
         }
@@ -198,6 +231,10 @@ impl Event {
             | Event::RoundPhase { .. }
             | Event::Contributed { .. }
             | Event::RoundClosed { .. }
+            | Event::ReplayDrawn { .. }
+            | Event::Replayed { .. }
+            | Event::ReplayDecided { .. }
+            | Event::RoundSettled { .. }
             | Event::RoundAborted { .. }
             | Event::Burned { .. }
             | Event::ValidatorsChanged { .. }

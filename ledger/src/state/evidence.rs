@@ -18,7 +18,7 @@
 
 use super::{
     Challenge, Event, Executor, Key, Node, Rejection, State,
-    entry::{PastRound, Unbonding},
+    entry::{Outcome, PastRound, Unbonding},
     money::{Pool, add, take},
 };
 use crate::{
@@ -26,7 +26,6 @@ use crate::{
     transaction::Evidence,
 };
 use ailo_protocol::{Address, Amount, Hash, NodeId};
-use std::collections::{BTreeMap, BTreeSet};
 
 impl State {
     /// Evidence about blocks below this height is too old.
@@ -86,15 +85,6 @@ impl State {
     fn slashable(&self, id: &NodeId, node: &Node, ppm: u64) -> Amount {
         let held = self.unbonding_from(&node.wallet, *id).map(|(_, held)| held).chain([node.stake]);
         Amount(held.map(|held| held.share(ppm).unwrap_or_default().0).sum())
-    }
-}
-
-impl Challenge {
-    /// Power that found one and the same other result than the one claimed. Machines that differ among themselves
-    /// convict nobody.
-    fn forged(&self) -> u64 {
-        let others = self.found.iter().filter(|(found, _)| **found != self.claimed);
-        others.map(|(_, power)| *power).max().unwrap_or(0)
     }
 }
 
@@ -181,18 +171,7 @@ impl Executor {
         let power = self.state.validators().clone();
         let claimed = past.round.contributions.get(&node).ok_or(Rejection::NotAccepted)?.contribution.result();
         self.set(Key::PastRound(round), past);
-        self.set(
-            Key::Challenge(round, node),
-            Challenge {
-                challenger: wallet,
-                bond,
-                deadline_age,
-                power,
-                claimed,
-                found: BTreeMap::new(),
-                judged: BTreeSet::new(),
-            },
-        );
+        self.set(Key::Challenge(round, node), Challenge::new(wallet, bond, deadline_age, power, claimed));
         self.events.push(Event::Challenged { round, node, challenger: wallet });
         Ok(())
     }
@@ -221,6 +200,8 @@ impl Executor {
             self.shift(Pool::Escrow, Pool::Free, challenge.bond);
             self.credit(challenge.challenger, challenge.bond);
             self.events.push(Event::ChallengeEnded { round, node, forged: true });
+            self.end_replay(round, node, Outcome::Forged);
+            self.void_promises(node);
             let ppm = self.state.params().ledger.fraud_slash_ppm;
             self.slash(node, ppm, challenge.challenger);
         } else if hopeless {
@@ -235,6 +216,21 @@ impl Executor {
         self.remove(Key::Challenge(round, node));
         self.burn(Pool::Escrow, challenge.bond);
         self.events.push(Event::ChallengeEnded { round, node, forged: false });
+        let accused = self.state.replays().any(|(number, maker, replay)| {
+            (number, maker) == (round, node) && replay.accusers.len() >= 2 && replay.outcome.is_none()
+        });
+        match challenge.is_cleared() {
+            true => self.end_replay(round, node, Outcome::Clean),
+            false if accused => self.end_replay(round, node, Outcome::Undecided),
+            false => {} // nobody but the challenger has said a word against it
+        }
+    }
+
+    /// What past rounds promised a convicted node is not minted, and it is in probation again.
+    fn void_promises(&mut self, id: NodeId) {
+        let Some(mut node) = self.state.node(&id).cloned() else { return };
+        (node.void_through, node.clean) = (Some(self.state.round().number), 0);
+        self.set(Key::Node(id), node);
     }
 
     /// Dismisses the challenges that were not upheld in time.

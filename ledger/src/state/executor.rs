@@ -325,13 +325,14 @@ impl Executor {
         match body {
             Body::RegisterNode { wallet, stamp, consent } => self.register(signer, *wallet, *stamp, consent),
             Body::BindNode { wallet, consent } => self.bind(signer, *wallet, consent),
-            Body::Heartbeat { trains } => self.heartbeat(signer, time_ms, *trains),
+            Body::Heartbeat { trains, class } => self.heartbeat(signer, time_ms, *trains, *class),
             Body::CommitLots { number, tip } => self.commit_lots(signer, *number, *tip),
             Body::Attest { height, except } => self.attest(signer, *height, except),
             Body::Contribute(contribution) => self.contribute(signer, contribution),
             Body::Verdict { round, findings } => self.verdict(signer, *round, findings),
             Body::ModelVote { round, root, loss } => self.model_vote(signer, *round, *root, *loss),
             Body::Evidence(evidence) => self.evidence(signer, evidence),
+            Body::Replayed { round, node, trace } => self.replayed(signer, *round, *node, *trace),
             Body::Judge { round, node, found } => self.judge(signer, *round, *node, *found),
             Body::Recover { account, count, key, next, .. } => self.recover(signer, *account, *count, *key, *next),
             _ => unreachable!("Body::is_wallets names all the others"),
@@ -348,6 +349,7 @@ impl Executor {
         self.count_polls();
         self.pay_fees();
         self.choose_validators();
+        self.advance_replays();
         self.advance_round();
         self.set_totals();
         let changed = |key: &Key| self.state.entries.get(key) != self.parent.entries.get(key);

@@ -23,6 +23,7 @@ mod nodes;
 mod polls;
 mod recovery;
 pub mod rejection;
+mod replays;
 mod reports;
 mod reward;
 pub mod round;
@@ -38,8 +39,8 @@ pub mod tree;
 
 pub(crate) use endow::endow;
 pub use entry::{
-    Account, Attestation, Chain, Challenge, Entry, Inclusion, Iou, Key, LotChainLeft, Lots, Model, Node, Poll, Report,
-    Seat, Seats, Supply, Transfer, TransferStatus, Validators,
+    Account, Attestation, Chain, Challenge, Entry, Inclusion, Iou, Key, LotChainLeft, Lots, Model, Node, Outcome,
+    PastRound, Poll, Replay, Report, Seat, Seats, Share, Supply, Transfer, TransferStatus, Validators,
 };
 pub use event::{AbortReason, Event, RewardKind};
 pub use executor::{BlockContext, Executed, Executor, InvalidBlock, build_block, execute_block};
@@ -60,7 +61,7 @@ use ailo_protocol::{
     params::Params,
     presets,
 };
-use entry::{Changes, EpochStart, MAX_ENTRY_BYTES, MAX_KEY_BYTES, Owner, PastRound, Record, Tip};
+use entry::{Changes, EpochStart, MAX_ENTRY_BYTES, MAX_KEY_BYTES, Owner, Record, Tip};
 use imbl::{OrdMap, OrdSet};
 use std::{cmp::Reverse, sync::Arc};
 use tree::Tree;
@@ -391,7 +392,12 @@ impl State {
 
     /// A closed round that is kept: its contributions can be challenged, or one of them is.
     pub fn past_round(&self, number: u64) -> Option<&Round> {
-        self.get(&Key::PastRound(number)).map(|PastRound { round, .. }| round)
+        self.past(number).map(|past| &past.round)
+    }
+
+    /// The same, with what it pays.
+    pub fn past(&self, number: u64) -> Option<&PastRound> {
+        self.get(&Key::PastRound(number))
     }
 
     /// The closed rounds that are kept, the oldest first.
@@ -399,6 +405,12 @@ impl State {
         self.entries
             .range(Key::PastRound(0)..=Key::PastRound(u64::MAX))
             .filter_map(|(_, entry)| PastRound::of(entry).map(|past| &past.round))
+    }
+
+    /// The most that a past round that is not settled will mint.
+    pub fn promised(&self, number: u64) -> Amount {
+        let past = self.past(number).filter(|past| !past.settled);
+        past.map_or(Amount::ZERO, |past| Amount(past.pot.0.saturating_add(past.bonus.0)))
     }
 
     /// The oldest round whose contributions can still be challenged.
@@ -409,7 +421,7 @@ impl State {
 
     /// Whether a contribution to a closed round is, or was, challenged.
     pub fn is_challenged(&self, number: u64, maker: &NodeId) -> bool {
-        self.get::<PastRound>(&Key::PastRound(number)).is_some_and(|past| past.challenged.contains(maker))
+        self.past(number).is_some_and(|past| past.challenged.contains(maker))
     }
 
     /// Open challenges: the round and maker of the contribution.

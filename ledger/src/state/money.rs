@@ -188,6 +188,18 @@ impl Executor {
     /// Makes new coins for the wallet of `node`, if the node is still known; returns how many.
     pub(super) fn mint(&mut self, node: NodeId, amount: Amount, kind: RewardKind, round: Option<u64>) -> Amount {
         let Some(wallet) = self.state.node(&node).map(|node| node.wallet) else { return Amount::ZERO };
+        self.mint_to(node, wallet, amount, kind, round)
+    }
+
+    /// Makes new coins for the wallet that `node` worked for; returns how many.
+    pub(super) fn mint_to(
+        &mut self,
+        node: NodeId,
+        wallet: Address,
+        amount: Amount,
+        kind: RewardKind,
+        round: Option<u64>,
+    ) -> Amount {
         let supply = &mut self.totals.supply;
         let Some(minted) = supply.minted.checked_add(amount) else { return Amount::ZERO };
         if amount == Amount::ZERO {

@@ -9,7 +9,7 @@
 //! - `BindNode` binds it to another wallet that consents, once an epoch, unless the old one owes something, has stake or
 //!   unbonding coins behind the node, or the node takes part in the open round. A seat counts for the wallet it was
 //!   given to alone.
-//! - `Heartbeat` says that a node is alive and whether it trains; it is refused sooner than half of `heartbeat_ms`
+//! - `Heartbeat` says that a node is alive, whether it trains, and its determinism class; it is refused sooner than half of `heartbeat_ms`
 //!   after the last one, and unless it was made after it (so an old one can't be sent again).
 //! - A node that is silent for `lapse_ms` lapses: its entry goes, or, with stake behind it or as a founder's, stays
 //!   without rights until the next heartbeat. So does that of a slashed node while evidence of before its slash is
@@ -48,12 +48,12 @@ impl State {
         starts.filter_map(|(_, entry)| EpochStart::of(entry).map(|start| start.lot))
     }
 
-    /// Whether a node has shown more than a stamp: it has work in the window, stake for a seat, or is a founder who needs
-    /// no reason yet.
+    /// Whether a node's work needs no replay to be paid: it has come through probation, or is a founder who needs no reason
+    /// for its seat yet.
     pub(super) fn is_proven(&self, node: &Node) -> bool {
-        let ledger = &self.params().ledger;
-        let founder = node.founder && self.epoch() < ledger.founder_seat_epochs;
-        founder || node.stake >= ledger.seat_stake || !node.work.is_empty()
+        let standing = node.founder && node.void_through.is_none();
+        let founder = standing && self.epoch() < self.params().ledger.founder_seat_epochs;
+        founder || node.clean >= self.params().round.probation
     }
 
     /// Whether evidence of before the node's slash is admissible, or its jail goes on.
@@ -140,7 +140,7 @@ impl Executor {
         }
     }
 
-    pub(super) fn heartbeat(&mut self, id: NodeId, time_ms: u64, trains: bool) -> Result<(), Rejection> {
+    pub(super) fn heartbeat(&mut self, id: NodeId, time_ms: u64, trains: bool, class: Hash) -> Result<(), Rejection> {
         let mut node = self.state.node(&id).ok_or(Rejection::UnknownNode)?.clone();
         let age = self.state.age_ms();
         let ready = node.seen_age.saturating_add(self.state.params().ledger.heartbeat_ms / 2);
@@ -154,6 +154,10 @@ impl Executor {
         node.up_ms = node.up_ms.saturating_add(covered);
         (node.seen_age, node.heartbeat_time_ms, node.trains) = (age, time_ms, trains);
         (node.missed, node.lapsed) = (false, false);
+        // Amid a round it stays what it got its place as.
+        if !self.state.round().participants.contains(&id) {
+            node.class = class;
+        }
         self.set(Key::Node(id), node);
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! Why the ledger refuses a transaction: each reason has a stable code for programs and a sentence for people.
 
 use super::round::Phase;
-use ailo_protocol::{Address, Amount};
+use ailo_protocol::{Address, Amount, Hash};
 
 macro_rules! rejections {
     ($($code:literal: $message:literal, $variant:ident $({ $($field:ident: $type:ty),* })?;)*) => {
@@ -175,6 +175,12 @@ rejections! {
         ChallengedAlready;
     "TOO_MANY_CHALLENGES": "{max} challenges are open: wait until one is decided",
         TooManyChallenges { max: u32 };
+    "WRONG_CLASS": "the node's heartbeats name the determinism class {expected}, and the contribution another one",
+        WrongClass { expected: Hash };
+    "NO_SUCH_REPLAY": "no replay of this contribution is owed by this node now",
+        NoSuchReplay;
+    "BAD_TRACE": "this is not the trace that the contribution commits to",
+        BadTrace;
     "NO_SUCH_CHALLENGE": "there is no such challenge to judge",
         NoSuchChallenge;
 

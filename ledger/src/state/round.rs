@@ -21,7 +21,7 @@ use std::{
 };
 
 /// What a round waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Encode, Decode, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
     /// Eligible nodes.
@@ -85,6 +85,8 @@ pub struct Round {
     pub participants: Vec<NodeId>,
     /// Contributions that may be malicious without harm.
     pub f: u32,
+    /// The determinism class that validators with more than 2/3 of the power were of at the opening.
+    pub class: Option<Hash>,
     /// Whether `f` is positive.
     pub protected: bool,
     /// Rounds closed before it opened: where the learning rate's schedule stands; 0 before the opening.
@@ -118,6 +120,7 @@ impl Round {
             base_root,
             participants: Vec::new(),
             f: 0,
+            class: None,
             protected: false,
             steps: 0,
             opened_age: 0,

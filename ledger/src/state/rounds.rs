@@ -1,8 +1,8 @@
 //! The round: what its transactions may do, and how it moves on at the end of each block.
 //!
 //! - *Gather*: eligible are nodes seen within `alive_ms` whose last heartbeat says that they train, that missed no
-//!   commit since, and that do not sit out. Those with work, stake or a founder's standing get their places first; of
-//!   all others (newcomers) no more than the round tolerates, `f`, but always one: should all of them be silent, what is
+//!   commit since, and that do not sit out. Those that have come through probation, or have a founder's standing, and are of the
+//!   class that more than 2/3 of the power is of, get their places first; of all others (newcomers) no more than the round tolerates, `f`, but always one: should all of them be silent, what is
 //!   left suffices. The round opens with `target_participants`, or after `open_wait_ms` with at least one, unless
 //!   `rounds` rounds have closed. The lot says who takes part when there are too many, and gives the slots.
 //! - A participant that commits nothing, or something that more than 1/3 of the power finds invalid, has *missed*. Who
@@ -20,15 +20,14 @@
 //! - *Vote*: one `ModelVote` a validator. More than 2/3 of the power on one root closes the round: the model's root is
 //!   set and the work is paid. Aborts as soon as no root can get there, or at the deadline.
 //!
-//! Minted at the close: the pot, shared by weight (`reward.rs`), and once an epoch the best-loss bonus, shared alike,
+//! Promised at the close: the pot, shared by weight (`reward.rs`), and once an epoch the best-loss bonus, shared alike,
 //! when the voted loss is the lowest ever and at least `best_loss_ppm` below the one that earned the last bonus (so
-//! that steady small steps earn it too). Both stay within `epoch_cap`.
+//! that steady small steps earn it too). Both stay within `epoch_cap`. `replays.rs` shares them
+//! out and mints what is due.
 
 use super::{
     AbortReason, Commit, Event, Executor, Key, Model, Node, Phase, Rejection, RewardKind, Round, State, Vote,
-    entry::PastRound,
-    money,
-    reward::{self, Work},
+    entry::PastRound, money, reward,
 };
 use crate::plants::{self, Plant};
 use ailo_protocol::{
@@ -37,7 +36,6 @@ use ailo_protocol::{
     contribution::{Contribution, Finding, MicroNats},
     hash::Domain,
 };
-use std::collections::BTreeSet;
 
 impl State {
     /// Nodes that may take part in a round that opened now; places may be fewer.
@@ -65,7 +63,7 @@ pub(super) fn places(proven: usize, newcomers: usize, most: usize) -> (usize, us
 }
 
 /// `nodes` in the order that the lot gives them.
-fn by_lot(seed: &Hash, nodes: impl Iterator<Item = NodeId>) -> Vec<NodeId> {
+pub(super) fn by_lot(seed: &Hash, nodes: impl Iterator<Item = NodeId>) -> Vec<NodeId> {
     let mut lots: Vec<(Hash, NodeId)> =
         nodes.map(|node| (Hash::of_parts(Domain::Lot, &[&seed.0, &node.0]), node)).collect();
     lots.sort_unstable();
@@ -96,6 +94,10 @@ impl Executor {
         }
         if contribution.slot != expected {
             return Err(Rejection::WrongSlot { expected });
+        }
+        let class = self.state.node(&node).map_or(Hash::ZERO, |node| node.class);
+        if contribution.class != class {
+            return Err(Rejection::WrongClass { expected: class });
         }
         if (contribution.steps, contribution.tokens) != (steps, tokens) {
             return Err(Rejection::WrongWork { steps, tokens });
@@ -169,9 +171,24 @@ impl Executor {
         let late = self.state.age_ms() >= round.deadline_age;
         match round.phase {
             Phase::Gather => {
+                let class = self.state.class();
+                // Where no class is verifiable, or nobody proven of it is there, who is proven comes first all the same.
                 let proven = |id: &NodeId| self.state.node(id).is_some_and(|node| self.state.is_proven(node));
+                let of_class = |id: &NodeId| {
+                    proven(id) && class.is_none_or(|class| self.state.node(id).is_some_and(|node| node.class == class))
+                };
+                let eligible = self.state.eligible();
+                let some = eligible.iter().any(of_class);
                 let (proven, newcomers): (Vec<NodeId>, Vec<NodeId>) =
-                    self.state.eligible().into_iter().partition(proven);
+                    eligible.into_iter().partition(|id| if some { of_class(id) } else { proven(id) });
+                // Whoever is new is replayed, so there are no more of them than replayers.
+                let newcomers: Vec<NodeId> = match proven.is_empty() {
+                    true => newcomers,
+                    false => {
+                        let most = self.state.validators().0.len();
+                        by_lot(&self.round_lot(round.number), newcomers.into_iter()).into_iter().take(most).collect()
+                    }
+                };
                 let params = &self.state.params().round;
                 let over = params.rounds > 0 && self.state.model().steps >= params.rounds;
                 let places = places(proven.len(), newcomers.len(), params.max_participants as usize);
@@ -219,6 +236,7 @@ impl Executor {
         round.participants = by_lot(&round.seed, drawn.into_iter().flatten());
         round.f = (round.participants.len() as u32 - 1) / 3;
         round.protected = round.f > 0;
+        round.class = self.state.class();
         (round.steps, round.opened_age, round.phase_age) = (self.state.model().steps, age, age);
         round.deadline_age = age.saturating_add(self.state.model().train_ms);
         round.power = self.state.validators().clone();
@@ -246,7 +264,7 @@ impl Executor {
     }
 
     /// Notes that a participant gave nothing that counts.
-    fn note_miss(&mut self, id: NodeId, round: u64, silent: bool) {
+    pub(super) fn note_miss(&mut self, id: NodeId, round: u64, silent: bool) {
         let Some(mut node) = self.state.node(&id).cloned() else { return };
         node.missed |= silent;
         let rest = 1u64.checked_shl(node.misses).map_or(u64::MAX, |rounds| rounds - 1);
@@ -310,8 +328,11 @@ impl Executor {
 
     fn abort(&mut self, round: &Round, reason: AbortReason) {
         if plants::on(Plant::MintWithoutProof) {
-            let shares: Vec<(NodeId, u64)> = round.participants.iter().map(|node| (*node, 1)).collect();
-            self.pay(self.state.params().round.pot, &shares, RewardKind::Training, round.number);
+            let (pot, count) = (self.state.params().round.pot, round.participants.len() as u64);
+            let each = pot.proportion(1, count).unwrap_or_default();
+            round.participants.iter().for_each(|node| {
+                self.mint(*node, each, RewardKind::Training, Some(round.number));
+            });
         }
         self.events.push(Event::RoundAborted { round: round.number, reason });
         self.gather(round.number + 1, round.base_root);
@@ -330,21 +351,22 @@ impl Executor {
         self.events.push(Event::RoundClosed { round: round.number, root, accepted, loss });
 
         let (params, epoch) = (self.state.params().round.clone(), self.state.epoch());
-        let shares = self.weigh(round);
         let mut model = self.state.model().clone();
         if model.minted_epoch != epoch {
             (model.minted_epoch, model.minted) = (epoch, Amount::ZERO);
         }
+        // What is promised counts against the epoch's cap, whatever becomes of it.
         let left = |model: &Model| params.epoch_cap.checked_sub(model.minted).unwrap_or_default();
-        let minted = self.pay(params.pot.min(left(&model)), &shares, RewardKind::Training, round.number);
-        money::add(&mut model.minted, minted);
+        let pot = params.pot.min(left(&model));
+        money::add(&mut model.minted, pot);
         let record = model.best_loss.is_some_and(|best| loss < best);
         let far_enough = model.bonus_loss.is_some_and(|bar| {
             u128::from(loss) * u128::from(PPM) <= u128::from(bar) * u128::from(PPM - params.best_loss_ppm)
         });
+        let mut bonus = Amount::ZERO;
         if record && far_enough && model.bonus_epoch != Some(epoch) {
-            let bonus = params.best_loss_bonus.min(left(&model));
-            money::add(&mut model.minted, self.pay(bonus, &shares, RewardKind::BestLoss, round.number));
+            bonus = params.best_loss_bonus.min(left(&model));
+            money::add(&mut model.minted, bonus);
             (model.bonus_loss, model.bonus_epoch) = (Some(loss), Some(epoch));
         }
         model.bonus_loss = model.bonus_loss.or(Some(loss));
@@ -354,49 +376,8 @@ impl Executor {
         model.steps += 1;
         model.train_ms = reward::train_ms(round.contributions.values().map(|c| c.after_ms).collect(), &params);
         self.set(Key::Model, model);
-        self.keep_for_challenges(round);
+        let closed_age = self.state.age_ms();
+        self.set(Key::PastRound(round.number), PastRound::closed(round.clone(), closed_age, pot, bonus));
         self.gather(round.number + 1, root);
-    }
-
-    /// Keeps a closed round while its contributions can be challenged, and while one of them is.
-    fn keep_for_challenges(&mut self, round: &Round) {
-        self.set(Key::PastRound(round.number), PastRound { round: round.clone(), challenged: BTreeSet::new() });
-        let oldest = self.state.oldest_challengeable();
-        let judged: BTreeSet<u64> = self.state.challenges().map(|(round, ..)| round).collect();
-        let old = self.state.past_rounds().map(|round| round.number).take_while(|number| *number < oldest);
-        let old: Vec<u64> = old.filter(|number| !judged.contains(number)).collect();
-        old.into_iter().for_each(|number| self.remove(Key::PastRound(number)));
-    }
-
-    /// Notes the accepted work in its nodes' records; gives each node's weight in what the round pays.
-    fn weigh(&mut self, round: &Round) -> Vec<(NodeId, u64)> {
-        let epoch = self.state.epoch();
-        let accepted = round.accepted();
-        let work = |(node, commit): &(NodeId, &Commit)| Work {
-            losses: commit.losses.clone(),
-            after_ms: commit.after_ms,
-            score_ppm: self.state.node(node).map_or(0, |node| node.score_ppm),
-            stake: self.state.node(node).map_or(Amount::ZERO, |node| node.stake),
-        };
-        let worths = reward::weigh(accepted.iter().map(work).collect(), &self.state.params().round);
-        for ((id, _), worth) in accepted.iter().zip(&worths) {
-            let Some(mut node) = self.state.node(id).cloned() else { continue };
-            node.score_ppm = worth.score_ppm;
-            (node.misses, node.rests_through) = (0, None);
-            *node.work.entry(epoch).or_default() += 1;
-            self.set(Key::Node(*id), node);
-        }
-        accepted.iter().zip(worths).map(|((node, _), worth)| (*node, worth.weight)).collect()
-    }
-
-    /// Mints `pot` in proportion to the weights; gives how much that was after rounding.
-    fn pay(&mut self, pot: Amount, shares: &[(NodeId, u64)], kind: RewardKind, round: u64) -> Amount {
-        let total = shares.iter().map(|(_, weight)| weight).sum();
-        let mut minted = Amount::ZERO;
-        for (node, weight) in shares {
-            let share = pot.proportion(*weight, total).unwrap_or_default();
-            money::add(&mut minted, self.mint(*node, share, kind, Some(round)));
-        }
-        minted
     }
 }

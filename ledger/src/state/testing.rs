@@ -20,6 +20,9 @@ pub fn node_key(i: u8) -> Keypair {
     Keypair::from_seed([i + 1; 32])
 }
 
+/// The determinism class of everybody's machine.
+pub const CLASS: Hash = Hash([3; 32]);
+
 /// The trace of the founder `i`'s training.
 pub fn trace(i: u8) -> Hash {
     Hash([i + 201; 32])
@@ -65,6 +68,10 @@ pub fn genesis(founders: u8, edit: impl FnOnce(&mut Params)) -> Genesis {
         max_train_ms: 60_000,
         verify_ms: 10_000,
         vote_ms: 10_000,
+        // Paid in the block after the close, unless a test is about replays.
+        replay_ppm: 0,
+        replay_ms: 10_000,
+        vest_rounds: 0,
         ..ailo_protocol::presets::main().round
     };
     let model = ModelConfig {
@@ -208,10 +215,13 @@ impl Ledger {
         self.block_of_accepted(1000, transactions)
     }
 
-    /// Makes a block of the transactions that are accepted; where that closes a round's commits, also the one that draws.
+    /// Makes a block of the transactions that are accepted; where that closes a round or its commits, also the one that
+    /// draws.
     pub fn block_of_accepted(&mut self, after_ms: u64, transactions: Vec<Transaction>) -> Block {
         let block = self.one_block(after_ms, transactions);
-        if self.state.round().phase == Phase::Draw {
+        let undrawn =
+            |past: &crate::state::Round| self.state.past(past.number).is_some_and(|past| past.shares.is_none());
+        if self.state.round().phase == Phase::Draw || self.state.past_rounds().any(undrawn) {
             let events = std::mem::take(&mut self.events);
             self.one_block(1, Vec::new());
             self.events.splice(0..0, events);
@@ -259,7 +269,7 @@ impl Ledger {
 
     /// Heartbeats of these founders, which say that they train.
     pub fn heartbeats(&self, founders: std::ops::Range<u8>) -> Vec<Transaction> {
-        founders.map(|i| self.sign(&node_key(i), Body::Heartbeat { trains: true })).collect()
+        founders.map(|i| self.sign(&node_key(i), Body::Heartbeat { trains: true, class: CLASS })).collect()
     }
 
     /// What the founder `i` has to contribute to the open round.
@@ -278,7 +288,7 @@ impl Ledger {
             slot: round.slot(node_key(i).public()).unwrap_or(0),
             loss_first: 3_000_000,
             loss_last: 2_000_000,
-            class: Hash::ZERO,
+            class: CLASS,
         }
     }
 
@@ -321,5 +331,21 @@ impl Ledger {
         self.block((0..n).map(|i| self.verdict(i, |_| loss)).collect());
         let root = Hash([self.state.round().number as u8 + 10; 32]);
         self.block((0..n).map(|i| self.vote(i, root, loss)).collect());
+        self.report_replays();
+    }
+
+    /// Founders report the replays of founders' work that they owe: all is as it should be.
+    pub fn report_replays(&mut self) {
+        let founder = |id: &NodeId| (0..self.genesis.founders.len() as u8).find(|i| node_key(*i).public() == id);
+        let owed = self.state.replays().filter_map(|(round, maker, replay)| {
+            let (by, of) = (founder(&replay.replayer?)?, founder(&maker)?);
+            Some(self.sign(&node_key(by), Body::Replayed { round, node: maker, trace: Some(trace(of)) }))
+        });
+        let reports: Vec<Transaction> = owed.collect();
+        if !reports.is_empty() {
+            let events = std::mem::take(&mut self.events);
+            self.block(reports);
+            self.events.splice(0..0, events);
+        }
     }
 }

@@ -49,7 +49,8 @@ impl Chain {
     fn extend(&mut self, store: &Store) {
         let state = self.states.last().unwrap();
         let (key, time_ms) = (node_key(0), state.time_ms() + 10_000);
-        let beat = Transaction::sign(&state.network(), &key, 0, time_ms, Body::Heartbeat { trains: false });
+        let beat =
+            Transaction::sign(&state.network(), &key, 0, time_ms, Body::Heartbeat { trains: false, class: Hash::ZERO });
         let candidates = if state.height().is_multiple_of(3) { vec![beat] } else { vec![] };
         let (block, executed) = build_block(state, *key.public(), time_ms, None, candidates.into_iter()).unwrap();
         let (height, id) = (block.header.height, block.id());

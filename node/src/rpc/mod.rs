@@ -11,7 +11,7 @@
 //! | `ailo_validators` | | [`ValidatorsView`] |
 //! | `ailo_proposals` | | [`ProposalsView`] |
 //! | `ailo_history` | `address` or `node`, `cursor`?, `limit`? | [`HistoryView`] |
-//! | `ailo_round` | | [`RoundView`] |
+//! | `ailo_round` | `number` (the open one) | [`RoundView`], or null for one that the ledger does not keep |
 //! | `ailo_model` | | [`ModelStatus`] |
 //! | `ailo_peers` | | [`PeersView`] |
 //! | `ailo_submit` | `transaction`: canonical bytes in hexadecimal | [`Submitted`] |
@@ -394,9 +394,31 @@ impl Context {
         Ok(self.at(&head, HistoryView { entries: entries.collect(), next }))
     }
 
-    fn round(&self) -> Answer<RoundView> {
+    fn round(&self, params: &Params<'_>) -> Answer<Option<RoundView>> {
+        let RoundParams { number } = if params.len_bytes() == 0 { RoundParams::default() } else { parse(params)? };
         let head = self.chain.head();
-        Ok(self.at(&head, RoundView { round: crate::client::json(head.state.round()) }))
+        let open = head.state.round();
+        let view = match number.filter(|number| *number != open.number) {
+            None => Some(RoundView { round: open.clone(), past: None }),
+            Some(number) => head.state.past(number).map(|past| RoundView {
+                round: past.round.clone(),
+                past: Some(PastView {
+                    closed_age: past.closed_age,
+                    pot: past.pot,
+                    bonus: past.bonus,
+                    shares: past.shares.clone(),
+                    replay_share: past.replay_share,
+                    settled: past.settled,
+                    replays: head
+                        .state
+                        .replays()
+                        .filter(|(round, ..)| *round == number)
+                        .map(|(_, maker, replay)| (maker, replay.clone()))
+                        .collect(),
+                }),
+            }),
+        };
+        Ok(self.at(&head, view))
     }
 
     fn peers(&self) -> Answer<PeersView> {
@@ -519,7 +541,7 @@ fn methods(context: Arc<Context>) -> Result<RpcModule<Arc<Context>>, NodeError> 
     module.register_method("ailo_validators", |_, c, _| c.validators()).map_err(twice)?;
     module.register_method("ailo_proposals", |_, c, _| c.proposals()).map_err(twice)?;
     module.register_blocking_method("ailo_history", |p, c, _| c.history(&p)).map_err(twice)?;
-    module.register_method("ailo_round", |_, c, _| c.round()).map_err(twice)?;
+    module.register_method("ailo_round", |p, c, _| c.round(&p)).map_err(twice)?;
     module
         .register_method("ailo_model", |_, c, _| {
             let head = c.chain.head();

@@ -53,6 +53,14 @@ pub struct TransactionParams {
     pub id: Hash,
 }
 
+/// `ailo_round`
+#[derive(Debug, Default, Deserialize)]
+pub struct RoundParams {
+    /// The round; the open one, if none is named.
+    #[serde(default)]
+    pub number: Option<u64>,
+}
+
 /// `ailo_account`
 #[derive(Debug, Deserialize)]
 pub struct AccountParams {

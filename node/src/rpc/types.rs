@@ -3,10 +3,11 @@
 
 use ailo_ledger::{
     Certificate, Header, Transaction,
-    state::{Event, Poll},
+    state::{Event, Poll, Replay, Round, Share},
 };
 use ailo_protocol::{Address, Amount, Hash, NodeId, PublicKey, Username};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Every reply names the block that it was read at.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -292,8 +293,29 @@ pub struct HistoryEntry {
 /// `ailo_round`
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RoundView {
-    /// The open round as the ledger holds it.
-    pub round: serde_json::Value,
+    /// The round as the ledger holds it.
+    pub round: Round,
+    /// What came after its close.
+    pub past: Option<PastView>,
+}
+
+/// What comes after a round's close.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PastView {
+    /// Ledger age at the close.
+    pub closed_age: u64,
+    /// Paid for its work and replays, at most.
+    pub pot: Amount,
+    /// Paid for a new best loss, at most.
+    pub bonus: Amount,
+    /// What is promised for each contribution, once the replays are drawn.
+    pub shares: Option<Vec<Share>>,
+    /// What is promised for each replay.
+    pub replay_share: Amount,
+    /// Whether all that was due is minted.
+    pub settled: bool,
+    /// Replays by the maker of the work, until the round is settled.
+    pub replays: BTreeMap<NodeId, Replay>,
 }
 
 /// A peer.

@@ -1,14 +1,15 @@
 //! Threads that compute: long-lived, because libtorch keeps state in each thread that used it, and apart from the
-//! runtime, so that network and RPC stay responsive. Four of them: one trains, one trains again what is challenged, one does
-//! what the network waits for (evaluation, aggregation), one writes text for whoever asks.
+//! runtime, so that network and RPC stay responsive. Four of them: one trains, one trains again what others have trained, one
+//! does what the network waits for (evaluation, aggregation), one writes text for whoever asks.
 
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Condvar, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
         mpsc::{SyncSender, sync_channel},
     },
     thread::JoinHandle,
+    time::{Duration, Instant},
 };
 use tokio::sync::oneshot;
 
@@ -16,6 +17,8 @@ type Job = Box<dyn FnOnce() + Send>;
 
 /// Jobs that may wait for one thread.
 const QUEUE: usize = 64;
+/// Who rests sees that it is to stop within this time.
+const LOOK_UP: Duration = Duration::from_millis(200);
 
 /// A thread that runs jobs one after the other.
 #[derive(Clone)]
@@ -81,6 +84,47 @@ impl Worker {
     }
 }
 
+/// Whether a thread has something to do that others are to give way to.
+#[derive(Default)]
+pub struct Busy {
+    busy: Mutex<bool>,
+    changed: Condvar,
+}
+
+/// Ends what [`Busy::begin`] began.
+pub struct Begun<'a>(&'a Busy);
+
+impl Busy {
+    fn set(&self, busy: bool) {
+        *self.busy.lock().unwrap_or_else(PoisonError::into_inner) = busy;
+        self.changed.notify_all();
+    }
+
+    /// From now on, until what this gives is dropped.
+    pub fn begin(&self) -> Begun<'_> {
+        self.set(true);
+        Begun(self)
+    }
+
+    /// Waits until the other thread has nothing to do, at most until `until`, or until `stop` is set.
+    pub fn rest(&self, until: Instant, stop: &AtomicBool) {
+        let mut busy = self.busy.lock().unwrap_or_else(PoisonError::into_inner);
+        while *busy && !stop.load(Ordering::Relaxed) {
+            let left = until.saturating_duration_since(Instant::now()).min(LOOK_UP);
+            if left.is_zero() {
+                break;
+            }
+            busy = self.changed.wait_timeout(busy, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+impl Drop for Begun<'_> {
+    fn drop(&mut self) {
+        self.0.set(false);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -93,5 +137,22 @@ mod tests {
         assert_eq!(worker.run(|| 3).await.unwrap(), 3);
         worker.stop();
         assert!(worker.run(|| 4).await.is_err());
+    }
+
+    #[test]
+    fn who_gives_way_waits_for_the_end_of_work_its_time_or_the_stop() {
+        let (busy, stop) = (Busy::default(), AtomicBool::new(false));
+        let far = Instant::now() + Duration::from_secs(3600);
+        busy.rest(far, &stop); // nothing is done
+        let begun = busy.begin();
+        busy.rest(Instant::now(), &stop);
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| busy.rest(far, &stop));
+            drop(begun);
+            waiting.join().unwrap();
+        });
+        let _begun = busy.begin();
+        stop.store(true, Ordering::Relaxed);
+        busy.rest(far, &stop);
     }
 }

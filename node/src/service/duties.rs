@@ -48,6 +48,7 @@ pub struct Duties {
     /// A validator's wallet key, where it lies here: the node bonds by itself.
     bonds: Option<Keypair>,
     trains: bool,
+    class: Hash,
     chain: Chain,
     bonded: Option<Instant>,
     /// A stamp, the lot that it is for, and the zero bits that it has at least.
@@ -72,7 +73,7 @@ impl Duties {
         key: Keypair,
         (wallet, consent): (Address, Option<Consent>),
         bonds: Option<Keypair>,
-        trains: bool,
+        (trains, class): (bool, Hash),
         chain: Chain,
     ) -> Duties {
         Duties {
@@ -82,6 +83,7 @@ impl Duties {
             consent,
             bonds,
             trains,
+            class,
             chain,
             bonded: None,
             stamp: None,
@@ -156,14 +158,15 @@ impl Duties {
             || node.heartbeat_time_ms == 0
             || node.missed
             || node.lapsed
-            || node.trains != self.trains;
+            || node.trains != self.trains
+            || (node.class != self.class && !head.state.round().participants.contains(self.key.public()));
         if due
             && self
                 .heartbeat
                 .is_none_or(|at| at.elapsed() >= Duration::from_millis(params.heartbeat_ms / 2).min(RESEND))
         {
             self.heartbeat = Some(Instant::now());
-            self.send(Body::Heartbeat { trains: self.trains }).await;
+            self.send(Body::Heartbeat { trains: self.trains, class: self.class }).await;
         }
     }
 

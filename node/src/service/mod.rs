@@ -7,10 +7,10 @@ pub mod compute;
 pub mod duties;
 mod fetch;
 mod join;
-mod judge;
 mod line;
 pub mod models;
 pub mod payloads;
+mod replays;
 pub mod rounds;
 mod serve;
 mod sync;
@@ -26,7 +26,7 @@ use ailo_protocol::{
 };
 use ailo_training::{class, dataset::Dataset};
 use chain::Chain;
-use compute::Worker;
+use compute::{Busy, Worker};
 use models::Models;
 use payloads::Payloads;
 use rounds::{Progress, Rounds};
@@ -148,6 +148,7 @@ pub async fn run_with(
         class,
         trainer,
         replayer,
+        training: Busy::default(),
         worker,
         progress,
     });
@@ -156,11 +157,12 @@ pub async fn run_with(
         None => settings.consent,
     };
     let bonds = wallet_key.filter(|_| settings.validator);
-    let duties = duties::Duties::new(genesis.id(), key.clone(), (wallet, consent), bonds, trains, chain.clone());
+    let duties =
+        duties::Duties::new(genesis.id(), key.clone(), (wallet, consent), bonds, (trains, class), chain.clone());
     let services = [
         tokio::spawn(dispatch(events, chain.clone(), serve, stopped.clone())),
         tokio::spawn(Rounds::new(setup.clone()).run(stopped.clone())),
-        tokio::spawn(judge::Judge::new(setup).run(stopped.clone())),
+        tokio::spawn(replays::Replays::new(setup).run(stopped.clone())),
         tokio::spawn(duties.run(stopped.clone())),
         tokio::spawn(line::run(context, url, stopped.clone())),
     ];

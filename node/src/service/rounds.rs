@@ -133,7 +133,9 @@ impl Rounds {
     fn hold_model(&mut self, state: &State) -> Option<Arc<Held>> {
         let model = state.model();
         let held = self.setup.models.get(&model.root);
-        self.setup.models.keep(model.root, state.past_rounds().map(|past| past.base_root));
+        let oldest = state.oldest_challengeable();
+        let replayed = state.past_rounds().filter(|past| past.number >= oldest || state.is_open(past.number));
+        self.setup.models.keep(model.root, replayed.map(|past| past.base_root));
         if let Some(held) = held {
             let (rounds, root) = (Some(model.steps), Some(held.root));
             self.setup.progress.send_if_modified(|p| {
@@ -188,8 +190,9 @@ impl Rounds {
         let sealed =
             self.sealed.as_ref().filter(|(number, root, _)| *number == round.number && *root == round.base_root);
         if let Some((_, _, contribution)) = sealed {
-            let body = Body::Contribute(contribution.clone());
-            self.send("contribute", round.number, body).await;
+            if let Some(contribution) = self.setup.contributor.commit(round, contribution) {
+                self.send("contribute", round.number, Body::Contribute(contribution)).await;
+            }
             return;
         }
         if self.training.is_none() && Instant::now() >= self.retry_at {

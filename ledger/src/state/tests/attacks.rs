@@ -132,7 +132,7 @@ fn uptime_is_the_time_between_heartbeats_however_many_there_are() {
     let mut ledger = Ledger::new(1, |_| {});
     // Twice as many as needed, for a third of the epoch.
     while ledger.state.age_ms() < 20_000 {
-        let beat = ledger.sign(&node_key(0), Body::Heartbeat { trains: false });
+        let beat = ledger.sign(&node_key(0), Body::Heartbeat { trains: false, class: CLASS });
         ledger.block_of_accepted(5_000, vec![beat]);
     }
     ledger.pass(40_000);
@@ -240,7 +240,7 @@ fn unhurried(params: &mut Params) {
 fn round_with_silent(ledger: &mut Ledger, founders: u8, silent: &[Keypair]) -> Vec<NodeId> {
     ledger.pass(ledger.state.params().ledger.heartbeat_ms);
     let mut beats: Vec<Transaction> =
-        silent.iter().map(|node| ledger.sign(node, Body::Heartbeat { trains: true })).collect();
+        silent.iter().map(|node| ledger.sign(node, Body::Heartbeat { trains: true, class: CLASS })).collect();
     beats.extend(ledger.heartbeats(0..founders));
     ledger.block_of_accepted(1000, beats);
     assert_eq!(ledger.state.round().phase, Phase::Gather);
@@ -253,6 +253,7 @@ fn round_with_silent(ledger: &mut Ledger, founders: u8, silent: &[Keypair]) -> V
     ledger.block(verdicts);
     let votes = (0..founders).map(|i| ledger.vote(i, Hash([round.number as u8 + 1; 32]), 1)).collect();
     ledger.block(votes);
+    ledger.report_replays();
     assert_eq!(ledger.state.model().steps, round.number + 1, "the round closes");
     round.participants
 }
@@ -261,13 +262,14 @@ fn round_with_silent(ledger: &mut Ledger, founders: u8, silent: &[Keypair]) -> V
 fn silent_newcomers_abort_no_round_however_many_they_are() {
     let mut ledger = Ledger::new(5, |params| {
         params.ledger.registrations_per_block = 64;
-        params.ledger.founder_seat_epochs = 3;
+        (params.ledger.founder_seat_epochs, params.ledger.seat_delay_epochs) = (3, 1);
+        params.round.probation = 1;
         unhurried(params);
     });
     let crowd: Vec<Keypair> = (0..40).map(stranger).collect();
     let registrations = crowd.iter().map(|node| ledger.registration(node, 0)).collect();
     ledger.block(registrations);
-    // At first the founders' standing is what counts, later it is their work.
+    // At first the founders' standing is what counts, later it is what replays say of their work.
     while ledger.state.epoch() < 6 {
         let participants = round_with_silent(&mut ledger, 5, &crowd);
         let newcomers = participants.iter().filter(|id| crowd.iter().any(|node| node.public() == *id)).count();
@@ -358,7 +360,7 @@ fn a_slash_is_not_forgotten_and_not_repeated_while_evidence_of_it_is_admissible(
     ledger.pass(60_000);
     assert!(ledger.state.node(node.public()).unwrap().lapsed);
     assert_eq!(ledger.refusal(&ledger.registration(&node, 0)), Rejection::AlreadyRegistered);
-    let beat = ledger.sign(&node, Body::Heartbeat { trains: true });
+    let beat = ledger.sign(&node, Body::Heartbeat { trains: true, class: CLASS });
     ledger.block(vec![beat, stake_behind(&ledger, 0, &node, ALC(10))]);
     assert!(ledger.state.node(node.public()).unwrap().jailed_until.is_some(), "it comes back as it went");
     assert_eq!(ledger.refusal(&accuse(&ledger)).code(), "SLASHED_ALREADY");

@@ -144,7 +144,7 @@ fn a_jailed_node_has_no_power_no_seat_and_no_part_in_rounds_until_its_wallet_unj
     assert_eq!(ledger.refusal(&ledger.attest(0, height)).code(), "JAILED");
     let report = Body::Report { transfer: ledger.state.inclusion(height).unwrap().transfers[0], node: id };
     assert_eq!(ledger.refusal(&ledger.sign(&wallet_key(0), report)).code(), "JAILED");
-    ledger.block(vec![ledger.sign(&node_key(0), Body::Heartbeat { trains: true })]);
+    ledger.block(vec![ledger.sign(&node_key(0), Body::Heartbeat { trains: true, class: CLASS })]);
     assert!(!ledger.state.eligible().contains(&id));
     let unjail = |ledger: &Ledger, i: u8| ledger.sign(&wallet_key(i), Body::Unjail { node: id });
     assert_eq!(ledger.refusal(&unjail(&ledger, 0)).code(), "JAILED");

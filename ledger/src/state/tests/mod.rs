@@ -9,6 +9,7 @@ mod nodes;
 mod polls;
 mod properties;
 mod recovery;
+mod replays;
 mod reports;
 mod rounds;
 mod stakes;

@@ -99,7 +99,7 @@ fn ten_free_identities_confirm_nothing() {
     ledger.fund(wallet(0), ALC(100));
     ledger.block((0..10).map(|i| ledger.registration(&stranger(i), 5)).collect());
     (0..4).for_each(|_| ledger.next_epoch());
-    ledger.block((0..10).map(|i| ledger.sign(&stranger(i), Body::Heartbeat { trains: true })).collect());
+    ledger.block((0..10).map(|i| ledger.sign(&stranger(i), Body::Heartbeat { trains: true, class: CLASS })).collect());
     ledger.block(vec![ledger.transfer(0, 1, ALC(1))]);
     let height = ledger.state.height();
     ledger.pass(10_000); // every seat may attest by now
@@ -118,7 +118,7 @@ fn seats_are_paid_for_the_minutes_that_their_heartbeats_show_within_the_cap() {
     let beats = |ledger: &Ledger| {
         let seated = [0, 0, 1].iter().enumerate().filter(|(_, idle)| **idle == 0).map(|(i, _)| node_key(i as u8));
         let nodes: Vec<Keypair> = seated.chain([stranger(0)]).collect();
-        nodes.iter().map(|node| ledger.sign(node, Body::Heartbeat { trains: false })).collect::<Vec<_>>()
+        nodes.iter().map(|node| ledger.sign(node, Body::Heartbeat { trains: false, class: CLASS })).collect::<Vec<_>>()
     };
     let minted = ledger.state.supply().minted;
     while ledger.state.epoch() == 0 {
@@ -152,15 +152,24 @@ fn registrations_are_bounded_in_a_block_and_in_all() {
 fn node_transactions_have_no_nonce() {
     let ledger = ledger(1, |_| {});
     let time = ledger.state.time_ms() + 1000;
-    let tx = Transaction::sign(&ledger.state.network(), &node_key(0), 1, time, Body::Heartbeat { trains: true });
+    let tx = Transaction::sign(
+        &ledger.state.network(),
+        &node_key(0),
+        1,
+        time,
+        Body::Heartbeat { trains: true, class: CLASS },
+    );
     assert_eq!(ledger.refusal(&tx), Rejection::BadNonce { expected: 0, got: 1 });
 }
 
 #[test]
 fn heartbeats_come_neither_too_often_nor_twice() {
     let mut ledger = ledger(2, |_| {});
-    let beat = |ledger: &Ledger| ledger.sign(&node_key(0), Body::Heartbeat { trains: true });
-    assert_eq!(ledger.refusal(&ledger.sign(&stranger(0), Body::Heartbeat { trains: true })), Rejection::UnknownNode);
+    let beat = |ledger: &Ledger| ledger.sign(&node_key(0), Body::Heartbeat { trains: true, class: CLASS });
+    assert_eq!(
+        ledger.refusal(&ledger.sign(&stranger(0), Body::Heartbeat { trains: true, class: CLASS })),
+        Rejection::UnknownNode
+    );
     let first = beat(&ledger);
     ledger.block(vec![first.clone()]);
     assert_eq!(ledger.refusal(&beat(&ledger)), Rejection::HeartbeatTooSoon { wait_ms: 4000 });
@@ -186,13 +195,13 @@ fn a_silent_node_lapses_and_its_place_is_free() {
 fn a_founder_that_lapses_loses_its_seat_at_the_next_epoch_until_it_returns() {
     let mut ledger = ledger(2, |ledger| ledger.lapse_ms = 50_000);
     ledger.pass(45_000);
-    ledger.block(vec![ledger.sign(&node_key(0), Body::Heartbeat { trains: false })]);
+    ledger.block(vec![ledger.sign(&node_key(0), Body::Heartbeat { trains: false, class: CLASS })]);
     ledger.pass(10_000);
     assert!(ledger.founder(1).lapsed && !ledger.founder(0).lapsed);
     assert!(ledger.holds_seat(&node_key(1)), "until the epoch ends");
     ledger.next_epoch();
     assert!(!ledger.holds_seat(&node_key(1)) && ledger.holds_seat(&node_key(0)));
-    ledger.block(vec![ledger.sign(&node_key(1), Body::Heartbeat { trains: false })]);
+    ledger.block(vec![ledger.sign(&node_key(1), Body::Heartbeat { trains: false, class: CLASS })]);
     assert!(!ledger.founder(1).lapsed);
     ledger.next_epoch();
     assert!(ledger.holds_seat(&node_key(1)));

@@ -58,7 +58,7 @@ impl Chaos {
             5 => Body::Unstake { node: id, amount: self.amount(ledger, i) },
             6 => return (node.clone(), ledger.registration(&node, i).unsigned.body),
             7 if self.one_in(3) => return (node.clone(), ledger.commit_lots(&node, state.height()).unsigned.body),
-            7 => Body::Heartbeat { trains: !self.one_in(5) },
+            7 => Body::Heartbeat { trains: !self.one_in(5), class: CLASS },
             8..11 => {
                 let height = state.pending_blocks().next().unwrap_or(0) + self.below(2);
                 let except = if self.one_in(4) { vec![self.hash()] } else { vec![] };
@@ -152,7 +152,7 @@ impl Chaos {
         let round = ledger.state.round();
         let phases = [Phase::Gather, Phase::Train, Phase::Verify, Phase::Vote];
         match if self.one_in(10) { phases[self.below(4) as usize] } else { round.phase } {
-            Phase::Gather | Phase::Draw => Body::Heartbeat { trains: true },
+            Phase::Gather | Phase::Draw => Body::Heartbeat { trains: true, class: CLASS },
             Phase::Train => Body::Contribute(Contribution {
                 slot: round.slot(id).unwrap_or(0) + u32::from(self.one_in(6)),
                 payload: Hash::of(Domain::Blob, &[self.below(16) as u8]),

@@ -68,8 +68,10 @@ fn a_round_opens_with_fewer_after_a_wait_and_says_that_it_is_unprotected() {
 #[test]
 fn who_does_not_train_or_was_not_seen_lately_is_not_eligible() {
     let mut ledger = ledger(2, |_| {});
-    let beats =
-        [true, false].into_iter().zip(0..).map(|(trains, i)| ledger.sign(&node_key(i), Body::Heartbeat { trains }));
+    let beats = [true, false]
+        .into_iter()
+        .zip(0..)
+        .map(|(trains, i)| ledger.sign(&node_key(i), Body::Heartbeat { trains, class: CLASS }));
     let beats = beats.collect();
     ledger.block(beats);
     assert_eq!(ledger.state.eligible(), [*node_key(0).public()]);

@@ -124,8 +124,9 @@ fn silent_validators_go_but_never_below_the_least_number() {
     assert_eq!(powers(&ledger), [100; 5]);
     for silent in [1u8, 2] {
         for _ in 0..6 {
-            let beats: Vec<_> =
-                (silent..5).map(|i| ledger.sign(&node_key(i), Body::Heartbeat { trains: false })).collect();
+            let beats: Vec<_> = (silent..5)
+                .map(|i| ledger.sign(&node_key(i), Body::Heartbeat { trains: false, class: CLASS }))
+                .collect();
             ledger.block(beats);
             ledger.pass(9_000);
         }
@@ -163,7 +164,8 @@ fn in_an_epoch_the_powers_change_by_less_than_a_third_of_the_whole() {
     assert_eq!(ledger.state.validators().power(node_key(0).public()), 0);
     for _ in 0..3 {
         ledger.pass(60_000);
-        let beats = (0..6).map(|i| ledger.sign(&node_key(i), Body::Heartbeat { trains: false })).collect();
+        let beats =
+            (0..6).map(|i| ledger.sign(&node_key(i), Body::Heartbeat { trains: false, class: CLASS })).collect();
         ledger.block_of_accepted(1000, beats);
     }
     assert_eq!(powers(&ledger), [200; 5], "in the next epochs the rest");
