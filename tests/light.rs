@@ -139,7 +139,7 @@ fn what_is_true_is_verified_and_every_lie_is_refused() {
     let url = node.url.clone();
     let trust_ms = ailo_protocol::presets::dev().ledger.trust_ms;
 
-    node.wait("a round is paid", 240, |s| s.value.account.free >= ailo_protocol::Amount(50_000_000));
+    node.wait("a round is paid", 240, |s| s.value.account.free >= Amount(50_000_000));
     let recipient = Address::from(Keypair::from_seed([9; 32]).public()).to_string();
     let nobody = Address::from(Keypair::from_seed([10; 32]).public()).to_string();
     let send = |amount| says(&["wallet", "send", &recipient, amount, "--json", "--data-dir", &path("a")]);
