@@ -629,7 +629,7 @@ pub struct Model {
     pub bonus_epoch: Option<u64>,
     /// Epoch that `minted` counts.
     pub minted_epoch: u64,
-    /// Minted by rounds in `minted_epoch`.
+    /// Promised by rounds that closed in `minted_epoch`, whatever became of it.
     pub minted: Amount,
     /// Time that the next round's participants have to commit.
     pub train_ms: u64,
