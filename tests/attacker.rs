@@ -12,17 +12,33 @@
 //! | `stale` | what it trained once in an earlier round, again and again |
 //! | `copy` | what somebody else has committed to, under its own name |
 //! | `boast` | what it trained, with a loss that it did not reach |
+//! | `withhold` | nothing |
+//! | `sign-flip`, `ipm` | what it trained, backwards, once and three times as far |
+//! | `alie` | the mean of its own slot's update and the next one's, less one and a half of their deviations |
+//! | `label-flip` | a training on wrong targets |
+//! | `infinity`, `nan` | an encoding with such a scale |
 
 use ailo_ledger::state::Round;
 use ailo_node::{
     cli::{Cli, Command},
-    commands::start_log,
+    commands,
     config::Settings,
     error::NodeError,
-    service::{self, work::Contributor},
+    service::{
+        self,
+        work::{Contributor, Job},
+    },
 };
 use ailo_protocol::{Hash, contribution::Contribution};
-use ailo_training::{Local, ModelState, Result, TrainingError, check::norm};
+use ailo_training::{
+    Control, Local, Progress, Result, TrainingError,
+    check::norm,
+    round::Slot,
+    simulation::{
+        attack::train_on_wrong_targets,
+        craft::{deviation, mean, plus, scaled},
+    },
+};
 use clap::Parser;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -46,38 +62,57 @@ fn untrained(update: Vec<f32>, round: &Round) -> Local {
 }
 
 impl Contributor for Attacker {
-    fn contribute(&self, round: &Round, base: &ModelState, train: &mut dyn FnMut() -> Result<Local>) -> Result<Local> {
+    fn contribute(&self, job: &Job<'_>, control: &mut dyn FnMut(Progress) -> Control) -> Result<Local> {
+        let Job { rules, round, slot, base } = job;
         let count = base.weights.len();
+        let mut train = |slot: Slot| rules.train(&slot, base, control);
+        let mut changed = |change: &dyn Fn(Vec<f32>) -> Vec<f32>| {
+            let local = train(*slot)?;
+            Ok(Local { update: change(local.update), ..local })
+        };
         match self.attack.as_str() {
+            "withhold" => Err(TrainingError::Stopped),
             "zero" => Ok(untrained(vec![0.0; count], round)),
             "random" => Ok(untrained(noise(round.seed, count, norm(&base.weights) * 0.05), round)),
-            "noise" => {
-                let mut local = train()?;
-                let noise = noise(round.seed, count, norm(&local.update) * 0.01);
-                local.update.iter_mut().zip(&noise).for_each(|(x, noise)| *x += noise);
-                Ok(local)
+            "noise" => changed(&|update| plus(&update, &noise(round.seed, count, norm(&update) * 0.01), 1.0)),
+            "scale" => changed(&|update| scaled(&update, 10.0)),
+            "sign-flip" => changed(&|update| scaled(&update, -1.0)),
+            "ipm" => changed(&|update| scaled(&update, -3.0)),
+            "alie" => {
+                // Nobody sees the others' updates in time, but all data are public: another slot shows how updates differ.
+                let local = train(*slot)?;
+                let both = [local.update.clone(), train(Slot { slot: (slot.slot + 1) % slot.slots, ..*slot })?.update];
+                let update = plus(&mean(&both), &deviation(&both), -1.5);
+                Ok(Local { update, ..local })
             }
-            "scale" => {
-                let mut local = train()?;
-                local.update.iter_mut().for_each(|x| *x *= 10.0);
-                Ok(local)
-            }
+            "label-flip" => train_on_wrong_targets(rules, slot, base, control),
             "stale" => {
                 let mut first = self.first.lock().unwrap_or_else(PoisonError::into_inner);
                 if first.is_none() {
-                    *first = Some((round.number, train()?));
+                    *first = Some((round.number, train(*slot)?));
                 }
                 // Not handed in while it is new: for that it would be paid.
                 let old = first.clone().filter(|(trained, _)| *trained < round.number);
                 old.map(|(_, local)| local).ok_or(TrainingError::Stopped)
             }
-            "copy" => Ok(untrained(vec![0.0; count], round)),
+            "copy" | "infinity" | "nan" => Ok(untrained(vec![0.0; count], round)),
             "boast" => {
-                let local = train()?;
+                let local = train(*slot)?;
                 Ok(Local { loss_last: local.loss_last / 2, ..local })
             }
             other => panic!("AILO_ATTACK={other} is no attack: see the head of this file"),
         }
+    }
+
+    fn encode(&self, job: &Job<'_>, local: &Local) -> Result<Vec<u8>> {
+        let mut encoded = job.rules.encode(&local.update, &job.slot.seed)?;
+        let scale = match self.attack.as_str() {
+            "infinity" => f32::INFINITY,
+            "nan" => f32::NAN,
+            _ => return Ok(encoded),
+        };
+        encoded[16..20].copy_from_slice(&scale.to_le_bytes());
+        Ok(encoded)
     }
 
     fn commit(&self, round: &Round, made: &Contribution) -> Option<Contribution> {
@@ -92,8 +127,8 @@ impl Contributor for Attacker {
 #[tokio::main]
 async fn main() -> std::result::Result<(), NodeError> {
     let cli = Cli::parse();
-    start_log(&cli.log)?;
-    let Command::Run(args) = cli.command else { return Err(NodeError::Usage("an attacker only runs".into())) };
+    let Command::Run(args) = cli.command else { return commands::dispatch(cli).await };
+    commands::start_log(&cli.log)?;
     let attack = std::env::var("AILO_ATTACK").unwrap_or_default();
     let attacker = Attacker { attack, first: Mutex::new(None) };
     service::run_with(Settings::resolve(&args)?, args.stop_on_eof, Arc::new(attacker)).await

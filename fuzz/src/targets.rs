@@ -32,6 +32,7 @@ use ailo_proto::{
 use ailo_protocol::{
     Address, Amount, Genesis, Hash, Keypair, PublicKey,
     canonical::{self, Decode, Encode},
+    compression::Codec,
     contribution::{Contribution, Finding, Payload},
     genesis::{Dataset, Founder},
     keystore, merkle, net, presets,
@@ -698,18 +699,22 @@ fn payload(data: &[u8]) {
     assert_eq!(payload.seal().0, data, "another encoding of the same payload was taken");
     let update = &payload.update;
     // The model says how many values there must be: here, as many as there is room for.
-    let count = update.len().saturating_sub(16) * codec::BLOCK / (codec::BLOCK + 4);
-    for count in count..count + 2 {
-        if let Ok(values) = codec::decode(update, count) {
+    for (codec, values, bytes) in
+        [(Codec::Int8, 64, 68), (Codec::Int4, 64, 36), (Codec::TopK, 64, 20), (Codec::Mask, 256, 68)]
+    {
+        let count = update.len().saturating_sub(16) * values / bytes;
+        for count in count..count + 2 {
+            let Ok(values) = codec::decode(codec, &Hash::ZERO, update, count) else { continue };
             assert!(values.iter().all(|value| value.is_finite()));
-            assert!(codec::encode(&values).expect("its own values") == *update, "another encoding of the same update");
+            let again = codec::encode(codec, &Hash::ZERO, &values).expect("its own values");
+            assert!(again == *update, "another encoding of the same update");
         }
     }
 }
 
 fn payload_seeds() -> Vec<Vec<u8>> {
     let seal = |values: &[f32]| {
-        let update = codec::encode(values).expect("finite values");
+        let update = codec::encode(Codec::Int8, &Hash::ZERO, values).expect("finite values");
         let (network, base_root) = (WORLD.network(), Hash([3; 32]));
         Payload { network, round: 2, base_root, node: *node_key(0).public(), salt: [5; 32], update }.seal().0
     };

@@ -16,7 +16,7 @@ mod load;
 mod process;
 
 use ailo_ledger::{Block, state::execute_block};
-use ailo_node::localnet::chart::{self, Chart, Scale, Series};
+use ailo_node::chart::{self, Chart, Scale, Series};
 use load::Outcome;
 use std::time::Duration;
 

@@ -65,7 +65,7 @@ async fn run(args: Args) -> Outcome<()> {
 
 /// One transfer at a time on an idle network.
 async fn idle(network: &Network) -> Outcome<()> {
-    let (clients, wallet) = (&network.clients, &network.net.nodes[0].wallet);
+    let (clients, wallet) = (&network.clients, &network.prober);
     let first = clients[0].account(&Address::from(wallet.public())).await?.value.nonce;
     let (mut in_block, mut confirmed) = (Vec::new(), Vec::new());
     for i in 0..PROBES {

@@ -5,8 +5,10 @@ use ailo_protocol::{
     Address, Amount, Hash, PublicKey, Username,
     address::AddressError,
     aggregation::{Aggregation, Pre, Rule},
+    compression::Codec,
     username::BadUsername,
 };
+use ailo_training::simulation::Attack;
 use clap::{Args, Parser, Subcommand};
 use serde::Deserialize;
 use std::{path::PathBuf, str::FromStr};
@@ -58,6 +60,11 @@ pub enum Command {
     Validators(ValidatorsArgs),
     /// Show a round, or what became of a node's contribution to it, and why: checks, losses, replay, pay.
     Round(RoundArgs),
+    /// Print this machine's determinism class: whoever has the same gets the same bits from the same training.
+    Class(ClassArgs),
+    /// Train the contributions to a recorded round again, offline, and compare.
+    #[command(after_help = REPLAY_HELP)]
+    Replay(ReplayArgs),
     /// Show what a running node knows: height, round, model, peers, balance.
     Status(ClientArgs),
     /// Check what a node says of the ledger by certificates and proofs, without believing the node.
@@ -460,9 +467,57 @@ pub struct RoundArgs {
     /// Show this node's part [default: with a round, that of the node in the data folder; without, everybody's].
     #[arg(long, value_name = "NODE")]
     pub node: Option<PublicKey>,
+    /// Train this node's slot of the open round and check it as the others would, before anything is handed in; nothing is.
+    #[arg(long, conflicts_with = "round")]
+    pub dry_run: bool,
+    /// For --dry-run: the network's dataset (repeatable) [default: the embedded corpus].
+    #[arg(long, value_name = "PATH")]
+    pub data: Vec<PathBuf>,
     /// Which node to ask.
     #[command(flatten)]
     pub client: ClientArgs,
+}
+
+/// Flags of `class`.
+#[derive(Debug, Args)]
+pub struct ClassArgs {
+    /// Of the CPU, even when a GPU is there.
+    #[arg(long)]
+    pub cpu: bool,
+}
+
+const REPLAY_HELP: &str = "\
+Training is bit-exact on machines of one class, so whoever has the record, the model and the data can tell an honest contribution
+from a forged one, and compute the round's model: no node has to be asked or believed. Fails if a result differs.
+
+Example, with the model state from the folder of any node that has it:
+  ailo-node round 12 --json > round-12.json
+  ailo-node replay round-12.json --network network.toml --model model/ROOT.state --data text.txt";
+
+/// Flags of `replay`.
+#[derive(Debug, Args)]
+pub struct ReplayArgs {
+    /// The recorded round: what `ailo-node round N --json` prints.
+    #[arg(value_name = "RECORD")]
+    pub record: PathBuf,
+    /// The network file.
+    #[arg(long, value_name = "FILE")]
+    pub network: PathBuf,
+    /// The model state that the round started from (the first one of a network is made here).
+    #[arg(long, value_name = "FILE", default_value = "")]
+    pub model: PathBuf,
+    /// The network's dataset (repeatable) [default: the embedded corpus].
+    #[arg(long, value_name = "PATH")]
+    pub data: Vec<PathBuf>,
+    /// Only this node's contribution [default: everybody's, and the round's model].
+    #[arg(long, value_name = "NODE")]
+    pub node: Option<PublicKey>,
+    /// Threads of libtorch, which decide the class of results.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub threads: u32,
+    /// Compute on the GPU, if there is one.
+    #[arg(long)]
+    pub gpu: bool,
 }
 
 /// Flags of `propose`.
@@ -551,9 +606,19 @@ pub struct LocalnetArgs {
     /// Afterwards train one plain process with as many times the batch as there are nodes, at three rates, and compare.
     #[arg(long)]
     pub baseline: bool,
+    /// Nodes that attack: the last ones. They run the program `attacker`, which is built beside this one.
+    #[arg(long, default_value_t = 0, requires = "attack")]
+    pub byzantine: u32,
+    /// What they do, such as sign-flip, alie, label-flip or copy; tests/attacker.rs has all attacks.
+    #[arg(long, value_name = "NAME")]
+    pub attack: Option<String>,
     /// Kill -9 a validator at random times, this many times, while transfers are sent.
     #[arg(long, default_value_t = 0)]
     pub kills: u32,
+    /// Kill at the steps of a round in turn instead: gathering, early and late in the training, after it, at the draw, at the
+    /// verdict, at the vote; no phase may last beyond its deadline.
+    #[arg(long, requires = "kills")]
+    pub kill_at_steps: bool,
     /// Seed of the kill times, and of the network's initial weights.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
@@ -581,6 +646,108 @@ pub enum SimulateCommand {
     Ledger(SimulateLedgerArgs),
     /// List the faults that `simulate ledger --plant` knows, one a line.
     Plants,
+    /// Training with attackers among the nodes, beside the honest nodes alone.
+    #[command(after_help = SIMULATE_TRAINING_HELP)]
+    Training(SimulateTrainingArgs),
+}
+
+const SIMULATE_TRAINING_HELP: &str = "\
+Attackers see all honest updates of a round before they send theirs, know the rule and f, and are never excluded; what each attack
+sends is in training/src/simulation/attack.rs. A line of the table compares the loss over all held-out text with that of the
+honest nodes alone and a plain mean (to plain), and with that of the same rule without attackers (to quiet).
+
+Examples:
+  ailo-node simulate training --nodes 8 --byzantine 2 --data text.txt --table runs.jsonl
+  ailo-node simulate training --nodes 16 --byzantine 6 --attack alie-opt,ipm-opt --rule trimmed-mean,median --pre nnm --plot curves.svg
+  ailo-node simulate training --nodes 8 --byzantine 2 --attack ipm --f 0     (a plain mean under attack)";
+
+/// Attacks to simulate.
+#[derive(Clone, Copy, Debug)]
+pub enum AttackChoice {
+    /// Each of them.
+    All,
+    /// This one.
+    One(Attack),
+}
+
+impl FromStr for AttackChoice {
+    type Err = String;
+
+    fn from_str(name: &str) -> Result<AttackChoice, String> {
+        if name == "all" { Ok(AttackChoice::All) } else { name.parse().map(AttackChoice::One) }
+    }
+}
+
+/// Flags of `simulate training`.
+#[derive(Debug, Clone, Args)]
+pub struct SimulateTrainingArgs {
+    /// Nodes.
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub nodes: u32,
+    /// Nodes that attack.
+    #[arg(long, default_value_t = 2)]
+    pub byzantine: u32,
+    /// What they do: all, or some of withhold, zero, random, sign-flip, ipm, ipm-opt, alie, alie-opt, mimic, collude, lonely, stale,
+    /// label-flip, infinity, nan.
+    #[arg(long, value_name = "NAME,..", value_delimiter = ',', default_value = "all")]
+    pub attack: Vec<AttackChoice>,
+    /// Rules of aggregation: trimmed-mean, median, krum, multi-krum, centered-clipping, geometric-median.
+    #[arg(long, value_name = "NAME,..", value_delimiter = ',', default_value = "trimmed-mean")]
+    pub rule: Vec<Rule>,
+    /// What is done before the rule: nnm or bucketing.
+    #[arg(long, value_name = "NAME")]
+    pub pre: Option<Pre>,
+    /// Attackers that the rule is told to withstand [default: a third of the nodes, or as many as attack if they are more].
+    #[arg(long)]
+    pub f: Option<u32>,
+    /// How updates are packed: int8, int4, top-k or mask.
+    #[arg(long, value_name = "NAME", default_value = "int8")]
+    pub codec: Codec,
+    /// How unequal the nodes' data are: alpha of a Dirichlet distribution over as many parts of the text as there are nodes; small is
+    /// unequal [default: all draw from all data].
+    #[arg(long, value_name = "ALPHA", value_parser = positive)]
+    pub skew: Option<f64>,
+    /// Rounds.
+    #[arg(long, default_value_t = 20)]
+    pub rounds: u64,
+    /// Inner steps of a round.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+    pub steps: u32,
+    /// Text to train on (repeatable) [default: the embedded corpus].
+    #[arg(long, value_name = "PATH")]
+    pub data: Vec<PathBuf>,
+    /// Seed of the weights and of every draw.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Only the runs asked for, without those that they are compared with.
+    #[arg(long)]
+    pub alone: bool,
+    /// Rows as JSON lines.
+    #[arg(long)]
+    pub json: bool,
+    /// Say how every round went, on standard error.
+    #[arg(long)]
+    pub verbose: bool,
+    /// Keep rows in this file, and take from it what has been run.
+    #[arg(long, value_name = "FILE")]
+    pub table: Option<PathBuf>,
+    /// Draw the losses as an SVG picture.
+    #[arg(long, value_name = "FILE")]
+    pub plot: Option<PathBuf>,
+    /// Score every update as a committee does, and draw what thresholds of the scores would find, as an SVG picture.
+    #[arg(long, value_name = "FILE")]
+    pub roc: Option<PathBuf>,
+    /// Threads that train [default: one for each core].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub threads: Option<u32>,
+    /// Change a parameter, such as training.lr=0.006 or model.width=96 (repeatable).
+    #[arg(long = "set", value_name = "SECTION.KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    let number: f64 = text.parse().map_err(|e| format!("{e}"))?;
+    if number > 0.0 && number.is_finite() { Ok(number) } else { Err("a positive number is needed".into()) }
 }
 
 /// Flags of `simulate ledger`.

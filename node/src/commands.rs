@@ -7,12 +7,13 @@ use crate::{
     config::Settings,
     datadir::DataDir,
     error::NodeError,
-    genesis, holders, localnet, round,
+    genesis, holders, localnet, replay, round,
     rpc::types::*,
     service, simulate, verify,
 };
 use ailo_ledger::{Body, Transaction, state::Event, store::Subject};
 use ailo_protocol::{Address, Hash, Keypair, keystore};
+use ailo_training::{class::determinism_class, device, set_threads};
 use std::{
     io::{IsTerminal, Write},
     time::{Duration, Instant},
@@ -35,15 +36,19 @@ pub async fn dispatch(cli: Cli) -> Result<(), NodeError> {
         Command::Vote(args) => holders::vote(args).await,
         Command::Proposals(args) => holders::proposals(args).await,
         Command::Validators(args) => holders::validators(args).await,
+        Command::Round(args) if args.dry_run => replay::dry_run(&args).await,
         Command::Round(args) => round::command(args).await,
+        Command::Class(args) => class(&args),
+        Command::Replay(args) => replay::command(&args),
         Command::Status(args) => status(args).await,
         Command::Verify(command) => verify::command(command).await,
         Command::Generate(args) => generate(args).await,
         Command::Aggregate(args) => aggregate::command(&args),
         Command::Localnet(args) => localnet::run(*args).await,
-        Command::Simulate(SimulateCommand::Ledger(args)) => simulate::ledger(&args),
+        Command::Simulate(SimulateCommand::Ledger(args)) => simulate::ledger::command(&args),
+        Command::Simulate(SimulateCommand::Training(args)) => simulate::training::command(&args),
         Command::Simulate(SimulateCommand::Plants) => {
-            simulate::plants();
+            simulate::ledger::plants();
             Ok(())
         }
     }
@@ -65,6 +70,12 @@ pub fn start_log(filter: &str) -> Result<(), NodeError> {
 /// Prints a reply as JSON.
 pub fn print_json<T: serde::Serialize>(value: &T) {
     println!("{}", json(value));
+}
+
+fn class(args: &ClassArgs) -> Result<(), NodeError> {
+    set_threads(1);
+    println!("{}", determinism_class(device(!args.cpu))?);
+    Ok(())
 }
 
 fn keys(args: &KeysArgs) -> Result<(), NodeError> {

@@ -60,7 +60,7 @@ pub fn open_data(paths: &[PathBuf], model: &ModelConfig) -> Result<Dataset, Node
 
 /// A contribution to this model must fit the network's own bound.
 fn payload_fits(params: &Params) -> Result<(), String> {
-    let needed = Payload::FRAME_BYTES + codec::encoded_len(parameter_count(&params.model));
+    let needed = Payload::FRAME_BYTES + codec::encoded_len(params.training.codec, parameter_count(&params.model));
     let bound = params.round.max_payload_bytes;
     if needed as u64 > bound {
         return Err(format!("an update of this model has {needed} bytes: raise round.max_payload_bytes above {bound}"));

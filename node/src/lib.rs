@@ -2,6 +2,7 @@
 //! processes. The program itself is `main.rs`; its commands are in [`commands`], the running node in [`service`].
 
 pub mod aggregate;
+pub mod chart;
 pub mod cli;
 pub mod client;
 pub mod commands;
@@ -11,6 +12,7 @@ pub mod error;
 pub mod genesis;
 pub mod holders;
 pub mod localnet;
+pub mod replay;
 pub mod round;
 pub mod rpc;
 pub mod service;

@@ -19,7 +19,7 @@ use serde::Serialize;
 const HISTORY: u32 = 100;
 
 /// Shows a round, or one node's part in it.
-pub async fn command(RoundArgs { round, node, client: args }: RoundArgs) -> Result<(), NodeError> {
+pub async fn command(RoundArgs { round, node, client: args, .. }: RoundArgs) -> Result<(), NodeError> {
     let client = Client::find(&args)?;
     let node = match (round, node) {
         (None, None) => None,

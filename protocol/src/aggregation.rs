@@ -4,13 +4,10 @@
 
 use crate::{
     canonical::{Decode, Encode},
+    named_as_in_files,
     params::{ParamError, check},
 };
-use serde::{
-    Deserialize, Serialize,
-    de::{IntoDeserializer, value},
-};
-use std::str::FromStr;
+use serde::{Deserialize, Serialize};
 
 /// How n updates, of which at most f come from attackers, become one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
@@ -52,17 +49,6 @@ impl Pre {
     pub const ALL: [Pre; 2] = [Pre::Nnm, Pre::Bucketing];
 }
 
-/// The text form is the one of configuration files.
-macro_rules! named_as_in_files {
-    ($($t:ty),*) => { $(
-        impl FromStr for $t {
-            type Err = value::Error;
-            fn from_str(name: &str) -> Result<Self, value::Error> {
-                Self::deserialize(name.into_deserializer())
-            }
-        }
-    )* };
-}
 named_as_in_files!(Rule, Pre);
 
 /// A rule, what is done before it, and their numbers. What is left out is as in [`Aggregation::DEFAULT`].

@@ -8,10 +8,24 @@
 //! let signature = key.sign(&message);
 //! assert!(key.public().verify(&message, &signature).is_ok());
 //! ```
+/// Text forms of these types: those of configuration files.
+macro_rules! named_as_in_files {
+    ($($t:ty),*) => { $(
+        impl std::str::FromStr for $t {
+            type Err = serde::de::value::Error;
+            fn from_str(name: &str) -> Result<Self, Self::Err> {
+                <$t as serde::Deserialize>::deserialize(serde::de::IntoDeserializer::into_deserializer(name))
+            }
+        }
+    )* };
+}
+pub(crate) use named_as_in_files;
+
 pub mod address;
 pub mod aggregation;
 pub mod amount;
 pub mod canonical;
+pub mod compression;
 pub mod contribution;
 pub mod file;
 pub mod genesis;

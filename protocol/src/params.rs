@@ -5,6 +5,7 @@ use crate::{
     aggregation::{Aggregation, Pre},
     amount::{Amount, PPM},
     canonical::{Decode, Encode},
+    compression::Codec,
 };
 use serde::{Deserialize, Serialize};
 
@@ -506,6 +507,8 @@ pub struct TrainingParams {
     pub eval_sequences: u32,
     /// Held-out sequences that a contribution's score measures.
     pub score_sequences: u32,
+    /// How updates are packed.
+    pub codec: Codec,
     /// How the accepted updates become one.
     pub aggregation: Aggregation,
 }

@@ -1,16 +1,20 @@
 //! Benchmarks of training, run by `scripts/bench NAME`: each prints the median of several runs, their spread, and the
 //! physical limit that the same run measured beside it.
 //!
-//!     cargo run -p ailo-training --example bench -- training|aggregation|codec|root
+//!     cargo run -p ailo-training --example bench -- training|verification|aggregation|codec|root
 
 use ailo_protocol::{
     Hash,
     aggregation::{Aggregation, Pre, Rule},
+    compression::Codec,
     hash::Domain,
     presets,
 };
 use ailo_training::{
-    Control, Dataset, Device, ModelState, aggregate, codec, inner, model::parameter_count, set_threads,
+    Control, Dataset, Device, ModelState, aggregate, codec, inner,
+    model::parameter_count,
+    round::{Rules, Slot},
+    set_threads,
 };
 use rayon::prelude::*;
 use std::{error::Error, hint::black_box, time::Instant};
@@ -19,7 +23,13 @@ use tch::{Kind, Tensor};
 type Outcome = Result<(), Box<dyn Error>>;
 type Bench = (&'static str, fn() -> Outcome);
 
-const BENCHES: [Bench; 4] = [("training", training), ("aggregation", aggregation), ("codec", codec), ("root", root)];
+const BENCHES: [Bench; 5] = [
+    ("training", training),
+    ("verification", verification),
+    ("aggregation", aggregation),
+    ("codec", codec),
+    ("root", root),
+];
 
 fn main() -> Outcome {
     let name = std::env::args().nth(1).unwrap_or_default();
@@ -77,7 +87,7 @@ fn values(count: usize, seed: u64) -> Vec<f32> {
 /// Inner steps of the development model, against matrix products of its largest shape.
 fn training() -> Outcome {
     let (cfg, data) = (presets::dev().model, Dataset::embedded());
-    let params = ailo_protocol::params::TrainingParams { inner_steps: 4, ..presets::dev().training };
+    let params = TrainingParams { inner_steps: 4, ..presets::dev().training };
     let base = ModelState::initial(&cfg, 1);
     let windows = data.windows(&params, &Hash::ZERO, 0, 1);
     let mut go = |_| Control::Continue;
@@ -94,6 +104,53 @@ fn training() -> Outcome {
     let products = times(21, || Ok([(); 20].map(|()| a.matmul(&b))))?;
     let limit = report("matrix products", &products, 20.0 * 2.0 * (rows * width * ffn) as f64 / 1e9, "GFLOP/s");
     ratio(ours, limit, "of the matrix products' speed");
+    Ok(())
+}
+
+/// What all verification of a round takes of what its training does, with the numbers of the development and the main network:
+/// replays, the committee's losses, each voter's look at the next model, hashing and unpacking. Twelve participants, all of them
+/// validators that came through probation.
+fn verification() -> Outcome {
+    const NODES: f64 = 12.0;
+    let main = presets::main();
+    // Bytes in place of the tokenizer that the embedded corpus is not made for; little else changes.
+    let main_model = ModelConfig { tokenizer: presets::dev().model.tokenizer, ..main.model };
+    for (name, model, params, steps) in
+        [("dev", presets::dev().model, presets::dev(), 4), ("main", main_model, main, 1)]
+    {
+        let data = Dataset::embedded();
+        let short = TrainingParams { inner_steps: steps, batch: params.training.batch.min(8), ..params.training };
+        let rules = Rules { model: &model, training: &short, data: &data, device: Device::Cpu };
+        let base = ModelState::initial(&model, 1);
+        let slot = Slot { steps: 0, seed: Hash::ZERO, slot: 0, slots: 1 };
+        println!(" {name}: {} parameters", parameter_count(&model));
+        let sequences = f64::from(steps * short.batch);
+        let train = times(3, || Ok(rules.train(&slot, &base, &mut |_| Control::Continue)?))?;
+        let train = 1.0 / report("training", &train, sequences, "sequences/s");
+        let windows = data.held_out_windows(short.sequence, None, 4);
+        let measure = times(3, || Ok(rules.loss_over(&base.weights, &windows)?))?;
+        let measure = 1.0 / report("measuring", &measure, windows.len() as f64, "sequences/s");
+        let update = values(base.weights.len(), 1);
+        let sent = rules.encode(&update, &slot.seed)?;
+        let admit = times(3, || {
+            Ok((Hash::of(Domain::Blob, &sent), update_hash(&sent), rules.admit(&sent, &base, &slot.seed)?))
+        })?;
+        let admit = 1.0 / report("hashing and unpacking", &admit, 1.0, "updates/s");
+        let root = 1.0 / report("root of the next state", &times(3, || Ok(base.root()))?, 1.0, "states/s");
+
+        let of_slot = |seconds: f64| {
+            let slot = f64::from(params.training.inner_steps * params.training.batch) * train;
+            100.0 * seconds / slot
+        };
+        let replays = f64::from(params.round.replay_ppm as u32) / 1e4;
+        let losses = of_slot(f64::from(params.round.committee * params.training.score_sequences) * measure);
+        let votes = of_slot(f64::from(params.training.eval_sequences) * measure);
+        let hashing = of_slot(NODES * admit + root);
+        println!(
+            "  of the training: replays {replays:.2} %, losses {losses:.2} %, model votes {votes:.2} %, hashing and unpacking {hashing:.2} %: {:.1} %",
+            replays + losses + votes + hashing
+        );
+    }
     Ok(())
 }
 
@@ -164,13 +221,17 @@ fn reset_peak() -> Result<f64, Box<dyn Error>> {
 fn codec() -> Outcome {
     let update = values(1 << 22, 1);
     let bytes = (update.len() * 4) as f64 / 1e9;
-    let encoded = codec::encode(&update)?;
-    println!("  {:.3} bytes a value", encoded.len() as f64 / update.len() as f64);
-    let encode = report("encode", &times(9, || Ok(codec::encode(&update)?))?, bytes, "GB/s");
-    let decode = report("decode", &times(9, || Ok(codec::decode(&encoded, update.len())?))?, bytes, "GB/s");
     let limit = report("copy", &times(9, || Ok(update.clone()))?, bytes, "GB/s");
-    ratio(encode, limit, "encode, of the copying speed");
-    ratio(decode, limit, "decode, of the copying speed");
+    for codec in Codec::ALL {
+        let encoded = codec::encode(codec, &Hash::ZERO, &update)?;
+        println!("  {codec:?}: {:.3} bytes a value", encoded.len() as f64 / update.len() as f64);
+        let encode = || Ok(codec::encode(codec, &Hash::ZERO, &update)?);
+        let encode = report("encode", &times(9, encode)?, bytes, "GB/s");
+        let decode = || Ok(codec::decode(codec, &Hash::ZERO, &encoded, update.len())?);
+        let decode = report("decode", &times(9, decode)?, bytes, "GB/s");
+        ratio(encode, limit, "encode, of the copying speed");
+        ratio(decode, limit, "decode, of the copying speed");
+    }
     Ok(())
 }
 

@@ -108,6 +108,6 @@ fn result(data: &Dataset, case: u64, forgery: Option<u64>) -> Result<Hash, Box<d
         None => {}
     }
     let local = inner::train(&cfg, &params, case, &base, data, &windows, Device::Cpu, &mut |_| Control::Continue)?;
-    let update = update_hash(&codec::encode(&local.update)?);
+    let update = update_hash(&codec::encode(Codec::Int8, &seed, &local.update)?);
     Ok(Hash::of_parts(Domain::Work, &[&update.0, &local.trace.0]))
 }

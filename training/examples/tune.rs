@@ -14,13 +14,15 @@
 //!   model.KEY=VALUE and training.KEY=VALUE as in that file, such as model.width=96 or training.lr=0.006
 
 use ailo_protocol::{
-    Hash,
     params::{ModelConfig, Params, Tokenizer, TrainingParams},
     presets,
 };
 use ailo_training::{
-    Control, Dataset, Device, ModelState, aggregate, check, codec, inner::train, model::parameter_count, outer,
-    reference::Setup, set_threads,
+    Control, Dataset, Device, ModelState, check,
+    model::parameter_count,
+    reference::Setup,
+    round::{Rules, Slot},
+    set_threads,
 };
 use std::{error::Error, path::Path, time::Instant};
 
@@ -87,22 +89,18 @@ impl Experiment {
     }
 
     fn diloco(&self) -> Result<Vec<f32>, Box<dyn Error>> {
-        let mut state = ModelState::initial(&self.cfg, self.seed);
+        let (rules, mut state) = (self.rules(), ModelState::initial(&self.cfg, self.seed));
         for round in 0..self.rounds {
             let (mut updates, mut losses) = (Vec::new(), (0, 0));
             for slot in 0..self.workers {
-                let windows = self.setup().windows(round, slot);
-                let control = &mut |_| Control::Continue;
-                let local = train(&self.cfg, &self.params, round, &state, &self.data, &windows, Device::Cpu, control)?;
-                let update = codec::decode(&codec::encode(&local.update)?, state.weights.len())?;
-                check::check_update(&update, &state, &self.params)?;
-                updates.push(update);
+                let slot = Slot { steps: round, seed: self.setup().round_seed(round), slot, slots: self.workers };
+                let local = rules.train(&slot, &state, &mut |_| Control::Continue)?;
+                updates.push(rules.admit(&rules.encode(&local.update, &slot.seed)?, &state, &slot.seed)?);
                 losses = (losses.0 + local.loss_first, losses.1 + local.loss_last);
             }
-            let updates: Vec<&[f32]> = updates.iter().map(Vec::as_slice).collect();
-            let mean = aggregate::aggregate(&updates, &self.params.aggregation, self.faulty, &Hash::ZERO)?;
-            let ratio = check::norm(&mean) / check::norm(&state.weights);
-            state = outer::outer_step(&state, &mean, &self.params)?;
+            let norms: f64 = updates.iter().map(|update| check::norm(update)).sum();
+            let ratio = norms / updates.len() as f64 / check::norm(&state.weights);
+            state = rules.next(&updates, &state, self.faulty, &self.setup().round_seed(round))?;
             let mean_loss = |sum: u64| sum as f64 / 1e6 / f64::from(self.workers);
             let note =
                 format!("workers {:.3} to {:.3}, update norm {ratio:.3}", mean_loss(losses.0), mean_loss(losses.1));
@@ -117,6 +115,10 @@ impl Experiment {
             println!("  round {round:3}: held-out {loss:.4}");
         }
         Ok(run.weights)
+    }
+
+    fn rules(&self) -> Rules<'_> {
+        Rules { model: &self.cfg, training: &self.params, data: &self.data, device: Device::Cpu }
     }
 
     fn setup(&self) -> Setup<'_> {

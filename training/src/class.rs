@@ -13,6 +13,7 @@ use crate::{
 use ailo_protocol::{
     Hash,
     aggregation::Aggregation,
+    compression::Codec,
     hash::Domain,
     params::{ModelConfig, Style, Tokenizer, TrainingParams},
 };
@@ -36,6 +37,7 @@ const PROBE: TrainingParams = TrainingParams {
     max_update_norm: 2.0,
     eval_sequences: 1,
     score_sequences: 1,
+    codec: Codec::Int8,
     aggregation: Aggregation::DEFAULT,
 };
 

@@ -103,6 +103,9 @@ pub enum TrainingError {
         /// The step.
         step: u32,
     },
+    /// A simulation that cannot be.
+    #[error("cannot simulate: {0}")]
+    Simulation(String),
     /// The caller asked to stop.
     #[error("training was stopped")]
     Stopped,

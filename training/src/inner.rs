@@ -81,6 +81,22 @@ pub fn train(
     device: Device,
     control: &mut dyn FnMut(Progress) -> Control,
 ) -> Result<Local> {
+    train_towards(cfg, params, round, base, data, windows, device, control, &Model::loss)
+}
+
+/// The same, to lower another loss than the model's.
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn train_towards(
+    cfg: &ModelConfig,
+    params: &TrainingParams,
+    round: u64,
+    base: &ModelState,
+    data: &Dataset,
+    windows: &[usize],
+    device: Device,
+    control: &mut dyn FnMut(Progress) -> Control,
+    loss_of: &dyn Fn(&Model, &Tensor) -> Tensor,
+) -> Result<Local> {
     let (steps, batch, sequence) = (params.inner_steps, params.batch as usize, params.sequence as usize);
     data.check_windows(sequence, windows)?;
     if windows.len() != steps as usize * batch {
@@ -95,7 +111,7 @@ pub fn train(
     let mut losses = Vec::with_capacity(steps as usize);
     let started = Instant::now();
     for (step, windows) in (0..steps).zip(windows.chunks(batch)) {
-        let loss = model.loss(&batch_tensor(data, windows, sequence, device)?);
+        let loss = loss_of(&model, &batch_tensor(data, windows, sequence, device)?);
         let gradients = Tensor::f_run_backward(&[&loss], model.parameters(), false, false)?;
         optimiser.step(&gradients, learning_rate(params, round, step));
         let loss = loss.double_value(&[]);
@@ -208,7 +224,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::{aggregate, codec, eval, outer};
-    use ailo_protocol::{params::Style, presets};
+    use ailo_protocol::{compression::Codec, params::Style, presets};
 
     fn small(style: Style) -> ModelConfig {
         let kv_heads = if style == Style::Gpt2 { 4 } else { 2 };
@@ -263,7 +279,13 @@ mod tests {
                 let updates: Vec<Vec<f32>> = (0..4)
                     .map(|slot| {
                         let local = go(&cfg, &params, &state, &data, slot, round);
-                        codec::decode(&codec::encode(&local.update).unwrap(), state.weights.len()).unwrap()
+                        codec::decode(
+                            Codec::Int8,
+                            &Hash::ZERO,
+                            &codec::encode(Codec::Int8, &Hash::ZERO, &local.update).unwrap(),
+                            state.weights.len(),
+                        )
+                        .unwrap()
                     })
                     .collect();
                 let updates: Vec<&[f32]> = updates.iter().map(Vec::as_slice).collect();

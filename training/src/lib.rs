@@ -8,26 +8,22 @@
 //!
 //! ```
 //! use ailo_protocol::{Hash, params::TrainingParams, presets};
-//! use ailo_training::*;
+//! use ailo_training::{round::{Rules, Slot}, *};
 //!
 //! set_threads(1);
-//! let data = Dataset::embedded();
-//! let cfg = presets::dev().model;
-//! let params = TrainingParams { inner_steps: 2, batch: 2, sequence: 32, ..presets::dev().training };
-//! let base = ModelState::initial(&cfg, 7);
+//! let (data, dev) = (Dataset::embedded(), presets::dev());
+//! let training = TrainingParams { inner_steps: 2, batch: 2, sequence: 32, ..dev.training };
+//! let rules = Rules { model: &dev.model, training: &training, data: &data, device: device(false) };
+//! let (base, seed) = (ModelState::initial(rules.model, 7), Hash::ZERO);
 //!
 //! let mut updates = Vec::new();
 //! for slot in 0..2 {
-//!     let windows = data.windows(&params, &Hash::ZERO, slot, 2);
-//!     let local = inner::train(&cfg, &params, 0, &base, &data, &windows, device(false), &mut |_| Control::Continue)?;
-//!     let bytes = codec::encode(&local.update)?;
-//!     let update = codec::decode(&bytes, base.weights.len())?;
-//!     check::check_update(&update, &base, &params)?;
-//!     updates.push(update);
+//!     let slot = Slot { steps: 0, seed, slot, slots: 2 };
+//!     let local = rules.train(&slot, &base, &mut |_| Control::Continue)?;
+//!     let sent = rules.encode(&local.update, &seed)?;
+//!     updates.push(rules.admit(&sent, &base, &seed)?);
 //! }
-//! let updates: Vec<&[f32]> = updates.iter().map(Vec::as_slice).collect();
-//! let mean = aggregate::aggregate(&updates, &params.aggregation, 0, &Hash::ZERO)?;
-//! let next = outer::outer_step(&base, &mean, &params)?;
+//! let next = rules.next(&updates, &base, 0, &seed)?;
 //! println!("M_1 is {}", next.root());
 //! # Ok::<(), TrainingError>(())
 //! ```
@@ -45,6 +41,8 @@ pub mod inner;
 pub mod model;
 pub mod outer;
 pub mod reference;
+pub mod round;
+pub mod simulation;
 pub mod state;
 pub mod tokenizer;
 

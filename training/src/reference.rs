@@ -47,8 +47,12 @@ pub struct Run {
 impl Setup<'_> {
     /// Data windows of a worker in a round.
     pub fn windows(&self, round: u64, slot: u32) -> Vec<usize> {
-        let seed = Hash::of_parts(Domain::Lot, &[&self.seed.to_le_bytes(), &round.to_le_bytes()]);
-        self.data.windows(self.training, &seed, slot, self.workers)
+        self.data.windows(self.training, &self.round_seed(round), slot, self.workers)
+    }
+
+    /// Seed of a round.
+    pub fn round_seed(&self, round: u64) -> Hash {
+        Hash::of_parts(Domain::Lot, &[&self.seed.to_le_bytes(), &round.to_le_bytes()])
     }
 
     /// Held-out loss over `count` windows (`u32::MAX` for all).

@@ -10,6 +10,7 @@ use crate::{
 use ailo_protocol::{
     Address, Amount, Genesis, Hash, Keypair, NodeId,
     aggregation::Aggregation,
+    compression::Codec,
     contribution::{Contribution, Finding, trace_commitment},
     genesis::{Dataset, Founder},
     params::{LedgerParams, ModelConfig, Params, RoundParams, Style, Tokenizer, TrainingParams},
@@ -101,6 +102,7 @@ pub fn genesis(founders: u8, edit: impl FnOnce(&mut Params)) -> Genesis {
         max_update_norm: 1.0,
         eval_sequences: 1,
         score_sequences: 1,
+        codec: Codec::Int8,
         aggregation: Aggregation::DEFAULT,
     };
     let mut params = Params { ledger, round, model, training };

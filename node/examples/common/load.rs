@@ -41,6 +41,8 @@ pub struct Network {
     pub clients: Vec<Client>,
     /// Its id.
     pub id: Hash,
+    /// A wallet beside those of the load. No node works for it: those stake by themselves.
+    pub prober: Keypair,
     wallets: Vec<Keypair>,
     _dir: tempfile::TempDir,
 }
@@ -94,7 +96,7 @@ pub async fn found(nodes: u32, confirmations: u32, final_s: u64) -> Outcome<Netw
     let clients: Vec<Client> = (0..net.nodes.len()).filter_map(|i| net.client(i)).collect();
     let id = net.genesis.id();
 
-    let wallets: Vec<Keypair> = (0..WALLETS).map(|_| Keypair::generate()).collect();
+    let mut wallets: Vec<Keypair> = (0..=WALLETS).map(|_| Keypair::generate()).collect();
     for (i, founder) in net.nodes.iter().enumerate() {
         // Each founder's node bonds by itself as soon as it can; the coins are sent after that.
         let address = Address::from(founder.wallet.public());
@@ -122,7 +124,8 @@ pub async fn found(nodes: u32, confirmations: u32, final_s: u64) -> Outcome<Netw
         }
     }
     settled(&clients[0]).await?;
-    Ok(Network { net, clients, id, wallets, _dir: dir })
+    let prober = wallets.pop().ok_or("there are no wallets")?;
+    Ok(Network { net, clients, id, prober, wallets, _dir: dir })
 }
 
 impl Network {

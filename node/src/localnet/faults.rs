@@ -1,9 +1,9 @@
-//! Trouble on purpose: validators killed with -9 at seeded random times, and transfers that are sent meanwhile and must
-//! all still be there at the end.
+//! Trouble on purpose: validators killed with -9 at seeded random times or at the steps of a round in turn, and transfers that are
+//! sent meanwhile and must all still be there at the end.
 
 use super::net::Net;
 use crate::{error::NodeError, rpc::types::*};
-use ailo_ledger::Body;
+use ailo_ledger::{Body, state::Phase as RoundPhase};
 use ailo_protocol::{Address, Amount, Hash, hash::Domain, hash::Stream};
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,26 @@ use std::time::{Duration, Instant};
 const CATCH_UP: Duration = Duration::from_secs(60);
 /// While one node is dead, the others must make a block within this time.
 const PROGRESS: Duration = Duration::from_secs(60);
+/// A step of a round that is not seen within this time is passed over.
+const STEP_COMES: Duration = Duration::from_secs(20);
+/// A phase may last so much longer than its deadline: until the next block is made, and seen here.
+const SEEN_WITHIN: Duration = Duration::from_secs(4);
+
+/// A step of a round, and whether a node is there.
+type Step = (&'static str, fn(&RoundStatus) -> bool);
+
+/// Where nodes are killed in turn. Gathering lasts no longer than a block, unless somebody is missing.
+const STEPS: [Step; 7] = [
+    ("the round gathers", |round| round.phase == "gather"),
+    ("its training begins", |round| round.phase == "train" && 4 * round.step < round.steps),
+    ("its training is half done", |round| {
+        round.phase == "train" && (round.steps / 2..round.steps).contains(&round.step)
+    }),
+    ("it has trained", |round| round.phase == "train" && round.step == round.steps),
+    ("the committee is drawn", |round| round.phase == "draw"),
+    ("it verifies", |round| round.phase == "verify"),
+    ("it votes", |round| round.phase == "vote"),
+];
 
 enum Phase {
     /// All run; the next kill comes at this time.
@@ -29,6 +49,43 @@ pub struct Faults {
     validators: u32,
     phase: Phase,
     slowest: Duration,
+    /// Kills at each of [`STEPS`], if that is asked for.
+    at_steps: Option<[u32; STEPS.len()]>,
+    /// The step that is waited for.
+    turn: usize,
+    phases: Phases,
+}
+
+/// The phases of rounds as they pass, and by how much one lasted longer than its deadline.
+#[derive(Default)]
+struct Phases {
+    now: Option<(u64, RoundPhase, Instant, Duration)>,
+    seen: u32,
+    late: Duration,
+}
+
+impl Phases {
+    fn see(&mut self, view: &RoundView) -> Result<(), NodeError> {
+        let (number, phase) = (view.round.number, view.round.phase);
+        let allowed = Duration::from_millis(view.round.deadline_age.saturating_sub(view.round.phase_age));
+        if let Some((last, before, since, allowed)) = self.now {
+            // Nobody is obliged to take part, so gathering has no end.
+            let over = since.elapsed().saturating_sub(allowed);
+            if before != RoundPhase::Gather && over > SEEN_WITHIN {
+                let text = format!("round {last} stalls: {before} is {:.1} s over its deadline", over.as_secs_f64());
+                return Err(NodeError::Check(text));
+            }
+            if (last, before) == (number, phase) {
+                return Ok(());
+            }
+            self.seen += 1;
+            if before != RoundPhase::Gather {
+                self.late = self.late.max(over);
+            }
+        }
+        self.now = Some((number, phase, Instant::now(), allowed));
+        Ok(())
+    }
 }
 
 fn stream(seed: u64, name: &str) -> Stream {
@@ -41,14 +98,26 @@ fn top(statuses: &[Option<At<Status>>], except: usize) -> u64 {
 }
 
 impl Faults {
-    /// `kills` of them, at times and of nodes that `seed` decides.
-    pub fn new(kills: u32, seed: u64, validators: u32) -> Faults {
+    /// `kills` of them, of nodes and at times that `seed` decides, or at the steps of a round in turn.
+    pub fn new(kills: u32, seed: u64, validators: u32, at_steps: bool) -> Faults {
         let mut random = stream(seed, "kills");
         let until = Instant::now() + Duration::from_millis(8_000 + random.below(4_000));
         if kills > 0 {
             println!("{kills} kills with seed {seed}");
         }
-        Faults { left: kills, done: 0, random, validators, phase: Phase::Calm { until }, slowest: Duration::ZERO }
+        let at_steps = at_steps.then_some([0; STEPS.len()]);
+        let (phase, slowest) = (Phase::Calm { until }, Duration::ZERO);
+        Faults {
+            left: kills,
+            done: 0,
+            random,
+            validators,
+            phase,
+            slowest,
+            at_steps,
+            turn: 0,
+            phases: Phases::default(),
+        }
     }
 
     /// Whether every kill is done and survived.
@@ -59,9 +128,15 @@ impl Faults {
     /// Does what is due, and checks what is owed by now.
     pub async fn step(&mut self, net: &mut Net, statuses: &[Option<At<Status>>]) -> Result<(), NodeError> {
         let now = Instant::now();
+        if self.at_steps.is_some() {
+            self.watch(net, statuses).await?;
+        }
         match self.phase {
             Phase::Calm { until } if self.left > 0 && now >= until => {
                 let node = self.random.below(u64::from(self.validators)) as usize;
+                if !self.is_the_moment(node, statuses, now - until) {
+                    return Ok(());
+                }
                 let height = top(statuses, node);
                 net.kill(node).await?;
                 self.left -= 1;
@@ -101,8 +176,51 @@ impl Faults {
         Ok(())
     }
 
+    /// Whether a node is at the step whose turn it is; none is waited for without end.
+    fn is_the_moment(&mut self, node: usize, statuses: &[Option<At<Status>>], waited: Duration) -> bool {
+        let Some(kills) = &mut self.at_steps else { return true };
+        let (_, is_there) = STEPS[self.turn];
+        let there = statuses[node].as_ref().is_some_and(|status| is_there(&status.value.round));
+        if there {
+            kills[self.turn] += 1;
+        }
+        if there || waited > STEP_COMES {
+            self.turn = (self.turn + 1) % STEPS.len();
+        }
+        if waited > STEP_COMES {
+            self.phase = Phase::Calm { until: Instant::now() };
+        }
+        there
+    }
+
+    /// Looks at the round through a node that runs.
+    async fn watch(&mut self, net: &mut Net, statuses: &[Option<At<Status>>]) -> Result<(), NodeError> {
+        let furthest = (0..statuses.len()).max_by_key(|i| statuses[*i].as_ref().map_or(0, |status| status.height));
+        let Some(client) = furthest.and_then(|node| net.client(node)) else { return Ok(()) };
+        let reply: Result<At<Option<RoundView>>, NodeError> = client.call("ailo_round", &[]).await;
+        match reply {
+            Ok(At { value: Some(view), .. }) => self.phases.see(&view),
+            _ => Ok(()), // it has just died
+        }
+    }
+
+    /// How often to look.
+    pub fn pause(&self) -> Duration {
+        Duration::from_millis(if self.at_steps.is_some() { 25 } else { 300 })
+    }
+
     /// Says what was done.
     pub fn report(&self) {
+        if let Some(kills) = self.at_steps {
+            let each: Vec<String> =
+                STEPS.iter().zip(kills).map(|((step, _), kills)| format!("{kills} when {step}")).collect();
+            println!("kills: {}", each.join(", "));
+            let late = self.phases.late.as_secs_f64();
+            println!(
+                "holds: of {} phases of rounds none lasted more than {late:.1} s beyond its deadline",
+                self.phases.seen
+            );
+        }
         if self.done > 0 {
             println!(
                 "holds: the network survived {} kills (slowest return {:.1} s)",

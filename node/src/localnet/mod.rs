@@ -1,13 +1,12 @@
 //! `localnet`: founds a network of real node processes on this machine, trains with it, and checks what a network owes
 //! its users. Exit code 0 only if every check holds.
 
-pub mod chart;
 mod checks;
 mod faults;
 pub mod net;
 mod table;
 
-use crate::{cli::LocalnetArgs, error::NodeError, genesis, rpc::types::*};
+use crate::{chart, cli::LocalnetArgs, error::NodeError, genesis, rpc::types::*};
 use ailo_protocol::{params::Params, presets};
 use ailo_training::{dataset::Dataset, eval, reference, state::ModelState};
 use checks::Observed;
@@ -37,6 +36,9 @@ pub async fn run(args: LocalnetArgs) -> Result<(), NodeError> {
         seed: args.seed,
         params,
     })?;
+    if args.byzantine > 0 {
+        send_attackers(&mut net, &args)?;
+    }
     println!(
         "network {} of {} nodes, {validators} validators, in {}",
         net.genesis.id().short(),
@@ -66,6 +68,25 @@ pub async fn run(args: LocalnetArgs) -> Result<(), NodeError> {
     outcome
 }
 
+/// Makes attackers of the last nodes.
+fn send_attackers(net: &mut Net, args: &LocalnetArgs) -> Result<(), NodeError> {
+    if args.byzantine >= args.nodes {
+        return Err(NodeError::Usage("--byzantine: somebody must be honest".into()));
+    }
+    let program = std::env::current_exe().map_err(|e| NodeError::io("find this program", e))?;
+    let program = program.with_file_name("attacker");
+    if !program.exists() {
+        let how = format!("{} is not there: build it with `cargo build -p ailo-node`", program.display());
+        return Err(NodeError::Usage(how));
+    }
+    let honest = (args.nodes - args.byzantine) as usize;
+    for node in &mut net.nodes[honest..] {
+        node.program = program.clone();
+        node.env = vec![("AILO_ATTACK".into(), args.attack.clone().unwrap_or_default())];
+    }
+    Ok(())
+}
+
 /// Trains the rounds, with the faults and transfers asked for, then makes the live checks.
 async fn train_and_check(net: &mut Net, args: &LocalnetArgs) -> Result<Observed, NodeError> {
     let started = Instant::now();
@@ -73,7 +94,7 @@ async fn train_and_check(net: &mut Net, args: &LocalnetArgs) -> Result<Observed,
     net.start_all()?;
     let mut observed = Observed::new(started);
     let mut table = table::Table::new();
-    let mut faults = faults::Faults::new(args.kills, args.seed, net.validators);
+    let mut faults = faults::Faults::new(args.kills, args.seed, net.validators, args.kill_at_steps);
     let mut transfers = (args.transfers || args.kills > 0).then(|| faults::Transfers::new(args.seed));
     loop {
         let statuses = net.statuses().await;
@@ -94,7 +115,7 @@ async fn train_and_check(net: &mut Net, args: &LocalnetArgs) -> Result<Observed,
         if started.elapsed() > limit {
             return Err(NodeError::Check(format!("{} rounds were not done within {} s", args.rounds, args.timeout)));
         }
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        tokio::time::sleep(faults.pause()).await;
     }
     table.finish();
     let seconds = started.elapsed().as_secs();
@@ -103,6 +124,9 @@ async fn train_and_check(net: &mut Net, args: &LocalnetArgs) -> Result<Observed,
         transfers.check(net).await?;
     }
     faults.report();
+    if args.byzantine > 0 {
+        report_attackers(net, args).await;
+    }
     checks::state_roots_are_equal_at_the_same_height(net).await?;
     checks::model_roots_are_equal_at_the_same_round(&observed, args.nodes, args.rounds)?;
     checks::the_supply_law_holds(net).await?;
@@ -112,6 +136,16 @@ async fn train_and_check(net: &mut Net, args: &LocalnetArgs) -> Result<Observed,
         tokio::signal::ctrl_c().await.map_err(|e| NodeError::io("listen for Ctrl-C", e))?;
     }
     Ok(observed)
+}
+
+/// What everybody has earned.
+async fn report_attackers(net: &mut Net, args: &LocalnetArgs) {
+    let honest = (args.nodes - args.byzantine) as usize;
+    for (i, status) in net.statuses().await.iter().enumerate() {
+        let Some(status) = status else { continue };
+        let what = if i < honest { "honest" } else { args.attack.as_deref().unwrap_or_default() };
+        println!("node {i:2} {what:<10} has earned {} ALC", status.value.account.free);
+    }
 }
 
 /// After the nodes have stopped: the final loss over all held-out text, the baseline, the picture.

@@ -202,7 +202,7 @@ impl Context {
                     tolerates: round.f,
                     committed: count(round.contributions.len()),
                     unprotected,
-                    step: progress.step,
+                    step: if progress.round == round.number { progress.step } else { 0 },
                     steps: params.training.inner_steps,
                     tokens_per_s: progress.tokens_per_s,
                     loss: progress.loss,

@@ -10,7 +10,10 @@ use ailo_protocol::{
 };
 use ailo_training::state::{self, ModelState};
 use futures::{StreamExt, stream};
-use std::{collections::VecDeque, time::Duration};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    time::Duration,
+};
 
 /// Bytes asked for in one request.
 const PIECE: u32 = 4 << 20;
@@ -94,12 +97,13 @@ async fn blob_from(net: &Handle, peer: NodeId, hash: Hash, bytes: u64) -> Option
 pub async fn model(net: &Handle, models: &Models, root: Hash) -> Result<ModelState, FetchError> {
     let peers = providers(net, None);
     let count = state::chunk_count(models.config());
-    let mut hashes = Vec::new();
+    let (mut hashes, mut moved) = (Vec::new(), 0);
     for peer in &peers {
         let request = ModelManifestRequest { root: root.0.to_vec().into() };
         if let Some(response::Body::ModelManifest(manifest)) =
             ask(net, *peer, request::Body::ModelManifest(request)).await
         {
+            moved += manifest.chunks.len();
             let list: Vec<Hash> =
                 manifest.chunks.chunks_exact(HASH).filter_map(|c| c.try_into().ok().map(Hash)).collect();
             if manifest.chunks.len() == count * HASH && merkle::root(&list) == root {
@@ -118,20 +122,34 @@ pub async fn model(net: &Handle, models: &Models, root: Hash) -> Result<ModelSta
         order.rotate_left(i % peers.len().max(1));
         chunk(net.clone(), order, root, u32::try_from(i).unwrap_or(u32::MAX), hash)
     });
-    let chunks: Vec<Option<Vec<u8>>> = stream::iter(fetches).buffered(IN_FLIGHT).collect().await;
-    let mut bytes = Vec::new();
+    let chunks: Vec<Option<Piece>> = stream::iter(fetches).buffered(IN_FLIGHT).collect().await;
+    let (mut bytes, mut sources) = (Vec::new(), BTreeSet::new());
     for chunk in chunks {
-        bytes.extend(chunk.ok_or(FetchError::NoPeer(root))?);
+        let chunk = chunk.ok_or(FetchError::NoPeer(root))?;
+        bytes.extend(chunk.data);
+        moved += chunk.moved;
+        sources.insert(chunk.from);
     }
+    tracing::info!(bytes = bytes.len(), moved, peers = sources.len(), "a model state has come");
     ModelState::from_bytes(models.config(), &bytes).map_err(|_| FetchError::Mismatch(root))
 }
 
-async fn chunk(net: Handle, peers: VecDeque<NodeId>, root: Hash, index: u32, hash: Hash) -> Option<Vec<u8>> {
+/// A part of a model state.
+struct Piece {
+    data: Vec<u8>,
+    from: NodeId,
+    /// Bytes that came, those of wrong pieces too.
+    moved: usize,
+}
+
+async fn chunk(net: Handle, peers: VecDeque<NodeId>, root: Hash, index: u32, hash: Hash) -> Option<Piece> {
+    let mut moved = 0;
     for peer in peers {
         let request = ModelChunkRequest { root: root.0.to_vec().into(), index };
         if let Some(response::Body::ModelChunk(chunk)) = ask(&net, peer, request::Body::ModelChunk(request)).await {
+            moved += chunk.data.len();
             if Hash::of(Domain::ModelChunk, &chunk.data) == hash {
-                return Some(chunk.data.to_vec());
+                return Some(Piece { data: chunk.data.to_vec(), from: peer, moved });
             }
             blame(&net, peer).await;
         }

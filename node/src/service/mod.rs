@@ -19,12 +19,12 @@ pub mod work;
 use crate::{config::Settings, datadir::DataDir, error::NodeError, genesis, rpc};
 use ailo_ledger::transaction::Consent;
 use ailo_protocol::{
-    Address, Genesis, Keypair,
+    Address, Genesis, Hash, Keypair,
     genesis::Founder,
     keystore,
     net::{self, NetConfig},
 };
-use ailo_training::{class, dataset::Dataset};
+use ailo_training::dataset::Dataset;
 use chain::Chain;
 use compute::{Busy, Worker};
 use models::Models;
@@ -33,6 +33,7 @@ use rounds::{Progress, Rounds};
 use std::{
     io::Read,
     pin::pin,
+    process::Stdio,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -79,8 +80,7 @@ pub async fn run_with(
         Worker::spawn("inference", INFERENCE_NICENESS).map_err(|e| NodeError::io("start the inference thread", e))?;
     let workers = [trainer.clone(), replayer.clone(), worker.clone(), inference.clone()];
     let device = ailo_training::device(!settings.cpu);
-    let class = trainer.run(move || class::determinism_class(device)).await;
-    let class = class.map_err(|e| NodeError::io("run the determinism probe", std::io::Error::other(e)))??;
+    let class = determinism_class(settings.cpu).await?;
 
     let listen = addresses(&settings.listen, "--listen")?;
     let bootstrap = addresses(&settings.bootstrap, "--bootstrap")?;
@@ -191,6 +191,17 @@ pub async fn run_with(
     }
     let _ = std::fs::remove_file(dir.path("rpc")); // a stale one only makes a client say that nobody answers
     outcome
+}
+
+/// The class of this machine, as a process of its own finds it: what libtorch takes for the probe would stay in this one,
+/// and a node that only validates needs none of it.
+async fn determinism_class(cpu: bool) -> Result<Hash, NodeError> {
+    let failed = |e| NodeError::io("run the determinism probe", e);
+    let mut probe = tokio::process::Command::new(std::env::current_exe().map_err(failed)?);
+    probe.arg("class").args(cpu.then_some("--cpu")).stdin(Stdio::null()).kill_on_drop(true);
+    let output = probe.output().await.map_err(failed)?;
+    let class = String::from_utf8_lossy(&output.stdout).trim().parse();
+    class.map_err(|_| failed(std::io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_string())))
 }
 
 /// The founding document and the data that belongs to it.

@@ -16,12 +16,10 @@ use ailo_protocol::{
     keys, net,
 };
 use ailo_training::{
-    Device, Result, TrainingError, aggregate, check, codec,
+    Device, Result, TrainingError,
     dataset::Dataset,
-    eval,
     inner::{self, Control, Local},
-    model::parameter_count,
-    outer,
+    round::{Rules, Slot},
     state::ModelState,
 };
 use futures::{StreamExt, stream};
@@ -82,8 +80,13 @@ pub struct Setup {
 /// What a node makes of its slot of a round. Whoever keeps the rules is [`Honest`]; others are for tests, which attack a
 /// network with nodes that are real in everything else.
 pub trait Contributor: Send + Sync {
-    /// The work to hand in. `train` does what the round asks for; the round and its base are there to do otherwise.
-    fn contribute(&self, round: &Round, base: &ModelState, train: &mut dyn FnMut() -> Result<Local>) -> Result<Local>;
+    /// The work to hand in; `control` stops it, and is to be asked after each step.
+    fn contribute(&self, job: &Job<'_>, control: &mut dyn FnMut(inner::Progress) -> Control) -> Result<Local>;
+
+    /// The update as it travels.
+    fn encode(&self, job: &Job<'_>, local: &Local) -> Result<Vec<u8>> {
+        job.rules.encode(&local.update, &job.slot.seed)
+    }
 
     /// What to commit to of what was made; none to wait. The round shows what others have committed to.
     fn commit(&self, _round: &Round, made: &Contribution) -> Option<Contribution> {
@@ -91,12 +94,24 @@ pub trait Contributor: Send + Sync {
     }
 }
 
+/// What a round asks of a node.
+pub struct Job<'a> {
+    /// How it is done.
+    pub rules: Rules<'a>,
+    /// The round.
+    pub round: &'a Round,
+    /// The node's part of it.
+    pub slot: Slot,
+    /// What it starts from.
+    pub base: &'a ModelState,
+}
+
 /// Trains, and hands in what that gives.
 pub struct Honest;
 
 impl Contributor for Honest {
-    fn contribute(&self, _: &Round, _: &ModelState, train: &mut dyn FnMut() -> Result<Local>) -> Result<Local> {
-        train()
+    fn contribute(&self, job: &Job<'_>, control: &mut dyn FnMut(inner::Progress) -> Control) -> Result<Local> {
+        job.rules.train(&job.slot, job.base, control)
     }
 }
 
@@ -145,18 +160,18 @@ pub(super) async fn fetch_model(setup: &Arc<Setup>, root: Hash) -> Option<Arc<He
     kept.inspect_err(|e| tracing::error!(error = %e, "cannot keep a model state")).ok()
 }
 
-/// What the round asks of a slot: the same bits on every machine of a class.
-fn train_slot(
-    setup: &Setup,
-    round: &Round,
-    slot: u32,
-    base: &ModelState,
-    control: &mut dyn FnMut(inner::Progress) -> Control,
-) -> Result<Local> {
-    let params = &setup.genesis.params;
+impl Setup {
+    /// What is done in a round, on this machine.
+    fn rules(&self) -> Rules<'_> {
+        let params = &self.genesis.params;
+        Rules { model: &params.model, training: &params.training, data: &self.data, device: self.device }
+    }
+}
+
+/// A slot of a round.
+fn slot_of(round: &Round, slot: u32) -> Slot {
     let slots = u32::try_from(round.participants.len()).unwrap_or(u32::MAX);
-    let windows = setup.data.windows(&params.training, &round.seed, slot, slots);
-    inner::train(&params.model, &params.training, round.steps, base, &setup.data, &windows, setup.device, control)
+    Slot { steps: round.steps, seed: round.seed, slot, slots }
 }
 
 /// Trains this node's slot on the training thread, seals the payload and gives the contribution; `None` when stopped or
@@ -185,11 +200,13 @@ pub(super) async fn train(
             if stop.load(Ordering::Relaxed) { Control::Stop } else { Control::Continue }
         };
         let _busy = setup_.training.begin();
-        let mut train = || train_slot(&setup_, &round, slot, &base.state, &mut control);
-        setup_.contributor.contribute(&round, &base.state, &mut train)
+        let job = Job { rules: setup_.rules(), round: &round, slot: slot_of(&round, slot), base: &base.state };
+        let local = setup_.contributor.contribute(&job, &mut control)?;
+        let encoded = setup_.contributor.encode(&job, &local)?;
+        Ok((local, encoded))
     });
-    let local = match trained.await {
-        Ok(Ok(local)) => local,
+    let (local, encoded) = match trained.await {
+        Ok(Ok(made)) => made,
         Ok(Err(e)) => {
             tracing::info!(round = number, error = %e, "training ended early");
             return None;
@@ -201,9 +218,6 @@ pub(super) async fn train(
     };
     let training = &setup.genesis.params.training;
     let (tokens, steps) = (training.tokens_per_round(), training.inner_steps);
-    let encoded = codec::encode(&local.update)
-        .inspect_err(|e| tracing::error!(error = %e, "this node's own update cannot be encoded"))
-        .ok()?;
     let update = update_hash(&encoded);
     let (network, salt) = (setup.genesis.id(), keys::random_bytes());
     let payload = Payload { network, round: number, base_root, node, salt, update: encoded };
@@ -262,9 +276,10 @@ pub(super) async fn replay(
             setup_.training.rest(rests_until, &stop);
             if stop.load(Ordering::Relaxed) { Control::Stop } else { Control::Continue }
         };
-        let mut once = || match train_slot(&setup_, &round, slot, &base.state, &mut control) {
+        let (rules, of) = (setup_.rules(), slot_of(&round, slot));
+        let mut once = || match rules.train(&of, &base.state, &mut control) {
             Ok(local) => {
-                let (update, trace) = (update_hash(&codec::encode(&local.update).ok()?), local.trace);
+                let (update, trace) = (update_hash(&rules.encode(&local.update, &of.seed).ok()?), local.trace);
                 let (loss_first, loss_last) = (local.loss_first, local.loss_last);
                 let right = Contribution {
                     update,
@@ -296,7 +311,7 @@ pub(super) async fn replay(
 /// may see the block that unseals its payload a moment later than this node.
 async fn payload_of(setup: Arc<Setup>, node: NodeId, contribution: Contribution, give_up: Instant) -> Option<Vec<u8>> {
     // There is one possible length; nothing else is worth fetching, because it could not be decoded.
-    let expected = Payload::FRAME_BYTES + codec::encoded_len(parameter_count(&setup.genesis.params.model));
+    let expected = Payload::FRAME_BYTES + setup.rules().encoded_len();
     if contribution.payload_bytes != expected as u64 {
         return None;
     }
@@ -323,19 +338,22 @@ async fn payload_of(setup: Arc<Setup>, node: NodeId, contribution: Contribution,
     Some(bytes)
 }
 
-/// Opens a payload and makes every cheap check: it names this round, base, node and update, decodes, is finite, and is
-/// not too large.
-fn open_update(setup: &Setup, node: NodeId, made: &Contribution, bytes: &[u8], base: &ModelState) -> Option<Vec<f32>> {
-    let params = &setup.genesis.params;
-    let max = usize::try_from(params.round.max_payload_bytes).unwrap_or(usize::MAX);
+/// Opens a payload and makes every cheap check: it names this round, base, node and update, which is admissible.
+fn open_update(
+    setup: &Setup,
+    seed: &Hash,
+    node: NodeId,
+    made: &Contribution,
+    bytes: &[u8],
+    base: &ModelState,
+) -> Option<Vec<f32>> {
+    let max = usize::try_from(setup.genesis.params.round.max_payload_bytes).unwrap_or(usize::MAX);
     let payload = Payload::open(bytes, max).ok()?;
     let named = (payload.network, payload.round, payload.base_root, payload.node, update_hash(&payload.update));
     if named != (setup.genesis.id(), made.round, made.base_root, node, made.update) {
         return None;
     }
-    let update = codec::decode(&payload.update, base.weights.len()).ok()?;
-    check::check_update(&update, base, &params.training).ok()?;
-    Some(update)
+    setup.rules().admit(&payload.update, base, seed).ok()
 }
 
 /// Fetches and checks every contribution of a round, in the order of their nodes. `None` when this node is in no
@@ -348,9 +366,7 @@ pub(super) async fn examine(
 ) -> Option<Vec<Finding>> {
     let me = *setup.key.public();
     let measures = round.committee.contains(&me);
-    let training = setup.genesis.params.training;
-    let windows = setup.data.held_out_windows(training.sequence, Some(&round.seed), training.score_sequences);
-    let windows = Arc::new(windows);
+    let seed = round.seed;
     let contributions: Vec<(NodeId, Contribution)> =
         round.contributions.iter().map(|(node, commit)| (*node, commit.contribution.clone())).collect();
     let made = contributions.into_iter().map(|(node, contribution)| {
@@ -367,14 +383,11 @@ pub(super) async fn examine(
         if bytes.is_none() && setup.net.peers().is_empty() {
             return None; // it is this node that is cut off
         }
-        let (setup_, base, windows) = (setup.clone(), base.clone(), windows.clone());
+        let (setup_, base) = (setup.clone(), base.clone());
         let finding = setup.worker.run(move || {
-            let update = bytes.and_then(|bytes| open_update(&setup_, node, &contribution, &bytes, &base.state));
-            let loss = update.as_ref().filter(|_| measures).and_then(|update| {
-                let weights: Vec<f32> = base.state.weights.iter().zip(update).map(|(w, u)| w - u).collect();
-                let (config, sequence) = (&setup_.genesis.params.model, training.sequence);
-                eval::held_out_loss(config, &weights, &setup_.data, sequence, &windows, setup_.device).ok()
-            });
+            let update = bytes.and_then(|bytes| open_update(&setup_, &seed, node, &contribution, &bytes, &base.state));
+            let measured = update.as_ref().filter(|_| measures);
+            let loss = measured.and_then(|update| setup_.rules().score(update, &base.state, &seed).ok());
             Finding { node, valid: update.is_some(), loss }
         });
         findings.push(finding.await.ok()?);
@@ -395,21 +408,15 @@ pub(super) async fn compute_next(setup: Arc<Setup>, round: Round, base: Arc<Held
     }
     let (setup_, number, f, steps) = (setup.clone(), round.number, round.f as usize, round.steps + 1);
     let computed = setup.worker.run(move || {
-        let params = &setup_.genesis.params;
+        let (rules, seed) = (setup_.rules(), &round.seed);
         let updates: Option<Vec<Vec<f32>>> = accepted
             .iter()
             .zip(payloads.iter().flatten())
-            .map(|((node, contribution), bytes)| open_update(&setup_, *node, contribution, bytes, &base.state))
+            .map(|((node, contribution), bytes)| open_update(&setup_, seed, *node, contribution, bytes, &base.state))
             .collect();
-        let updates = updates?;
-        let views: Vec<&[f32]> = updates.iter().map(Vec::as_slice).collect();
         // f is the opening's; the ledger closes a round only with at least 2f + 1 accepted contributions.
-        let mean = aggregate::aggregate(&views, &params.training.aggregation, f, &round.seed).ok()?;
-        let state = outer::outer_step(&base.state, &mean, &params.training).ok()?;
-        let sequence = params.training.sequence;
-        let windows = setup_.data.held_out_windows(sequence, None, params.training.eval_sequences);
-        let loss =
-            eval::held_out_loss(&params.model, &state.weights, &setup_.data, sequence, &windows, setup_.device).ok()?;
+        let state = rules.next(&updates?, &base.state, f, seed).ok()?;
+        let loss = rules.loss(&state.weights, rules.training.eval_sequences).ok()?;
         Some((state, loss))
     });
     let (state, loss) = computed.await.ok()??;

@@ -97,8 +97,17 @@ impl Model {
     /// Mean cross-entropy, in nats a token, of windows [B, T + 1]: every token but the first is a target.
     pub fn loss(&self, windows: &Tensor) -> Tensor {
         let time = windows.size()[1] - 1;
-        let logits = self.forward(&windows.narrow(1, 0, time), None);
-        let targets = windows.narrow(1, 1, time).reshape([-1]);
+        self.loss_of(&windows.narrow(1, 0, time), &windows.narrow(1, 1, time))
+    }
+
+    /// Number of tokens that there are.
+    pub fn vocabulary(&self) -> i64 {
+        i64::from(self.cfg.tokenizer.vocabulary())
+    }
+
+    /// The same of inputs [B, T] and targets [B, T].
+    pub fn loss_of(&self, inputs: &Tensor, targets: &Tensor) -> Tensor {
+        let (logits, targets) = (self.forward(inputs, None), targets.reshape([-1]));
         logits.view([-1, logits.size()[2]]).cross_entropy_loss(
             &targets,
             None::<&Tensor>,

@@ -399,3 +399,45 @@ fn training_ends_after_its_number_of_rounds() {
     ledger.block(ledger.heartbeats(0..1));
     assert_eq!((ledger.state.model().steps, ledger.state.round().phase), (2, Phase::Gather));
 }
+
+/// What the founders from `first` on earn over so many rounds, of whom one machine trains one slot a round for all, whoever
+/// of them has one; beside four founders who train every round.
+fn earned_by_one_machine(rounds: u64, first: u8, founders: u8) -> (Amount, Amount) {
+    let mut ledger = ledger(founders, |params| {
+        params.target_participants = u32::from(founders);
+        (params.pot, params.uptime_pay) = (Amount(1_000_000_000), Amount::ZERO);
+    });
+    let number = |id: &NodeId| (0..founders).find(|i| node_key(*i).public() == id).unwrap();
+    let mut earned = vec![0u64; founders.into()];
+    let closed = |ledger: &Ledger| ledger.state.model().steps;
+    while closed(&ledger) < rounds {
+        ledger.pass(5_000);
+        ledger.block_of_accepted(1_000, ledger.heartbeats(0..founders));
+        while ledger.state.round().phase == Phase::Gather {
+            ledger.block_of_accepted(3_000, ledger.heartbeats(0..founders));
+        }
+        let slots: Vec<u8> = ledger.state.round().participants.iter().map(number).collect();
+        let of_the_machine = slots.iter().copied().find(|i| *i >= first);
+        let trained = slots.into_iter().filter(|i| *i < first).chain(of_the_machine);
+        ledger.block(trained.map(|i| ledger.commit(i)).collect());
+        while ledger.state.round().phase == Phase::Train {
+            ledger.pass(5_000);
+        }
+        ledger.block_of_accepted(1, vec![]);
+        ledger.block((0..founders).map(|i| ledger.verdict(i, |_| 2_000_000)).collect());
+        ledger.block((0..founders).map(|i| ledger.vote(i, ROOT, 2_000_000)).collect());
+        for (id, amount) in minted_for(&ledger, RewardKind::Training) {
+            earned[usize::from(number(&id))] += amount.0;
+        }
+    }
+    let (honest, machine) = earned.split_at(first.into());
+    (Amount(honest.iter().sum::<u64>() / u64::from(first)), Amount(machine.iter().sum()))
+}
+
+#[test]
+fn a_machine_behind_four_identities_earns_no_more_than_behind_one() {
+    let (beside_one, one) = earned_by_one_machine(20, 4, 5);
+    let (beside_four, four) = earned_by_one_machine(20, 4, 8);
+    assert!(one > Amount::ZERO && four.0 * 100 <= one.0 * 101, "one {one}, four {four}");
+    assert!(beside_one.0 * 100 <= beside_four.0 * 101, "beside one {beside_one}, beside four {beside_four}");
+}

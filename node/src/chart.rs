@@ -19,7 +19,13 @@ const TOP: f64 = 56.0;
 const BOTTOM: f64 = 72.0;
 /// A line of no more points than this has each of them marked.
 const MARKED: usize = 16;
-const COLOURS: [&str; 4] = ["#2f6fdb", "#d9622b", "#3a9d5d", "#8a5cc9"];
+const COLOURS: [&str; 12] = [
+    "#2f6fdb", "#d9622b", "#3a9d5d", "#8a5cc9", "#b8860b", "#d6417f", "#1b9aaa", "#7a5230", "#6b7a8f", "#a3a500",
+    "#c0392b", "#16324f",
+];
+/// Names in a row of the legend, and the height of a row.
+const LEGEND: usize = 4;
+const LEGEND_ROW: f64 = 18.0;
 
 /// How values lie along the horizontal axis.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +72,7 @@ impl Chart<'_> {
     /// The chart as a picture of its own.
     pub fn svg(&self) -> String {
         let Chart { title, x_label, y_label, caption, scale, from_zero, series } = *self;
+        let top = TOP + LEGEND_ROW * (series.len().div_ceil(LEGEND).max(1) - 1) as f64;
         let along = |x: f64| if scale == Scale::Logarithmic { x.log10() } else { x };
         let all = || {
             series
@@ -88,7 +95,7 @@ impl Chart<'_> {
         let pad = (y_high - y_low) * 0.06;
         let (y_low, y_high) = (if from_zero { 0.0 } else { y_low - pad }, y_high + pad);
         let x_at = |x: f64| LEFT + (along(x) - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT);
-        let y_at = |y: f64| HEIGHT - BOTTOM - (y - y_low) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM);
+        let y_at = |y: f64| HEIGHT - BOTTOM - (y - y_low) / (y_high - y_low) * (HEIGHT - top - BOTTOM);
 
         let mut svg = format!(
             "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" font-family=\"system-ui, sans-serif\" \
@@ -120,15 +127,17 @@ impl Chart<'_> {
             let colour = COLOURS[i % COLOURS.len()];
             let points: Vec<String> =
                 line.points.iter().map(|(x, y)| format!("{:.1},{:.1}", x_at(*x), y_at(*y))).collect();
-            let legend_x = LEFT + 190.0 * i as f64;
+            let legend_x = LEFT + (WIDTH - LEFT - RIGHT) / LEGEND as f64 * (i % LEGEND) as f64;
+            let legend_y = 42.0 + LEGEND_ROW * (i / LEGEND) as f64;
             let _ = writeln!(
                 svg,
                 "<polyline points=\"{}\" fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\" stroke-linejoin=\"round\"/>\
-                 <line x1=\"{legend_x:.1}\" x2=\"{:.1}\" y1=\"42\" y2=\"42\" stroke=\"{colour}\" stroke-width=\"3\"/>\
-                 <text x=\"{:.1}\" y=\"46\" fill=\"#1c2430\">{}</text>",
+                 <line x1=\"{legend_x:.1}\" x2=\"{:.1}\" y1=\"{legend_y}\" y2=\"{legend_y}\" stroke=\"{colour}\" stroke-width=\"3\"/>\
+                 <text x=\"{:.1}\" y=\"{}\" fill=\"#1c2430\">{}</text>",
                 points.join(" "),
                 legend_x + 18.0,
                 legend_x + 24.0,
+                legend_y + 4.0,
                 escape(&line.name)
             );
             for (x, y) in line.points.iter().filter(|_| line.points.len() <= MARKED) {
@@ -148,7 +157,7 @@ impl Chart<'_> {
              <text x=\"{LEFT}\" y=\"{:.1}\" font-size=\"11\" fill=\"#5a6675\">{}</text>\n</svg>",
             HEIGHT - BOTTOM + 40.0,
             escape(x_label),
-            TOP + (HEIGHT - TOP - BOTTOM) / 2.0,
+            top + (HEIGHT - top - BOTTOM) / 2.0,
             escape(y_label),
             HEIGHT - 12.0,
             escape(caption)

@@ -15,7 +15,7 @@ use std::{
 const PROGRESS: u64 = 500;
 
 /// Runs the command; fails when a claim is broken.
-pub fn ledger(args: &SimulateLedgerArgs) -> Result<(), NodeError> {
+pub fn command(args: &SimulateLedgerArgs) -> Result<(), NodeError> {
     if args.plant.is_some() && !plants::BUILT {
         let how = "--plant: this build has no faults to plant; build one with --features plants";
         return Err(NodeError::Usage(how.into()));
@@ -140,15 +140,15 @@ mod tests {
 
     #[test]
     fn a_seed_is_run_and_a_network_of_colluding_validators_fails_the_command() {
-        ledger(&args(1)).expect("all claims hold");
-        let error = ledger(&SimulateLedgerArgs { byzantine: Some(2), ..args(3) }).expect_err("a fork");
+        command(&args(1)).expect("all claims hold");
+        let error = command(&SimulateLedgerArgs { byzantine: Some(2), ..args(3) }).expect_err("a fork");
         assert!(error.to_string().contains("I1"), "{error}");
-        assert!(ledger(&SimulateLedgerArgs { byzantine: Some(5), ..args(1) }).is_err());
+        assert!(command(&SimulateLedgerArgs { byzantine: Some(5), ..args(1) }).is_err());
     }
 
     #[test]
     fn a_build_without_the_faults_says_so() {
-        let outcome = ledger(&SimulateLedgerArgs { plant: Some(Plant::DoubleSpend), ..args(1) });
+        let outcome = command(&SimulateLedgerArgs { plant: Some(Plant::DoubleSpend), ..args(1) });
         let error = outcome.expect_err("found, or not built in").to_string();
         assert!(error.contains(if plants::BUILT { "I2" } else { "no faults to plant" }), "{error}");
     }

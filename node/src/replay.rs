@@ -1,0 +1,216 @@
+//! `replay`: trains the contributions to a recorded round again, offline, from what is public: the record, the model state that the
+//! round started from, and the data. `round --dry-run`: trains this node's slot of the open round and checks it as others would,
+//! and hands nothing in.
+
+use crate::{
+    cli::{ReplayArgs, RoundArgs},
+    client::{self, Client},
+    error::NodeError,
+    genesis, holders,
+    rpc::types::{At, RoundView},
+};
+use ailo_ledger::state::Round;
+use ailo_protocol::{
+    Genesis, Hash, NodeId,
+    contribution::{Contribution, Payload, trace_commitment, update_hash},
+};
+use ailo_training::{
+    Control, Dataset, Local, ModelState, check, class,
+    round::{Rules, Slot},
+    set_threads,
+};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// A round as somebody prints it who has it: with or without the reply around it.
+#[derive(serde::Deserialize)]
+#[serde(untagged)]
+enum Record {
+    View(Box<RoundView>),
+    Round(Box<Round>),
+}
+
+/// Replays a recorded round.
+pub fn command(args: &ReplayArgs) -> Result<(), NodeError> {
+    let text = fs::read_to_string(&args.record).map_err(|e| NodeError::file("read", &args.record, e))?;
+    let record = serde_json::from_str(&text).map_err(|e| {
+        NodeError::Usage(format!(
+            "{} is no record of a round, such as `ailo-node round N --json` prints: {e}",
+            args.record.display()
+        ))
+    })?;
+    let round = match record {
+        Record::View(view) => view.round,
+        Record::Round(round) => *round,
+    };
+    let genesis = genesis::read(&args.network)?;
+    let data = data(&args.data, &genesis)?;
+    let base = base(&args.model, &genesis, &round.base_root)?;
+    set_threads(args.threads);
+    let rules = rules(&genesis, &data, !args.gpu);
+    let here = class::determinism_class(rules.device)?;
+    println!("round {} of network {}, from model {}", round.number, genesis.id().short(), round.base_root.short());
+    let (mut updates, mut differ, mut unsure) = (Vec::new(), 0, 0);
+    for node in round.participants.iter().filter(|node| args.node.is_none_or(|wanted| wanted == **node)) {
+        let Some(commit) = round.contributions.get(node) else {
+            println!("node {}  handed in nothing", node.short());
+            continue;
+        };
+        let made = &commit.contribution;
+        let local = rules.train(&slot_of(&round, node), &base, &mut |_| Control::Continue)?;
+        let encoded = rules.encode(&local.update, &round.seed)?;
+        let same = result(made, node, &local, &encoded) == made.result();
+        let verdict = match (same, made.class == here) {
+            (true, _) => "the same to the bit".to_string(),
+            (false, true) => {
+                differ += 1;
+                format!("DIFFERS: here it gives update {}, not {}", update_hash(&encoded).short(), made.update.short())
+            }
+            (false, false) => {
+                unsure += 1;
+                format!("can't tell: made on a machine of class {}, this one is {}", made.class.short(), here.short())
+            }
+        };
+        println!("node {}  {verdict}", node.short());
+        if round.is_accepted(commit) {
+            updates.push((same, rules.admit(&encoded, &base, &round.seed)?));
+        }
+    }
+    if args.node.is_none() && !updates.is_empty() && updates.iter().all(|(same, _)| *same) {
+        let updates: Vec<Vec<f32>> = updates.into_iter().map(|(_, update)| update).collect();
+        let root = rules.next(&updates, &base, round.f as usize, &round.seed)?.root();
+        match round.tally().into_iter().find(|(_, power)| round.power.is_quorum(*power)) {
+            Some((voted, _)) if voted == root => println!("model {}  the one that was voted for", root.short()),
+            Some((voted, _)) => {
+                differ += 1;
+                println!("model {}  DIFFERS: voted for was {}", root.short(), voted.short());
+            }
+            None => println!("model {}  no vote is recorded", root.short()),
+        }
+    }
+    match (differ, unsure) {
+        (0, 0) => Ok(()),
+        (0, _) => Err(NodeError::Check(format!("{unsure} contributions are of other classes of machines"))),
+        _ => Err(NodeError::Check(format!("{differ} results differ from the record"))),
+    }
+}
+
+/// Trains this node's slot of the open round, and checks the result.
+pub async fn dry_run(args: &RoundArgs) -> Result<(), NodeError> {
+    let client = Client::find(&args.client)?;
+    let reply: At<Option<RoundView>> = client.call("ailo_round", &[]).await?;
+    let round = reply.value.ok_or_else(|| NodeError::Check("the node knows of no open round".into()))?.round;
+    let node = holders::node(args.node, &args.client)?;
+    let folder = client::data_dir(&args.client)?;
+    let genesis = genesis::read(&folder.join("network.toml"))?;
+    let data = data(&args.data, &genesis)?;
+    let base = base(&folder.join("model").join(format!("{}.state", round.base_root)), &genesis, &round.base_root)?;
+    tokio::task::spawn_blocking(move || check_own(&round, &node, &genesis, &data, &base))
+        .await
+        .map_err(|e| NodeError::Check(format!("the training failed: {e}")))?
+}
+
+fn check_own(
+    round: &Round,
+    node: &NodeId,
+    genesis: &Genesis,
+    data: &Dataset,
+    base: &ModelState,
+) -> Result<(), NodeError> {
+    set_threads(1);
+    let rules = rules(genesis, data, true);
+    let slot = slot_of(round, node);
+    match round.slot(node) {
+        Some(slot) => println!("round {}: slot {slot} of {}", round.number, round.participants.len()),
+        None => println!("round {}: this node has no slot, so it tries slot 0", round.number),
+    }
+    let train = || -> Result<(Local, Vec<u8>), NodeError> {
+        let local = rules.train(&slot, base, &mut |_| Control::Continue)?;
+        let encoded = rules.encode(&local.update, &slot.seed)?;
+        Ok((local, encoded))
+    };
+    let (local, encoded) = train()?;
+    let mut failed = 0;
+    let mut line = |what: &str, holds: bool, text: String| {
+        failed += u32::from(!holds);
+        println!("  {} {what:<10} {text}", if holds { "ok  " } else { "FAIL" });
+    };
+    let nats = |micro: u64| micro as f64 / 1e6;
+    line("loss", true, format!("from {:.4} to {:.4} on its own data", nats(local.loss_first), nats(local.loss_last)));
+    let bytes = (Payload::FRAME_BYTES + encoded.len()) as u64;
+    let max = genesis.params.round.max_payload_bytes;
+    line("payload", bytes <= max, format!("{bytes} bytes of {max} at most"));
+    let admitted = rules.admit(&encoded, base, &slot.seed);
+    let (norm, bound) =
+        (check::norm(&local.update), check::norm(&base.weights) * f64::from(rules.training.max_update_norm));
+    let why = admitted.as_ref().err().map_or(String::new(), |e| format!("; {e}"));
+    line("update", admitted.is_ok(), format!("{norm:.3} long, {bound:.3} at most{why}"));
+    if let Ok(update) = &admitted {
+        let (before, after) =
+            (rules.score(&vec![0.0; update.len()], base, &slot.seed)?, rules.score(update, base, &slot.seed)?);
+        line("score", true, format!("held-out loss {:.4} alone, {:.4} before", nats(after), nats(before)));
+        let (own, other) = gains(&rules, &slot, base, update)?;
+        let text = format!("{own:.4} nats on its own data, {other:.4} on other data of the round");
+        line("gain", own > other, text);
+    }
+    let again = train()?;
+    line("replay", again == (local, encoded), "trained twice, to the same bits".into());
+    let class = class::determinism_class(rules.device)?;
+    match round.class {
+        Some(wanted) => {
+            line("class", wanted == class, format!("{} here, {} in the network", class.short(), wanted.short()))
+        }
+        None => line("class", true, format!("{} here; the network has none with 2/3 of the power", class.short())),
+    }
+    if failed == 0 { Ok(()) } else { Err(NodeError::Check(format!("{failed} checks fail: see above"))) }
+}
+
+/// How much an update lowers the loss on the data that it should be made of, and on another slot's.
+fn gains(rules: &Rules<'_>, slot: &Slot, base: &ModelState, update: &[f32]) -> Result<(f64, f64), NodeError> {
+    let own = rules.gain(slot, base, update)?;
+    // With one slot there is no other in the round: as if there were two.
+    let other = Slot { slot: slot.slot + 1, slots: slot.slots.max(2), ..*slot };
+    Ok((own, rules.gain(&other, base, update)?))
+}
+
+fn slot_of(round: &Round, node: &NodeId) -> Slot {
+    let slots = u32::try_from(round.participants.len()).unwrap_or(u32::MAX).max(1);
+    Slot { steps: round.steps, seed: round.seed, slot: round.slot(node).unwrap_or(0), slots }
+}
+
+/// What the contribution's [`Contribution::result`] should be.
+fn result(made: &Contribution, node: &NodeId, local: &Local, encoded: &[u8]) -> Hash {
+    let right = Contribution {
+        update: update_hash(encoded),
+        trace: trace_commitment(node, &local.trace),
+        loss_first: local.loss_first,
+        loss_last: local.loss_last,
+        ..made.clone()
+    };
+    right.result()
+}
+
+fn rules<'a>(genesis: &'a Genesis, data: &'a Dataset, cpu: bool) -> Rules<'a> {
+    let params = &genesis.params;
+    Rules { model: &params.model, training: &params.training, data, device: ailo_training::device(!cpu) }
+}
+
+fn data(paths: &[PathBuf], genesis: &Genesis) -> Result<Dataset, NodeError> {
+    let data = genesis::open_data(paths, &genesis.params.model)?;
+    if data.root() == genesis.dataset.root {
+        return Ok(data);
+    }
+    Err(NodeError::Usage(format!(
+        "this data is not the network's, which trains on {}: name it with --data",
+        genesis.dataset.name
+    )))
+}
+
+fn base(path: &Path, genesis: &Genesis, root: &Hash) -> Result<ModelState, NodeError> {
+    if *root == genesis.model_root && !path.exists() {
+        return Ok(ModelState::initial(&genesis.params.model, genesis.seed));
+    }
+    Ok(ModelState::load(&genesis.params.model, path, root)?)
+}

@@ -1,0 +1,117 @@
+//! What is recorded of a round can be trained again by anybody, offline, to the bit; and a contributor can check its work before it
+//! hands it in.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod common;
+
+use ailo_node::{
+    client::Client,
+    genesis,
+    localnet::net::{Net, Spec},
+};
+use common::{Node, ailo};
+use serde_json::Value;
+use std::{path::Path, process::Output, time::Duration};
+
+fn said(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+#[tokio::test]
+async fn a_recorded_round_is_replayed_offline_and_ones_own_work_is_checked_before() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut params = genesis::local_params(4, 0);
+    (params.training.inner_steps, params.training.batch) = (4, 2);
+    (params.training.eval_sequences, params.training.score_sequences) = (16, 4);
+    params.ledger.idle_block_ms = 500;
+    let mut net = Net::found(Spec {
+        program: env!("CARGO_BIN_EXE_ailo-node").into(),
+        dir: dir.path().to_path_buf(),
+        nodes: 4,
+        validators: 4,
+        data: vec![],
+        seed: 1,
+        params,
+    })
+    .unwrap();
+    net.start_all().unwrap();
+    let closed = net.wait_until("three rounds", Duration::from_secs(120), |all| {
+        all[0].as_ref().is_some_and(|status| status.value.model.rounds >= 3)
+    });
+    closed.await.unwrap();
+    let folder = net.nodes[0].dir.clone();
+    let folder = folder.to_str().unwrap();
+
+    let checked = ailo(&["round", "--dry-run", "--data-dir", folder]);
+    let text = said(&checked);
+    assert!(checked.status.success() && text.contains("trained twice, to the same bits"), "{text}");
+    assert!(["payload", "update", "score", "gain", "class"].iter().all(|what| text.contains(what)), "{text}");
+
+    // Who joins now has the same model within a round, in one copy's bytes and from several peers.
+    let bootstrap = std::fs::read_to_string(Path::new(folder).join("rpc")).unwrap();
+    let status = Client::new(bootstrap.trim()).unwrap().status().await.unwrap();
+    let (round, peer) = (status.value.round.number, status.value.listen[0].clone());
+    let other = net.status(1).await.unwrap().value.listen[0].clone();
+    let network = dir.path().join("network.toml");
+    let joined = Node::start(
+        network.to_str().unwrap(),
+        &dir.path().join("newcomer"),
+        &[
+            "--inference-only",
+            "--listen",
+            "/ip4/127.0.0.1/tcp/0",
+            "--bootstrap",
+            &peer,
+            "--bootstrap",
+            &other,
+            "--log",
+            "ailo_node=info",
+        ],
+    );
+    let there = joined.wait("the model", 60, |status| status.value.model.local_root == Some(status.value.model.root));
+    assert!(there.value.round.number <= round + 1, "{} and {round}", there.value.round.number);
+    let log = joined.log(&dir.path().join("newcomer"));
+    let line = log.lines().find(|line| line.contains("a model state has come")).expect("a line about it");
+    let number = |name: &str| -> u64 {
+        let text = line.split_whitespace().find_map(|word| word.strip_prefix(&format!("{name}="))).expect("a number");
+        text.parse().unwrap()
+    };
+    assert!(number("moved") * 10 <= number("bytes") * 11 && number("peers") > 1, "{line}");
+    drop(joined);
+
+    // The newest round that has closed.
+    let record = (0..20u64).rev().find_map(|number| {
+        let output = ailo(&["round", &number.to_string(), "--json", "--data-dir", folder]);
+        let view: Value = serde_json::from_slice(&output.stdout).ok()?;
+        view.get("past")?.as_object().is_some().then_some(view)
+    });
+    let record = record.expect("a closed round");
+    let state = format!("{}.state", record["round"]["base_root"].as_str().unwrap());
+    let model = Path::new(folder).join("model").join(state);
+    let kept = dir.path().join("base.state");
+    std::fs::copy(model, &kept).unwrap();
+    net.stop_all().await.unwrap();
+
+    let replay = |record: &Value| {
+        let file = dir.path().join("record.json");
+        std::fs::write(&file, record.to_string()).unwrap();
+        let network = dir.path().join("network.toml");
+        let [file, network, kept] = [&file, &network, &kept].map(|path| path.to_str().unwrap());
+        ailo(&["replay", file, "--network", network, "--model", kept])
+    };
+    let output = replay(&record);
+    let text = said(&output);
+    assert!(output.status.success() && text.contains("the one that was voted for"), "{text}");
+    assert_eq!(text.matches("the same to the bit").count(), 4, "{text}");
+
+    // One who says that it reached a loss that it did not reach.
+    let mut forged = record.clone();
+    let contributions = forged["round"]["contributions"].as_object_mut().unwrap();
+    let first = contributions.values_mut().next().unwrap();
+    first["contribution"]["loss_last"] = Value::from(1);
+    let output = replay(&forged);
+    let text = said(&output);
+    assert!(!output.status.success() && text.matches("DIFFERS").count() == 1, "{text}");
+    assert!(text.contains("1 results differ from the record"), "{text}");
+}
