@@ -4,7 +4,6 @@
 
 use crate::{
     canonical::{Decode, Encode},
-    named_as_in_files,
     params::{ParamError, check},
 };
 use serde::{Deserialize, Serialize};

@@ -1,10 +1,7 @@
 //! How an update is packed for its way through the network, a network parameter (`training.codec`); `ailo_training::codec`
 //! packs and unpacks, and `docs/training.md` says what each costs and loses.
 
-use crate::{
-    canonical::{Decode, Encode},
-    named_as_in_files,
-};
+use crate::canonical::{Decode, Encode};
 use serde::{Deserialize, Serialize};
 
 /// How an update is packed. None keeps what it leaves out for a later round: nothing hidden shapes an update.

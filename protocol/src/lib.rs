@@ -19,7 +19,6 @@ macro_rules! named_as_in_files {
         }
     )* };
 }
-pub(crate) use named_as_in_files;
 
 pub mod address;
 pub mod aggregation;

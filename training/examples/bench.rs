@@ -7,7 +7,9 @@ use ailo_protocol::{
     Hash,
     aggregation::{Aggregation, Pre, Rule},
     compression::Codec,
+    contribution::update_hash,
     hash::Domain,
+    params::{ModelConfig, TrainingParams},
     presets,
 };
 use ailo_training::{

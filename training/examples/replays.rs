@@ -7,6 +7,7 @@
 
 use ailo_protocol::{
     Hash,
+    compression::Codec,
     contribution::update_hash,
     hash::Domain,
     params::{ModelConfig, TrainingParams},

@@ -203,7 +203,7 @@ pub(super) async fn train(
         let job = Job { rules: setup_.rules(), round: &round, slot: slot_of(&round, slot), base: &base.state };
         let local = setup_.contributor.contribute(&job, &mut control)?;
         let encoded = setup_.contributor.encode(&job, &local)?;
-        Ok((local, encoded))
+        Ok::<_, TrainingError>((local, encoded))
     });
     let (local, encoded) = match trained.await {
         Ok(Ok(made)) => made,

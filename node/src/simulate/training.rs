@@ -133,7 +133,7 @@ fn parameters(args: &SimulateTrainingArgs) -> Result<Params, NodeError> {
     let own = [
         format!("training.inner_steps={}", args.steps),
         format!("training.lr_rounds={}", args.rounds.max(1)),
-        format!("training.codec=\"{}\"", name(&args.codec)),
+        format!("training.codec={}", name(&args.codec)),
     ];
     let settings: Vec<String> = SMALL.iter().map(|s| (*s).into()).chain(own).chain(args.set.iter().cloned()).collect();
     presets::change(&presets::dev(), &settings).map_err(|e| usage(&format!("--set: {e}")))
