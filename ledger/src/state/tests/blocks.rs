@@ -139,8 +139,8 @@ fn a_known_history_has_a_known_root() {
     assert_eq!(
         [first, ledger.state.root()].map(|root| root.to_string()),
         [
-            "f317099e98390be90c8d5b3d0133e75035c82fa5e89008ef608bb14996379c22",
-            "7c57f7a813d01f7ca8c5b5291159dc6e682921d712d2dac570808a88ac68175e"
+            "130feed78cad3540207fca8199cca592fe6af50d2ae3ee5cc4d73c73972f98be",
+            "1c86a9c2766a9c312bc58db621fcf584e2a7f930eeca7afb9ee1c687ec2ae436"
         ]
     );
 }
