@@ -101,6 +101,9 @@ pub struct AggregateArgs {
     /// What is done before it: nnm (nearest-neighbour mixing) or bucketing.
     #[arg(long, value_name = "NAME")]
     pub pre: Option<Pre>,
+    /// Give the aggregate the length that the updates have in common.
+    #[arg(long)]
+    pub restore_length: bool,
     /// Draws the buckets of bucketing, which are printed.
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
@@ -697,6 +700,9 @@ pub struct SimulateTrainingArgs {
     /// What is done before the rule: nnm or bucketing.
     #[arg(long, value_name = "NAME")]
     pub pre: Option<Pre>,
+    /// Give the aggregate the length that the updates have in common.
+    #[arg(long)]
+    pub restore_length: bool,
     /// Attackers that the rule is told to withstand [default: a third of the nodes, or as many as attack if they are more].
     #[arg(long)]
     pub f: Option<u32>,

@@ -59,6 +59,8 @@ pub struct Aggregation {
     /// What is done before it, if anything.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pre: Option<Pre>,
+    /// Whether the aggregate gets the length that the updates have in common, whatever attackers took from it.
+    pub restore_length: bool,
     /// Updates of a bucket (s in the paper).
     pub bucket: u32,
     /// Centred clipping: the length that a difference is clipped to (tau in the paper).
@@ -76,6 +78,7 @@ impl Aggregation {
     pub const DEFAULT: Aggregation = Aggregation {
         rule: Rule::TrimmedMean,
         pre: None,
+        restore_length: false,
         bucket: 2,
         clip_radius: 100.0,
         clip_steps: 1,

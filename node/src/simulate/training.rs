@@ -32,7 +32,7 @@ const SMALL: [&str; 9] = [
     "model.kv_heads=4",
     "model.ffn=256",
     "training.batch=16",
-    "training.lr=0.012",
+    "training.lr=0.006",
     "training.warmup_steps=40",
     "training.outer_momentum=0.5",
     "training.eval_sequences=256",
@@ -106,6 +106,7 @@ pub fn command(args: &SimulateTrainingArgs) -> Result<(), NodeError> {
         );
         let row = match known.iter().position(|row| row.id == id) {
             Some(at) => known.swap_remove(at),
+            None if rows.iter().any(|row| row.id == id) => continue,
             None => {
                 let rules = Rules { model: &params.model, training: &training, data: &data, device: Device::Cpu };
                 let row = run(args, &rules, &plan, id)?;
@@ -113,8 +114,10 @@ pub fn command(args: &SimulateTrainingArgs) -> Result<(), NodeError> {
                 row
             }
         };
-        report(args, &row, &rows)?;
-        rows.push(row);
+        if rows.iter().all(|old| old.id != row.id) {
+            report(args, &row, &rows)?;
+            rows.push(row);
+        }
     }
     if let Some(path) = &args.roc {
         draw_roc(args, path, &rows)?;
@@ -172,7 +175,12 @@ fn plans(args: &SimulateTrainingArgs, params: &Params) -> Result<Vec<Plan>, Node
         attacks.clear();
     }
     for rule in &args.rule {
-        let aggregation = Aggregation { rule: *rule, pre: args.pre, ..params.training.aggregation };
+        let aggregation = Aggregation {
+            rule: *rule,
+            pre: args.pre,
+            restore_length: args.restore_length,
+            ..params.training.aggregation
+        };
         let without = (!args.alone || args.byzantine == 0).then_some(Attack::Withhold);
         let attacks = without.into_iter().chain(attacks.iter().copied());
         plans.extend(attacks.map(|attack| Plan { aggregation, options: Options { attack, ..options } }));
@@ -224,7 +232,7 @@ fn report(args: &SimulateTrainingArgs, row: &Row, before: &[Row]) -> Result<(), 
     }
     if before.is_empty() {
         println!(
-            "{:<28} {:<11} {:>7} {:>9} {:>9} {:>11} {:>7} {:>7} {:>5}",
+            "{:<36} {:<11} {:>7} {:>9} {:>9} {:>11} {:>7} {:>7} {:>5}",
             "rule", "attack", "loss", "to plain", "to quiet", "bytes/round", "refused", "astray", "s"
         );
     }
@@ -236,7 +244,7 @@ fn report(args: &SimulateTrainingArgs, row: &Row, before: &[Row]) -> Result<(), 
         _ => "-".into(),
     };
     println!(
-        "{:<28} {:<11} {:>7} {:>9} {:>9} {:>11} {:>7} {:>7.2} {:>5.0}{}{}",
+        "{:<36} {:<11} {:>7} {:>9} {:>9} {:>11} {:>7} {:>7.2} {:>5.0}{}{}",
         format!("{}, f = {}", if row.f == 0 { "mean" } else { &row.rule }, row.f),
         if quiet(row) { "none" } else { &row.attack },
         row.loss.map_or("broke".into(), |loss| format!("{loss:.4}")),
@@ -347,7 +355,8 @@ fn append(path: Option<&Path>, row: &Row) -> Result<(), NodeError> {
 
 fn rule_name(aggregation: &Aggregation) -> String {
     let pre = aggregation.pre.map_or(String::new(), |pre| format!("{} + ", name(&pre)));
-    format!("{pre}{}", name::<Rule>(&aggregation.rule))
+    let length = if aggregation.restore_length { " + length" } else { "" };
+    format!("{pre}{}{length}", name::<Rule>(&aggregation.rule))
 }
 
 /// The name in configuration files.

@@ -41,11 +41,15 @@ impl Distances {
         self.count
     }
 
+    /// The squared distance of two rows.
+    pub(super) fn square(&self, i: usize, j: usize) -> f64 {
+        if i == j { 0.0 } else { self.squares[i.min(j) * self.count + i.max(j)] }
+    }
+
     /// Squared distance and number of each row, nearest to row `i` first: itself, then the others, of equally near ones
     /// the one with the lower number.
     pub(super) fn nearest(&self, i: usize) -> impl Iterator<Item = (f64, usize)> {
-        let square = |j: usize| if i == j { 0.0 } else { self.squares[i.min(j) * self.count + i.max(j)] };
-        let mut all: Vec<(f64, usize)> = (0..self.count).map(|j| (square(j), j)).collect();
+        let mut all: Vec<(f64, usize)> = (0..self.count).map(|j| (self.square(i, j), j)).collect();
         all.sort_by(|(a, j), (b, k)| (*j != i).cmp(&(*k != i)).then(a.total_cmp(b)).then(j.cmp(k)));
         all.into_iter()
     }

@@ -12,6 +12,7 @@ mod clipping;
 mod distances;
 mod geometric;
 mod krum;
+mod length;
 mod mix;
 mod network;
 mod order;
@@ -65,14 +66,19 @@ fn aggregate_on(arch: Arch, updates: &[&[f32]], how: &Aggregation, f: usize, see
         Some(Pre::Bucketing) => rows.mixed(Mix::buckets(updates.len(), how.bucket as usize, seed)),
     };
     enough(rows.count(), f, "buckets")?;
-    match how.rule {
+    let length = if how.restore_length { length::common(&Rows::new(updates, arch), f)? } else { None };
+    let aggregate = match how.rule {
         Rule::TrimmedMean => order::trimmed_mean(&rows, f),
         Rule::Median => order::median(&rows),
         Rule::Krum => krum::krum(&rows, f),
         Rule::MultiKrum => krum::multi_krum(&rows, f),
         Rule::CenteredClipping => clipping::centered_clipping(&rows, how.clip_radius, how.clip_steps),
         Rule::GeometricMedian => geometric::geometric_median(&rows, how.smoothing, how.weiszfeld_steps),
-    }
+    }?;
+    Ok(match length {
+        Some(length) => length::stretched(aggregate, length),
+        None => aggregate,
+    })
 }
 
 fn enough(n: usize, f: usize, what: &str) -> Result<()> {

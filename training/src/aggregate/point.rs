@@ -17,8 +17,12 @@ pub(super) fn point(rows: &Rows, weights: &[f64]) -> Result<Vec<f32>> {
 
 /// The distance of each row from the point.
 pub(super) fn distances(rows: &Rows, weights: &[f64]) -> Result<Vec<f64>> {
-    let squares = rows.sum(&Point(weights))?;
-    Ok(squares.into_iter().map(f64::sqrt).collect())
+    Ok(squares(rows, weights)?.into_iter().map(f64::sqrt).collect())
+}
+
+/// The same, squared.
+pub(super) fn squares(rows: &Rows, weights: &[f64]) -> Result<Vec<f64>> {
+    rows.sum(&Point(weights))
 }
 
 struct Point<'a>(&'a [f64]);

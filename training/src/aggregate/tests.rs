@@ -230,10 +230,24 @@ const GOLDEN: &str = "
 ";
 
 #[test]
+fn a_restored_length_has_these_bits_too() {
+    let updates: Vec<Vec<f32>> =
+        random(13, 70_000, 1e-2, 3).into_iter().map(|row| row.into_iter().map(|x| x + 2e-3).collect()).collect();
+    let how = Aggregation { restore_length: true, ..Aggregation::of(Rule::TrimmedMean, Some(Pre::Nnm)) };
+    let got = aggregate(&views(&updates), &how, 3, &Hash::ZERO).unwrap();
+    let plain = aggregate(&views(&updates), &Aggregation { restore_length: false, ..how }, 3, &Hash::ZERO).unwrap();
+    let factor = f64::from(got[0]) / f64::from(plain[0]);
+    assert!(got.iter().zip(&plain).all(|(a, b)| (f64::from(*a) - f64::from(*b) * factor).abs() < 1e-8), "{factor}");
+    let bytes: Vec<u8> = got.iter().flat_map(|x| x.to_le_bytes()).collect();
+    assert_eq!(Hash::of(Domain::Blob, &bytes).short(), "fa6a17af");
+}
+
+#[test]
 fn threads_and_instructions_change_no_bit() {
     let updates = random(9, 150_000, 1.0, 7);
     let updates = views(&updates);
-    for how in all() {
+    let restored = Aggregation { restore_length: true, ..Aggregation::of(Rule::TrimmedMean, Some(Pre::Nnm)) };
+    for how in all().chain([restored]) {
         let of = |threads: usize, arch| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             bits(&pool.install(|| aggregate_on(arch, &updates, &how, 2, &Hash::ZERO)).unwrap())

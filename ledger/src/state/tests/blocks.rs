@@ -139,8 +139,8 @@ fn a_known_history_has_a_known_root() {
     assert_eq!(
         [first, ledger.state.root()].map(|root| root.to_string()),
         [
-            "130feed78cad3540207fca8199cca592fe6af50d2ae3ee5cc4d73c73972f98be",
-            "1c86a9c2766a9c312bc58db621fcf584e2a7f930eeca7afb9ee1c687ec2ae436"
+            "844c77f8795b49616995541b983a4463f245a9ccc9979f197d23f03c3b7269c7",
+            "eddc0b53d821597d3447e15c09a8052b0b64e65a06489a0d10513640835ee605"
         ]
     );
 }
