@@ -86,6 +86,26 @@ fn validators_killed_at_random_times_come_back_and_nothing_is_lost() {
 }
 
 #[test]
+fn a_network_learns_although_two_of_eight_send_everything_backwards() {
+    let _alone = MACHINE.blocking_lock();
+    let (ok, text) = localnet(&["--nodes", "8", "--rounds", "3", "--byzantine", "2", "--attack", "sign-flip"]);
+    assert!(ok && text.contains("the held-out loss fell"), "{text}");
+    assert_eq!((text.matches(" honest ").count(), text.matches(" sign-flip ").count()), (6, 2), "{text}");
+    let (ok, text) = localnet(&["--nodes", "4", "--byzantine", "4", "--attack", "zero"]);
+    assert!(!ok && text.contains("somebody must be honest"), "{text}");
+}
+
+#[test]
+fn a_validator_killed_at_the_steps_of_a_round_stalls_none() {
+    let _alone = MACHINE.blocking_lock();
+    let kills = ["--nodes", "4", "--rounds", "2", "--kills", "4", "--kill-at-steps", "--seed", "3"];
+    let deadlines = ["round.verify_ms=4000", "round.vote_ms=4000", "round.min_train_ms=3000"];
+    let args: Vec<&str> = kills.into_iter().chain(deadlines.into_iter().flat_map(|set| ["--set", set])).collect();
+    let (ok, text) = localnet(&args);
+    assert!(ok && text.contains("beyond its deadline") && text.contains("survived 4 kills"), "{text}");
+}
+
+#[test]
 fn no_node_outlives_a_localnet_that_is_killed() {
     let _alone = MACHINE.blocking_lock();
     let dir = tempfile::tempdir().unwrap();

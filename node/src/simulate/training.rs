@@ -32,8 +32,8 @@ const SMALL: [&str; 9] = [
     "model.kv_heads=4",
     "model.ffn=256",
     "training.batch=16",
-    "training.lr=0.006",
-    "training.warmup_steps=40",
+    "training.lr=0.01",
+    "training.warmup_steps=150",
     "training.outer_momentum=0.5",
     "training.eval_sequences=256",
 ];
