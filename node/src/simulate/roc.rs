@@ -19,7 +19,7 @@ pub struct Scores {
 impl Scores {
     /// From the losses of a run's rounds, of which the first `honest` are honest nodes'; averaged over `memory` rounds.
     pub fn of(rounds: &[Losses], honest: usize, memory: usize) -> Scores {
-        let distances: Vec<Vec<Option<f64>>> = rounds.iter().map(|losses| distances(losses)).collect();
+        let distances: Vec<Vec<Option<f64>>> = rounds.iter().map(distances).collect();
         let mut scores = Scores::default();
         for end in memory..=distances.len() {
             let last = &distances[end - memory..end];
