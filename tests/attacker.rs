@@ -42,6 +42,23 @@ use ailo_training::{
 use clap::Parser;
 use std::sync::{Arc, Mutex, PoisonError};
 
+const ATTACKS: [&str; 14] = [
+    "withhold",
+    "zero",
+    "random",
+    "noise",
+    "scale",
+    "sign-flip",
+    "ipm",
+    "alie",
+    "label-flip",
+    "stale",
+    "copy",
+    "boast",
+    "infinity",
+    "nan",
+];
+
 struct Attacker {
     attack: String,
     /// What it trained first, and in which round.
@@ -100,7 +117,7 @@ impl Contributor for Attacker {
                 let local = train(*slot)?;
                 Ok(Local { loss_last: local.loss_last / 2, ..local })
             }
-            other => panic!("AILO_ATTACK={other} is no attack: see the head of this file"),
+            other => unreachable!("{other} is none of the attacks above"),
         }
     }
 
@@ -130,6 +147,9 @@ async fn main() -> std::result::Result<(), NodeError> {
     let Command::Run(args) = cli.command else { return commands::dispatch(cli).await };
     commands::start_log(&cli.log)?;
     let attack = std::env::var("AILO_ATTACK").unwrap_or_default();
+    if !ATTACKS.contains(&attack.as_str()) {
+        return Err(NodeError::Usage(format!("'{attack}' is no attack; there are {}", ATTACKS.join(", "))));
+    }
     let attacker = Attacker { attack, first: Mutex::new(None) };
     service::run_with(Settings::resolve(&args)?, args.stop_on_eof, Arc::new(attacker)).await
 }

@@ -91,6 +91,10 @@ fn a_network_learns_although_two_of_eight_send_everything_backwards() {
     let (ok, text) = localnet(&["--nodes", "8", "--rounds", "3", "--byzantine", "2", "--attack", "sign-flip"]);
     assert!(ok && text.contains("the held-out loss fell"), "{text}");
     assert_eq!((text.matches(" honest ").count(), text.matches(" sign-flip ").count()), (6, 2), "{text}");
+    let attackers = text.lines().filter(|line| line.contains(" sign-flip "));
+    assert!(attackers.clone().all(|line| !line.contains("; 0 contributions")), "they did nothing: {text}");
+    let (ok, text) = localnet(&["--nodes", "4", "--byzantine", "1", "--attack", "mimic"]);
+    assert!(!ok && text.contains("is no attack"), "{text}");
     let (ok, text) = localnet(&["--nodes", "4", "--byzantine", "4", "--attack", "zero"]);
     assert!(!ok && text.contains("somebody must be honest"), "{text}");
 }

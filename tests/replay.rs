@@ -12,7 +12,11 @@ use ailo_node::{
 };
 use common::{Node, ailo};
 use serde_json::Value;
-use std::{path::Path, process::Output, time::Duration};
+use std::{
+    path::Path,
+    process::Output,
+    time::{Duration, Instant},
+};
 
 fn said(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
@@ -43,15 +47,23 @@ async fn a_recorded_round_is_replayed_offline_and_ones_own_work_is_checked_befor
     let folder = net.nodes[0].dir.clone();
     let folder = folder.to_str().unwrap();
 
-    let checked = ailo(&["round", "--dry-run", "--data-dir", folder]);
-    let text = said(&checked);
+    let started = Instant::now();
+    let (checked, text) = loop {
+        let checked = ailo(&["round", "--dry-run", "--cpu", "--data-dir", folder]);
+        let text = said(&checked);
+        // Rounds of a second: one may just gather, or be over before its base is read.
+        let passing = text.contains("no round is open") || text.contains("cannot read");
+        if !passing || started.elapsed() > Duration::from_secs(30) {
+            break (checked, text);
+        }
+    };
     assert!(checked.status.success() && text.contains("trained twice, to the same bits"), "{text}");
     assert!(["payload", "update", "score", "gain", "class"].iter().all(|what| text.contains(what)), "{text}");
 
     // Who joins now has the same model within a round, in one copy's bytes and from several peers.
     let bootstrap = std::fs::read_to_string(Path::new(folder).join("rpc")).unwrap();
     let status = Client::new(bootstrap.trim()).unwrap().status().await.unwrap();
-    let (round, peer) = (status.value.round.number, status.value.listen[0].clone());
+    let (here, peer) = (status.height, status.value.listen[0].clone());
     let other = net.status(1).await.unwrap().value.listen[0].clone();
     let network = dir.path().join("network.toml");
     let joined = Node::start(
@@ -69,6 +81,7 @@ async fn a_recorded_round_is_replayed_offline_and_ones_own_work_is_checked_befor
             "ailo_node=info",
         ],
     );
+    let round = joined.wait("the newest block", 60, |status| status.height + 2 >= here).value.round.number;
     let there = joined.wait("the model", 60, |status| status.value.model.local_root == Some(status.value.model.root));
     assert!(there.value.round.number <= round + 1, "{} and {round}", there.value.round.number);
     let log = joined.log(&dir.path().join("newcomer"));

@@ -473,6 +473,9 @@ pub struct RoundArgs {
     /// Train this node's slot of the open round and check it as the others would, before anything is handed in; nothing is.
     #[arg(long, conflicts_with = "round")]
     pub dry_run: bool,
+    /// For --dry-run: train on the CPU even when a GPU is there.
+    #[arg(long)]
+    pub cpu: bool,
     /// For --dry-run: the network's dataset (repeatable) [default: the embedded corpus].
     #[arg(long, value_name = "PATH")]
     pub data: Vec<PathBuf>,
@@ -491,7 +494,8 @@ pub struct ClassArgs {
 
 const REPLAY_HELP: &str = "\
 Training is bit-exact on machines of one class, so whoever has the record, the model and the data can tell an honest contribution
-from a forged one, and compute the round's model: no node has to be asked or believed. Fails if a result differs.
+from a forged one, and compute the round's model. The record is believed as it is (seed, slots, commitments, votes): take it from a
+node of your own, or check it by `ailo-node verify`. Fails if a result differs.
 
 Example, with the model state from the folder of any node that has it:
   ailo-node round 12 --json > round-12.json

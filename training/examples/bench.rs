@@ -138,6 +138,9 @@ fn verification() -> Outcome {
             Ok((Hash::of(Domain::Blob, &sent), update_hash(&sent), rules.admit(&sent, &base, &slot.seed)?))
         })?;
         let admit = 1.0 / report("hashing and unpacking", &admit, 1.0, "updates/s");
+        let few: Vec<Vec<f32>> = (0..4).map(|seed| values(base.weights.len(), seed)).collect();
+        let mixing = times(3, || Ok(rules.next(&few, &base, 1, &slot.seed)?))?;
+        let mixing = 1.0 / report("aggregating", &mixing, few.len() as f64, "updates/s");
         let root = 1.0 / report("root of the next state", &times(3, || Ok(base.root()))?, 1.0, "states/s");
 
         let of_slot = |seconds: f64| {
@@ -147,9 +150,10 @@ fn verification() -> Outcome {
         let replays = f64::from(params.round.replay_ppm as u32) / 1e4;
         let losses = of_slot(f64::from(params.round.committee * params.training.score_sequences) * measure);
         let votes = of_slot(f64::from(params.training.eval_sequences) * measure);
-        let hashing = of_slot(NODES * admit + root);
+        // Who votes unpacks each update for its verdict, and again to make the next model.
+        let hashing = of_slot(2.0 * NODES * admit + NODES * mixing + root);
         println!(
-            "  of the training: replays {replays:.2} %, losses {losses:.2} %, model votes {votes:.2} %, hashing and unpacking {hashing:.2} %: {:.1} %",
+            "  of the training: replays {replays:.2} %, losses {losses:.2} %, model votes {votes:.2} %, hashing, unpacking and aggregating {hashing:.2} %: {:.1} %",
             replays + losses + votes + hashing
         );
     }

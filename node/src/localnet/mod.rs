@@ -7,6 +7,10 @@ pub mod net;
 mod table;
 
 use crate::{chart, cli::LocalnetArgs, error::NodeError, genesis, rpc::types::*};
+use ailo_ledger::{
+    state::{Event, Outcome},
+    store::{MAX_PAGE, Subject},
+};
 use ailo_protocol::{params::Params, presets};
 use ailo_training::{dataset::Dataset, eval, reference, state::ModelState};
 use checks::Observed;
@@ -141,10 +145,20 @@ async fn train_and_check(net: &mut Net, args: &LocalnetArgs) -> Result<Observed,
 /// What everybody has earned.
 async fn report_attackers(net: &mut Net, args: &LocalnetArgs) {
     let honest = (args.nodes - args.byzantine) as usize;
-    for (i, status) in net.statuses().await.iter().enumerate() {
-        let Some(status) = status else { continue };
+    let statuses = net.statuses().await;
+    for (i, status) in statuses.iter().enumerate() {
+        let (Some(status), Some(client)) = (status, net.client(0)) else { continue };
         let what = if i < honest { "honest" } else { args.attack.as_deref().unwrap_or_default() };
-        println!("node {i:2} {what:<10} has earned {} ALC", status.value.account.free);
+        let history = client.history(&Subject::Node(status.value.node), MAX_PAGE as u32).await;
+        let events = history.map_or(Vec::new(), |page| page.value.entries);
+        let count = |is: fn(&Event) -> bool| events.iter().filter(|entry| is(&entry.event)).count();
+        let committed = count(|event| matches!(event, Event::Contributed { .. }));
+        let found =
+            count(|event| matches!(event, Event::ReplayDecided { outcome: Outcome::Forged | Outcome::Disowned, .. }));
+        let earned = status.value.account.free;
+        println!(
+            "node {i:2} {what:<10} has earned {earned} ALC; {committed} contributions, {found} found forged or disowned"
+        );
     }
 }
 

@@ -40,6 +40,8 @@ use std::{
 use tokio::sync::watch;
 use work::{Contributor, Honest, Setup};
 
+/// The probe of the determinism class is over within this time, on the slowest of machines.
+const PROBE_WITHIN: Duration = Duration::from_secs(120);
 /// All services have stopped within this time of the signal, or are left behind.
 const STOP_WITHIN: Duration = Duration::from_secs(3);
 /// And what still computes within this time more.
@@ -194,14 +196,18 @@ pub async fn run_with(
 }
 
 /// The class of this machine, as a process of its own finds it: what libtorch takes for the probe would stay in this one,
-/// and a node that only validates needs none of it.
+/// and a node that only validates needs none of it. Whatever program runs a node has the command `class`.
 async fn determinism_class(cpu: bool) -> Result<Hash, NodeError> {
     let failed = |e| NodeError::io("run the determinism probe", e);
     let mut probe = tokio::process::Command::new(std::env::current_exe().map_err(failed)?);
     probe.arg("class").args(cpu.then_some("--cpu")).stdin(Stdio::null()).kill_on_drop(true);
-    let output = probe.output().await.map_err(failed)?;
+    let output = tokio::time::timeout(PROBE_WITHIN, probe.output()).await;
+    let output = output.map_err(|_| failed(std::io::Error::other("it takes too long")))?.map_err(failed)?;
     let class = String::from_utf8_lossy(&output.stdout).trim().parse();
-    class.map_err(|_| failed(std::io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_string())))
+    class.map_err(|_| {
+        let said = String::from_utf8_lossy(&output.stderr);
+        failed(std::io::Error::other(format!("{}: {}", output.status, said.trim())))
+    })
 }
 
 /// The founding document and the data that belongs to it.

@@ -102,7 +102,13 @@ pub fn command(args: &SimulateTrainingArgs) -> Result<(), NodeError> {
         training.aggregation = plan.aggregation;
         let id = Hash::of_value(
             Domain::Training,
-            &(training, params.model, data.root(), format!("{:?}", Options { threads: 0, ..plan.options })),
+            &(
+                env!("CARGO_PKG_VERSION"),
+                training,
+                params.model,
+                data.root(),
+                format!("{:?}", Options { threads: 0, ..plan.options }),
+            ),
         );
         let row = match known.iter().position(|row| row.id == id) {
             Some(at) => known.swap_remove(at),
@@ -207,7 +213,7 @@ fn run(args: &SimulateTrainingArgs, rules: &Rules<'_>, plan: &Plan, id: Hash) ->
         byzantine: options.byzantine,
         f: options.f,
         attack: options.attack.name().into(),
-        rule: rule_name(&plan.aggregation),
+        rule: rule_name(&plan.aggregation, options.f),
         codec: name(&rules.training.codec),
         skew: options.skew,
         steps: rules.training.inner_steps,
@@ -245,7 +251,7 @@ fn report(args: &SimulateTrainingArgs, row: &Row, before: &[Row]) -> Result<(), 
     };
     println!(
         "{:<36} {:<11} {:>7} {:>9} {:>9} {:>11} {:>7} {:>7.2} {:>5.0}{}{}",
-        format!("{}, f = {}", if row.f == 0 { "mean" } else { &row.rule }, row.f),
+        format!("{}, f = {}", row.rule, row.f),
         if quiet(row) { "none" } else { &row.attack },
         row.loss.map_or("broke".into(), |loss| format!("{loss:.4}")),
         more(plain),
@@ -308,7 +314,7 @@ fn draw(
         .iter()
         .map(|row| Series {
             name: match (row.attack.as_str(), row.f) {
-                ("withhold", 0) => "honest only, mean".into(),
+                ("withhold", 0) => format!("honest only, {}", row.rule),
                 ("withhold", _) => format!("{}, no attack", row.rule),
                 (attack, _) if args.rule.len() == 1 => attack.into(),
                 (attack, _) => format!("{}, {attack}", row.rule),
@@ -353,7 +359,10 @@ fn append(path: Option<&Path>, row: &Row) -> Result<(), NodeError> {
     written.map_err(|e| NodeError::file("write", path, e))
 }
 
-fn rule_name(aggregation: &Aggregation) -> String {
+fn rule_name(aggregation: &Aggregation, f: usize) -> String {
+    if *aggregation == Aggregation::DEFAULT && f == 0 {
+        return "mean".into();
+    }
     let pre = aggregation.pre.map_or(String::new(), |pre| format!("{} + ", name(&pre)));
     let length = if aggregation.restore_length { " + length" } else { "" };
     format!("{pre}{}{length}", name::<Rule>(&aggregation.rule))

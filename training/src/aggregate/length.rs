@@ -7,8 +7,9 @@
 //!
 //! Attackers that send little, or something backwards, mostly shorten an aggregate, which costs progress in every round; the
 //! products tell how long it should be. |m|^2 is estimated by medians: for each update that of its products with the others, and of
-//! these the median; |x|^2 by that of the squared lengths; k is n - f. While attackers are a minority, each of these medians lies
-//! between values of honest updates.
+//! these the median; |x|^2 by that of the squared lengths; k is n - f. From n = 2 f + 2 on each of these medians lies between the
+//! least and the greatest value of honest updates; with fewer, half of an honest update's products are with attackers, and the
+//! aggregate stays as it is.
 
 use super::{distances::Distances, point, rows::Rows};
 use crate::{check::norm, error::Result};
@@ -16,13 +17,14 @@ use crate::{check::norm, error::Result};
 /// No aggregate is made longer than by this factor: what is so much too short is mostly not the common part.
 const MOST: f64 = 4.0;
 
-/// The length that the mean of the honest rows has; none where the rows have nothing in common, or there are fewer than three.
-pub(super) fn common(rows: &Rows, f: usize) -> Result<Option<f64>> {
+/// The length that the mean of the honest rows has; none where the rows have nothing in common, or there are fewer than three
+/// or than 2 `f` + 2.
+pub(super) fn common(rows: &Rows, distances: &Distances, f: usize) -> Result<Option<f64>> {
     let count = rows.count();
-    if count < 3 {
+    if count < 3.max(2 * f + 2) {
         return Ok(None);
     }
-    let (distances, lengths) = (Distances::between(rows)?, point::squares(rows, &vec![0.0; count])?);
+    let lengths = point::squares(rows, &vec![0.0; count])?;
     let product = |i: usize, j: usize| 0.5 * (lengths[i] + lengths[j] - distances.square(i, j));
     let of_row = |i: usize| median((0..count).filter(|j| *j != i).map(|j| product(i, j)).collect());
     let common = median((0..count).map(of_row).collect());
@@ -68,7 +70,8 @@ mod tests {
 
     fn common_of(rows: &[Vec<f32>], f: usize) -> Option<f64> {
         let views: Vec<&[f32]> = rows.iter().map(Vec::as_slice).collect();
-        common(&Rows::new(&views, Arch::new()), f).unwrap()
+        let rows = Rows::new(&views, Arch::new());
+        common(&rows, &Distances::between(&rows).unwrap(), f).unwrap()
     }
 
     #[test]
@@ -80,8 +83,12 @@ mod tests {
         let backwards: Vec<f32> = honest[0].iter().map(|x| -x).collect();
         let long: Vec<f32> = honest[0].iter().map(|x| 100.0 * x).collect();
         for bad in [vec![0.0; 4096], backwards, long] {
-            let all = [honest.clone(), vec![bad; 4]].concat();
+            let all = [honest.clone(), vec![bad.clone(); 4]].concat();
             assert!(near(common_of(&all, 4)), "{:?} and {right}", common_of(&all, 4));
+            // As many as can be, and one more.
+            let most = [honest.clone(), vec![bad.clone(); 7]].concat();
+            assert!((common_of(&most, 7).unwrap() / right - 1.0).abs() < 0.15, "{:?} and {right}", common_of(&most, 7));
+            assert_eq!(common_of(&[honest.clone(), vec![bad; 8]].concat(), 8), None);
         }
     }
 

@@ -57,16 +57,18 @@ fn aggregate_on(arch: Arch, updates: &[&[f32]], how: &Aggregation, f: usize, see
     }
     enough(updates.len(), f, "updates")?;
     let rows = Rows::new(updates, arch);
-    let rows = match how.pre {
-        None => rows,
-        Some(Pre::Nnm) => {
-            let mix = Mix::nearest(&Distances::between(&rows)?, f);
-            rows.mixed(mix)
-        }
-        Some(Pre::Bucketing) => rows.mixed(Mix::buckets(updates.len(), how.bucket as usize, seed)),
+    let measured = how.pre == Some(Pre::Nnm) || how.restore_length;
+    let distances = if measured { Some(Distances::between(&rows)?) } else { None };
+    let length = match distances.as_ref().filter(|_| how.restore_length) {
+        Some(distances) => length::common(&rows, distances, f)?,
+        None => None,
+    };
+    let rows = match (how.pre, &distances) {
+        (Some(Pre::Nnm), Some(distances)) => rows.mixed(Mix::nearest(distances, f)),
+        (Some(Pre::Bucketing), _) => rows.mixed(Mix::buckets(updates.len(), how.bucket as usize, seed)),
+        _ => rows,
     };
     enough(rows.count(), f, "buckets")?;
-    let length = if how.restore_length { length::common(&Rows::new(updates, arch), f)? } else { None };
     let aggregate = match how.rule {
         Rule::TrimmedMean => order::trimmed_mean(&rows, f),
         Rule::Median => order::median(&rows),

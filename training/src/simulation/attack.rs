@@ -17,7 +17,7 @@
 //! | `lonely` | large values, where no more than f honest nodes send anything | |
 //! | `stale` | what the honest nodes sent in the first round | |
 //! | `label-flip` | an honest training on wrong targets: the token t is the vocabulary's last but t | |
-//! | `infinity`, `nan` | an encoding with scales of that kind | |
+//! | `infinity`, `nan` | an encoding with a scale of that kind | |
 //!
 //! "Most harm" is a line search against the rule in force: each candidate goes through codec, checks, aggregation and outer step as it
 //! would in the round, and what it leaves is measured on a sample of the training text.
@@ -169,7 +169,7 @@ impl Attacker {
         }
     }
 
-    /// Every block's first number, which is its scale, becomes this one.
+    /// The first block's scale becomes this number.
     fn with_scales(&self, mut encoded: Vec<u8>, scale: f32) -> Result<Vec<Vec<u8>>> {
         encoded[16..20].copy_from_slice(&scale.to_le_bytes());
         Ok(vec![encoded; self.count])
@@ -183,9 +183,10 @@ impl Attacker {
             let encoded = view.rules.encode(&within_bound(view, candidate), seed)?;
             let forged = view.rules.admit(&encoded, view.base, seed)?;
             let all = [view.honest.to_vec(), vec![forged; self.count]].concat();
-            let next = view.rules.next(&all, view.base, view.f, seed)?;
+            let next = view.rules.next(&all, view.base, view.f, seed);
             // A model that is not finite is the worst of all.
-            Ok((view.rules.loss_over(&next.weights, probe).unwrap_or(u64::MAX), encoded))
+            let loss = next.and_then(|next| view.rules.loss_over(&next.weights, probe)).unwrap_or(u64::MAX);
+            Ok((loss, encoded))
         };
         let tried = view.threads.install(|| candidates.into_par_iter().map(harm).collect::<Result<Vec<_>>>())?;
         let worst = tried.into_iter().max_by_key(|(loss, _)| *loss);

@@ -31,7 +31,7 @@ pub struct Options {
     pub attack: Attack,
     /// What the rule of aggregation is told to withstand.
     pub f: usize,
-    /// How unequal the nodes' data are: the Dirichlet distribution's alpha (see [`skew`]); none for slots drawn from all data.
+    /// How unequal the nodes' data are: the Dirichlet distribution's alpha (`skew.rs`); none for slots drawn from all data.
     pub skew: Option<f64>,
     /// Rounds.
     pub rounds: u64,
