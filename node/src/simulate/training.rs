@@ -315,6 +315,7 @@ fn draw(
         .map(|row| Series {
             name: match (row.attack.as_str(), row.f) {
                 ("withhold", 0) => format!("honest only, {}", row.rule),
+                ("withhold", _) if args.rule.len() == 1 => "no attack".into(),
                 ("withhold", _) => format!("{}, no attack", row.rule),
                 (attack, _) if args.rule.len() == 1 => attack.into(),
                 (attack, _) => format!("{}, {attack}", row.rule),
