@@ -12,7 +12,7 @@ const CATCH_UP: Duration = Duration::from_secs(60);
 /// While one node is dead, the others must make a block within this time.
 const PROGRESS: Duration = Duration::from_secs(60);
 /// A step of a round that is not seen within this time is passed over.
-const STEP_COMES: Duration = Duration::from_secs(20);
+const STEP_COMES: Duration = Duration::from_secs(10);
 /// A phase may last so much longer than its deadline: until the next block is made, and seen here.
 const SEEN_WITHIN: Duration = Duration::from_secs(4);
 
@@ -140,7 +140,9 @@ impl Faults {
                 let height = top(statuses, node);
                 net.kill(node).await?;
                 self.left -= 1;
-                let until = now + Duration::from_millis(500 + self.random.below(4_000));
+                // Within a round or two, if it is about steps of rounds.
+                let longest = if self.at_steps.is_some() { 1_500 } else { 4_000 };
+                let until = now + Duration::from_millis(500 + self.random.below(longest));
                 self.phase = Phase::Dead { node, until, height, since: now };
             }
             Phase::Dead { node, until, height, since } => {
@@ -161,7 +163,8 @@ impl Faults {
                 if here > 0 && here + 2 >= top(statuses, node) {
                     self.done += 1;
                     self.slowest = self.slowest.max(since.elapsed());
-                    let until = now + Duration::from_millis(1_000 + self.random.below(5_000));
+                    let longest = if self.at_steps.is_some() { 500 } else { 6_000 };
+                    let until = now + Duration::from_millis(longest / 6 + self.random.below(longest));
                     self.phase = Phase::Calm { until };
                 } else if since.elapsed() > CATCH_UP {
                     return Err(NodeError::Check(format!(

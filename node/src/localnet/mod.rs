@@ -30,7 +30,8 @@ pub async fn run(args: LocalnetArgs) -> Result<(), NodeError> {
     }
     let params = genesis::local_params(args.nodes, args.confirmations);
     let mut params = presets::change(&params, &args.set).map_err(|e| NodeError::Usage(format!("--set {e}")))?;
-    params.round.rounds = args.rounds;
+    // There are steps to kill at as long as there are rounds.
+    params.round.rounds = if args.kill_at_steps { 0 } else { args.rounds };
     let mut net = Net::found(Spec {
         program: std::env::current_exe().map_err(|e| NodeError::io("find this program", e))?,
         dir: dir.clone(),
@@ -134,6 +135,7 @@ async fn train_and_check(net: &mut Net, args: &LocalnetArgs) -> Result<Observed,
     checks::state_roots_are_equal_at_the_same_height(net).await?;
     checks::model_roots_are_equal_at_the_same_round(&observed, args.nodes, args.rounds)?;
     checks::the_supply_law_holds(net).await?;
+    observed.record(&net.statuses().await); // where rounds go on meanwhile
     if args.keep {
         let url = std::fs::read_to_string(net.nodes[0].dir.join("rpc")).unwrap_or_default();
         println!("the network runs on until Ctrl-C; node 0 answers at {url}");
