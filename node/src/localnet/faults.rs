@@ -13,8 +13,9 @@ const CATCH_UP: Duration = Duration::from_secs(60);
 const PROGRESS: Duration = Duration::from_secs(60);
 /// A step of a round that is not seen within this time is passed over.
 const STEP_COMES: Duration = Duration::from_secs(10);
-/// A phase may last so much longer than its deadline: until the next block is made, and seen here.
-const SEEN_WITHIN: Duration = Duration::from_secs(4);
+/// A phase may last so much longer than its deadline: until the next block is made, by others if its proposer is dead, and
+/// seen here.
+const SEEN_WITHIN: Duration = Duration::from_secs(10);
 
 /// A step of a round, and whether a node is there.
 type Step = (&'static str, fn(&RoundStatus) -> bool);
