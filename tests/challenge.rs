@@ -35,6 +35,8 @@ async fn found(dir: &Path, attack: &str, edit: impl FnOnce(&mut Params)) -> (Net
     (params.round.speed_min_ppm, params.round.speed_max_ppm, params.round.quality_max_ppm) =
         (1_000_000, 1_000_000, 1_000_000);
     (params.ledger.idle_block_ms, params.ledger.challenge_ms, params.ledger.unbonding_ms) = (500, 60_000, 120_000);
+    // All four take part, however slowly they start and train.
+    (params.round.open_wait_ms, params.round.min_train_ms) = (60_000, 20_000);
     edit(&mut params);
     let spec = Spec {
         program: env!("CARGO_BIN_EXE_ailo-node").into(),

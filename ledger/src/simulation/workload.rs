@@ -3,7 +3,7 @@
 //! attest. Whoever breaks the rules forges every second contribution, which passes as valid until it is replayed, and
 //! judges falsely.
 
-use super::world::World;
+use super::world::{Packet, World};
 use crate::{
     Body, Transaction,
     lots::LotChain,
@@ -68,7 +68,13 @@ impl World {
             bodies.into_iter().map(|body| Transaction::sign(&self.network_id, &key, 0, clock_ms, body)).collect();
         transactions.extend(self.script.iter().flatten().filter(|t| !self.includes(&t.id())).cloned());
         for transaction in &transactions {
-            self.submit(i, transaction); // what is refused now is owed again later
+            match &transaction.unsigned.body {
+                // Its own program would keep it back, and accuse it.
+                Body::Attest { except, .. } if *except == RIVAL => {
+                    self.broadcast(i, Packet::Transaction(transaction.encode()));
+                }
+                _ => self.submit(i, transaction), // what is refused now is owed again later
+            }
         }
     }
 }
@@ -82,6 +88,8 @@ struct Knowledge<'a> {
     doubtful: &'a BTreeMap<u64, Vec<Hash>>,
 }
 
+/// What a rival attestation excepts: no transfer that there is.
+const RIVAL: [Hash; 1] = [Hash([7; 32])];
 /// The determinism class of all machines.
 const CLASS: Hash = Hash([3; 32]);
 
@@ -146,7 +154,7 @@ fn owed(state: &State, key: &Keypair, knows: Knowledge<'_>, duties: &mut Duties,
             bodies.push(Body::Attest { height, except: Vec::new() });
             // Now and then it attests the same block in another way too; always, if it does nothing else.
             if honest || height % 16 == 3 {
-                bodies.push(Body::Attest { height, except: vec![Hash([7; 32])] });
+                bodies.push(Body::Attest { height, except: RIVAL.to_vec() });
             }
         }
         // All of the block's doubtful ones, also those that have ended: what a node signs of a block is always the same.
