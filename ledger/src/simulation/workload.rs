@@ -73,7 +73,7 @@ impl World {
                 Body::Attest { except, .. } if *except == RIVAL => {
                     self.broadcast(i, Packet::Transaction(transaction.encode()));
                 }
-                _ => self.submit(i, transaction), // what is refused now is owed again later
+                _ => drop(self.submit(i, transaction)), // what is refused now is owed again later
             }
         }
     }
