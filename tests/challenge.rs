@@ -150,7 +150,7 @@ async fn the_lot_has_a_forger_found_slashed_and_unpaid_without_anybody_asking() 
     let why = people[3].says(&["round", &found, "--node", &forger.to_string()]);
     assert_says(&why, &["accepted: held and valid", "held-out", "FORGED", "accused by", "promised"]);
     let honest = people[0].says(&["round", &found]);
-    assert_says(&honest, &[&node_of(&people[0]).to_string(), "accepted: held and valid", "ALC to"]);
+    assert_says(&honest, &[&node_of(&people[0]).to_string(), "accepted: held and valid", " ALC", " to ailo"]);
     assert_says(&people[0].says(&["round"]), &["round ", "participants"]);
     let paid = |all: &[Option<At<Status>>]| {
         all[..3].iter().all(|s| s.as_ref().is_some_and(|s| s.value.account.free >= Amount::alc(20)))
