@@ -94,7 +94,8 @@ async fn a_recorded_round_is_replayed_offline_and_ones_own_work_is_checked_befor
     drop(joined);
 
     // The newest round that has closed.
-    let record = (0..20u64).rev().find_map(|number| {
+    let newest = net.status(0).await.unwrap().value.round.number;
+    let record = (0..=newest).rev().find_map(|number| {
         let output = ailo(&["round", &number.to_string(), "--json", "--data-dir", folder]);
         let view: Value = serde_json::from_slice(&output.stdout).ok()?;
         view.get("past")?.as_object().is_some().then_some(view)
