@@ -119,6 +119,12 @@ async fn a_recorded_round_is_replayed_offline_and_ones_own_work_is_checked_befor
     assert!(output.status.success() && text.contains("the one that was voted for"), "{text}");
     assert_eq!(text.matches("the same to the bit").count(), 4, "{text}");
 
+    // No ledger has such powers, and no record makes the program overflow.
+    let mut absurd = record.clone();
+    absurd["round"]["power"][0]["power"] = Value::from(u64::MAX);
+    let text = said(&replay(&absurd));
+    assert!(text.contains("powers that no ledger has") && !text.contains("panicked"), "{text}");
+
     // One who says that it reached a loss that it did not reach.
     let mut forged = record.clone();
     let contributions = forged["round"]["contributions"].as_object_mut().unwrap();

@@ -45,6 +45,12 @@ pub fn command(args: &ReplayArgs) -> Result<(), NodeError> {
         Record::View(view) => view.round,
         Record::Round(round) => *round,
     };
+    // A ledger's powers are far below this; those of a record may be anything.
+    let powers = round.power.0.iter().try_fold(0u64, |sum, validator| sum.checked_add(validator.power));
+    let most = round.contributions.values().map(|commit| commit.valid).chain(powers).max().unwrap_or(0);
+    if powers.is_none() || most > u64::MAX / 4 {
+        return Err(NodeError::Usage(format!("{} names powers that no ledger has", args.record.display())));
+    }
     let genesis = genesis::read(&args.network)?;
     let data = data(&args.data, &genesis)?;
     let base = base(&args.model, &genesis, &round.base_root)?;
