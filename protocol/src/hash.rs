@@ -41,7 +41,6 @@ domains! {
     Training "ailo v1 trace of a training",
     Transaction "ailo v1 transaction",
     ValidatorSet "ailo v1 validator set",
-    Vote "ailo v1 consensus vote",
     Work "ailo v1 result of a training",
 }
 
@@ -175,7 +174,7 @@ mod tests {
 
     #[test]
     fn each_domain_hashes_as_blake3_derives_its_key() {
-        for (domain, context) in [(Domain::Address, "ailo v1 address"), (Domain::Vote, "ailo v1 consensus vote")] {
+        for (domain, context) in [(Domain::Address, "ailo v1 address"), (Domain::Lot, "ailo v1 lot")] {
             for _ in 0..2 {
                 assert_eq!(Hash::of(domain, b"bytes").0, blake3::derive_key(context, b"bytes"));
             }

@@ -3,6 +3,7 @@
 //!
 //!     cargo run -p ailo-training --example replays -- 10000
 //!
+//! With `busy` after the number, something else is the load.
 //! Most of the trainings are small; one in fifty is a few steps of the development network's model.
 
 use ailo_protocol::{
@@ -39,11 +40,13 @@ fn main() -> Result<(), Box<dyn Error>> {
         return Ok(());
     }
     let count: u64 = arguments.first().map_or(Ok(10_000), |count| count.parse())?;
+    let busy = arguments.get(1).is_some_and(|word| word == "busy");
     let (started, stop) = (Instant::now(), AtomicBool::new(false));
     let (mut differ, mut replayed, mut forged, mut missed) = (0u64, 0u64, 0u64, 0u64);
     std::thread::scope(|scope| -> Result<(), Box<dyn Error>> {
         // Load: memory that is touched all the time, on as many threads as there are processors.
-        for _ in 0..std::thread::available_parallelism().map_or(2, usize::from) {
+        let processors = std::thread::available_parallelism().map_or(2, usize::from);
+        for _ in 0..if busy { 0 } else { processors } {
             scope.spawn(|| {
                 let mut memory = vec![0u64; 1 << 20];
                 while !stop.load(Ordering::Relaxed) {

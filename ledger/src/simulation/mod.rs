@@ -169,7 +169,7 @@ impl Run {
         world.network.delay_ms = [30, 100, 300, 1000][random.below(4) as usize];
         world.network.usual_loss_permille = [0, 0, 20, 80][random.below(4) as usize];
         world.network.loss_permille = world.network.usual_loss_permille;
-        world.relapse_permille = 200;
+        world.relapse_permille = 400;
         let count_faults = FAULTS + random.below(5);
         let plans = world.draw_faults(count_faults, HEIGHTS - 2);
         let mut faults = BTreeMap::new();

@@ -73,6 +73,7 @@ pub async fn found(nodes: u32, confirmations: u32, final_s: u64) -> Outcome<Netw
     let mut params = local_params(nodes, confirmations);
     (params.round.rounds, params.round.pot, params.round.epoch_cap) =
         (1, Amount::alc(1_000_000), Amount::alc(10_000_000));
+    params.round.open_wait_ms = PATIENCE.as_millis() as u64; // Every founder needs its share of the one round.
     (params.training.inner_steps, params.training.batch, params.training.sequence) = (1, 1, 16);
     (params.training.eval_sequences, params.training.score_sequences) = (1, 1);
     (params.ledger.idle_block_ms, params.ledger.epoch_ms) = (5_000, 600_000);
@@ -100,7 +101,11 @@ pub async fn found(nodes: u32, confirmations: u32, final_s: u64) -> Outcome<Netw
     for (i, founder) in net.nodes.iter().enumerate() {
         // Each founder's node bonds by itself as soon as it can; the coins are sent after that.
         let address = Address::from(founder.wallet.public());
+        let started = Instant::now();
         while clients[i].account(&address).await?.value.staked == Amount::ZERO {
+            if started.elapsed() > PATIENCE {
+                return Err(format!("node {i} got no coins to bond").into());
+            }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         let mut left: Vec<Address> =

@@ -31,7 +31,7 @@ const SMALL: [&str; 9] = [
     "model.heads=4",
     "model.kv_heads=4",
     "model.ffn=256",
-    "training.batch=16",
+    "training.batch=64",
     "training.lr=0.01",
     "training.warmup_steps=150",
     "training.outer_momentum=0.5",
@@ -184,6 +184,7 @@ fn plans(args: &SimulateTrainingArgs, params: &Params) -> Result<Vec<Plan>, Node
         let aggregation = Aggregation {
             rule: *rule,
             pre: args.pre,
+            discount_copies: args.discount_copies,
             restore_length: args.restore_length,
             ..params.training.aggregation
         };
@@ -365,8 +366,9 @@ fn rule_name(aggregation: &Aggregation, f: usize) -> String {
         return "mean".into();
     }
     let pre = aggregation.pre.map_or(String::new(), |pre| format!("{} + ", name(&pre)));
+    let discount = if aggregation.discount_copies { "discount + " } else { "" };
     let length = if aggregation.restore_length { " + length" } else { "" };
-    format!("{pre}{}{length}", name::<Rule>(&aggregation.rule))
+    format!("{discount}{pre}{}{length}", name::<Rule>(&aggregation.rule))
 }
 
 /// The name in configuration files.

@@ -118,7 +118,6 @@ pub enum RequestError {
 pub(super) enum Command {
     Publish(Gossip),
     Request { node: NodeId, request: Request, answer: oneshot::Sender<Result<response::Body, RequestError>> },
-    Dial(Multiaddr),
     Report(NodeId, Offence),
     Shutdown,
 }
@@ -194,12 +193,6 @@ impl Handle {
             requests_refused: get(&self.counters.requests_refused),
             bans: get(&self.counters.bans),
         }
-    }
-
-    /// Dials an address now, and again while there are too few peers, like those given at the start.
-    pub async fn dial(&self, address: Multiaddr) -> Result<(), NetError> {
-        super::task::check_address(&address)?;
-        self.commands.send(Command::Dial(address)).await.map_err(|_| NetError::Closed)
     }
 
     /// Blames a peer; too many offences disconnect and ban it for a while.

@@ -9,8 +9,6 @@ use std::{
 /// What a peer did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Offence {
-    /// Did not answer in time, or refused what it should have: 5 points.
-    Unhelpful,
     /// Sent what every node can see is invalid (malformed, wrongly signed): 20 points.
     Invalid,
     /// Served bytes that are not those asked for: 50 points.
@@ -22,7 +20,6 @@ pub enum Offence {
 impl Offence {
     fn points(self) -> f64 {
         match self {
-            Offence::Unhelpful => 5.0,
             Offence::Invalid => 20.0,
             Offence::WrongData => 50.0,
             Offence::Attack => BAN_POINTS,

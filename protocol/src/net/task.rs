@@ -104,7 +104,7 @@ struct Task {
 }
 
 /// Refuses what is not TCP over an IP address.
-pub(super) fn check_address(address: &Multiaddr) -> Result<(), NetError> {
+fn check_address(address: &Multiaddr) -> Result<(), NetError> {
     ip_and_port(address).map(drop).ok_or_else(|| NetError::Address(address.clone()))
 }
 
@@ -588,12 +588,6 @@ impl Task {
         match command {
             Command::Publish(message) => self.publish(message),
             Command::Request { node, request, answer } => self.ask(node, request, answer),
-            Command::Dial(address) => {
-                if !self.book.add_seed(&address, Instant::now()) {
-                    warn!(%address, "too many addresses to dial, this one is left out");
-                }
-                self.dial(Instant::now(), 1);
-            }
             Command::Report(node, offence) => {
                 if let Ok(peer) = peer_id(&node) {
                     self.offend(peer, offence);
@@ -655,17 +649,17 @@ impl Task {
             debug!(%peer, "peer did not finish the handshake");
             self.disconnect(peer);
         }
-        self.dial(now, 0);
+        self.dial(now);
         self.walk(now);
         self.trim();
     }
 
-    /// Dials while there are too few peers, and at least `least`.
-    fn dial(&mut self, now: Instant, least: usize) {
+    /// Dials while there are too few peers.
+    fn dial(&mut self, now: Instant) {
         let pending = self.swarm.network_info().connection_counters().num_pending_outgoing() as usize;
         let missing = self.limits.target_connections.saturating_sub(self.sessions.len() + pending);
         let sessions = &self.sessions;
-        for target in self.book.due(now, missing.min(DIALS_PER_TICK).max(least), |p| sessions.contains_key(p)) {
+        for target in self.book.due(now, missing.min(DIALS_PER_TICK), |p| sessions.contains_key(p)) {
             let (options, seed) = match target {
                 Target::Seed(address, None) => {
                     (DialOpts::unknown_peer_id().address(address.clone()).build(), Some(address))

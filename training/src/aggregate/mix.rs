@@ -1,4 +1,4 @@
-//! Means of sets of updates, which a rule reads in place of the updates: nearest-neighbour mixing (Allouah et al. 2023)
+//! Means of sets of updates, weighted or not, which a rule reads in place of the updates: nearest-neighbour mixing (Allouah et al. 2023)
 //! and bucketing (Karimireddy et al. 2022).
 //!
 //! The means are made tile by tile when they are read, so there is no copy of them. They are float32, their sums double
@@ -20,8 +20,8 @@ const STRIP: usize = 32;
 
 /// Some sets of updates.
 pub(super) struct Mix {
-    /// Number of updates.
-    updates: usize,
+    /// How much each update counts.
+    weights: Vec<f64>,
     core: Vec<usize>,
     sets: Vec<Set>,
 }
@@ -30,12 +30,12 @@ pub(super) struct Mix {
 struct Set {
     more: Vec<usize>,
     less: Vec<usize>,
-    /// One divided by its size.
+    /// One divided by the sum of its weights.
     share: f64,
 }
 
 impl Mix {
-    fn new(updates: usize, core: &[usize], sets: &[Vec<usize>]) -> Mix {
+    fn new(weights: Vec<f64>, core: &[usize], sets: &[Vec<usize>]) -> Mix {
         let without = |a: &[usize], b: &[usize]| {
             let mut left: Vec<usize> = a.iter().copied().filter(|i| !b.contains(i)).collect();
             left.sort_unstable();
@@ -43,27 +43,33 @@ impl Mix {
         };
         let set = |set: &Vec<usize>| {
             let (more, less) = (without(set, core), without(core, set));
-            Set { more, less, share: 1.0 / set.len() as f64 }
+            Set { more, less, share: 1.0 / set.iter().map(|i| weights[*i]).sum::<f64>() }
         };
-        Mix { updates, core: without(core, &[]), sets: sets.iter().map(set).collect() }
+        let sets = sets.iter().map(set).collect();
+        Mix { core: without(core, &[]), sets, weights }
     }
 
-    /// For each update the `n - f` nearest to it: itself and the nearest others, of equally near ones the first.
-    pub(super) fn nearest(distances: &Distances, f: usize) -> Mix {
+    /// For each update the `n - f` nearest to it: itself and the nearest others, of equally near ones the first. All count alike
+    /// where there are no weights.
+    pub(super) fn nearest(distances: &Distances, f: usize, weights: Option<Vec<f64>>) -> Mix {
         let n = distances.count();
-        let sets: Vec<Vec<usize>> =
-            (0..n).map(|i| distances.nearest(i).take(n - f).map(|(_, j)| j).collect()).collect();
+        let set = |i: usize| {
+            let mut set: Vec<usize> = distances.nearest(i).take(n - f).map(|(_, j)| j).collect();
+            set.sort_unstable(); // The same set has the same mean, whoever it is the set of.
+            set
+        };
+        let sets: Vec<Vec<usize>> = (0..n).map(set).collect();
         let mut times = vec![0; n];
         sets.iter().flatten().for_each(|i| times[*i] += 1);
         // The sets are equally large, so the one whose members are in most sets differs least from all.
         let shared = |set: &&Vec<usize>| set.iter().map(|i| times[*i]).sum::<usize>();
         let core = sets.iter().rev().max_by_key(shared).cloned().unwrap_or_default();
-        Mix::new(n, &core, &sets)
+        Mix::new(weights.unwrap_or_else(|| vec![1.0; n]), &core, &sets)
     }
 
     /// The [`buckets`] of `n` updates.
     pub(super) fn buckets(n: usize, size: usize, seed: &Hash) -> Mix {
-        Mix::new(n, &[], &buckets(n, size, seed))
+        Mix::new(vec![1.0; n], &[], &buckets(n, size, seed))
     }
 
     /// Number of sets.
@@ -74,7 +80,7 @@ impl Mix {
     /// Room for the means of a tile.
     pub(super) fn room(&self) -> Means {
         let sum = Aligned([0.0; SPAN]);
-        Means { rows: vec![Aligned([0.0; TILE]); self.count()], wide: vec![sum; self.updates], core: sum, sum }
+        Means { rows: vec![Aligned([0.0; TILE]); self.count()], wide: vec![sum; self.weights.len()], core: sum, sum }
     }
 
     /// The means of a tile.
@@ -82,9 +88,9 @@ impl Mix {
     pub(super) fn tile<'m, S: Simd>(&self, simd: S, updates: &[&Row], means: &'m mut Means) -> &'m [Aligned<Row>] {
         let Means { rows, wide, core, sum } = means;
         for span in 0..TILE / SPAN {
-            for (wide, update) in wide.iter_mut().zip(updates) {
+            for ((wide, update), weight) in wide.iter_mut().zip(updates).zip(&self.weights) {
                 for (wide, x) in wide.0.iter_mut().zip(&update.as_chunks::<SPAN>().0[span]) {
-                    *wide = f64::from(*x);
+                    *wide = f64::from(*x) * weight;
                 }
             }
             add(simd, &Aligned([0.0; SPAN]), wide, &self.core, &[], core);

@@ -9,10 +9,10 @@
 //! numbers for distances.
 
 mod clipping;
+mod common;
 mod distances;
 mod geometric;
 mod krum;
-mod length;
 mod mix;
 mod network;
 mod order;
@@ -26,6 +26,7 @@ use ailo_protocol::{
     Hash,
     aggregation::{Aggregation, Pre, Rule},
 };
+use common::{Common, stretched};
 use distances::Distances;
 use mix::Mix;
 use pulp::Arch;
@@ -57,14 +58,18 @@ fn aggregate_on(arch: Arch, updates: &[&[f32]], how: &Aggregation, f: usize, see
     }
     enough(updates.len(), f, "updates")?;
     let rows = Rows::new(updates, arch);
-    let measured = how.pre == Some(Pre::Nnm) || how.restore_length;
-    let distances = if measured { Some(Distances::between(&rows)?) } else { None };
-    let length = match distances.as_ref().filter(|_| how.restore_length) {
-        Some(distances) => length::common(&rows, distances, f)?,
+    let compared = how.restore_length || how.discount_copies;
+    let distances = if compared || how.pre == Some(Pre::Nnm) { Some(Distances::between(&rows)?) } else { None };
+    let common = match distances.as_ref().filter(|_| compared) {
+        Some(distances) => Common::of(&rows, distances, f)?,
         None => None,
     };
     let rows = match (how.pre, &distances) {
-        (Some(Pre::Nnm), Some(distances)) => rows.mixed(Mix::nearest(distances, f)),
+        (Some(Pre::Nnm), Some(distances)) => {
+            let common = common.as_ref().filter(|_| how.discount_copies);
+            let weights = common.map(|common| common.weights(distances));
+            rows.mixed(Mix::nearest(distances, f, weights))
+        }
         (Some(Pre::Bucketing), _) => rows.mixed(Mix::buckets(updates.len(), how.bucket as usize, seed)),
         _ => rows,
     };
@@ -77,8 +82,8 @@ fn aggregate_on(arch: Arch, updates: &[&[f32]], how: &Aggregation, f: usize, see
         Rule::CenteredClipping => clipping::centered_clipping(&rows, how.clip_radius, how.clip_steps),
         Rule::GeometricMedian => geometric::geometric_median(&rows, how.smoothing, how.weiszfeld_steps),
     }?;
-    Ok(match length {
-        Some(length) => length::stretched(aggregate, length),
+    Ok(match common.filter(|_| how.restore_length) {
+        Some(common) => stretched(aggregate, common.length(updates.len() - f)),
         None => aggregate,
     })
 }

@@ -242,11 +242,39 @@ fn a_restored_length_has_these_bits_too() {
     assert_eq!(Hash::of(Domain::Blob, &bytes).short(), "fa6a17af");
 }
 
+/// Twelve updates with something in common, and five that push in one direction.
+fn pushed() -> Vec<Vec<f32>> {
+    let honest: Vec<Vec<f32>> =
+        random(12, 70_000, 1e-2, 3).into_iter().map(|row| row.into_iter().map(|x| x + 2e-3).collect()).collect();
+    let (mean, push) = (definition::mean(&honest, &(0..12).collect::<Vec<_>>()), 4e-3);
+    let push = mean.iter().enumerate().map(|(i, x)| if i % 2 == 0 { x + push } else { x - push }).collect::<Vec<f32>>();
+    [honest, vec![push; 5]].concat()
+}
+
+#[test]
+fn a_shared_push_is_discounted_to_these_bits() {
+    let updates = pushed();
+    let how = Aggregation { discount_copies: true, ..Aggregation::of(Rule::TrimmedMean, Some(Pre::Nnm)) };
+    let of = |how: &Aggregation| aggregate(&views(&updates), how, 5, &Hash::ZERO).unwrap();
+    let right = definition::mean(&updates, &(0..12).collect::<Vec<_>>());
+    let (got, plain) = (of(&how), of(&Aggregation { discount_copies: false, ..how }));
+    let astray = |got: &[f32]| {
+        // The part in the direction of the push.
+        let along = got.iter().zip(&right).enumerate().map(|(i, (x, y))| if i % 2 == 0 { x - y } else { y - x });
+        along.map(f64::from).sum::<f64>() / right.len() as f64
+    };
+    assert!(astray(&got) < 0.6 * astray(&plain), "{} and {}", astray(&got), astray(&plain));
+    let bytes: Vec<u8> = got.iter().flat_map(|x| x.to_le_bytes()).collect();
+    assert_eq!(Hash::of(Domain::Blob, &bytes).short(), "07463506");
+}
+
 #[test]
 fn threads_and_instructions_change_no_bit() {
     let updates = random(9, 150_000, 1.0, 7);
     let updates = views(&updates);
-    let restored = Aggregation { restore_length: true, ..Aggregation::of(Rule::TrimmedMean, Some(Pre::Nnm)) };
+    let (discount_copies, restore_length) = (true, true);
+    let restored =
+        Aggregation { discount_copies, restore_length, ..Aggregation::of(Rule::TrimmedMean, Some(Pre::Nnm)) };
     for how in all().chain([restored]) {
         let of = |threads: usize, arch| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
@@ -329,6 +357,7 @@ fn what_no_rule_covers_is_refused() {
     }
     let of = |how: Aggregation| aggregate(&[a; 5], &how, 2, &Hash::ZERO).unwrap_err().to_string();
     assert!(of(Aggregation::of(Rule::Median, Some(Pre::Bucketing))).contains("3 buckets"));
+    assert!(of(Aggregation { discount_copies: true, ..Aggregation::DEFAULT }).contains("aggregation.discount_copies"));
     assert!(of(Aggregation { bucket: 0, ..Aggregation::DEFAULT }).contains("aggregation.bucket"));
     assert!(of(Aggregation { smoothing: f64::NAN, ..Aggregation::DEFAULT }).contains("aggregation.smoothing"));
 }

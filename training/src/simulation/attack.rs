@@ -20,7 +20,8 @@
 //! | `infinity`, `nan` | an encoding with a scale of that kind | |
 //!
 //! "Most harm" is a line search against the rule in force: each candidate goes through codec, checks, aggregation and outer step as it
-//! would in the round, and what it leaves is measured on a sample of the training text.
+//! would in the round, and what it leaves is measured on a sample of the training text. Each is tried in two ways: all send the same,
+//! or each adds so much noise of its own that they are no copies of each other.
 
 use super::{craft, skew::normal};
 use crate::{
@@ -35,6 +36,9 @@ use tch::Tensor;
 
 /// Windows of the training text that the line search measures harm with.
 const PROBE_WINDOWS: usize = 32;
+/// Deviations of noise that make updates no copies of each other: two of them are 1.5 times the variance apart, of two that honest
+/// ones are, where `discount_copies` begins at 1.4.
+const APART: f32 = 0.866;
 
 /// What attackers do; the head of this file says how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -133,18 +137,17 @@ impl Attacker {
             Attack::Random => {
                 let length = super::mean_norm(view.honest);
                 let noise = |i: usize| {
-                    let mut stream = Hash::of_parts(Domain::Lot, &[b"noise", &seed.0, &i.to_le_bytes()]).stream();
-                    let noise: Vec<f32> = mean.iter().map(|_| normal(&mut stream) as f32).collect();
-                    let factor = (length / check::norm(&noise)) as f32;
-                    encode(noise.into_iter().map(|x| x * factor).collect())
+                    let noise = noise(mean.len(), seed, i);
+                    let factor = length / check::norm(&noise);
+                    encode(craft::scaled(&noise, factor))
                 };
                 (0..self.count).map(noise).collect()
             }
             Attack::SignFlip => all_send(craft::scaled(&mean, -1.0)),
             Attack::Ipm => all_send(craft::scaled(&mean, -3.0)),
-            Attack::IpmOpt => self.most_harmful(view, seed, craft::ipm_candidates(&mean)),
+            Attack::IpmOpt => self.most_harmful(view, seed, &deviation, craft::ipm_candidates(&mean)),
             Attack::Alie => all_send(craft::plus(&mean, &deviation, -1.5)),
-            Attack::AlieOpt => self.most_harmful(view, seed, craft::alie_candidates(&mean, &deviation)),
+            Attack::AlieOpt => self.most_harmful(view, seed, &deviation, craft::alie_candidates(&mean, &deviation)),
             Attack::Mimic => {
                 let target = *self.target.get_or_insert_with(|| craft::furthest_out(view.honest, &mean));
                 all_send(view.honest.get(target).cloned().unwrap_or(mean))
@@ -175,25 +178,47 @@ impl Attacker {
         Ok(vec![encoded; self.count])
     }
 
-    /// The candidate that leaves the worst model, sent by all.
-    fn most_harmful(&self, view: &View<'_>, seed: &Hash, candidates: Vec<Vec<f32>>) -> Result<Vec<Vec<u8>>> {
+    /// The candidate that leaves the worst model, sent by all as it is or each with noise of its own.
+    fn most_harmful(
+        &self,
+        view: &View<'_>,
+        seed: &Hash,
+        deviation: &[f32],
+        candidates: Vec<Vec<f32>>,
+    ) -> Result<Vec<Vec<u8>>> {
         let windows = view.rules.data.windows(view.rules.training, &Hash::of(Domain::Lot, &seed.0), 0, 1);
         let probe = &windows[..windows.len().min(PROBE_WINDOWS)];
-        let harm = |candidate: Vec<f32>| -> Result<(u64, Vec<u8>)> {
-            let encoded = view.rules.encode(&within_bound(view, candidate), seed)?;
+        let encode = |update: Vec<f32>| view.rules.encode(&within_bound(view, update), seed);
+        let own = |i: usize| {
+            let noise = noise(deviation.len(), seed, i);
+            noise.iter().zip(deviation).map(|(x, deviation)| APART * x * deviation).collect::<Vec<f32>>()
+        };
+        let own: Vec<Vec<f32>> = (0..self.count).map(own).collect();
+        let harm = |(candidate, apart): (&Vec<f32>, bool)| -> Result<(u64, Vec<Vec<u8>>)> {
+            let sent = match apart {
+                true => own.iter().map(|own| encode(craft::plus(candidate, own, 1.0))).collect::<Result<Vec<_>>>()?,
+                false => vec![encode(candidate.clone())?; self.count],
+            };
             // What is refused (rounding has made it too long) does no harm.
-            let Ok(forged) = view.rules.admit(&encoded, view.base, seed) else { return Ok((0, encoded)) };
-            let all = [view.honest.to_vec(), vec![forged; self.count]].concat();
+            let admitted = sent.iter().map(|bytes| view.rules.admit(bytes, view.base, seed));
+            let Ok(forged) = admitted.collect::<Result<Vec<_>>>() else { return Ok((0, sent)) };
+            let all = [view.honest.to_vec(), forged].concat();
             let next = view.rules.next(&all, view.base, view.f, seed);
             // A model that is not finite is the worst of all.
             let loss = next.and_then(|next| view.rules.loss_over(&next.weights, probe)).unwrap_or(u64::MAX);
-            Ok((loss, encoded))
+            Ok((loss, sent))
         };
-        let tried = view.threads.install(|| candidates.into_par_iter().map(harm).collect::<Result<Vec<_>>>())?;
+        let ways: Vec<(&Vec<f32>, bool)> = candidates.iter().flat_map(|one| [(one, false), (one, true)]).collect();
+        let tried = view.threads.install(|| ways.into_par_iter().map(harm).collect::<Result<Vec<_>>>())?;
         let worst = tried.into_iter().max_by_key(|(loss, _)| *loss);
-        let (_, encoded) = worst.ok_or_else(|| TrainingError::Simulation("there is no candidate".into()))?;
-        Ok(vec![encoded; self.count])
+        worst.map(|(_, sent)| sent).ok_or_else(|| TrainingError::Simulation("there is no candidate".into()))
     }
+}
+
+/// Standard normal numbers of the attacker `i`.
+fn noise(len: usize, seed: &Hash, i: usize) -> Vec<f32> {
+    let mut stream = Hash::of_parts(Domain::Lot, &[b"noise", &seed.0, &i.to_le_bytes()]).stream();
+    (0..len).map(|_| normal(&mut stream) as f32).collect()
 }
 
 /// What the checks would refuse for its length, as long as they allow.

@@ -139,8 +139,8 @@ fn a_known_history_has_a_known_root() {
     assert_eq!(
         [first, ledger.state.root()].map(|root| root.to_string()),
         [
-            "844c77f8795b49616995541b983a4463f245a9ccc9979f197d23f03c3b7269c7",
-            "eddc0b53d821597d3447e15c09a8052b0b64e65a06489a0d10513640835ee605"
+            "b2ce5a585f394f6d4c5f944c52a1e3f127c2c91c9e6386433ed1e243d5d2028b",
+            "c2d2e98728c1d527360b56906aac642ebf431dca51145b35ebbc2c2fc724535d"
         ]
     );
 }
