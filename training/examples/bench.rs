@@ -183,13 +183,15 @@ fn aggregation() -> Outcome {
         (Rule::CenteredClipping, None, 5),
         (Rule::GeometricMedian, None, 5),
     ];
-    for (rule, pre, f) in rules {
-        let how = Aggregation::of(rule, pre);
+    let whole = Aggregation { discount_copies: true, restore_length: true, ..Aggregation::of(Rule::TrimmedMean, nnm) };
+    let rules = rules.map(|(rule, pre, f)| (Aggregation::of(rule, pre), f));
+    for (how, f) in rules.into_iter().chain([(whole, 5)]) {
         let run = || Ok(aggregate::aggregate(&updates, &how, f, &Hash::ZERO)?);
         let before = reset_peak()?;
         let ours = times(11, run)?;
-        let pre = pre.map_or(String::new(), |pre| format!("{pre:?}, "));
-        let ours = report(&format!("{pre}{rule:?}, f = {f}"), &ours, bytes, "GB/s");
+        let pre = how.pre.map_or(String::new(), |pre| format!("{pre:?}, "));
+        let more = if how == whole { ", copies discounted, length restored" } else { "" };
+        let ours = report(&format!("{pre}{:?}, f = {f}{more}", how.rule), &ours, bytes, "GB/s");
         ratio(ours, limit, &format!("of the reading speed; {:.0} MB beside the updates", peak()? - before));
     }
     Ok(())

@@ -41,6 +41,8 @@ pub async fn run(args: LocalnetArgs) -> Result<(), NodeError> {
         seed: args.seed,
         params,
     })?;
+    // The checks ask for every transfer from the first round on.
+    net.nodes.iter_mut().for_each(|node| node.env.push(("AILO_ARCHIVE".into(), "true".into())));
     if args.byzantine > 0 {
         send_attackers(&mut net, &args)?;
     }
@@ -87,7 +89,7 @@ fn send_attackers(net: &mut Net, args: &LocalnetArgs) -> Result<(), NodeError> {
     let honest = (args.nodes - args.byzantine) as usize;
     for node in &mut net.nodes[honest..] {
         node.program = program.clone();
-        node.env = vec![("AILO_ATTACK".into(), args.attack.clone().unwrap_or_default())];
+        node.env.push(("AILO_ATTACK".into(), args.attack.clone().unwrap_or_default()));
     }
     Ok(())
 }
