@@ -9,7 +9,7 @@
 //! finish the handshake (identify, then its gossip subscriptions) in time is disconnected too. So
 //! [`Event::Connected`] means: same network, and both requests and gossip reach the peer.
 //!
-//! **Finding each other.** Addresses given at the start or by [`Handle::dial`] are dialled, and dialled again with a
+//! **Finding each other.** Addresses given at the start are dialled, and dialled again with a
 //! growing pause, while there are fewer than `target_connections` peers. What identified peers say about their
 //! addresses goes into kademlia and an address book. Walks through kademlia (often while the network is new, later
 //! once a minute) and the book keep connecting until the target is reached: a network of up to 32 nodes becomes a full
