@@ -15,7 +15,7 @@ pub fn command(args: &AggregateArgs) -> Result<(), NodeError> {
     let how = Aggregation {
         rule: args.rule,
         pre: args.pre,
-        discount_copies: args.discount_copies,
+        weighted: args.weighted,
         restore_length: args.restore_length,
         bucket: args.bucket,
         clip_radius: args.clip_radius,

@@ -101,9 +101,9 @@ pub struct AggregateArgs {
     /// What is done before it: nnm (nearest-neighbour mixing) or bucketing.
     #[arg(long, value_name = "NAME")]
     pub pre: Option<Pre>,
-    /// With nnm: let updates that are nearer each other than honest ones can be count as one.
+    /// With nnm: let updates count by what they have in common with the others, and copies as one.
     #[arg(long)]
-    pub discount_copies: bool,
+    pub weighted: bool,
     /// Give the aggregate the length that the updates have in common.
     #[arg(long)]
     pub restore_length: bool,
@@ -707,9 +707,9 @@ pub struct SimulateTrainingArgs {
     /// What is done before the rule: nnm or bucketing.
     #[arg(long, value_name = "NAME")]
     pub pre: Option<Pre>,
-    /// With nnm: let updates that are nearer each other than honest ones can be count as one.
+    /// With nnm: let updates count by what they have in common with the others, and copies as one.
     #[arg(long)]
-    pub discount_copies: bool,
+    pub weighted: bool,
     /// Give the aggregate the length that the updates have in common.
     #[arg(long)]
     pub restore_length: bool,

@@ -59,8 +59,8 @@ pub struct Aggregation {
     /// What is done before it, if anything.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pre: Option<Pre>,
-    /// With nearest-neighbour mixing: whether updates that are nearer each other than honest ones can be count as one.
-    pub discount_copies: bool,
+    /// With nearest-neighbour mixing: whether updates count by what they have in common with the others, and copies as one.
+    pub weighted: bool,
     /// Whether the aggregate gets the length that the updates have in common, whatever attackers took from it.
     pub restore_length: bool,
     /// Updates of a bucket (s in the paper).
@@ -80,7 +80,7 @@ impl Aggregation {
     pub const DEFAULT: Aggregation = Aggregation {
         rule: Rule::TrimmedMean,
         pre: None,
-        discount_copies: false,
+        weighted: false,
         restore_length: false,
         bucket: 2,
         clip_radius: 100.0,
@@ -99,7 +99,7 @@ impl Aggregation {
         // Neither a length nor its inverse may overflow.
         let length = |x: f64| (1e-9..=1e9).contains(&x);
         let mixed = self.pre == Some(Pre::Nnm);
-        check(mixed || !self.discount_copies, "aggregation.discount_copies", "false unless aggregation.pre is nnm")?;
+        check(mixed || !self.weighted, "aggregation.weighted", "false unless aggregation.pre is nnm")?;
         check((1..=1024).contains(&self.bucket), "aggregation.bucket", "1 to 1024")?;
         check(length(self.clip_radius), "aggregation.clip_radius", "1e-9 to 1e9")?;
         check((1..=64).contains(&self.clip_steps), "aggregation.clip_steps", "1 to 64")?;

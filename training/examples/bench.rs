@@ -183,26 +183,30 @@ fn aggregation() -> Outcome {
         (Rule::CenteredClipping, None, 5),
         (Rule::GeometricMedian, None, 5),
     ];
-    let whole = Aggregation { discount_copies: true, restore_length: true, ..Aggregation::of(Rule::TrimmedMean, nnm) };
-    let rules = rules.map(|(rule, pre, f)| (Aggregation::of(rule, pre), f));
-    for (how, f) in rules.into_iter().chain([(whole, 5)]) {
-        let run = || Ok(aggregate::aggregate(&updates, &how, f, &Hash::ZERO)?);
+    let whole = Aggregation { weighted: true, restore_length: true, ..Aggregation::of(Rule::TrimmedMean, nnm) };
+    let rules = rules.map(|(rule, pre, f)| (Aggregation::of(rule, pre), f, "", &updates));
+    let copied: Vec<&[f32]> = updates.iter().take(11).chain(vec![&updates[0]; 5]).copied().collect();
+    let discounted = [
+        (whole, 5, ", copies discounted, length restored", &updates),
+        (whole, 5, ", the same where five are copies", &copied),
+    ];
+    for (how, f, more, updates) in rules.into_iter().chain(discounted) {
+        let run = || Ok(aggregate::aggregate(updates, &how, f, &Hash::ZERO)?);
         let before = reset_peak()?;
         let ours = times(11, run)?;
         let pre = how.pre.map_or(String::new(), |pre| format!("{pre:?}, "));
-        let more = if how == whole { ", copies discounted, length restored" } else { "" };
         let ours = report(&format!("{pre}{:?}, f = {f}{more}", how.rule), &ours, bytes, "GB/s");
         ratio(ours, limit, &format!("of the reading speed; {:.0} MB beside the updates", peak()? - before));
     }
     Ok(())
 }
 
-/// Pseudo-random values like those of an update, many in a short time.
+/// Pseudo-random values like those of an update, with something that all have in common, many in a short time.
 fn quick_values(count: usize, seed: u64) -> Vec<f32> {
     let mut state = seed;
     let mut next = || {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        ((state >> 40) as f32 - (1 << 23) as f32) * 1e-10
+        ((state >> 40) as f32 - (1 << 23) as f32) * 1e-10 + 2e-4
     };
     (0..count).map(|_| next()).collect()
 }

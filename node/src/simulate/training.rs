@@ -62,6 +62,8 @@ struct Row {
     bytes: u64,
     /// Updates of attackers that were refused or did not come, in all.
     refused: u64,
+    /// The least f that the rule withstood in a round, as updates were refused or did not come.
+    least_f: usize,
     /// Mean of [`Round::astray`].
     astray: f64,
     /// Losses of single updates by round, if they were asked for.
@@ -184,7 +186,7 @@ fn plans(args: &SimulateTrainingArgs, params: &Params) -> Result<Vec<Plan>, Node
         let aggregation = Aggregation {
             rule: *rule,
             pre: args.pre,
-            discount_copies: args.discount_copies,
+            weighted: args.weighted,
             restore_length: args.restore_length,
             ..params.training.aggregation
         };
@@ -224,6 +226,7 @@ fn run(args: &SimulateTrainingArgs, rules: &Rules<'_>, plan: &Plan, id: Hash) ->
         ended: outcome.as_ref().err().map(ToString::to_string),
         bytes: rounds.iter().map(|round| round.bytes).sum::<u64>() / count,
         refused: rounds.iter().map(|round| u64::from(round.refused)).sum(),
+        least_f: rounds.iter().map(|round| round.f).min().unwrap_or(options.f),
         astray: rounds.iter().map(|round| round.astray).sum::<f64>() / count as f64,
         scores: rounds.into_iter().map(|round| round.scores).filter(|scores| !scores.is_empty()).collect(),
         root: outcome.ok().map(|outcome| outcome.root),
@@ -239,7 +242,7 @@ fn report(args: &SimulateTrainingArgs, row: &Row, before: &[Row]) -> Result<(), 
     }
     if before.is_empty() {
         println!(
-            "{:<36} {:<11} {:>7} {:>9} {:>9} {:>11} {:>7} {:>7} {:>5}",
+            "{:<48} {:<11} {:>7} {:>9} {:>9} {:>11} {:>7} {:>7} {:>5}",
             "rule", "attack", "loss", "to plain", "to quiet", "bytes/round", "refused", "astray", "s"
         );
     }
@@ -251,8 +254,12 @@ fn report(args: &SimulateTrainingArgs, row: &Row, before: &[Row]) -> Result<(), 
         _ => "-".into(),
     };
     println!(
-        "{:<36} {:<11} {:>7} {:>9} {:>9} {:>11} {:>7} {:>7.2} {:>5.0}{}{}",
-        format!("{}, f = {}", row.rule, row.f),
+        "{:<48} {:<11} {:>7} {:>9} {:>9} {:>11} {:>7} {:>7.2} {:>5.0}{}{}",
+        format!(
+            "{}, f = {}",
+            row.rule,
+            if row.least_f < row.f { format!("{}..{}", row.least_f, row.f) } else { row.f.to_string() }
+        ),
         if quiet(row) { "none" } else { &row.attack },
         row.loss.map_or("broke".into(), |loss| format!("{loss:.4}")),
         more(plain),
@@ -366,9 +373,9 @@ fn rule_name(aggregation: &Aggregation, f: usize) -> String {
         return "mean".into();
     }
     let pre = aggregation.pre.map_or(String::new(), |pre| format!("{} + ", name(&pre)));
-    let discount = if aggregation.discount_copies { "discount + " } else { "" };
+    let weighted = if aggregation.weighted { "weighted " } else { "" };
     let length = if aggregation.restore_length { " + length" } else { "" };
-    format!("{discount}{pre}{}{length}", name::<Rule>(&aggregation.rule))
+    format!("{weighted}{pre}{}{length}", name::<Rule>(&aggregation.rule))
 }
 
 /// The name in configuration files.

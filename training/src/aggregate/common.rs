@@ -1,23 +1,27 @@
-//! What honest updates have in common, and what follows from it: the length that an aggregate should have, and which updates are
-//! copies that should count once.
+//! What honest updates have in common, and what follows from it: the length that an aggregate should have, and how much each update
+//! should count in neighbours' means.
 //!
 //! Updates of honest workers are a common part m and noise of their own, and in many dimensions the noise of one is nearly at
 //! right angles to everything else: the inner product of any two of them is about |m|^2, the squared distance of any two about
-//! `2 v` with `v = |x|^2 - |m|^2`, and the mean over k of them is long
+//! `2 v`, where v is the squared length of the noise, and the mean over k of them is long
 //!
 //! `sqrt(|m|^2 + v / k)`.
 //!
 //! Attackers that send little, or something backwards, mostly shorten an aggregate, which costs progress in every round; the
 //! products tell how long it should be.
 //!
-//! Attackers that all send one vector near the middle are everybody's nearest neighbours, and nearer each other than honest updates
-//! can be. So an update counts `1 / (1 + sum of r)`, with `r = (1 - d^2 / 2 v - 0.3) / 0.7`, between 0 and 1, of its squared distances
-//! d^2 to the others: k copies count once together, and honest updates in full, also where they share a third of their noise. Who
-//! makes an honest update count less must be near it, and counts less for it.
+//! They also tell who points elsewhere: an update whose products with the others have the median p counts `2 p / q`, between 0 and 1,
+//! where q is the f + 1-st smallest p: attackers cannot make it larger than an honest update's. What has no part in common with the
+//! others, or one that points back, counts nothing.
 //!
-//! |m|^2 is estimated by medians: for each update that of its products with the others, and of these the median; |x|^2 by that of the
-//! squared lengths. From n = 2 f + 2 on each of these medians lies between the least and the greatest value of honest updates; with
-//! fewer, half of an honest update's products are with attackers, and nothing is estimated.
+//! And copies count once. Attackers that all send one vector near the middle are everybody's nearest neighbours, and nearer each other than
+//! honest updates can be. So what an update counts is divided by `1 + sum of r`, with `r = (1 - d^2 / 2 v - 0.3) / 0.7`, between 0 and 1, of its
+//! squared distances d^2 to the others: honest updates keep what they count, also where they share a third of their noise. Who makes an honest
+//! update count less must be near it, and counts less for it.
+//!
+//! |m|^2 is the median over updates of those medians p, 2 v that of the medians of their squared distances to the others. From n = 2 f + 2 on
+//! each of these medians lies between the least and the greatest value of honest updates; with fewer, half of what an honest update is
+//! compared with are attackers, and nothing is estimated.
 
 use super::{distances::Distances, point, rows::Rows};
 use crate::{check::norm, error::Result};
@@ -33,6 +37,10 @@ pub(super) struct Common {
     part: f64,
     /// Squared length of an update's own part.
     noise: f64,
+    /// The median of each update's products with the others.
+    products: Vec<f64>,
+    /// What such a median should be at least.
+    least: f64,
 }
 
 impl Common {
@@ -43,11 +51,15 @@ impl Common {
             return Ok(None);
         }
         let lengths = point::squares(rows, &vec![0.0; count])?;
-        let product = |i: usize, j: usize| 0.5 * (lengths[i] + lengths[j] - distances.square(i, j));
-        let of_row = |i: usize| median((0..count).filter(|j| *j != i).map(|j| product(i, j)).collect());
-        let part = median((0..count).map(of_row).collect());
-        let noise = (median(lengths.clone()) - part).max(0.0);
-        Ok((part > 0.0).then_some(Common { part, noise }))
+        let medians = |of: &dyn Fn(usize, usize) -> f64| -> Vec<f64> {
+            let of_row = |i: usize| median((0..count).filter(|j| *j != i).map(|j| of(i, j)).collect());
+            (0..count).map(of_row).collect()
+        };
+        let products = medians(&|i, j| 0.5 * (lengths[i] + lengths[j] - distances.square(i, j)));
+        let noise = 0.5 * median(medians(&|i, j| distances.square(i, j)));
+        let part = median(products.clone());
+        let least = sorted(products.clone())[f].max(f64::MIN_POSITIVE);
+        Ok((part > 0.0).then_some(Common { part, noise, products, least }))
     }
 
     /// The length that the mean of `count` honest rows has.
@@ -55,24 +67,29 @@ impl Common {
         (self.part + self.noise / count as f64).sqrt()
     }
 
-    /// How much each row counts: 1 for one that is no nearer to another than honest rows are.
+    /// How much each row counts: 1 if it points where the others do and is no nearer to another than honest rows are. More than half
+    /// of them count something: those whose median is not below the median of these.
     pub(super) fn weights(&self, distances: &Distances) -> Vec<f64> {
-        let count = distances.count();
-        if self.noise == 0.0 {
-            return vec![1.0; count];
-        }
-        let share = |i: usize, j: usize| {
-            ((1.0 - distances.square(i, j) / (2.0 * self.noise) - FREE) / (1.0 - FREE)).clamp(0.0, 1.0)
+        let rows = 0..self.products.len();
+        let copied = |i: usize, j: usize| {
+            let apart = distances.square(i, j) / (2.0 * self.noise);
+            // Without noise all are copies, and alike.
+            if self.noise > 0.0 { ((1.0 - apart - FREE) / (1.0 - FREE)).clamp(0.0, 1.0) } else { 0.0 }
         };
-        let weight = |i: usize| 1.0 / (1.0 + (0..count).filter(|j| *j != i).map(|j| share(i, j)).sum::<f64>());
-        (0..count).map(weight).collect()
+        let copies = |i: usize| rows.clone().filter(|j| *j != i).map(|j| copied(i, j)).sum::<f64>();
+        rows.clone().map(|i| (2.0 * self.products[i] / self.least).clamp(0.0, 1.0) / (1.0 + copies(i))).collect()
     }
 }
 
 /// The lower median.
-fn median(mut values: Vec<f64>) -> f64 {
+fn median(values: Vec<f64>) -> f64 {
+    let middle = (values.len() - 1) / 2;
+    sorted(values)[middle]
+}
+
+fn sorted(mut values: Vec<f64>) -> Vec<f64> {
     values.sort_by(f64::total_cmp);
-    values[(values.len() - 1) / 2]
+    values
 }
 
 /// The aggregate in that length.
@@ -163,6 +180,21 @@ mod tests {
         // Honest updates that share a quarter of their noise are no copies of each other.
         let mixed = |i: usize| honest[i].iter().zip(&honest[8]).map(|(x, y)| 0.866 * x + 0.5 * y).collect::<Vec<f32>>();
         assert!(weights_of(&(0..8).map(mixed).collect::<Vec<_>>(), 2).iter().all(|weight| *weight > 0.99));
+    }
+
+    #[test]
+    fn what_points_nowhere_or_back_counts_nothing() {
+        let honest = honest();
+        let mean = crate::simulation::craft::mean(&honest);
+        let of = |share: f64| {
+            let bad = crate::simulation::craft::scaled(&mean, share);
+            let weights = weights_of(&[honest.clone(), vec![bad]].concat(), 3);
+            assert!(weights[..9].iter().all(|weight| *weight > 0.8), "{weights:?}");
+            weights[9]
+        };
+        assert_eq!([of(0.0), of(-0.3), of(-10.0)], [0.0; 3]);
+        assert!((0.2..0.3).contains(&of(0.25)), "{}", of(0.25)); // Near all of them, too.
+        assert!(of(10.0) == 1.0);
     }
 
     #[test]

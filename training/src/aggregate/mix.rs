@@ -3,8 +3,8 @@
 //!
 //! The means are made tile by tile when they are read, so there is no copy of them. They are float32, their sums double
 //! precision. As neighbours have much the same neighbours, the sum of one set, the core, is taken once, and each set
-//! adds and subtracts what it has more or less. The core is the set of one of the updates, so its sum holds no update
-//! that is far from all others and would take the last digits of the sum with it.
+//! adds and subtracts what it has more or less. The core is the set of the update that has its neighbours nearest, so its sum holds no
+//! update that is far from all others and would take the last digits of the sum with it.
 
 use super::{
     distances::Distances,
@@ -17,6 +17,9 @@ use pulp::Simd;
 const SPAN: usize = 128;
 /// Columns whose sums are added up at once.
 const STRIP: usize = 32;
+
+/// How far a set with weights reaches, in squared distances of its `n - f`-th nearest.
+const REACH: f64 = 1.5;
 
 /// Some sets of updates.
 pub(super) struct Mix {
@@ -49,22 +52,30 @@ impl Mix {
         Mix { core: without(core, &[]), sets, weights }
     }
 
-    /// For each update the `n - f` nearest to it: itself and the nearest others, of equally near ones the first. All count alike
-    /// where there are no weights.
-    pub(super) fn nearest(distances: &Distances, f: usize, weights: Option<Vec<f64>>) -> Mix {
+    /// For each update the `n - f` nearest to it: itself and the nearest others, of equally near ones the first. With weights also
+    /// the next nearest, until the set weighs `(n - f) / n` of all, but none much further than those.
+    ///
+    /// So what stands for an honest update is a mean of what is hardly further from it than honest updates are, whatever the weights.
+    pub(super) fn nearest(distances: &Distances, f: usize, weights: Option<&[f64]>) -> Mix {
         let n = distances.count();
-        let set = |i: usize| {
-            let mut set: Vec<usize> = distances.nearest(i).take(n - f).map(|(_, j)| j).collect();
+        let weights = weights.map_or_else(|| vec![1.0; n], <[f64]>::to_vec);
+        let enough = (n - f) as f64 * weights.iter().sum::<f64>() / n as f64;
+        let set = |i: usize| -> (f64, Vec<usize>) {
+            let nearest: Vec<(f64, usize)> = distances.nearest(i).collect();
+            let (reach, mut weight) = (REACH * nearest[n - f - 1].0, 0.0);
+            let belongs = |(place, (square, j)): &(usize, (f64, usize))| {
+                let lacking = weight < enough && *square <= reach;
+                weight += weights[*j];
+                *place < n - f || lacking
+            };
+            let mut set: Vec<usize> =
+                nearest.into_iter().enumerate().take_while(belongs).map(|(_, (_, j))| j).collect();
             set.sort_unstable(); // The same set has the same mean, whoever it is the set of.
-            set
+            (reach, set)
         };
-        let sets: Vec<Vec<usize>> = (0..n).map(set).collect();
-        let mut times = vec![0; n];
-        sets.iter().flatten().for_each(|i| times[*i] += 1);
-        // The sets are equally large, so the one whose members are in most sets differs least from all.
-        let shared = |set: &&Vec<usize>| set.iter().map(|i| times[*i]).sum::<usize>();
-        let core = sets.iter().rev().max_by_key(shared).cloned().unwrap_or_default();
-        Mix::new(weights.unwrap_or_else(|| vec![1.0; n]), &core, &sets)
+        let (reaches, sets): (Vec<f64>, Vec<Vec<usize>>) = (0..n).map(set).unzip();
+        let core = reaches.iter().zip(&sets).min_by(|(a, _), (b, _)| a.total_cmp(b)).map(|(_, set)| set.as_slice());
+        Mix::new(weights, core.unwrap_or_default(), &sets)
     }
 
     /// The [`buckets`] of `n` updates.

@@ -58,18 +58,17 @@ fn aggregate_on(arch: Arch, updates: &[&[f32]], how: &Aggregation, f: usize, see
     }
     enough(updates.len(), f, "updates")?;
     let rows = Rows::new(updates, arch);
-    let compared = how.restore_length || how.discount_copies;
+    let compared = how.restore_length || how.weighted;
     let distances = if compared || how.pre == Some(Pre::Nnm) { Some(Distances::between(&rows)?) } else { None };
     let common = match distances.as_ref().filter(|_| compared) {
         Some(distances) => Common::of(&rows, distances, f)?,
         None => None,
     };
+    let weighing = common.as_ref().filter(|_| how.weighted);
+    let weights = weighing.zip(distances.as_ref()).map(|(common, distances)| common.weights(distances));
+    let weights = weights.as_deref();
     let rows = match (how.pre, &distances) {
-        (Some(Pre::Nnm), Some(distances)) => {
-            let common = common.as_ref().filter(|_| how.discount_copies);
-            let weights = common.map(|common| common.weights(distances));
-            rows.mixed(Mix::nearest(distances, f, weights))
-        }
+        (Some(Pre::Nnm), Some(distances)) => rows.mixed(Mix::nearest(distances, f, weights)),
         (Some(Pre::Bucketing), _) => rows.mixed(Mix::buckets(updates.len(), how.bucket as usize, seed)),
         _ => rows,
     };

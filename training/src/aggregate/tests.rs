@@ -69,6 +69,45 @@ mod definition {
         (0..rows[0].len()).map(column).collect()
     }
 
+    /// Neighbours' means of updates that count as much as `weights` say, and their trimmed mean.
+    pub fn weighted(updates: &[Vec<f32>], weights: &[f64], f: usize) -> Vec<f32> {
+        let n = updates.len();
+        let enough = weights.iter().sum::<f64>() * (n - f) as f64 / n as f64;
+        let row = |i: usize| {
+            let nearest = nearest(updates, i);
+            let (mut set, mut weight) = (Vec::new(), 0.0);
+            for (place, (d, j)) in nearest.iter().enumerate() {
+                if place >= n - f && (weight >= enough || d * d > 1.5 * nearest[n - f - 1].0.powi(2)) {
+                    break;
+                }
+                set.push(*j);
+                weight += weights[*j];
+            }
+            let column = |c: usize| set.iter().map(|j| weights[*j] * f64::from(updates[*j][c])).sum::<f64>() / weight;
+            (0..updates[0].len()).map(|c| column(c) as f32).collect()
+        };
+        middle(&(0..n).map(row).collect::<Vec<_>>(), f)
+    }
+
+    /// How much each update counts by what it has in common with the others.
+    pub fn weights(updates: &[Vec<f32>], f: usize) -> Vec<f64> {
+        let n = updates.len();
+        let square = |i: usize, j: usize| distance(&updates[i], &updates[j]).powi(2);
+        let lengths: Vec<f64> = updates.iter().map(|x| distance(x, &vec![0.0; x.len()]).powi(2)).collect();
+        let median = |mut values: Vec<f64>| {
+            values.sort_by(f64::total_cmp);
+            values[(values.len() - 1) / 2]
+        };
+        let others = |i: usize| (0..n).filter(move |j| *j != i);
+        let product = |i: usize, j: usize| (lengths[i] + lengths[j] - square(i, j)) / 2.0;
+        let products: Vec<f64> = (0..n).map(|i| median(others(i).map(|j| product(i, j)).collect())).collect();
+        let mut sorted = products.clone();
+        sorted.sort_by(f64::total_cmp);
+        let apart = median((0..n).map(|i| median(others(i).map(|j| square(i, j)).collect())).collect());
+        let copies = |i: usize| others(i).map(|j| ((0.7 - square(i, j) / apart) / 0.7).clamp(0.0, 1.0)).sum::<f64>();
+        (0..n).map(|i| (2.0 * products[i] / sorted[f]).clamp(0.0, 1.0) / (1.0 + copies(i))).collect()
+    }
+
     fn length(x: impl Iterator<Item = f64>) -> f64 {
         x.map(|x| x * x).sum::<f64>().sqrt()
     }
@@ -239,25 +278,35 @@ fn a_restored_length_has_these_bits_too() {
     let factor = f64::from(got[0]) / f64::from(plain[0]);
     assert!(got.iter().zip(&plain).all(|(a, b)| (f64::from(*a) - f64::from(*b) * factor).abs() < 1e-8), "{factor}");
     let bytes: Vec<u8> = got.iter().flat_map(|x| x.to_le_bytes()).collect();
-    assert_eq!(Hash::of(Domain::Blob, &bytes).short(), "fa6a17af");
+    assert_eq!(Hash::of(Domain::Blob, &bytes).short(), "2d166e29");
 }
 
-/// Twelve updates with something in common, and five that push in one direction.
+const WEIGHTED: Aggregation = Aggregation { weighted: true, ..Aggregation::of(Rule::TrimmedMean, Some(Pre::Nnm)) };
+
+/// Updates with something in common.
+fn honest(n: usize, len: usize, seed: u8) -> Vec<Vec<f32>> {
+    random(n, len, 1e-2, seed).into_iter().map(|row| row.into_iter().map(|x| x + 2e-3).collect()).collect()
+}
+
+fn mean_of(updates: &[Vec<f32>]) -> Vec<f32> {
+    definition::mean(updates, &(0..updates.len()).collect::<Vec<_>>())
+}
+
+/// Twelve honest updates, and five that push in one direction.
 fn pushed() -> Vec<Vec<f32>> {
-    let honest: Vec<Vec<f32>> =
-        random(12, 70_000, 1e-2, 3).into_iter().map(|row| row.into_iter().map(|x| x + 2e-3).collect()).collect();
-    let (mean, push) = (definition::mean(&honest, &(0..12).collect::<Vec<_>>()), 4e-3);
-    let push = mean.iter().enumerate().map(|(i, x)| if i % 2 == 0 { x + push } else { x - push }).collect::<Vec<f32>>();
-    [honest, vec![push; 5]].concat()
+    let honest = honest(12, 70_000, 3);
+    let push = 4e-3;
+    let at = |(i, x): (usize, &f32)| if i % 2 == 0 { x + push } else { x - push };
+    let pushed = mean_of(&honest).iter().enumerate().map(at).collect::<Vec<f32>>();
+    [honest, vec![pushed; 5]].concat()
 }
 
 #[test]
-fn a_shared_push_is_discounted_to_these_bits() {
+fn a_shared_push_is_outweighed_to_these_bits() {
     let updates = pushed();
-    let how = Aggregation { discount_copies: true, ..Aggregation::of(Rule::TrimmedMean, Some(Pre::Nnm)) };
     let of = |how: &Aggregation| aggregate(&views(&updates), how, 5, &Hash::ZERO).unwrap();
-    let right = definition::mean(&updates, &(0..12).collect::<Vec<_>>());
-    let (got, plain) = (of(&how), of(&Aggregation { discount_copies: false, ..how }));
+    let right = mean_of(&updates[..12]);
+    let (got, plain) = (of(&WEIGHTED), of(&Aggregation { weighted: false, ..WEIGHTED }));
     let astray = |got: &[f32]| {
         // The part in the direction of the push.
         let along = got.iter().zip(&right).enumerate().map(|(i, (x, y))| if i % 2 == 0 { x - y } else { y - x });
@@ -265,17 +314,92 @@ fn a_shared_push_is_discounted_to_these_bits() {
     };
     assert!(astray(&got) < 0.6 * astray(&plain), "{} and {}", astray(&got), astray(&plain));
     let bytes: Vec<u8> = got.iter().flat_map(|x| x.to_le_bytes()).collect();
-    assert_eq!(Hash::of(Domain::Blob, &bytes).short(), "07463506");
+    assert_eq!(Hash::of(Domain::Blob, &bytes).short(), "302d592a");
+}
+
+#[test]
+fn weighted_rules_are_their_definition() {
+    let few = honest(7, 5000, 4);
+    let copies = [few.clone(), vec![few[2].clone(); 3]].concat();
+    let leaning = {
+        let at = |c: usize| few[..3].iter().map(|x| 0.5 * x[c]).sum::<f32>();
+        [few.clone(), vec![(0..5000).map(at).collect(); 2]].concat()
+    };
+    let small = pushed().into_iter().map(|row| row[..5000].to_vec()).collect();
+    let less = |share: f32| {
+        let part = mean_of(&few).iter().map(|x| x * share).collect::<Vec<f32>>();
+        [few.clone(), vec![part; 2]].concat()
+    };
+    for (updates, f) in
+        [(copies, 3), (leaning, 2), (small, 5), (honest(9, 5000, 5), 3), (less(-0.5), 2), (less(0.3), 2)]
+    {
+        let weights = definition::weights(&updates, f);
+        let expected = definition::weighted(&updates, &weights, f);
+        let got = aggregate(&views(&updates), &WEIGHTED, f, &Hash::ZERO).unwrap();
+        assert!(agree(&got, &expected, 1e-2), "{weights:?}");
+    }
+}
+
+/// Honest updates of one kind each: alike, of which two share their noise, with more or less noise, with more or less of the common part.
+fn kinds_of_honest(n: usize) -> [Vec<Vec<f32>>; 4] {
+    let alike = honest(n, 4096, n as u8);
+    let noise = |i: usize, c: usize| alike[i][c] - 2e-3;
+    let of = |value: &dyn Fn(usize, usize) -> f32| (0..n).map(|i| (0..4096).map(|c| value(i, c)).collect()).collect();
+    let size = |i: usize, least: f32, most: f32| least + (most - least) * i as f32 / (n - 1) as f32;
+    [
+        alike.clone(),
+        of(&|i, c| 2e-3 + if i == 0 { 0.6 * noise(0, c) + 0.8 * noise(1, c) } else { noise(i, c) }),
+        of(&|i, c| 2e-3 + size(i, 0.5, 2.0) * noise(i, c)),
+        of(&|i, c| size(i, 0.9, 1.1) * 2e-2 + noise(i, c)),
+    ]
+}
+
+/// Some attackers go where they make honest updates count less, so that the others may count more.
+#[test]
+fn weights_let_nobody_pull_from_afar() {
+    for (n, f) in [(8, 2), (8, 3), (16, 5), (16, 6), (31, 10), (31, 14)] {
+        for (kind, honest) in kinds_of_honest(n - f).into_iter().enumerate() {
+            let middle = mean_of(&honest);
+            let reach = honest.iter().map(|x| definition::distance(x, &middle)).fold(0.0, f64::max);
+            let backwards = |factor: f32| middle.iter().map(|x| x * -factor).collect::<Vec<f32>>();
+            let apart = random(f, 4096, 300.0, 1).iter().map(|own| own.iter().map(|x| x + 1e2).collect()).collect();
+            for far in [vec![backwards(3.0); f], vec![backwards(300.0); f], apart] {
+                for sacrificed in 0..=f {
+                    for decoy in [middle.clone(), honest[0].clone(), mean_of(&honest[..3])] {
+                        let lies = [vec![decoy; sacrificed], far[sacrificed..].to_vec()].concat();
+                        let updates = [honest.clone(), lies].concat();
+                        for weighted in [true, false] {
+                            let how = Aggregation { weighted, restore_length: true, ..WEIGHTED };
+                            let got = aggregate(&views(&updates), &how, f, &Hash::ZERO).unwrap();
+                            let astray = definition::distance(&got, &middle);
+                            assert!(astray < reach, "{n} {f} {kind}, {sacrificed} {weighted}: {astray} of {reach}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn copies_of_one_update_hardly_turn_the_aggregate() {
+    let honest = honest(5, 20_000, 6);
+    let right = mean_of(&honest);
+    let updates = [honest.clone(), vec![honest[1].clone(); 3]].concat();
+    let astray =
+        |how: &Aggregation| definition::distance(&aggregate(&views(&updates), how, 3, &Hash::ZERO).unwrap(), &right);
+    let (got, plain) = (astray(&WEIGHTED), astray(&Aggregation { weighted: false, ..WEIGHTED }));
+    assert!(got < 0.5 * plain, "{got} and {plain}");
 }
 
 #[test]
 fn threads_and_instructions_change_no_bit() {
-    let updates = random(9, 150_000, 1.0, 7);
-    let updates = views(&updates);
-    let (discount_copies, restore_length) = (true, true);
-    let restored =
-        Aggregation { discount_copies, restore_length, ..Aggregation::of(Rule::TrimmedMean, Some(Pre::Nnm)) };
-    for how in all().chain([restored]) {
+    let (random, pushed) = (random(9, 150_000, 1.0, 7), pushed());
+    let restored = Aggregation { restore_length: true, ..WEIGHTED };
+    let median = Aggregation { rule: Rule::Median, ..restored };
+    let cases = all().map(|how| (&random, how)).chain([(&random, restored), (&pushed, restored), (&pushed, median)]);
+    for (updates, how) in cases {
+        let updates = views(updates);
         let of = |threads: usize, arch| {
             let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
             bits(&pool.install(|| aggregate_on(arch, &updates, &how, 2, &Hash::ZERO)).unwrap())
@@ -357,7 +481,7 @@ fn what_no_rule_covers_is_refused() {
     }
     let of = |how: Aggregation| aggregate(&[a; 5], &how, 2, &Hash::ZERO).unwrap_err().to_string();
     assert!(of(Aggregation::of(Rule::Median, Some(Pre::Bucketing))).contains("3 buckets"));
-    assert!(of(Aggregation { discount_copies: true, ..Aggregation::DEFAULT }).contains("aggregation.discount_copies"));
+    assert!(of(Aggregation { weighted: true, ..Aggregation::DEFAULT }).contains("aggregation.weighted"));
     assert!(of(Aggregation { bucket: 0, ..Aggregation::DEFAULT }).contains("aggregation.bucket"));
     assert!(of(Aggregation { smoothing: f64::NAN, ..Aggregation::DEFAULT }).contains("aggregation.smoothing"));
 }

@@ -9,7 +9,7 @@
 //! | `random` | noise as long as an honest update | |
 //! | `sign-flip` | -m | Li et al. 2019 |
 //! | `ipm` | -3 m, against the inner product of aggregate and m | Xie et al. 2020, factor of ByzFL |
-//! | `ipm-opt` | -e m, with the e that does most harm | |
+//! | `ipm-opt` | -e m, with the e that does most harm; e may be negative, as what points back least is the least noticed | |
 //! | `alie` | m - 1.5 s: a little is enough | Baruch et al. 2019, factor of ByzFL |
 //! | `alie-opt` | m - z s, m + z s or m - z s sign(m), with the z that does most harm | |
 //! | `mimic` | what one honest node sends, the one that is furthest out, always the same | Karimireddy et al. 2022 |
@@ -20,8 +20,8 @@
 //! | `infinity`, `nan` | an encoding with a scale of that kind | |
 //!
 //! "Most harm" is a line search against the rule in force: each candidate goes through codec, checks, aggregation and outer step as it
-//! would in the round, and what it leaves is measured on a sample of the training text. Each is tried in two ways: all send the same,
-//! or each adds so much noise of its own that they are no copies of each other.
+//! would in the round, and what it leaves is measured on a sample of the training text. Each is tried in some ways: all send the same,
+//! or each adds more or less noise of its own.
 
 use super::{craft, skew::normal};
 use crate::{
@@ -36,9 +36,9 @@ use tch::Tensor;
 
 /// Windows of the training text that the line search measures harm with.
 const PROBE_WINDOWS: usize = 32;
-/// Deviations of noise that make updates no copies of each other: two of them are 1.5 times the variance apart, of two that honest
-/// ones are, where `discount_copies` begins at 1.4.
-const APART: f32 = 0.866;
+/// Deviations of noise of their own that the line search tries: with none all send the same; with 0.74 two of them are 1.1 times the
+/// variance apart, of two that honest ones are, where weights begin to see copies at one.
+const OWN_NOISE: [f64; 4] = [0.0, 0.5, 0.74, 0.9];
 
 /// What attackers do; the head of this file says how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -178,7 +178,7 @@ impl Attacker {
         Ok(vec![encoded; self.count])
     }
 
-    /// The candidate that leaves the worst model, sent by all as it is or each with noise of its own.
+    /// The candidate that leaves the worst model, sent by all as it is or with noise of their own.
     fn most_harmful(
         &self,
         view: &View<'_>,
@@ -191,13 +191,13 @@ impl Attacker {
         let encode = |update: Vec<f32>| view.rules.encode(&within_bound(view, update), seed);
         let own = |i: usize| {
             let noise = noise(deviation.len(), seed, i);
-            noise.iter().zip(deviation).map(|(x, deviation)| APART * x * deviation).collect::<Vec<f32>>()
+            noise.iter().zip(deviation).map(|(x, deviation)| x * deviation).collect::<Vec<f32>>()
         };
         let own: Vec<Vec<f32>> = (0..self.count).map(own).collect();
-        let harm = |(candidate, apart): (&Vec<f32>, bool)| -> Result<(u64, Vec<Vec<u8>>)> {
-            let sent = match apart {
-                true => own.iter().map(|own| encode(craft::plus(candidate, own, 1.0))).collect::<Result<Vec<_>>>()?,
-                false => vec![encode(candidate.clone())?; self.count],
+        let harm = |(candidate, noise): (&Vec<f32>, f64)| -> Result<(u64, Vec<Vec<u8>>)> {
+            let sent = match noise {
+                0.0 => vec![encode(candidate.clone())?; self.count],
+                _ => own.iter().map(|own| encode(craft::plus(candidate, own, noise))).collect::<Result<Vec<_>>>()?,
             };
             // What is refused (rounding has made it too long) does no harm.
             let admitted = sent.iter().map(|bytes| view.rules.admit(bytes, view.base, seed));
@@ -208,7 +208,7 @@ impl Attacker {
             let loss = next.and_then(|next| view.rules.loss_over(&next.weights, probe)).unwrap_or(u64::MAX);
             Ok((loss, sent))
         };
-        let ways: Vec<(&Vec<f32>, bool)> = candidates.iter().flat_map(|one| [(one, false), (one, true)]).collect();
+        let ways = candidates.iter().flat_map(|one| OWN_NOISE.map(|noise| (one, noise))).collect::<Vec<_>>();
         let tried = view.threads.install(|| ways.into_par_iter().map(harm).collect::<Result<Vec<_>>>())?;
         let worst = tried.into_iter().max_by_key(|(loss, _)| *loss);
         worst.map(|(_, sent)| sent).ok_or_else(|| TrainingError::Simulation("there is no candidate".into()))

@@ -3,7 +3,7 @@
 use std::cmp::Ordering;
 
 /// Factors that inner-product manipulation tries.
-const IPM_FACTORS: [f64; 10] = [0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0];
+const IPM_FACTORS: [f64; 12] = [-0.5, -0.25, 0.1, 0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0];
 /// Deviations that "a little is enough" tries.
 const ALIE_FACTORS: [f64; 8] = [0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0];
 /// Steps of the power iteration.

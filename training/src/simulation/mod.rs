@@ -54,6 +54,8 @@ pub struct Round {
     pub bytes: u64,
     /// Attackers' updates that were refused or did not come.
     pub refused: u32,
+    /// The f that the rule withstood: the one asked for, or as many as the updates that came allow.
+    pub f: usize,
     /// Mean length of the honest updates.
     pub norm: f64,
     /// How far the step went from what the honest updates' mean would have done, in lengths of that.
@@ -121,7 +123,7 @@ pub fn run(rules: &Rules<'_>, options: &Options, mut seen: impl FnMut(&Round)) -
         let astray = astray(rules, &state, &next, &honest_mean)?;
         state = next;
         let loss = rules.loss(&state.weights, rules.training.eval_sequences)? as f64 / 1e6;
-        let round = Round { number: steps + 1, loss, bytes, refused, norm, astray, scores };
+        let round = Round { number: steps + 1, loss, bytes, refused, f, norm, astray, scores };
         seen(&round);
         rounds.push(round);
     }
