@@ -1,7 +1,7 @@
 //! Benchmarks of training, run by `scripts/bench NAME`: each prints the median of several runs, their spread, and the
 //! physical limit that the same run measured beside it.
 //!
-//!     cargo run -p ailo-training --example bench -- training|verification|aggregation|codec|root
+//!     cargo run -p ailo-training --example bench -- training|verification|aggregation|codec|root|inference
 
 use ailo_protocol::{
     Hash,
@@ -9,11 +9,13 @@ use ailo_protocol::{
     compression::Codec,
     contribution::update_hash,
     hash::Domain,
-    params::{ModelConfig, TrainingParams},
+    params::{ModelConfig, Style, TrainingParams},
     presets,
 };
 use ailo_training::{
-    Control, Dataset, Device, ModelState, aggregate, codec, inner,
+    Control, Dataset, Device, ModelState, aggregate, codec,
+    engine::Engine,
+    inner,
     model::parameter_count,
     round::{Rules, Slot},
     set_threads,
@@ -25,12 +27,13 @@ use tch::{Kind, Tensor};
 type Outcome = Result<(), Box<dyn Error>>;
 type Bench = (&'static str, fn() -> Outcome);
 
-const BENCHES: [Bench; 5] = [
+const BENCHES: [Bench; 6] = [
     ("training", training),
     ("verification", verification),
     ("aggregation", aggregation),
     ("codec", codec),
     ("root", root),
+    ("inference", inference),
 ];
 
 fn main() -> Outcome {
@@ -187,7 +190,7 @@ fn aggregation() -> Outcome {
     let rules = rules.map(|(rule, pre, f)| (Aggregation::of(rule, pre), f, "", &updates));
     let copied: Vec<&[f32]> = updates.iter().take(11).chain(vec![&updates[0]; 5]).copied().collect();
     let discounted = [
-        (whole, 5, ", copies discounted, length restored", &updates),
+        (whole, 5, ", weighted, length restored", &updates),
         (whole, 5, ", the same where five are copies", &copied),
     ];
     for (how, f, more, updates) in rules.into_iter().chain(discounted) {
@@ -255,5 +258,56 @@ fn root() -> Outcome {
     let ours = report("root of a state", &times(9, || Ok(state.root()))?, bytes, "GB/s");
     let limit = report("BLAKE3 of its bytes", &times(9, || Ok(Hash::of(Domain::Lot, &all)))?, bytes, "GB/s");
     ratio(ours, limit, "of the hashing speed");
+    Ok(())
+}
+
+/// Reading a prompt and writing after it, on one thread, against libtorch's matrix products and against reading the weights.
+fn inference() -> Outcome {
+    const PROMPT: usize = 128;
+    const WRITTEN: usize = 32;
+    let deep = ModelConfig {
+        style: Style::Modern,
+        layers: 24,
+        width: 64,
+        heads: 4,
+        kv_heads: 4,
+        ffn: 256,
+        context: 256,
+        ..presets::dev().model
+    };
+    let wide = ModelConfig { layers: 4, width: 2048, heads: 32, kv_heads: 8, ffn: 5632, ..deep };
+    for (name, cfg) in [("24 layers of width 64", deep), ("4 layers of width 2048", wide)] {
+        let weights: Vec<f32> = quick_values(parameter_count(&cfg), 1).iter().map(|x| x * 20.0).collect();
+        let (engine, bytes) = (Engine::new(&cfg, &weights)?, (weights.len() * 4) as f64 / 1e9);
+        println!(" {name}: {} parameters", weights.len());
+        let flops = 2.0 * (PROMPT * weights.len()) as f64 / 1e9;
+        let shape = |outs: u32| Tensor::randn([i64::from(outs), i64::from(cfg.width)], (Kind::Float, Device::Cpu));
+        let (x, w) = (shape(PROMPT as u32), shape(cfg.ffn));
+        let theirs = times(9, || Ok(x.matmul(&w.tr())))?;
+        let limit = 2.0 * (PROMPT as u32 * cfg.width * cfg.ffn) as f64 / 1e9;
+        let limit = report("libtorch's matrix product", &theirs, limit, "GFLOP/s");
+        let mut cache = engine.cache();
+        let reading = times(5, || {
+            cache.clear();
+            Ok(engine.forward(&[7; PROMPT], &mut cache)?)
+        })?;
+        let reading = report("prompt of 128 tokens", &reading, flops, "GFLOP/s");
+        ratio(reading, limit, "of libtorch's product");
+        let read = times(9, || Ok(weights.iter().fold(0, |bits, x| bits ^ x.to_bits())))?;
+        let limit = report("reading the weights", &read, bytes, "GB/s");
+        let mut writing = Vec::new();
+        for _ in 0..7 {
+            cache.clear();
+            engine.forward(&[7; PROMPT], &mut cache)?;
+            let started = Instant::now();
+            for token in 0..WRITTEN {
+                black_box(engine.logits(&engine.forward(&[token as u16], &mut cache)?)?);
+            }
+            writing.push(started.elapsed().as_secs_f64());
+        }
+        writing.sort_by(f64::total_cmp);
+        let writing = report("token after token", &writing, WRITTEN as f64, "tokens/s");
+        ratio(writing * bytes, limit, "of the reading speed while writing");
+    }
     Ok(())
 }

@@ -4,9 +4,9 @@
 //! of it is read again and generation goes on.
 
 use crate::{
+    engine::{Cache, Engine},
     error::{Result, TrainingError},
     inner::Control,
-    model::{Cache, Model},
     tokenizer::{self, Decoder},
 };
 use ailo_protocol::{
@@ -14,7 +14,6 @@ use ailo_protocol::{
     hash::{Domain, Stream},
     params::{ModelConfig, Tokenizer},
 };
-use tch::{Device, Kind, Tensor, no_grad};
 
 /// How tokens are chosen.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -62,18 +61,17 @@ pub struct Generated {
 }
 
 /// A model ready to generate.
-pub struct Generator {
-    model: Model,
+pub struct Generator<'a> {
+    engine: Engine<'a>,
     tokenizer: Tokenizer,
     context: usize,
-    device: Device,
 }
 
-impl Generator {
+impl<'a> Generator<'a> {
     /// A generator with these weights.
-    pub fn new(cfg: &ModelConfig, weights: &[f32], device: Device) -> Result<Generator> {
-        let model = Model::new(cfg, weights, device, false)?;
-        Ok(Generator { model, tokenizer: cfg.tokenizer, context: cfg.context as usize, device })
+    pub fn new(cfg: &ModelConfig, weights: &'a [f32]) -> Result<Generator<'a>> {
+        let engine = Engine::new(cfg, weights)?;
+        Ok(Generator { engine, tokenizer: cfg.tokenizer, context: cfg.context as usize })
     }
 
     /// Continues `prompt`; `on_text` gets each piece of text as soon as it is whole, and may stop.
@@ -90,7 +88,7 @@ impl Generator {
         }
         let mut draws = Hash::of_parts(Domain::Lot, &[b"sampling", &sampling.seed.to_le_bytes()]).stream();
         let mut decoder = Decoder::new(self.tokenizer);
-        let mut cache = self.model.cache(1);
+        let mut cache = self.engine.cache();
         let mut done = Generated { text: String::new(), prompt_tokens, tokens: 0, finish: Finish::Length };
         let mut emit = |piece: &str, text: &mut String| {
             text.push_str(piece);
@@ -115,19 +113,18 @@ impl Generator {
         Ok(done)
     }
 
-    /// Logits of the token that follows `tokens`, of which the cache has seen all but the newest.
+    /// Logits of the token that follows `tokens`, of which the cache has seen all but the newest, or nothing yet.
     fn next_logits(&self, tokens: &[u16], cache: &mut Cache) -> Result<Vec<f32>> {
-        let unseen = if cache.is_empty() || cache.len() == self.context {
-            // A prompt that fills the context, and a full cache, are read from the context's last half on.
+        // Where reading begins follows from the number of tokens alone, so whoever goes on with them goes on alike: from the context's
+        // last half on, each time that it is full.
+        let (half, len) = (self.context / 2, tokens.len());
+        let start = len.saturating_sub(self.context).div_ceil(self.context - half + 1) * (self.context - half + 1);
+        if len - start == half && start > 0 {
             cache.clear();
-            if tokens.len() < self.context { tokens } else { &tokens[tokens.len() - self.context / 2..] }
-        } else {
-            &tokens[tokens.len() - 1..]
-        };
-        let input: Vec<i64> = unseen.iter().map(|&token| i64::from(token)).collect();
-        let input = Tensor::f_from_slice(&input)?.f_view([1, -1])?.f_to(self.device)?;
-        let logits = no_grad(|| self.model.forward(&input, Some(cache))); // [1, T, V]
-        Ok(Vec::try_from(logits.get(0).get(-1).to_kind(Kind::Float))?)
+        }
+        let unseen = &tokens[start + cache.len()..];
+        let rows = self.engine.forward(unseen, cache)?; // [T, C]
+        self.engine.logits(&rows[rows.len() - self.engine.width()..])
     }
 }
 
@@ -143,7 +140,7 @@ fn sample(logits: &[f32], sampling: &Sampling, draws: &mut Stream) -> u16 {
     if sampling.top_k > 0 {
         order.truncate(sampling.top_k as usize);
     }
-    let weight = |logit: f32| (f64::from(logit - likeliest.0) / sampling.temperature).exp();
+    let weight = |logit: f32| libm::exp(f64::from(logit - likeliest.0) / sampling.temperature);
     let total: f64 = order.iter().map(|&(logit, _)| weight(logit)).sum();
     // The candidates end with the one that brings their share to top_p; the likeliest always is one.
     let mut share = 0.0;
@@ -177,37 +174,30 @@ mod tests {
         ModelConfig { style, layers: 2, width: 64, heads: 4, kv_heads, ffn: 128, context: 32, ..presets::dev().model }
     }
 
-    fn generator(style: Style) -> Generator {
-        crate::set_threads(1);
-        // Larger weights than at the start, so that attention matters.
-        let weights: Vec<f32> = ModelState::initial(&cfg(style), 1).weights.iter().map(|x| x * 8.0).collect();
-        Generator::new(&cfg(style), &weights, Device::Cpu).unwrap()
+    /// Larger weights than at the start, so that attention matters.
+    fn weights(style: Style) -> Vec<f32> {
+        ModelState::initial(&cfg(style), 1).weights.iter().map(|x| x * 8.0).collect()
     }
 
     #[test]
-    fn the_cache_gives_the_logits_of_reading_everything_again() {
+    fn whoever_goes_on_with_a_text_goes_on_alike() {
         for style in [Style::Gpt2, Style::Modern] {
-            let generator = generator(style);
-            let tokens: Vec<u16> = (0..20).map(|i| i * 7 % 256).collect();
-            let mut cache = generator.model.cache(1);
-            for end in [9, 10, 11, 12] {
-                let cached = generator.next_logits(&tokens[..end], &mut cache).unwrap();
-                let fresh = generator.next_logits(&tokens[..end], &mut generator.model.cache(1)).unwrap();
-                assert!(cached.iter().zip(&fresh).all(|(a, b)| (a - b).abs() < 1e-4), "{style:?} at {end}");
+            let weights = weights(style);
+            let generator = Generator::new(&cfg(style), &weights).unwrap();
+            let tokens: Vec<u16> = (0..100).map(|i| i * 7 % 256).collect();
+            let mut cache = generator.engine.cache();
+            for end in 1..=tokens.len() {
+                let warm = generator.next_logits(&tokens[..end], &mut cache).unwrap();
+                let cold = generator.next_logits(&tokens[..end], &mut generator.engine.cache()).unwrap();
+                assert_eq!(warm, cold, "{style:?} at {end}");
             }
-            // Several tokens onto a cache that is not empty.
-            let input: Vec<i64> = tokens[12..].iter().map(|&t| i64::from(t)).collect();
-            let logits =
-                no_grad(|| generator.model.forward(&Tensor::from_slice(&input).view([1, -1]), Some(&mut cache)));
-            let cached: Vec<f32> = logits.get(0).get(-1).try_into().unwrap();
-            let fresh = generator.next_logits(&tokens, &mut generator.model.cache(1)).unwrap();
-            assert!(cached.iter().zip(&fresh).all(|(a, b)| (a - b).abs() < 1e-4), "{style:?} in one piece");
         }
     }
 
     #[test]
     fn a_seed_gives_one_text_also_beyond_the_context() {
-        let generator = generator(Style::Modern);
+        let weights = weights(Style::Modern);
+        let generator = Generator::new(&cfg(Style::Modern), &weights).unwrap();
         let text = |seed| {
             let sampling = Sampling { max_tokens: 100, temperature: 1.0, seed, ..Sampling::default() };
             generator.generate("To be", &sampling, &mut |_| Control::Continue).unwrap()
@@ -221,7 +211,8 @@ mod tests {
 
     #[test]
     fn the_pieces_are_the_text_and_the_callback_can_stop() {
-        let generator = generator(Style::Gpt2);
+        let weights = weights(Style::Gpt2);
+        let generator = Generator::new(&cfg(Style::Gpt2), &weights).unwrap();
         let mut pieces = String::new();
         let done = generator.generate("a", &Sampling::default(), &mut |piece| {
             pieces.push_str(piece);

@@ -33,6 +33,7 @@ pub mod check;
 pub mod class;
 pub mod codec;
 pub mod dataset;
+pub mod engine;
 pub mod error;
 pub mod eval;
 mod file;

@@ -42,7 +42,7 @@ use ailo_ledger::{
 };
 use ailo_protocol::{Address, Amount, Genesis, Hash, NodeId, keys, net};
 use ailo_training::{
-    Control, Device,
+    Control,
     generate::{Generator, Sampling},
 };
 use jsonrpsee::{
@@ -112,8 +112,6 @@ pub struct Context {
     pub worker: Worker,
     /// Places for [`MAX_GENERATIONS`].
     pub generating: Arc<Semaphore>,
-    /// Where it computes.
-    pub device: Device,
     /// Whether the supply law held at the height that was looked at last: it takes a walk over the whole state.
     pub law: Mutex<Option<(u64, bool)>>,
 }
@@ -466,7 +464,7 @@ impl Context {
             .models
             .get(&root)
             .ok_or_else(|| error(code::UNAVAILABLE, "this node does not hold the model yet: try again soon"))?;
-        let (config, device) = (*self.models.config(), self.device);
+        let config = *self.models.config();
         let seed = request.seed.unwrap_or_else(|| Hash(keys::random_bytes()).stream().next_u64());
         let started = Instant::now();
         let sampling = Sampling {
@@ -482,7 +480,7 @@ impl Context {
         let gone = asked.0.clone();
         let made = self.worker.run(move || {
             let mut control = |_: &str| if gone.load(Ordering::Relaxed) { Control::Stop } else { Control::Continue };
-            Generator::new(&config, &held.state.weights, device)?.generate(&request.prompt, &sampling, &mut control)
+            Generator::new(&config, &held.state.weights)?.generate(&request.prompt, &sampling, &mut control)
         });
         let made = made.await.map_err(|e| error(code::UNAVAILABLE, e.to_string()))?;
         let made = made.map_err(|e| invalid(e.to_string()))?;

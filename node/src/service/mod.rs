@@ -126,7 +126,6 @@ pub async fn run_with(
         progress: progress_seen,
         worker: inference,
         generating: Arc::new(tokio::sync::Semaphore::new(rpc::MAX_GENERATIONS)),
-        device,
         law: Mutex::default(),
     });
     let server = rpc::Server::start(settings.http, context.clone()).await?;

@@ -12,9 +12,9 @@ use ailo_protocol::params::{ModelConfig, Style};
 use tch::{Device, Kind, Tensor};
 
 /// Added to a variance before its root is taken.
-const EPSILON: f64 = 1e-5;
+pub(crate) const EPSILON: f64 = 1e-5;
 /// Base of the rotary frequencies (Su et al. 2021, RoFormer).
-const ROPE_BASE: f64 = 10_000.0;
+pub(crate) const ROPE_BASE: f64 = 10_000.0;
 
 /// A decoder whose parameters are views of one flat tensor.
 pub struct Model {
@@ -29,33 +29,23 @@ pub struct Model {
 }
 
 impl Model {
-    /// Logits [B, T, V] of `tokens` [B, T]; with a cache, `tokens` continue what it holds.
-    pub fn forward(&self, tokens: &Tensor, mut cache: Option<&mut Cache>) -> Tensor {
-        let (time, past) = (tokens.size()[1], cache.as_ref().map_or(0, |cache| cache.len));
+    /// Logits [B, T, V] of `tokens` [B, T].
+    pub fn forward(&self, tokens: &Tensor) -> Tensor {
+        let time = tokens.size()[1];
         let mut x = Tensor::embedding(&self.embedding, tokens, -1, false, false); // [B, T, C]
         if let Some(positions) = &self.positions {
-            x += positions.narrow(0, past, time);
+            x += positions.narrow(0, 0, time);
         }
-        let rotation = self.rotation.as_ref().map(|(cos, sin)| (cos.narrow(0, past, time), sin.narrow(0, past, time)));
-        for (i, block) in self.blocks.iter().enumerate() {
-            let cached = cache.as_mut().map(|cache| (&mut cache.blocks[i], past));
-            x = &x + self.attention(block, &block.norm1.apply(&x), rotation.as_ref(), cached);
+        let rotation = self.rotation.as_ref().map(|(cos, sin)| (cos.narrow(0, 0, time), sin.narrow(0, 0, time)));
+        for block in &self.blocks {
+            x = &x + self.attention(block, &block.norm1.apply(&x), rotation.as_ref());
             x = &x + self.feed_forward(block, &block.norm2.apply(&x));
-        }
-        if let Some(cache) = cache {
-            cache.len += time;
         }
         self.norm.apply(&x).linear(&self.embedding, None::<&Tensor>) // [B, T, V]
     }
 
     /// Causal self-attention, [B, T, C] to [B, T, C].
-    fn attention(
-        &self,
-        block: &Block,
-        x: &Tensor,
-        rotation: Option<&(Tensor, Tensor)>,
-        cached: Option<(&mut (Tensor, Tensor), i64)>,
-    ) -> Tensor {
+    fn attention(&self, block: &Block, x: &Tensor, rotation: Option<&(Tensor, Tensor)>) -> Tensor {
         let (batch, time) = (x.size()[0], x.size()[1]);
         let (heads, kv_heads, head) = (i64::from(self.cfg.heads), i64::from(self.cfg.kv_heads), head_width(&self.cfg));
         let qkv = block.qkv.apply(x).view([batch, time, heads + 2 * kv_heads, head]).transpose(1, 2); // [B, H + 2 K, T, D]
@@ -64,20 +54,10 @@ impl Model {
             qk = rotate(&qk, cos, sin);
         }
         let q = qk.narrow(1, 0, heads); // [B, H, T, D]
-        let mut k = qk.narrow(1, heads, kv_heads); // [B, K, T, D]
-        let mut v = qkv.narrow(1, heads + kv_heads, kv_heads); // [B, K, T, D]
-        let mut past = 0;
-        if let Some(((keys, values), len)) = cached {
-            past = len;
-            keys.narrow(2, past, time).copy_(&k);
-            values.narrow(2, past, time).copy_(&v);
-            k = keys.narrow(2, 0, past + time);
-            v = values.narrow(2, 0, past + time);
-        }
-        // Token t sees tokens 0 ..= past + t; a single token sees them all.
-        let mask =
-            (past > 0 && time > 1).then(|| Tensor::ones([time, past + time], (Kind::Bool, x.device())).tril(past));
-        let causal = past == 0 && time > 1;
+        let k = qk.narrow(1, heads, kv_heads); // [B, K, T, D]
+        let v = qkv.narrow(1, heads + kv_heads, kv_heads); // [B, K, T, D]
+        // Token t sees tokens 0 ..= t.
+        let (mask, causal) = (None::<&Tensor>, time > 1);
         let y = Tensor::scaled_dot_product_attention(&q, &k, &v, mask, 0.0, causal, None, heads != kv_heads);
         block.out.apply(&y.transpose(1, 2).reshape([batch, time, heads * head]))
     }
@@ -107,7 +87,7 @@ impl Model {
 
     /// The same of inputs [B, T] and targets [B, T].
     pub fn loss_of(&self, inputs: &Tensor, targets: &Tensor) -> Tensor {
-        let (logits, targets) = (self.forward(inputs, None), targets.reshape([-1]));
+        let (logits, targets) = (self.forward(inputs), targets.reshape([-1]));
         logits.view([-1, logits.size()[2]]).cross_entropy_loss(
             &targets,
             None::<&Tensor>,
@@ -162,36 +142,6 @@ impl Model {
     /// The parameters in the order of [`layout`].
     pub fn parameters(&self) -> &[Tensor] {
         &self.parameters
-    }
-
-    /// An empty cache for `batch` sequences of at most the model's context.
-    pub fn cache(&self, batch: i64) -> Cache {
-        let shape = [batch, i64::from(self.cfg.kv_heads), i64::from(self.cfg.context), head_width(&self.cfg)];
-        let zeros = || Tensor::zeros(shape, (Kind::Float, self.flat.device()));
-        Cache { len: 0, blocks: self.blocks.iter().map(|_| (zeros(), zeros())).collect() }
-    }
-}
-
-/// Keys and values of the tokens seen so far, for each block.
-pub struct Cache {
-    len: i64,
-    blocks: Vec<(Tensor, Tensor)>,
-}
-
-impl Cache {
-    /// Tokens seen so far.
-    pub fn len(&self) -> usize {
-        self.len as usize
-    }
-
-    /// Whether no token was seen yet.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
-    }
-
-    /// Forgets everything.
-    pub fn clear(&mut self) {
-        self.len = 0;
     }
 }
 
@@ -285,7 +235,7 @@ mod tests {
     }
 
     fn logits(model: &Model, tokens: &[i64]) -> Vec<Vec<f32>> {
-        Vec::try_from(model.forward(&Tensor::from_slice(tokens).view([1, -1]), None).get(0)).unwrap()
+        Vec::try_from(model.forward(&Tensor::from_slice(tokens).view([1, -1])).get(0)).unwrap()
     }
 
     #[test]

@@ -1,0 +1,81 @@
+//! Causal self-attention over what a sequence has seen, one token and head after another.
+
+use super::{
+    math::exp,
+    product::{self, LANES, largest, sums},
+};
+use crate::model::head_width;
+use ailo_protocol::params::ModelConfig;
+use pulp::{Simd, WithSimd};
+
+/// Keys and values of one block: for each key-value head [context, D].
+pub(super) struct Seen {
+    keys: Vec<Vec<f32>>,
+    values: Vec<Vec<f32>>,
+}
+
+impl Seen {
+    pub fn new(cfg: &ModelConfig) -> Seen {
+        let len = cfg.context as usize * head_width(cfg) as usize;
+        let room = || (0..cfg.kv_heads).map(|_| vec![0.0; len]).collect(); // Untouched memory costs nothing.
+        Seen { keys: room(), values: room() }
+    }
+}
+
+/// Attention of the rows of `qkv` [T, (H + 2 K) D], which follow `past` tokens that were seen; gives [T, H D].
+pub(super) struct Attention<'a> {
+    pub cfg: &'a ModelConfig,
+    pub qkv: &'a [f32],
+    pub past: usize,
+    pub seen: &'a mut Seen,
+}
+
+impl WithSimd for Attention<'_> {
+    type Output = Vec<f32>;
+
+    #[inline(always)]
+    #[allow(clippy::needless_range_loop)] // With indices alone the sums stay in registers.
+    fn with_simd<S: Simd>(self, simd: S) -> Vec<f32> {
+        let Attention { cfg, qkv, past, seen } = self;
+        let (head, heads, kv_heads) = (head_width(cfg) as usize, cfg.heads as usize, cfg.kv_heads as usize);
+        let rows = qkv.chunks_exact((heads + 2 * kv_heads) * head);
+        let mut y = vec![0.0; rows.len() * heads * head];
+        let mut scores = vec![0.0; past + rows.len()];
+        let scale = 1.0 / (head as f32).sqrt();
+        for (at, (row, y)) in (past..).zip(rows.zip(y.chunks_exact_mut(heads * head))) {
+            let (queries, own) = row.split_at(heads * head);
+            let (keys, values) = own.split_at(kv_heads * head);
+            for (kv, (key, value)) in keys.chunks_exact(head).zip(values.chunks_exact(head)).enumerate() {
+                seen.keys[kv][at * head..][..head].copy_from_slice(key);
+                seen.values[kv][at * head..][..head].copy_from_slice(value);
+            }
+            let scores = &mut scores[..at + 1];
+            for (h, (query, y)) in queries.chunks_exact(head).zip(y.chunks_exact_mut(head)).enumerate() {
+                let kv = h / (heads / kv_heads);
+                let (keys, values) = (&seen.keys[kv][..(at + 1) * head], &seen.values[kv][..(at + 1) * head]);
+                product::into(simd, query, keys, head, scores);
+                let most = largest(scores);
+                scores.iter_mut().for_each(|score| *score = exp((*score - most) * scale));
+                let share = 1.0 / sums(scores).0;
+                let (lanes, rest) = y.as_chunks_mut::<LANES>();
+                for (place, y) in lanes.iter_mut().enumerate() {
+                    let mut sums = [0.0; LANES];
+                    for (weight, value) in scores.iter().zip(values.chunks_exact(head)) {
+                        let value = &value.as_chunks::<LANES>().0[place];
+                        for l in 0..LANES {
+                            sums[l] = weight.mul_add(value[l], sums[l]);
+                        }
+                    }
+                    *y = sums;
+                }
+                for (place, y) in (head / LANES * LANES..).zip(rest) {
+                    for (weight, value) in scores.iter().zip(values.chunks_exact(head)) {
+                        *y = weight.mul_add(value[place], *y);
+                    }
+                }
+                y.iter_mut().for_each(|y| *y *= share);
+            }
+        }
+        y
+    }
+}

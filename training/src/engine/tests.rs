@@ -1,0 +1,107 @@
+//! The engine against the model that trains, and against itself: in pieces, with other instructions, by its golden bits.
+
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+use crate::{ModelState, model::Model};
+use ailo_protocol::{Hash, hash::Domain, presets};
+use tch::{Device, Tensor};
+
+/// Both styles with weights `grown` times as large as at the start, so that attention matters; with and without grouped queries, with widths that are no multiple of the lanes.
+fn models(grown: f32) -> Vec<(ModelConfig, Vec<f32>)> {
+    let base =
+        ModelConfig { layers: 2, width: 64, heads: 4, kv_heads: 4, ffn: 128, context: 256, ..presets::dev().model };
+    let kinds = [
+        ModelConfig { style: Style::Gpt2, ..base },
+        ModelConfig { style: Style::Modern, ..base },
+        ModelConfig { style: Style::Modern, kv_heads: 2, ..base },
+        ModelConfig { style: Style::Modern, width: 72, heads: 6, kv_heads: 3, ffn: 100, ..base },
+    ];
+    // No bias is zero then, and no norm is like another.
+    let mut noise = Hash([7; 32]).stream();
+    let mut other = |x: &f32| (x + noise.below(2001) as f32 * 1e-5 - 1e-2) * grown;
+    let mut weights = |cfg: &ModelConfig| ModelState::initial(cfg, 1).weights.iter().map(&mut other).collect();
+    kinds.into_iter().map(|cfg| (cfg, weights(&cfg))).collect()
+}
+
+fn tokens(count: usize) -> Vec<u16> {
+    (0..count).map(|i| (i * 37 % 251) as u16).collect()
+}
+
+/// Logits of every token, read in pieces of these lengths.
+fn logits(engine: &Engine<'_>, tokens: &[u16], piece: usize) -> Vec<f32> {
+    let mut cache = engine.cache();
+    let rows = tokens.chunks(piece).flat_map(|piece| engine.forward(piece, &mut cache).unwrap());
+    let rows: Vec<f32> = rows.collect();
+    rows.chunks(engine.width()).flat_map(|row| engine.logits(row).unwrap()).collect()
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|x| x.to_bits()).collect()
+}
+
+#[test]
+fn it_agrees_with_the_model_that_trains() {
+    crate::set_threads(1);
+    for (cfg, weights) in models(2.0) {
+        let model = Model::new(&cfg, &weights, Device::Cpu, false).unwrap();
+        let input: Vec<i64> = tokens(200).into_iter().map(i64::from).collect();
+        let theirs = model.forward(&Tensor::from_slice(&input).view([1, -1])).get(0).view([-1]);
+        let theirs: Vec<f32> = theirs.try_into().unwrap();
+        let ours = logits(&Engine::new(&cfg, &weights).unwrap(), &tokens(200), 200);
+        let apart = ours.iter().zip(&theirs).fold(0.0f32, |apart, (a, b)| apart.max((a - b).abs()));
+        assert!(apart < 1e-5, "{cfg:?}: {apart}");
+    }
+}
+
+#[test]
+fn tokens_read_one_by_one_or_together_give_the_same_bits() {
+    for (cfg, weights) in models(8.0) {
+        let engine = Engine::new(&cfg, &weights).unwrap();
+        let whole = bits(&logits(&engine, &tokens(60), 60));
+        for piece in [1, 2, 7, 32] {
+            assert!(bits(&logits(&engine, &tokens(60), piece)) == whole, "{cfg:?} by {piece}");
+        }
+    }
+}
+
+#[test]
+fn every_machine_computes_the_same_bits() {
+    let mut hashes = Vec::new();
+    for (cfg, weights) in models(8.0) {
+        let got = bits(&logits(&Engine::new(&cfg, &weights).unwrap(), &tokens(40), 40));
+        let scalar = logits(&Engine::on(Arch::Scalar, &cfg, &weights).unwrap(), &tokens(40), 40);
+        assert!(bits(&scalar) == got, "{cfg:?} without wide instructions");
+        let bytes: Vec<u8> = got.iter().flat_map(|x| x.to_le_bytes()).collect();
+        hashes.push(Hash::of(Domain::Blob, &bytes).short());
+    }
+    assert_eq!(hashes, ["1886350e", "9dfe5539", "811d58ef", "d5acf655"]);
+}
+
+#[test]
+fn no_token_sees_the_future_and_every_token_sees_its_past() {
+    for (cfg, weights) in models(8.0) {
+        let engine = Engine::new(&cfg, &weights).unwrap();
+        let (a, b) = (logits(&engine, &[1, 2, 3, 4, 5], 5), logits(&engine, &[1, 2, 9, 4, 5], 5));
+        let vocabulary = a.len() / 5;
+        assert_eq!(bits(&a[..2 * vocabulary]), bits(&b[..2 * vocabulary]), "{cfg:?}: the future leaks");
+        let differ = a.chunks(vocabulary).zip(b.chunks(vocabulary)).skip(2).all(|(a, b)| a != b);
+        assert!(differ, "{cfg:?}: the past is lost");
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_an_error() {
+    let (cfg, weights) = models(8.0).remove(1);
+    let engine = Engine::new(&cfg, &weights).unwrap();
+    let mut cache = engine.cache();
+    assert!(engine.forward(&tokens(257), &mut cache).unwrap_err().to_string().contains("longer"));
+    assert!(engine.forward(&[256], &mut cache).unwrap_err().to_string().contains("vocabulary"));
+    assert!(cache.is_empty());
+    engine.forward(&tokens(256), &mut cache).unwrap();
+    assert_eq!(cache.len(), 256);
+    assert!(engine.forward(&[1], &mut cache).is_err());
+    cache.clear();
+    assert!(engine.forward(&[1], &mut cache).is_ok());
+    assert!(Engine::new(&cfg, &weights[1..]).is_err());
+}
