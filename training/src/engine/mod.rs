@@ -1,7 +1,7 @@
 //! The decoder without libtorch, for generation: [`Engine::forward`] is the whole of it, to be read from top to bottom.
 //!
 //! Its results, as long as they are finite, have the same bits on every machine, and a token's do not depend on how many are read at once: each number is
-//! made by the same operations in the same order ([`product`], [`math`]), whatever the instructions that the machine has. So text
+//! made by the same operations in the same order (`product.rs`, `math.rs`), whatever the instructions that the machine has. So text
 //! goes on the same after what a cache held was lost and is read again, and anybody can check what another machine computed.
 //! They agree with [`crate::model::Model`], which trains, up to rounding.
 //!
@@ -58,7 +58,7 @@ impl<'a> Engine<'a> {
         Ok(self.norm.apply(self.arch, &x))
     }
 
-    /// Logits [V] of the token that follows a token whose row of [`Engine::forward`] this is.
+    /// Logits `[V]` of the token that follows a token whose row of [`Engine::forward`] this is.
     ///
     /// # Errors
     ///
