@@ -189,9 +189,9 @@ fn aggregation() -> Outcome {
     let whole = Aggregation { weighted: true, restore_length: true, ..Aggregation::of(Rule::TrimmedMean, nnm) };
     let rules = rules.map(|(rule, pre, f)| (Aggregation::of(rule, pre), f, "", &updates));
     let copied: Vec<&[f32]> = updates.iter().take(11).chain(vec![&updates[0]; 5]).copied().collect();
-    let discounted =
+    let weighted =
         [(whole, 5, ", weighted, length restored", &updates), (whole, 5, ", the same where five are copies", &copied)];
-    for (how, f, more, updates) in rules.into_iter().chain(discounted) {
+    for (how, f, more, updates) in rules.into_iter().chain(weighted) {
         let run = || Ok(aggregate::aggregate(updates, &how, f, &Hash::ZERO)?);
         let before = reset_peak()?;
         let ours = times(11, run)?;

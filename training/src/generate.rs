@@ -118,7 +118,8 @@ impl<'a> Generator<'a> {
         // Where reading begins follows from the number of tokens alone, so whoever goes on with them goes on alike: from the context's
         // last half on, each time that it is full.
         let (half, len) = (self.context / 2, tokens.len());
-        let start = len.saturating_sub(self.context).div_ceil(self.context - half + 1) * (self.context - half + 1);
+        let step = self.context - half + 1;
+        let start = len.saturating_sub(self.context).div_ceil(step) * step;
         if len - start == half && start > 0 {
             cache.clear();
         }

@@ -253,13 +253,10 @@ fn report(args: &SimulateTrainingArgs, row: &Row, before: &[Row]) -> Result<(), 
         (Some(loss), Some(other)) => format!("{:+.2} %", 100.0 * (loss / other - 1.0)),
         _ => "-".into(),
     };
+    let f = if row.least_f < row.f { format!("{}..{}", row.least_f, row.f) } else { row.f.to_string() };
     println!(
         "{:<48} {:<11} {:>7} {:>9} {:>9} {:>11} {:>7} {:>7.2} {:>5.0}{}{}",
-        format!(
-            "{}, f = {}",
-            row.rule,
-            if row.least_f < row.f { format!("{}..{}", row.least_f, row.f) } else { row.f.to_string() }
-        ),
+        format!("{}, f = {f}", row.rule),
         if quiet(row) { "none" } else { &row.attack },
         row.loss.map_or("broke".into(), |loss| format!("{loss:.4}")),
         more(plain),

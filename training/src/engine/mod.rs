@@ -1,8 +1,8 @@
 //! The decoder without libtorch, for generation: [`Engine::forward`] is the whole of it, to be read from top to bottom.
 //!
-//! Its results, as long as they are finite, have the same bits on every machine, and a token's do not depend on how many are read at once: each number is
-//! made by the same operations in the same order (`product.rs`, `math.rs`), whatever the instructions that the machine has. So text
-//! goes on the same after what a cache held was lost and is read again, and anybody can check what another machine computed.
+//! Its results, as long as they are finite, have the same bits on every machine, and a token's do not depend on how many are read at
+//! once: each number is made by the same operations in the same order (`product.rs`, `math.rs`), whatever the instructions that the
+//! machine has. So text goes on the same after what a cache held was lost and is read again, and anybody can check what another machine computed.
 //! They agree with [`crate::model::Model`], which trains, up to rounding.
 //!
 //! Shapes: T tokens, C = width, H heads and K key-value heads of width D, F = inner width, V = vocabulary.
@@ -15,7 +15,7 @@ mod tests;
 
 use crate::{
     error::{Result, TrainingError},
-    model::{EPSILON, Parameter, ROPE_BASE, head_width, layout},
+    model::{EPSILON, Parameter, Part, Parts, ROPE_BASE, head_width, layout},
 };
 use ailo_protocol::params::{ModelConfig, Style};
 use attention::{Attention, Seen};
@@ -26,11 +26,8 @@ use std::ops::Range;
 pub struct Engine<'a> {
     cfg: ModelConfig,
     arch: Arch,
-    embedding: &'a [f32],
-    positions: Option<&'a [f32]>,
+    parts: Parts<&'a [f32]>,
     rotation: Option<Rotation>,
-    blocks: Vec<Block<'a>>,
-    norm: Norm<'a>,
 }
 
 impl<'a> Engine<'a> {
@@ -40,22 +37,23 @@ impl<'a> Engine<'a> {
     ///
     /// [`TrainingError::Generate`] if a token is not in the vocabulary, or they do not fit into the context.
     pub fn forward(&self, tokens: &[u16], cache: &mut Cache) -> Result<Vec<f32>> {
-        let past = cache.len;
+        let (arch, width, past) = (self.arch, self.width(), cache.len);
         let positions = past..past + tokens.len();
         let mut x = self.embed(tokens, positions.clone())?; // [T, C]
-        for (block, seen) in self.blocks.iter().zip(&mut cache.blocks) {
-            let mut qkv = block.qkv.apply(self.arch, &block.norm1.apply(self.arch, &x)); // [T, (H + 2 K) D]
+        for (block, seen) in self.parts.blocks.iter().zip(&mut cache.blocks) {
+            let mut qkv = block.qkv.linear(arch, &block.norm1.norm(arch, &x), width); // [T, (H + 2 K) D]
             if let Some(rotation) = &self.rotation {
                 rotation.turn(&mut qkv, past, &self.cfg);
             }
-            let y = self.arch.dispatch(Attention { cfg: &self.cfg, qkv: &qkv, past, seen }); // [T, C]
-            add(&mut x, &block.out.apply(self.arch, &y));
-            let up = block.up.apply(self.arch, &block.norm2.apply(self.arch, &x)); // [T, F], or [T, 2 F] with a gate
-            let inner = self.arch.dispatch(math::Activation { style: self.cfg.style, width: self.ffn(), up: &up }); // [T, F]
-            add(&mut x, &block.down.apply(self.arch, &inner));
+            let y = arch.dispatch(Attention { cfg: &self.cfg, qkv: &qkv, past, seen }); // [T, C]
+            add(&mut x, &block.out.linear(arch, &y, width));
+            let up = block.up.linear(arch, &block.norm2.norm(arch, &x), width); // [T, F], or [T, 2 F] with a gate
+            let ffn = self.cfg.ffn as usize;
+            let inner = arch.dispatch(math::Activation { style: self.cfg.style, width: ffn, up: &up }); // [T, F]
+            add(&mut x, &block.down.linear(arch, &inner, ffn));
         }
         cache.len = positions.end;
-        Ok(self.norm.apply(self.arch, &x))
+        Ok(self.parts.norm.norm(arch, &x))
     }
 
     /// Logits `[V]` of the token that follows a token whose row of [`Engine::forward`] this is.
@@ -64,7 +62,7 @@ impl<'a> Engine<'a> {
     ///
     /// [`TrainingError::Generate`] if they are not finite, as in a model that training has broken.
     pub fn logits(&self, row: &[f32]) -> Result<Vec<f32>> {
-        let logits = product::product(self.arch, row, self.embedding, self.width());
+        let logits = product::product(self.arch, row, self.parts.embedding, self.width());
         let finite = logits.iter().all(|x| x.is_finite());
         finite.then_some(logits).ok_or(TrainingError::Generate("the model computes numbers that are not finite"))
     }
@@ -76,7 +74,7 @@ impl<'a> Engine<'a> {
 
     /// An empty cache.
     pub fn cache(&self) -> Cache {
-        Cache { len: 0, blocks: self.blocks.iter().map(|_| Seen::new(&self.cfg)).collect() }
+        Cache { len: 0, blocks: self.parts.blocks.iter().map(|_| Seen::new(&self.cfg)).collect() }
     }
 
     /// A decoder with these weights (in the order of [`layout`]).
@@ -95,30 +93,15 @@ impl<'a> Engine<'a> {
         if weights.len() != want {
             return Err(TrainingError::WeightCount { got: weights.len(), want });
         }
-        let (mut rest, mut lengths) = (weights, layout.iter().map(Parameter::len));
-        let mut next = || {
-            let len = lengths.next().unwrap_or_else(|| unreachable!("the layout names every parameter below"));
-            let (this, after) = rest.split_at(len);
+        let mut rest = weights;
+        let parameters = layout.iter().map(|parameter| {
+            let (this, after) = rest.split_at(parameter.len());
             rest = after;
             this
-        };
-        let biased = cfg.style == Style::Gpt2;
-        let embedding = next();
-        let positions = biased.then(&mut next);
-        let mut pair = || (next(), biased.then(&mut next));
-        let blocks = (0..cfg.layers)
-            .map(|_| Block {
-                norm1: Norm::of(pair()),
-                qkv: Linear::of(pair(), cfg.width),
-                out: Linear::of(pair(), cfg.width),
-                norm2: Norm::of(pair()),
-                up: Linear::of(pair(), cfg.width),
-                down: Linear::of(pair(), cfg.ffn),
-            })
-            .collect();
-        let norm = Norm::of(pair());
-        let rotation = (!biased).then(|| Rotation::new(cfg));
-        Ok(Engine { cfg: *cfg, arch, embedding, positions, rotation, blocks, norm })
+        });
+        let parts = Parts::new(cfg, parameters);
+        let rotation = (cfg.style == Style::Modern).then(|| Rotation::new(cfg));
+        Ok(Engine { cfg: *cfg, arch, parts, rotation })
     }
 
     /// Rows of the embedding, and learned positions.
@@ -128,17 +111,13 @@ impl<'a> Engine<'a> {
         }
         let mut x = Vec::with_capacity(tokens.len() * self.width());
         for token in tokens {
-            let row = self.embedding.chunks_exact(self.width()).nth(usize::from(*token));
+            let row = self.parts.embedding.chunks_exact(self.width()).nth(usize::from(*token));
             x.extend_from_slice(row.ok_or(TrainingError::Generate("a token is not in the model's vocabulary"))?);
         }
-        if let Some(learned) = self.positions {
+        if let Some(learned) = self.parts.positions {
             add(&mut x, &learned[positions.start * self.width()..positions.end * self.width()]);
         }
         Ok(x)
-    }
-
-    fn ffn(&self) -> usize {
-        self.cfg.ffn as usize
     }
 }
 
@@ -169,50 +148,18 @@ impl Cache {
     }
 }
 
-/// A decoder block.
-struct Block<'a> {
-    norm1: Norm<'a>,
-    qkv: Linear<'a>,
-    out: Linear<'a>,
-    norm2: Norm<'a>,
-    up: Linear<'a>,
-    down: Linear<'a>,
-}
-
-/// A linear map, with or without bias.
-struct Linear<'a> {
-    weight: &'a [f32],
-    bias: Option<&'a [f32]>,
-    width: usize,
-}
-
-impl<'a> Linear<'a> {
-    fn of((weight, bias): (&'a [f32], Option<&'a [f32]>), width: u32) -> Linear<'a> {
-        Linear { weight, bias, width: width as usize }
-    }
-
-    /// [T, in] to [T, out].
-    fn apply(&self, arch: Arch, x: &[f32]) -> Vec<f32> {
-        let mut y = product::product(arch, x, self.weight, self.width);
+impl Part<&[f32]> {
+    /// A linear map, with or without bias: `[T, width]` to `[T, out]`.
+    fn linear(&self, arch: Arch, x: &[f32], width: usize) -> Vec<f32> {
+        let mut y = product::product(arch, x, self.weight, width);
         if let Some(bias) = self.bias {
             y.chunks_exact_mut(bias.len()).for_each(|row| add(row, bias));
         }
         y
     }
-}
 
-/// LayerNorm with a bias, RMSNorm without one.
-struct Norm<'a> {
-    weight: &'a [f32],
-    bias: Option<&'a [f32]>,
-}
-
-impl<'a> Norm<'a> {
-    fn of((weight, bias): (&'a [f32], Option<&'a [f32]>)) -> Norm<'a> {
-        Norm { weight, bias }
-    }
-
-    fn apply(&self, arch: Arch, x: &[f32]) -> Vec<f32> {
+    /// LayerNorm with a bias, RMSNorm without one.
+    fn norm(&self, arch: Arch, x: &[f32]) -> Vec<f32> {
         arch.dispatch(math::Norm { weight: self.weight, bias: self.bias, epsilon: EPSILON as f32, x })
     }
 }

@@ -224,7 +224,7 @@ mod tests {
             [(1, 1, 1), (1, 9, 16), (3, 33, 40), (4, 64, 128), (9, 70, 100), (6, 5, 15), (5, 70, 8192)]
         {
             let (x, w) = (values(rows * width, 1), values(outs * width, 2));
-            for arch in [Arch::new(), Arch::Scalar] {
+            for arch in crate::engine::tests::arches() {
                 let y = product(arch, &x, &w, width);
                 for (r, x) in x.chunks(width).enumerate() {
                     for (o, w) in w.chunks(width).enumerate() {

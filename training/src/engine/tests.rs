@@ -7,7 +7,8 @@ use crate::{ModelState, model::Model};
 use ailo_protocol::{Hash, hash::Domain, presets};
 use tch::{Device, Tensor};
 
-/// Both styles with weights `grown` times as large as at the start, so that attention matters; with and without grouped queries, with widths that are no multiple of the lanes.
+/// Both styles with weights `grown` times as large as at the start, so that attention matters; with and without grouped queries, with
+/// widths that are no multiple of the lanes.
 fn models(grown: f32) -> Vec<(ModelConfig, Vec<f32>)> {
     let base =
         ModelConfig { layers: 2, width: 64, heads: 4, kv_heads: 4, ffn: 128, context: 256, ..presets::dev().model };
@@ -22,6 +23,14 @@ fn models(grown: f32) -> Vec<(ModelConfig, Vec<f32>)> {
     let mut other = |x: &f32| (x + noise.below(2001) as f32 * 1e-5 - 1e-2) * grown;
     let mut weights = |cfg: &ModelConfig| ModelState::initial(cfg, 1).weights.iter().map(&mut other).collect();
     kinds.into_iter().map(|cfg| (cfg, weights(&cfg))).collect()
+}
+
+/// Every width of instructions that this machine has.
+pub(super) fn arches() -> Vec<Arch> {
+    let mut all = vec![Arch::new(), Arch::Scalar];
+    #[cfg(target_arch = "x86_64")]
+    all.extend(pulp::x86::V3::try_new().map(Arch::V3));
+    all
 }
 
 fn tokens(count: usize) -> Vec<u16> {
@@ -70,8 +79,10 @@ fn every_machine_computes_the_same_bits() {
     let mut hashes = Vec::new();
     for (cfg, weights) in models(8.0) {
         let got = bits(&logits(&Engine::new(&cfg, &weights).unwrap(), &tokens(40), 40));
-        let scalar = logits(&Engine::on(Arch::Scalar, &cfg, &weights).unwrap(), &tokens(40), 40);
-        assert!(bits(&scalar) == got, "{cfg:?} without wide instructions");
+        for arch in arches() {
+            let other = logits(&Engine::on(arch, &cfg, &weights).unwrap(), &tokens(40), 40);
+            assert!(bits(&other) == got, "{cfg:?} with {arch:?}");
+        }
         let bytes: Vec<u8> = got.iter().flat_map(|x| x.to_le_bytes()).collect();
         hashes.push(Hash::of(Domain::Blob, &bytes).short());
     }

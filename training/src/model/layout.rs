@@ -85,6 +85,45 @@ pub fn layout(cfg: &ModelConfig) -> Vec<Parameter> {
     out
 }
 
+/// What one place of a model holds: a weight, and in GPT-2 style its bias.
+pub(crate) struct Part<T> {
+    pub weight: T,
+    pub bias: Option<T>,
+}
+
+/// A decoder block.
+pub(crate) struct Block<T> {
+    pub norm1: Part<T>,
+    pub qkv: Part<T>,
+    pub out: Part<T>,
+    pub norm2: Part<T>,
+    pub up: Part<T>,
+    pub down: Part<T>,
+}
+
+/// A model's parameters by their places.
+pub(crate) struct Parts<T> {
+    pub embedding: T,
+    pub positions: Option<T>,
+    pub blocks: Vec<Block<T>>,
+    pub norm: Part<T>,
+}
+
+impl<T> Parts<T> {
+    /// `parameters` are those of [`layout`], in its order.
+    pub fn new(cfg: &ModelConfig, parameters: impl IntoIterator<Item = T>) -> Parts<T> {
+        let mut rest = parameters.into_iter();
+        let mut next = || rest.next().unwrap_or_else(|| unreachable!("the layout names every parameter below"));
+        let biased = cfg.style == Style::Gpt2;
+        let embedding = next();
+        let positions = biased.then(&mut next);
+        let mut part = || Part { weight: next(), bias: biased.then(&mut next) };
+        let mut block = || Block { norm1: part(), qkv: part(), out: part(), norm2: part(), up: part(), down: part() };
+        let blocks = (0..cfg.layers).map(|_| block()).collect();
+        Parts { embedding, positions, blocks, norm: part() }
+    }
+}
+
 /// Number of values in all parameters.
 pub fn parameter_count(cfg: &ModelConfig) -> usize {
     layout(cfg).iter().map(Parameter::len).sum()

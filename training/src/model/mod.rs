@@ -5,6 +5,7 @@
 
 mod layout;
 
+pub(crate) use layout::{Block, Part, Parts};
 pub use layout::{Init, Parameter, head_width, layout, parameter_count};
 
 use crate::error::{Result, TrainingError};
@@ -21,34 +22,31 @@ pub struct Model {
     cfg: ModelConfig,
     flat: Tensor,
     parameters: Vec<Tensor>,
-    embedding: Tensor,
-    positions: Option<Tensor>,
+    parts: Parts<Tensor>,
     rotation: Option<(Tensor, Tensor)>,
-    blocks: Vec<Block>,
-    norm: Norm,
 }
 
 impl Model {
     /// Logits [B, T, V] of `tokens` [B, T].
     pub fn forward(&self, tokens: &Tensor) -> Tensor {
         let time = tokens.size()[1];
-        let mut x = Tensor::embedding(&self.embedding, tokens, -1, false, false); // [B, T, C]
-        if let Some(positions) = &self.positions {
+        let mut x = Tensor::embedding(&self.parts.embedding, tokens, -1, false, false); // [B, T, C]
+        if let Some(positions) = &self.parts.positions {
             x += positions.narrow(0, 0, time);
         }
         let rotation = self.rotation.as_ref().map(|(cos, sin)| (cos.narrow(0, 0, time), sin.narrow(0, 0, time)));
-        for block in &self.blocks {
-            x = &x + self.attention(block, &block.norm1.apply(&x), rotation.as_ref());
-            x = &x + self.feed_forward(block, &block.norm2.apply(&x));
+        for block in &self.parts.blocks {
+            x = &x + self.attention(block, &block.norm1.norm(&x), rotation.as_ref());
+            x = &x + self.feed_forward(block, &block.norm2.norm(&x));
         }
-        self.norm.apply(&x).linear(&self.embedding, None::<&Tensor>) // [B, T, V]
+        self.parts.norm.norm(&x).linear(&self.parts.embedding, None::<&Tensor>) // [B, T, V]
     }
 
     /// Causal self-attention, [B, T, C] to [B, T, C].
-    fn attention(&self, block: &Block, x: &Tensor, rotation: Option<&(Tensor, Tensor)>) -> Tensor {
+    fn attention(&self, block: &Block<Tensor>, x: &Tensor, rotation: Option<&(Tensor, Tensor)>) -> Tensor {
         let (batch, time) = (x.size()[0], x.size()[1]);
         let (heads, kv_heads, head) = (i64::from(self.cfg.heads), i64::from(self.cfg.kv_heads), head_width(&self.cfg));
-        let qkv = block.qkv.apply(x).view([batch, time, heads + 2 * kv_heads, head]).transpose(1, 2); // [B, H + 2 K, T, D]
+        let qkv = block.qkv.linear(x).view([batch, time, heads + 2 * kv_heads, head]).transpose(1, 2); // [B, H + 2 K, T, D]
         let mut qk = qkv.narrow(1, 0, heads + kv_heads);
         if let Some((cos, sin)) = rotation {
             qk = rotate(&qk, cos, sin);
@@ -59,13 +57,13 @@ impl Model {
         // Token t sees tokens 0 ..= t.
         let (mask, causal) = (None::<&Tensor>, time > 1);
         let y = Tensor::scaled_dot_product_attention(&q, &k, &v, mask, 0.0, causal, None, heads != kv_heads);
-        block.out.apply(&y.transpose(1, 2).reshape([batch, time, heads * head]))
+        block.out.linear(&y.transpose(1, 2).reshape([batch, time, heads * head]))
     }
 
     /// GELU or SwiGLU between two linear maps, [B, T, C] to [B, T, C].
-    fn feed_forward(&self, block: &Block, x: &Tensor) -> Tensor {
-        let up = block.up.apply(x); // [B, T, F], or [B, T, 2 F] with a gate
-        block.down.apply(&match self.cfg.style {
+    fn feed_forward(&self, block: &Block<Tensor>, x: &Tensor) -> Tensor {
+        let up = block.up.linear(x); // [B, T, F], or [B, T, 2 F] with a gate
+        block.down.linear(&match self.cfg.style {
             Style::Gpt2 => up.gelu("tanh"),
             Style::Modern => {
                 let halves = up.chunk(2, -1);
@@ -113,25 +111,9 @@ impl Model {
             parameters.push(view.set_requires_grad(train));
             offset += len;
         }
-        let biased = cfg.style == Style::Gpt2;
-        let mut rest = parameters.iter().map(Tensor::shallow_clone);
-        let mut next = || rest.next().unwrap_or_else(|| unreachable!("the layout names every parameter below"));
-        let embedding = next();
-        let positions = biased.then(&mut next);
-        let mut pair = || (next(), biased.then(&mut next));
-        let blocks = (0..cfg.layers)
-            .map(|_| Block {
-                norm1: pair().into(),
-                qkv: pair().into(),
-                out: pair().into(),
-                norm2: pair().into(),
-                up: pair().into(),
-                down: pair().into(),
-            })
-            .collect();
-        let norm = pair().into();
-        let rotation = (!biased).then(|| rotation(cfg, device));
-        Ok(Model { cfg: *cfg, flat, parameters, embedding, positions, rotation, blocks, norm })
+        let parts = Parts::new(cfg, parameters.iter().map(Tensor::shallow_clone));
+        let rotation = (cfg.style == Style::Modern).then(|| rotation(cfg, device));
+        Ok(Model { cfg: *cfg, flat, parameters, parts, rotation })
     }
 
     /// The flat tensor of all parameters, which the model's own are views of.
@@ -145,53 +127,19 @@ impl Model {
     }
 }
 
-/// A decoder block.
-struct Block {
-    norm1: Norm,
-    qkv: Linear,
-    out: Linear,
-    norm2: Norm,
-    up: Linear,
-    down: Linear,
-}
-
-/// A linear map, with or without bias.
-struct Linear {
-    weight: Tensor,
-    bias: Option<Tensor>,
-}
-
-impl Linear {
-    fn apply(&self, x: &Tensor) -> Tensor {
+impl Part<Tensor> {
+    /// A linear map, with or without bias.
+    fn linear(&self, x: &Tensor) -> Tensor {
         x.linear(&self.weight, self.bias.as_ref())
     }
-}
 
-/// LayerNorm with a bias, RMSNorm without one.
-struct Norm {
-    weight: Tensor,
-    bias: Option<Tensor>,
-}
-
-impl Norm {
-    fn apply(&self, x: &Tensor) -> Tensor {
+    /// LayerNorm with a bias, RMSNorm without one.
+    fn norm(&self, x: &Tensor) -> Tensor {
         let shape = self.weight.size();
         match &self.bias {
             Some(bias) => x.layer_norm(shape, Some(&self.weight), Some(bias), EPSILON, false),
             None => x.rms_norm(shape, Some(&self.weight), EPSILON),
         }
-    }
-}
-
-impl From<(Tensor, Option<Tensor>)> for Linear {
-    fn from((weight, bias): (Tensor, Option<Tensor>)) -> Linear {
-        Linear { weight, bias }
-    }
-}
-
-impl From<(Tensor, Option<Tensor>)> for Norm {
-    fn from((weight, bias): (Tensor, Option<Tensor>)) -> Norm {
-        Norm { weight, bias }
     }
 }
 
