@@ -14,7 +14,7 @@ use ailo_protocol::{
 };
 use ailo_training::{
     Control, Dataset, Device, ModelState, aggregate, codec,
-    engine::Engine,
+    engine::{Dtype, Engine, Part, Shape, Weights},
     inner,
     model::parameter_count,
     round::{Rules, Slot},
@@ -275,37 +275,46 @@ fn inference() -> Outcome {
     };
     let wide = ModelConfig { layers: 4, width: 2048, heads: 32, kv_heads: 8, ffn: 5632, ..deep };
     for (name, cfg) in [("24 layers of width 64", deep), ("4 layers of width 2048", wide)] {
-        let weights: Vec<f32> = quick_values(parameter_count(&cfg), 1).iter().map(|x| x * 20.0).collect();
-        let (engine, bytes) = (Engine::new(&cfg, &weights)?, (weights.len() * 4) as f64 / 1e9);
-        println!(" {name}: {} parameters", weights.len());
-        let flops = 2.0 * (PROMPT * weights.len()) as f64 / 1e9;
-        let shape = |outs: u32| Tensor::randn([i64::from(outs), i64::from(cfg.width)], (Kind::Float, Device::Cpu));
-        let (x, w) = (shape(PROMPT as u32), shape(cfg.ffn));
+        let values: Vec<f32> = quick_values(parameter_count(&cfg), 1).iter().map(|x| x * 20.0).collect();
+        println!(" {name}: {} parameters", values.len());
+        let flops = 2.0 * (PROMPT * values.len()) as f64 / 1e9;
+        let random = |outs: u32| Tensor::randn([i64::from(outs), i64::from(cfg.width)], (Kind::Float, Device::Cpu));
+        let (x, w) = (random(PROMPT as u32), random(cfg.ffn));
         let theirs = times(9, || Ok(x.matmul(&w.tr())))?;
         let limit = 2.0 * (PROMPT as u32 * cfg.width * cfg.ffn) as f64 / 1e9;
-        let limit = report("libtorch's matrix product", &theirs, limit, "GFLOP/s");
-        let mut cache = engine.cache();
-        let reading = times(5, || {
-            cache.clear();
-            Ok(engine.forward(&[7; PROMPT], &mut cache)?)
-        })?;
-        let reading = report("prompt of 128 tokens", &reading, flops, "GFLOP/s");
-        ratio(reading, limit, "of libtorch's product");
-        let read = times(9, || Ok(weights.iter().fold(0, |bits, x| bits ^ x.to_bits())))?;
-        let limit = report("reading the weights", &read, bytes, "GB/s");
-        let mut writing = Vec::new();
-        for _ in 0..7 {
-            cache.clear();
-            engine.forward(&[7; PROMPT], &mut cache)?;
-            let started = Instant::now();
-            for token in 0..WRITTEN {
-                black_box(engine.logits(&engine.forward(&[token as u16], &mut cache)?)?);
+        let product = report("libtorch's matrix product", &theirs, limit, "GFLOP/s");
+        let read = times(9, || Ok(values.iter().fold(0, |bits, x| bits ^ x.to_bits())))?;
+        let reading = report("reading the weights", &read, (values.len() * 4) as f64 / 1e9, "GB/s");
+        for (dtype, threads) in
+            [(Dtype::F32, 1), (Dtype::Bf16, 1), (Dtype::Int8, 1), (Dtype::Bf16, 2), (Dtype::Int8, 2)]
+        {
+            let mut weights = Weights::own(&cfg, &values)?;
+            weights.convert(dtype);
+            let (engine, bytes) =
+                (Engine::new(Shape::of(&cfg), weights, threads)?, (values.len() * dtype.bytes()) as f64 / 1e9);
+            let mut cache = engine.cache(256);
+            let mut forward = |tokens: &[u32], at: usize| {
+                cache.truncate(at);
+                let x = engine.embed(tokens, at)?;
+                engine.forward(x, &mut [Part { cache: &mut cache, positions: tokens.len() }])
+            };
+            println!("  {dtype}, {threads} thread(s):");
+            let prompts = times(5, || Ok(forward(&[7; PROMPT], 0)?))?;
+            let prompt = report("  prompt of 128 tokens", &prompts, flops, "GFLOP/s");
+            ratio(prompt, product, "of libtorch's product on one thread");
+            let mut writing = Vec::new();
+            for _ in 0..7 {
+                forward(&[7; PROMPT], 0)?;
+                let started = Instant::now();
+                for token in 0..WRITTEN {
+                    black_box(engine.logits(&forward(&[token as u32], PROMPT + token)?)?);
+                }
+                writing.push(started.elapsed().as_secs_f64());
             }
-            writing.push(started.elapsed().as_secs_f64());
+            writing.sort_by(f64::total_cmp);
+            let writing = report("  token after token", &writing, WRITTEN as f64, "tokens/s");
+            ratio(writing * bytes, reading, "of one thread's reading speed while writing");
         }
-        writing.sort_by(f64::total_cmp);
-        let writing = report("token after token", &writing, WRITTEN as f64, "tokens/s");
-        ratio(writing * bytes, limit, "of the reading speed while writing");
     }
     Ok(())
 }

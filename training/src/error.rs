@@ -112,6 +112,9 @@ pub enum TrainingError {
     /// A prompt that cannot be continued.
     #[error("cannot generate: {0}")]
     Generate(&'static str),
+    /// A model's folder or weights that are not what they should be.
+    #[error("{0}")]
+    Checkpoint(String),
     /// A failure inside libtorch.
     #[error("libtorch failed (out of memory?): {0}")]
     Torch(#[from] tch::TchError),

@@ -4,7 +4,7 @@
 //! of it is read again and generation goes on.
 
 use crate::{
-    engine::{Cache, Engine},
+    engine::{Cache, Engine, Part},
     error::{Result, TrainingError},
     inner::Control,
     tokenizer::{self, Decoder},
@@ -70,7 +70,7 @@ pub struct Generator<'a> {
 impl<'a> Generator<'a> {
     /// A generator with these weights.
     pub fn new(cfg: &ModelConfig, weights: &'a [f32]) -> Result<Generator<'a>> {
-        let engine = Engine::new(cfg, weights)?;
+        let engine = Engine::own(cfg, weights)?;
         Ok(Generator { engine, tokenizer: cfg.tokenizer, context: cfg.context as usize })
     }
 
@@ -88,7 +88,7 @@ impl<'a> Generator<'a> {
         }
         let mut draws = Hash::of_parts(Domain::Lot, &[b"sampling", &sampling.seed.to_le_bytes()]).stream();
         let mut decoder = Decoder::new(self.tokenizer);
-        let mut cache = self.engine.cache();
+        let mut cache = self.engine.cache(self.context);
         let mut done = Generated { text: String::new(), prompt_tokens, tokens: 0, finish: Finish::Length };
         let mut emit = |piece: &str, text: &mut String| {
             text.push_str(piece);
@@ -121,11 +121,12 @@ impl<'a> Generator<'a> {
         let step = self.context - half + 1;
         let start = len.saturating_sub(self.context).div_ceil(step) * step;
         if len - start == half && start > 0 {
-            cache.clear();
+            cache.truncate(0);
         }
-        let unseen = &tokens[start + cache.len()..];
-        let rows = self.engine.forward(unseen, cache)?; // [T, C]
-        self.engine.logits(&rows[rows.len() - self.engine.width()..])
+        let unseen: Vec<u32> = tokens[start + cache.len()..].iter().map(|token| u32::from(*token)).collect();
+        let x = self.engine.embed(&unseen, cache.len())?; // [T, C]
+        let x = self.engine.forward(x, &mut [Part { cache, positions: unseen.len() }])?;
+        self.engine.logits(&x[x.len() - self.engine.shape().width..])
     }
 }
 
@@ -186,10 +187,10 @@ mod tests {
             let weights = weights(style);
             let generator = Generator::new(&cfg(style), &weights).unwrap();
             let tokens: Vec<u16> = (0..100).map(|i| i * 7 % 256).collect();
-            let mut cache = generator.engine.cache();
+            let mut cache = generator.engine.cache(32);
             for end in 1..=tokens.len() {
                 let warm = generator.next_logits(&tokens[..end], &mut cache).unwrap();
-                let cold = generator.next_logits(&tokens[..end], &mut generator.engine.cache()).unwrap();
+                let cold = generator.next_logits(&tokens[..end], &mut generator.engine.cache(32)).unwrap();
                 assert_eq!(warm, cold, "{style:?} at {end}");
             }
         }

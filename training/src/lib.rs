@@ -30,6 +30,7 @@
 
 pub mod aggregate;
 pub mod check;
+pub mod checkpoint;
 pub mod class;
 pub mod codec;
 pub mod dataset;

@@ -3,28 +3,27 @@
 use super::{
     math::exp,
     product::{self, LANES, largest, sums},
+    shape::Shape,
 };
-use crate::model::head_width;
-use ailo_protocol::params::ModelConfig;
 use pulp::{Simd, WithSimd};
 
-/// Keys and values of one block: for each key-value head [context, D].
+/// Keys and values of one layer: [K, room, D] each.
 pub(super) struct Seen {
-    keys: Vec<Vec<f32>>,
-    values: Vec<Vec<f32>>,
+    keys: Vec<f32>,
+    values: Vec<f32>,
+    room: usize,
 }
 
 impl Seen {
-    pub fn new(cfg: &ModelConfig) -> Seen {
-        let len = cfg.context as usize * head_width(cfg) as usize;
-        let room = || (0..cfg.kv_heads).map(|_| vec![0.0; len]).collect(); // Untouched memory costs nothing.
-        Seen { keys: room(), values: room() }
+    pub fn new(shape: &Shape, room: usize) -> Seen {
+        let len = shape.kv_heads * room * shape.head_width;
+        Seen { keys: vec![0.0; len], values: vec![0.0; len], room } // Untouched memory costs nothing.
     }
 }
 
 /// Attention of the rows of `qkv` [T, (H + 2 K) D], which follow `past` tokens that were seen; gives [T, H D].
 pub(super) struct Attention<'a> {
-    pub cfg: &'a ModelConfig,
+    pub shape: &'a Shape,
     pub qkv: &'a [f32],
     pub past: usize,
     pub seen: &'a mut Seen,
@@ -36,9 +35,10 @@ impl WithSimd for Attention<'_> {
     #[inline(always)]
     #[allow(clippy::needless_range_loop)] // With indices alone the sums stay in registers.
     fn with_simd<S: Simd>(self, simd: S) -> Vec<f32> {
-        let Attention { cfg, qkv, past, seen } = self;
-        let (head, heads, kv_heads) = (head_width(cfg) as usize, cfg.heads as usize, cfg.kv_heads as usize);
-        let rows = qkv.chunks_exact((heads + 2 * kv_heads) * head);
+        let Attention { shape, qkv, past, seen } = self;
+        let Shape { head_width: head, heads, kv_heads, .. } = *shape;
+        let room = seen.room;
+        let rows = qkv.chunks_exact(shape.qkv());
         let mut y = vec![0.0; rows.len() * heads * head];
         let mut scores = vec![0.0; past + rows.len()];
         let scale = 1.0 / (head as f32).sqrt();
@@ -46,13 +46,13 @@ impl WithSimd for Attention<'_> {
             let (queries, own) = row.split_at(heads * head);
             let (keys, values) = own.split_at(kv_heads * head);
             for (kv, (key, value)) in keys.chunks_exact(head).zip(values.chunks_exact(head)).enumerate() {
-                seen.keys[kv][at * head..][..head].copy_from_slice(key);
-                seen.values[kv][at * head..][..head].copy_from_slice(value);
+                seen.keys[(kv * room + at) * head..][..head].copy_from_slice(key);
+                seen.values[(kv * room + at) * head..][..head].copy_from_slice(value);
             }
             let scores = &mut scores[..at + 1];
             for (h, (query, y)) in queries.chunks_exact(head).zip(y.chunks_exact_mut(head)).enumerate() {
-                let kv = h / (heads / kv_heads);
-                let (keys, values) = (&seen.keys[kv][..(at + 1) * head], &seen.values[kv][..(at + 1) * head]);
+                let own = h / (heads / kv_heads) * room * head;
+                let (keys, values) = (&seen.keys[own..][..(at + 1) * head], &seen.values[own..][..(at + 1) * head]);
                 product::into(simd, query, keys, head, scores);
                 let most = largest(scores);
                 scores.iter_mut().for_each(|score| *score = exp((*score - most) * scale));

@@ -1,33 +1,35 @@
 //! Norms, activations and the exponential function, with the same bits everywhere: additions, multiplications, divisions, roots and
 //! fused multiplications and additions alone, which IEEE 754 defines to the last bit.
 
-use super::product::sums;
-use ailo_protocol::params::Style;
+use super::{
+    product::sums,
+    shape::{Activation, Norm, Shape},
+    weights::NormWeights,
+};
 use pulp::{Simd, WithSimd};
 
-/// LayerNorm with a bias, RMSNorm without one, of rows as long as the weights.
-pub(super) struct Norm<'a> {
-    pub weight: &'a [f32],
-    pub bias: Option<&'a [f32]>,
+/// LayerNorm or RMSNorm of rows as long as the weights.
+pub(super) struct Normalise<'a> {
+    pub kind: Norm,
+    pub norm: &'a NormWeights,
     pub epsilon: f32,
     pub x: &'a [f32],
 }
 
-impl WithSimd for Norm<'_> {
+impl WithSimd for Normalise<'_> {
     type Output = Vec<f32>;
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) -> Vec<f32> {
-        let Norm { weight, bias, epsilon, x } = self;
-        let (width, mut y) = (weight.len(), x.to_vec());
-        for row in y.chunks_exact_mut(width) {
-            if bias.is_some() {
-                let mean = sums(row).0 / width as f32;
+        let Normalise { kind, norm, epsilon, x } = self;
+        let mut y = x.to_vec();
+        for row in y.chunks_exact_mut(norm.weight.len()) {
+            if kind == Norm::Layer {
+                let mean = sums(row).0 / row.len() as f32;
                 row.iter_mut().for_each(|x| *x -= mean);
             }
-            let factor = 1.0 / (sums(row).1 / width as f32 + epsilon).sqrt();
-            row.iter_mut().zip(weight).for_each(|(x, weight)| *x = *x * factor * weight);
-            if let Some(bias) = bias {
+            scale(row, &norm.weight, epsilon);
+            if let Some(bias) = &norm.bias {
                 row.iter_mut().zip(bias).for_each(|(x, bias)| *x += bias);
             }
         }
@@ -35,26 +37,88 @@ impl WithSimd for Norm<'_> {
     }
 }
 
+/// Divides a row by the root of its mean square, and multiplies it with the weights.
+#[inline(always)]
+fn scale(row: &mut [f32], weights: &[f32], epsilon: f32) {
+    let factor = 1.0 / (sums(row).1 / row.len() as f32 + epsilon).sqrt();
+    row.iter_mut().zip(weights).for_each(|(x, weight)| *x = *x * factor * weight);
+}
+
+/// RMSNorm of each head of queries and keys.
+pub(super) struct HeadNorms<'a> {
+    pub shape: &'a Shape,
+    pub queries: &'a NormWeights,
+    pub keys: &'a NormWeights,
+    pub qkv: &'a mut [f32],
+}
+
+impl WithSimd for HeadNorms<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let HeadNorms { shape, queries, keys, qkv } = self;
+        for row in qkv.chunks_exact_mut(shape.qkv()) {
+            let (query, rest) = row.split_at_mut(shape.heads * shape.head_width);
+            let key = &mut rest[..shape.kv_heads * shape.head_width];
+            query.chunks_exact_mut(shape.head_width).for_each(|head| scale(head, &queries.weight, shape.epsilon));
+            key.chunks_exact_mut(shape.head_width).for_each(|head| scale(head, &keys.weight, shape.epsilon));
+        }
+    }
+}
+
+/// Cosines and sines [T, D / 2] of the angles at `positions`.
+pub(super) fn turns(frequencies: &[f64], positions: impl Iterator<Item = usize>) -> Vec<(f32, f32)> {
+    let angles = positions.flat_map(|at| frequencies.iter().map(move |frequency| at as f64 * frequency));
+    angles.map(|angle| (libm::cos(angle) as f32, libm::sin(angle) as f32)).collect()
+}
+
+/// Turns each pair (i, i + D / 2) of queries and keys by its angle.
+pub(super) struct Turn<'a> {
+    pub shape: &'a Shape,
+    pub turns: &'a [(f32, f32)],
+    pub qkv: &'a mut [f32],
+}
+
+impl WithSimd for Turn<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let Turn { shape, turns, qkv } = self;
+        let (head, half) = (shape.head_width, shape.head_width / 2);
+        let turned = (shape.heads + shape.kv_heads) * head;
+        for (row, turns) in qkv.chunks_exact_mut(shape.qkv()).zip(turns.chunks_exact(half)) {
+            for one in row[..turned].chunks_exact_mut(head) {
+                let (left, right) = one.split_at_mut(half);
+                for ((a, b), (cos, sin)) in left.iter_mut().zip(right).zip(turns) {
+                    (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
+                }
+            }
+        }
+    }
+}
+
 /// GELU, or SwiGLU of rows that hold the gates and then what they gate; `width` is that of the result.
-pub(super) struct Activation<'a> {
-    pub style: Style,
+pub(super) struct Activate<'a> {
+    pub activation: Activation,
     pub width: usize,
     pub up: &'a [f32],
 }
 
-impl WithSimd for Activation<'_> {
+impl WithSimd for Activate<'_> {
     type Output = Vec<f32>;
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) -> Vec<f32> {
-        let Activation { style, width, up } = self;
-        match style {
-            Style::Gpt2 => {
+        let Activate { activation, width, up } = self;
+        match activation {
+            Activation::Gelu => {
                 let mut y = up.to_vec();
                 y.iter_mut().for_each(|y| *y = gelu(*y));
                 y
             }
-            Style::Modern => {
+            Activation::SwiGlu => {
                 let mut y = vec![0.0; up.len() / 2];
                 for (y, row) in y.chunks_exact_mut(width).zip(up.chunks_exact(2 * width)) {
                     let (gates, values) = row.split_at(width);

@@ -1,123 +1,179 @@
 //! The decoder without libtorch, for generation: [`Engine::forward`] is the whole of it, to be read from top to bottom.
 //!
 //! Its results, as long as they are finite, have the same bits on every machine, and a token's do not depend on how many are read at
-//! once: each number is made by the same operations in the same order (`product.rs`, `math.rs`), whatever the instructions that the
-//! machine has. So text goes on the same after what a cache held was lost and is read again, and anybody can check what another machine computed.
-//! They agree with [`crate::model::Model`], which trains, up to rounding.
+//! once, nor on what other sequences are: each number is made by the same operations in the same order (`product.rs`, `math.rs`),
+//! whatever the instructions that the machine has. So text goes on the same after what a cache held was lost and is read again, and anybody can check
+//! what another machine computed. They agree with [`crate::model::Model`], which trains, up to rounding.
+//!
+//! An engine may hold some of a model's layers: what enters the first of them comes from another machine, and what leaves the last goes to one.
 //!
 //! Shapes: T tokens, C = width, H heads and K key-value heads of width D, F = inner width, V = vocabulary.
 
 mod attention;
 mod math;
+mod matrix;
 mod product;
+mod shape;
 #[cfg(test)]
 mod tests;
+mod weights;
 
-use crate::{
-    error::{Result, TrainingError},
-    model::{EPSILON, Parameter, Part, Parts, ROPE_BASE, head_width, layout},
-};
-use ailo_protocol::params::{ModelConfig, Style};
+pub use matrix::{Dtype, Matrix};
+pub(crate) use shape::frequencies;
+pub use shape::{Activation, Norm, Shape};
+pub use weights::{Block, Linear, NormWeights, Weights};
+
+use crate::error::{Result, TrainingError};
+use ailo_protocol::params::ModelConfig;
 use attention::{Attention, Seen};
 use pulp::Arch;
-use std::ops::Range;
 
-/// A decoder that reads its weights where they are.
+/// Layers of a decoder, which reads its weights where they are.
 pub struct Engine<'a> {
-    cfg: ModelConfig,
+    shape: Shape,
+    weights: Weights<'a>,
     arch: Arch,
-    parts: Parts<&'a [f32]>,
-    rotation: Option<Rotation>,
+    threads: usize,
 }
 
-impl<'a> Engine<'a> {
-    /// What the last norm gives, [T, C], for `tokens` that continue what the cache holds.
+/// Positions of one sequence that are to be computed.
+pub struct Part<'c> {
+    /// What the sequence has seen; they follow it.
+    pub cache: &'c mut Cache,
+    /// How many they are.
+    pub positions: usize,
+}
+
+impl Engine<'_> {
+    /// The residual stream `x` [T, C] after these layers: that of all positions of `parts`, one after another.
     ///
     /// # Errors
     ///
-    /// [`TrainingError::Generate`] if a token is not in the vocabulary, or they do not fit into the context.
-    pub fn forward(&self, tokens: &[u16], cache: &mut Cache) -> Result<Vec<f32>> {
-        let (arch, width, past) = (self.arch, self.width(), cache.len);
-        let positions = past..past + tokens.len();
-        let mut x = self.embed(tokens, positions.clone())?; // [T, C]
-        for (block, seen) in self.parts.blocks.iter().zip(&mut cache.blocks) {
-            let mut qkv = block.qkv.linear(arch, &block.norm1.norm(arch, &x), width); // [T, (H + 2 K) D]
-            if let Some(rotation) = &self.rotation {
-                rotation.turn(&mut qkv, past, &self.cfg);
+    /// [`TrainingError::Generate`] if a cache has no room for its positions, or `x` is not as long as they need; nothing is changed then.
+    pub fn forward(&self, mut x: Vec<f32>, parts: &mut [Part<'_>]) -> Result<Vec<f32>> {
+        let (arch, threads, shape) = (self.arch, self.threads, &self.shape);
+        self.check(&x, parts)?;
+        let positions = parts.iter().flat_map(|part| part.cache.len..part.cache.len + part.positions);
+        let turns = shape.frequencies.as_ref().map(|frequencies| math::turns(frequencies, positions));
+        for (layer, block) in self.weights.blocks.iter().enumerate() {
+            let mut qkv = block.qkv.apply(arch, threads, &self.norm(&block.norm1, &x)); // [T, (H + 2 K) D]
+            if let Some((queries, keys)) = &block.head_norms {
+                arch.dispatch(math::HeadNorms { shape, queries, keys, qkv: &mut qkv });
             }
-            let y = arch.dispatch(Attention { cfg: &self.cfg, qkv: &qkv, past, seen }); // [T, C]
-            add(&mut x, &block.out.linear(arch, &y, width));
-            let up = block.up.linear(arch, &block.norm2.norm(arch, &x), width); // [T, F], or [T, 2 F] with a gate
-            let ffn = self.cfg.ffn as usize;
-            let inner = arch.dispatch(math::Activation { style: self.cfg.style, width: ffn, up: &up }); // [T, F]
-            add(&mut x, &block.down.linear(arch, &inner, ffn));
+            if let Some(turns) = &turns {
+                arch.dispatch(math::Turn { shape, turns, qkv: &mut qkv });
+            }
+            let mut rest = qkv.as_slice();
+            let mut y = Vec::with_capacity(x.len()); // [T, H D]
+            for part in parts.iter_mut() {
+                let (own, others) = rest.split_at(part.positions * shape.qkv());
+                let seen = &mut part.cache.layers[layer];
+                y.extend(arch.dispatch(Attention { shape, qkv: own, past: part.cache.len, seen }));
+                rest = others;
+            }
+            add(&mut x, &block.out.apply(arch, threads, &y));
+            let up = block.up.apply(arch, threads, &self.norm(&block.norm2, &x)); // [T, F], or [T, 2 F] with a gate
+            let inner = arch.dispatch(math::Activate { activation: shape.activation, width: shape.ffn, up: &up }); // [T, F]
+            add(&mut x, &block.down.apply(arch, threads, &inner));
         }
-        cache.len = positions.end;
-        Ok(self.parts.norm.norm(arch, &x))
+        parts.iter_mut().for_each(|part| part.cache.len += part.positions);
+        Ok(x)
     }
 
-    /// Logits `[V]` of the token that follows a token whose row of [`Engine::forward`] this is.
+    /// What enters the first layer for `tokens` from position `at` on: [T, C].
     ///
     /// # Errors
     ///
-    /// [`TrainingError::Generate`] if they are not finite, as in a model that training has broken.
-    pub fn logits(&self, row: &[f32]) -> Result<Vec<f32>> {
-        let logits = product::product(self.arch, row, self.parts.embedding, self.width());
+    /// [`TrainingError::Generate`] if a token is not in the vocabulary, a position is beyond the context, or the embedding is not here.
+    pub fn embed(&self, tokens: &[u32], at: usize) -> Result<Vec<f32>> {
+        let embedding = self.weights.embedding.as_ref();
+        let embedding = embedding.ok_or(TrainingError::Generate("the first layer is not here"))?;
+        if at + tokens.len() > self.shape.context {
+            return Err(TrainingError::Generate("the text is longer than the model's context"));
+        }
+        let mut x = Vec::with_capacity(tokens.len() * self.shape.width);
+        for (position, token) in (at..).zip(tokens) {
+            if *token as usize >= embedding.outs() {
+                return Err(TrainingError::Generate("a token is not in the model's vocabulary"));
+            }
+            let mut row = embedding.row(*token as usize);
+            if let Some(learned) = &self.weights.positions {
+                add(&mut row, &learned.row(position));
+            }
+            x.extend(row);
+        }
+        Ok(x)
+    }
+
+    /// Logits [T, V] of the tokens that follow those after whose last layer the residual stream is `x` [T, C].
+    ///
+    /// # Errors
+    ///
+    /// [`TrainingError::Generate`] if they are not finite, as in a model that training has broken, or the last layer is not here.
+    pub fn logits(&self, x: &[f32]) -> Result<Vec<f32>> {
+        let (Some(norm), Some(head)) = (&self.weights.norm, self.weights.head()) else {
+            return Err(TrainingError::Generate("the last layer is not here"));
+        };
+        let logits = product::product(self.arch, self.threads, &self.norm(norm, x), head);
         let finite = logits.iter().all(|x| x.is_finite());
         finite.then_some(logits).ok_or(TrainingError::Generate("the model computes numbers that are not finite"))
     }
 
-    /// Numbers in a row.
-    pub fn width(&self) -> usize {
-        self.cfg.width as usize
+    /// The shape of the whole model.
+    pub fn shape(&self) -> &Shape {
+        &self.shape
     }
 
-    /// An empty cache.
-    pub fn cache(&self) -> Cache {
-        Cache { len: 0, blocks: self.parts.blocks.iter().map(|_| Seen::new(&self.cfg)).collect() }
+    /// Layers that are here.
+    pub fn layers(&self) -> usize {
+        self.weights.blocks.len()
     }
 
-    /// A decoder with these weights (in the order of [`layout`]).
+    /// An empty cache for `room` positions. Memory is taken as they come.
+    pub fn cache(&self, room: usize) -> Cache {
+        let room = room.min(self.shape.context);
+        Cache { len: 0, room, layers: (0..self.layers()).map(|_| Seen::new(&self.shape, room)).collect() }
+    }
+
+    fn norm(&self, norm: &NormWeights, x: &[f32]) -> Vec<f32> {
+        self.arch.dispatch(math::Normalise { kind: self.shape.norm, norm, epsilon: self.shape.epsilon, x })
+    }
+
+    fn check(&self, x: &[f32], parts: &[Part<'_>]) -> Result<()> {
+        if x.len() != parts.iter().map(|part| part.positions).sum::<usize>() * self.shape.width {
+            return Err(TrainingError::Generate("these are not the rows of the positions"));
+        }
+        if parts.iter().any(|part| part.positions > part.cache.room - part.cache.len) {
+            return Err(TrainingError::Generate("the text is longer than the room that was kept for it"));
+        }
+        Ok(())
+    }
+}
+
+impl<'a> Engine<'a> {
+    /// Layers with these weights, on up to `threads` threads at once.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainingError::Checkpoint`] if a weight has another form than the shape asks for.
+    pub fn new(shape: Shape, weights: Weights<'a>, threads: usize) -> Result<Engine<'a>> {
+        weights.check(&shape)?;
+        Ok(Engine { shape, weights, arch: Arch::new(), threads: threads.max(1) })
+    }
+
+    /// The network's own model, whole, with weights in the order of [`crate::model::layout`], on one thread.
     ///
     /// # Errors
     ///
     /// [`TrainingError::WeightCount`] if they are not as many as the model has.
-    pub fn new(cfg: &ModelConfig, weights: &'a [f32]) -> Result<Engine<'a>> {
-        Engine::on(Arch::new(), cfg, weights)
+    pub fn own(cfg: &ModelConfig, weights: &'a [f32]) -> Result<Engine<'a>> {
+        Engine::new(Shape::of(cfg), Weights::own(cfg, weights)?, 1)
     }
 
     /// The same with the instructions of `arch`.
-    fn on(arch: Arch, cfg: &ModelConfig, weights: &'a [f32]) -> Result<Engine<'a>> {
-        let layout = layout(cfg);
-        let want = layout.iter().map(Parameter::len).sum();
-        if weights.len() != want {
-            return Err(TrainingError::WeightCount { got: weights.len(), want });
-        }
-        let mut rest = weights;
-        let parameters = layout.iter().map(|parameter| {
-            let (this, after) = rest.split_at(parameter.len());
-            rest = after;
-            this
-        });
-        let parts = Parts::new(cfg, parameters);
-        let rotation = (cfg.style == Style::Modern).then(|| Rotation::new(cfg));
-        Ok(Engine { cfg: *cfg, arch, parts, rotation })
-    }
-
-    /// Rows of the embedding, and learned positions.
-    fn embed(&self, tokens: &[u16], positions: Range<usize>) -> Result<Vec<f32>> {
-        if positions.end > self.cfg.context as usize {
-            return Err(TrainingError::Generate("the text is longer than the model's context"));
-        }
-        let mut x = Vec::with_capacity(tokens.len() * self.width());
-        for token in tokens {
-            let row = self.parts.embedding.chunks_exact(self.width()).nth(usize::from(*token));
-            x.extend_from_slice(row.ok_or(TrainingError::Generate("a token is not in the model's vocabulary"))?);
-        }
-        if let Some(learned) = self.parts.positions {
-            add(&mut x, &learned[positions.start * self.width()..positions.end * self.width()]);
-        }
-        Ok(x)
+    #[cfg(test)]
+    fn on(self, arch: Arch) -> Engine<'a> {
+        Engine { arch, ..self }
     }
 }
 
@@ -125,69 +181,26 @@ fn add(x: &mut [f32], more: &[f32]) {
     x.iter_mut().zip(more).for_each(|(x, more)| *x += more);
 }
 
-/// Keys and values of the tokens seen so far, for each block.
+/// Keys and values of the positions that a sequence has seen, for each layer.
 pub struct Cache {
     len: usize,
-    blocks: Vec<Seen>,
+    room: usize,
+    layers: Vec<Seen>,
 }
 
 impl Cache {
-    /// Tokens seen so far.
+    /// Positions seen so far.
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether no token was seen yet.
+    /// Whether no position was seen yet.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Forgets everything.
-    pub fn clear(&mut self) {
-        self.len = 0;
-    }
-}
-
-impl Part<&[f32]> {
-    /// A linear map, with or without bias: `[T, width]` to `[T, out]`.
-    fn linear(&self, arch: Arch, x: &[f32], width: usize) -> Vec<f32> {
-        let mut y = product::product(arch, x, self.weight, width);
-        if let Some(bias) = self.bias {
-            y.chunks_exact_mut(bias.len()).for_each(|row| add(row, bias));
-        }
-        y
-    }
-
-    /// LayerNorm with a bias, RMSNorm without one.
-    fn norm(&self, arch: Arch, x: &[f32]) -> Vec<f32> {
-        arch.dispatch(math::Norm { weight: self.weight, bias: self.bias, epsilon: EPSILON as f32, x })
-    }
-}
-
-/// What turns queries and keys by their position: a frequency for each pair (i, i + D / 2).
-struct Rotation {
-    frequencies: Vec<f64>,
-}
-
-impl Rotation {
-    fn new(cfg: &ModelConfig) -> Rotation {
-        let head = head_width(cfg) as u32;
-        let frequency = |i: u32| libm::exp(-2.0 / f64::from(head) * f64::from(i) * libm::log(ROPE_BASE));
-        Rotation { frequencies: (0..head / 2).map(frequency).collect() }
-    }
-
-    /// Turns each pair of queries and keys by its angle.
-    fn turn(&self, qkv: &mut [f32], past: usize, cfg: &ModelConfig) {
-        let (head, heads, kv_heads) = (head_width(cfg) as usize, cfg.heads as usize, cfg.kv_heads as usize);
-        for (at, row) in (past..).zip(qkv.chunks_exact_mut((heads + 2 * kv_heads) * head)) {
-            let angles = self.frequencies.iter().map(|frequency| at as f64 * frequency);
-            let turns: Vec<(f32, f32)> = angles.map(|x| (libm::cos(x) as f32, libm::sin(x) as f32)).collect();
-            for turned in row[..(heads + kv_heads) * head].chunks_exact_mut(head) {
-                let (left, right) = turned.split_at_mut(head / 2);
-                for ((a, b), (cos, sin)) in left.iter_mut().zip(right).zip(&turns) {
-                    (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
-                }
-            }
-        }
+    /// Forgets positions from `len` on.
+    pub fn truncate(&mut self, len: usize) {
+        self.len = self.len.min(len);
     }
 }

@@ -1,36 +1,194 @@
 //! Matrix products whose every number is the same, whatever else is computed beside it.
 //!
-//! The product of a row x and a row w of weights is made so: lane l of [`LANES`] adds up `x[k] * w[k]` for all k = l modulo [`LANES`],
-//! in ascending order, each by one fused multiplication and addition, after zeros have filled both up to a multiple of [`SPAN`]; then
-//! halves of the lanes are added until one is left. A fused operation rounds once, so a machine without such an instruction
+//! The product of a row x and a row w of weights is made so: both are filled up with zeros to a multiple of [`SPAN`], and the numbers of
+//! each span are put in the order of the weights' type ([`Element::place`]). Lane l of [`LANES`] adds up `x[k] * w[k]` for all places k = l modulo
+//! [`LANES`], in ascending order, each by one fused multiplication and addition; then halves of the lanes are added until one is left,
+//! which a row of integers multiplies with its scale. A fused operation rounds once, so a machine without such an instruction
 //! computes the same, slowly.
 //!
-//! Some rows of x meet some rows of w at once, so that each number that is loaded serves often; that changes no sum.
+//! Some rows of x meet some rows of w at once, so that each number that is loaded serves often, and threads take rows of w each; that changes no sum.
 
-use pulp::{Arch, Simd, WithSimd};
+use super::matrix::{Dtype, F16_BIAS, Matrix};
+use pulp::{
+    Arch, Simd, WithSimd,
+    bytemuck::{self, Pod},
+};
+use rayon::prelude::*;
+use std::borrow::Cow;
 
 /// Numbers that are added up side by side.
 pub(super) const LANES: usize = 16;
 /// Columns that are taken at once.
 const SPAN: usize = 64;
-/// Weights that meet all rows of x before the next do: they stay in a second cache.
+/// Numbers of weights that meet all rows of x before the next do: they stay in a second cache.
 const BLOCK: usize = 1 << 16;
+/// Multiplications that are worth another thread.
+const SHARE: usize = 1 << 20;
 
 /// One row of lanes.
 pub(super) type Lanes = [f32; LANES];
 
-/// `x` [T, width] times the transpose of `weights` [outs, width]: [T, outs].
-pub(super) fn product(arch: Arch, x: &[f32], weights: &[f32], width: usize) -> Vec<f32> {
-    let mut y = vec![0.0; x.len() / width * (weights.len() / width)];
-    arch.dispatch(Product { x, weights, width, y: &mut y });
+/// `x` [T, width] times the transpose of `weights` [outs, width], on up to `threads` threads: [T, outs].
+pub(super) fn product(arch: Arch, threads: usize, x: &[f32], weights: &Matrix<'_>) -> Vec<f32> {
+    let (rows, outs) = (x.len() / weights.width(), weights.outs());
+    let shares = threads.min(rows * outs * weights.width() / SHARE).max(1);
+    let dtype = weights.dtype();
+    let (x, x_width) = arranged(dtype, x, weights.width());
+    let share = |from: usize, to: usize| {
+        let size = weights.width() * dtype.bytes();
+        let mut y = vec![0.0; rows * (to - from)];
+        let (bytes, outs) = (&weights.bytes()[from * size..to * size], to - from);
+        let work = Product { x: &x, x_width, bytes, width: weights.width(), dtype, y: &mut y, outs };
+        arch.dispatch(work);
+        if dtype == Dtype::Int8 {
+            let scaled =
+                |row: &mut [f32]| row.iter_mut().zip(&weights.scales()[from..to]).for_each(|(y, scale)| *y *= scale);
+            y.chunks_exact_mut(outs).for_each(scaled);
+        }
+        y
+    };
+    if shares == 1 {
+        return share(0, outs);
+    }
+    let cuts: Vec<usize> = (0..=shares).map(|i| (outs * i / shares).next_multiple_of(8).min(outs)).collect();
+    let parts: Vec<Vec<f32>> = cuts.par_windows(2).map(|cut| share(cut[0], cut[1])).collect();
+    if rows == 1 {
+        return parts.concat();
+    }
+    let mut y = Vec::with_capacity(rows * outs);
+    for row in 0..rows {
+        for (part, cut) in parts.iter().zip(cuts.windows(2)) {
+            let width = cut[1] - cut[0];
+            y.extend_from_slice(&part[row * width..][..width]);
+        }
+    }
     y
+}
+
+/// `x` as the type of the weights wants it, and the length of its rows.
+fn arranged(dtype: Dtype, x: &[f32], width: usize) -> (Cow<'_, [f32]>, usize) {
+    let place = match dtype {
+        Dtype::F32 => return (Cow::Borrowed(x), width),
+        Dtype::F16 | Dtype::Bf16 => Bf16::place,
+        Dtype::Int8 => Int8::place,
+    };
+    let places: [usize; SPAN] = std::array::from_fn(place);
+    let filled = width.next_multiple_of(SPAN);
+    let mut y = vec![0.0; x.len() / width * filled];
+    for (x, y) in x.chunks_exact(width).zip(y.chunks_exact_mut(filled)) {
+        for (x, y) in x.chunks(SPAN).zip(y.as_chunks_mut::<SPAN>().0) {
+            x.iter().zip(&places).for_each(|(x, place)| y[*place] = *x);
+        }
+    }
+    (Cow::Owned(y), filled)
+}
+
+/// A type of weights in the inner loop.
+trait Element {
+    /// The bytes of a span.
+    type Span: Pod;
+
+    /// Where the k-th number of a span is taken.
+    fn place(k: usize) -> usize;
+
+    /// Lanes `vector * F32_LANES ..` of the `group`-th [`LANES`] places of a span.
+    fn load<S: Simd>(simd: S, span: &Self::Span, group: usize, vector: usize) -> S::f32s;
+}
+
+struct F32;
+struct F16;
+struct Bf16;
+struct Int8;
+
+/// Lanes `vector * F32_LANES ..` of the `at`-th 16 words.
+#[inline(always)]
+fn words<S: Simd>(bytes: &[u8], at: usize, vector: usize) -> S::u32s {
+    bytemuck::pod_read_unaligned(&bytes[(at * LANES + vector * S::U32_LANES) * 4..][..S::U32_LANES * 4])
+}
+
+impl Element for F32 {
+    type Span = [u8; SPAN * 4];
+
+    #[inline(always)]
+    fn place(k: usize) -> usize {
+        k
+    }
+
+    #[inline(always)]
+    fn load<S: Simd>(simd: S, span: &Self::Span, group: usize, vector: usize) -> S::f32s {
+        simd.transmute_f32s_u32s(words::<S>(span, group, vector))
+    }
+}
+
+impl Element for Bf16 {
+    type Span = [u8; SPAN * 2];
+
+    /// The lower halves of sixteen words, then the upper ones.
+    #[inline(always)]
+    fn place(k: usize) -> usize {
+        k / 32 * 32 + k % 32 / 2 + k % 2 * 16
+    }
+
+    #[inline(always)]
+    fn load<S: Simd>(simd: S, span: &Self::Span, group: usize, vector: usize) -> S::f32s {
+        let both = words::<S>(span, group / 2, vector);
+        simd.transmute_f32s_u32s(match group % 2 {
+            0 => simd.wrapping_dyn_shl_u32s(both, simd.splat_u32s(16)),
+            _ => simd.and_u32s(both, simd.splat_u32s(0xffff_0000)),
+        })
+    }
+}
+
+impl Element for F16 {
+    type Span = [u8; SPAN * 2];
+
+    #[inline(always)]
+    fn place(k: usize) -> usize {
+        Bf16::place(k)
+    }
+
+    /// As [`Matrix::row`] widens them.
+    #[inline(always)]
+    fn load<S: Simd>(simd: S, span: &Self::Span, group: usize, vector: usize) -> S::f32s {
+        let both = words::<S>(span, group / 2, vector);
+        let upper = match group % 2 {
+            0 => simd.wrapping_dyn_shl_u32s(both, simd.splat_u32s(16)),
+            _ => simd.and_u32s(both, simd.splat_u32s(0xffff_0000)),
+        };
+        let sign = simd.and_u32s(upper, simd.splat_u32s(0x8000_0000));
+        let size = simd.and_u32s(simd.wrapping_dyn_shr_u32s(upper, simd.splat_u32s(3)), simd.splat_u32s(0x0fff_ffff));
+        simd.mul_f32s(simd.transmute_f32s_u32s(simd.or_u32s(sign, size)), simd.splat_f32s(F16_BIAS))
+    }
+}
+
+impl Element for Int8 {
+    type Span = [u8; SPAN];
+
+    /// The first bytes of sixteen words, then the second ones, and so on.
+    #[inline(always)]
+    fn place(k: usize) -> usize {
+        k / 4 + k % 4 * LANES
+    }
+
+    /// A byte b becomes the last place of 2^23 + 128 + b, which is exact, and so is the difference.
+    #[inline(always)]
+    fn load<S: Simd>(simd: S, span: &Self::Span, group: usize, vector: usize) -> S::f32s {
+        let all = words::<S>(span, 0, vector);
+        let byte =
+            simd.and_u32s(simd.wrapping_dyn_shr_u32s(all, simd.splat_u32s(8 * group as u32)), simd.splat_u32s(0xff));
+        let float = simd.xor_u32s(byte, simd.splat_u32s(0x4b00_0080));
+        simd.sub_f32s(simd.transmute_f32s_u32s(float), simd.splat_f32s(8_388_736.0))
+    }
 }
 
 struct Product<'a> {
     x: &'a [f32],
-    weights: &'a [f32],
+    x_width: usize,
+    bytes: &'a [u8],
     width: usize,
+    dtype: Dtype,
     y: &'a mut [f32],
+    outs: usize,
 }
 
 impl WithSimd for Product<'_> {
@@ -38,96 +196,120 @@ impl WithSimd for Product<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        into(simd, self.x, self.weights, self.width, self.y);
+        let Product { x, x_width, bytes, width, dtype, y, outs } = self;
+        match dtype {
+            Dtype::F32 => all::<S, F32>(simd, x, x_width, bytes, width, y, outs),
+            Dtype::F16 => all::<S, F16>(simd, x, x_width, bytes, width, y, outs),
+            Dtype::Bf16 => all::<S, Bf16>(simd, x, x_width, bytes, width, y, outs),
+            Dtype::Int8 => all::<S, Int8>(simd, x, x_width, bytes, width, y, outs),
+        }
     }
 }
 
-/// The same into `y`, where the instructions are chosen already.
+/// The product of rows of float32 into `y`, where the instructions are chosen already.
 #[inline(always)]
 pub(super) fn into<S: Simd>(simd: S, x: &[f32], weights: &[f32], width: usize, y: &mut [f32]) {
-    let outs = weights.len() / width;
+    all::<S, F32>(simd, x, width, bytemuck::cast_slice(weights), width, y, weights.len() / width);
+}
+
+#[inline(always)]
+fn all<S: Simd, E: Element>(
+    simd: S,
+    x: &[f32],
+    x_width: usize,
+    weights: &[u8],
+    width: usize,
+    y: &mut [f32],
+    outs: usize,
+) {
     let block = (BLOCK / width).next_multiple_of(8);
-    for (i, weights) in weights.chunks(block * width).enumerate() {
+    let size = width * size_of::<E::Span>() / SPAN;
+    for (i, weights) in weights.chunks(block * size).enumerate() {
         // As many sums as there are registers for them.
         let done = match S::F32_LANES {
-            LANES => rows::<S, 4, 4>(simd, x, weights, width, y, outs, i * block),
-            _ => rows::<S, 2, 4>(simd, x, weights, width, y, outs, i * block),
+            LANES => rows::<S, E, 4, 4>(simd, x, x_width, weights, size, y, outs, i * block),
+            _ => rows::<S, E, 2, 4>(simd, x, x_width, weights, size, y, outs, i * block),
         };
-        rows::<S, 1, 8>(simd, &x[done * width..], weights, width, &mut y[done * outs..], outs, i * block);
+        rows::<S, E, 1, 8>(simd, &x[done * x_width..], x_width, weights, size, &mut y[done * outs..], outs, i * block);
     }
 }
 
-/// All whole groups of R rows of x, and all of `weights`, whose first is row `at` of `outs`; gives the number of rows.
+/// All whole groups of R rows of x, and all of `weights` (`size` bytes a row), whose first is row `at` of `outs`; gives the number of rows.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
-fn rows<S: Simd, const R: usize, const C: usize>(
+fn rows<S: Simd, E: Element, const R: usize, const C: usize>(
     simd: S,
     x: &[f32],
-    weights: &[f32],
-    width: usize,
+    x_width: usize,
+    weights: &[u8],
+    size: usize,
     y: &mut [f32],
     outs: usize,
     at: usize,
 ) -> usize {
-    for (x, y) in x.chunks_exact(R * width).zip(y.chunks_exact_mut(R * outs)) {
+    for (x, y) in x.chunks_exact(R * x_width).zip(y.chunks_exact_mut(R * outs)) {
         let mut place = at;
-        let several = weights.chunks_exact(C * width);
+        let several = weights.chunks_exact(C * size);
         let rest = several.remainder();
         for several in several {
-            tile::<S, R, C>(simd, x, several, width, y, outs, place);
+            tile::<S, E, R, C>(simd, x, x_width, several, size, y, outs, place);
             place += C;
         }
-        for one in rest.chunks_exact(width) {
-            tile::<S, R, 1>(simd, x, one, width, y, outs, place);
+        for one in rest.chunks_exact(size) {
+            tile::<S, E, R, 1>(simd, x, x_width, one, size, y, outs, place);
             place += 1;
         }
     }
-    x.len() / width / R * R
+    x.len() / x_width / R * R
 }
 
 /// R rows times C rows.
 #[inline(always)]
 #[allow(clippy::too_many_arguments, clippy::needless_range_loop)] // With indices alone the sums stay in registers.
-fn tile<S: Simd, const R: usize, const C: usize>(
+fn tile<S: Simd, E: Element, const R: usize, const C: usize>(
     simd: S,
     x: &[f32],
-    w: &[f32],
-    width: usize,
+    x_width: usize,
+    w: &[u8],
+    size: usize,
     y: &mut [f32],
     outs: usize,
     at: usize,
 ) {
     let mut lanes = [[[0.0; LANES]; C]; R];
-    let (whole, rest) = (width / SPAN, width % SPAN);
-    let (mut last_x, mut last_w) = ([[0.0; SPAN]; R], [[0.0; SPAN]; C]);
-    if rest > 0 {
-        for r in 0..R {
-            last_x[r][..rest].copy_from_slice(&x[r * width + whole * SPAN..][..rest]);
-        }
-        for c in 0..C {
-            last_w[c][..rest].copy_from_slice(&w[c * width + whole * SPAN..][..rest]);
-        }
+    let span_size = size_of::<E::Span>();
+    let (mut last_x, mut last_w) = ([[0.0; SPAN]; R], [bytemuck::Zeroable::zeroed(); C]);
+    let mut all_x: [&[[f32; SPAN]]; R] = [&[]; R];
+    let mut all_w: [&[E::Span]; C] = [&[]; C];
+    for r in 0..R {
+        let rest;
+        (all_x[r], rest) = x[r * x_width..][..x_width].as_chunks();
+        last_x[r][..rest.len()].copy_from_slice(rest);
+    }
+    for c in 0..C {
+        let (whole, rest) = w[c * size..][..size].split_at(size / span_size * span_size);
+        all_w[c] = bytemuck::cast_slice(whole);
+        bytemuck::bytes_of_mut(&mut last_w[c])[..rest.len()].copy_from_slice(rest);
     }
     let vectors = LANES / S::F32_LANES;
     for vector in 0..vectors {
         let mut sums = [[simd.splat_f32s(0.0); C]; R];
-        for span in 0..width.div_ceil(SPAN) {
-            let (mut xs, mut ws) = ([&[0.0; SPAN]; R], [&[0.0; SPAN]; C]);
+        for span in 0..size.div_ceil(span_size) {
+            let (mut xs, mut ws) = ([&[0.0; SPAN]; R], [&last_w[0]; C]);
             for r in 0..R {
-                xs[r] = x[r * width..][..width].as_chunks().0.get(span).unwrap_or(&last_x[r]);
+                xs[r] = all_x[r].get(span).unwrap_or(&last_x[r]);
             }
             for c in 0..C {
-                ws[c] = w[c * width..][..width].as_chunks().0.get(span).unwrap_or(&last_w[c]);
+                ws[c] = all_w[c].get(span).unwrap_or(&last_w[c]);
             }
-            let mut strip = vector;
-            while strip < SPAN / S::F32_LANES {
+            for group in 0..SPAN / LANES {
                 for c in 0..C {
-                    let w = S::as_simd_f32s(ws[c]).0[strip];
+                    let w = E::load(simd, ws[c], group, vector);
                     for r in 0..R {
-                        sums[r][c] = simd.mul_add_f32s(S::as_simd_f32s(xs[r]).0[strip], w, sums[r][c]);
+                        sums[r][c] =
+                            simd.mul_add_f32s(S::as_simd_f32s(xs[r]).0[group * vectors + vector], w, sums[r][c]);
                     }
                 }
-                strip += vectors;
             }
         }
         for r in 0..R {
@@ -220,15 +402,34 @@ mod tests {
 
     #[test]
     fn every_number_is_the_defined_one_whatever_stands_beside_it() {
-        for (rows, outs, width) in
-            [(1, 1, 1), (1, 9, 16), (3, 33, 40), (4, 64, 128), (9, 70, 100), (6, 5, 15), (5, 70, 8192)]
-        {
-            let (x, w) = (values(rows * width, 1), values(outs * width, 2));
-            for arch in crate::engine::tests::arches() {
-                let y = product(arch, &x, &w, width);
-                for (r, x) in x.chunks(width).enumerate() {
-                    for (o, w) in w.chunks(width).enumerate() {
-                        assert_eq!(y[r * outs + o].to_bits(), defined(x, w).to_bits(), "{rows} {outs} {width}");
+        for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::Int8] {
+            for (rows, outs, width) in [
+                (1, 1, 1),
+                (1, 9, 16),
+                (3, 33, 40),
+                (4, 64, 128),
+                (9, 70, 100),
+                (6, 5, 15),
+                (5, 70, 8192),
+                (2, 1030, 2048),
+            ] {
+                let (x, w) = (values(rows * width, 1), values(outs * width, 2));
+                let w = Matrix::of(&w, width).to(dtype);
+                let raw = |o: usize| match dtype {
+                    Dtype::Int8 => w.bytes()[o * width..][..width].iter().map(|b| f32::from(b.cast_signed())).collect(),
+                    _ => w.row(o),
+                };
+                for (arch, threads) in
+                    crate::engine::tests::arches().into_iter().flat_map(|arch| [(arch, 1), (arch, 3)])
+                {
+                    let y = product(arch, threads, &x, &w);
+                    for (r, x) in x.chunks(width).enumerate() {
+                        let x = arranged(dtype, x, width).0;
+                        for o in (0..outs).step_by(1 + outs / 20) {
+                            let scale = w.scales().get(o).unwrap_or(&1.0);
+                            let right = defined(&x, &arranged(dtype, &raw(o), width).0) * scale;
+                            assert_eq!(y[r * outs + o].to_bits(), right.to_bits(), "{dtype} {rows} {outs} {width}");
+                        }
                     }
                 }
             }

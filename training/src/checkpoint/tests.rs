@@ -1,0 +1,349 @@
+//! Checkpoints against what transformers computes from the same ones (`scripts/transformers-vectors`), and folders that are none.
+
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+use crate::{
+    engine::{Engine, Part},
+    model::{Parameter, layout},
+};
+use ailo_protocol::{
+    params::{ModelConfig, Style},
+    presets,
+};
+use safetensors::tensor::TensorView;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
+
+/// What the script gives a tensor.
+fn values(name: &str, shape: &[usize]) -> Vec<f32> {
+    let mixed = |i: usize| {
+        let mut x =
+            (i as u64).wrapping_mul(2_654_435_761).wrapping_add(u64::from(crc32fast::hash(name.as_bytes()))) as u32;
+        for (shift, factor) in [(16, 0x7feb_352d), (15, 0x846c_a68b)] {
+            x = (x ^ (x >> shift)).wrapping_mul(factor);
+        }
+        f64::from(x ^ (x >> 16)) / f64::from(1u32 << 31) - 1.0
+    };
+    let kind = |x: f64| match (shape.len(), name.ends_with("weight")) {
+        (2, _) => x * 0.2,
+        (_, true) => 1.0 + 0.25 * x,
+        (_, false) => x * 0.1,
+    };
+    (0..shape.iter().product()).map(|i| kind(mixed(i)) as f32).collect()
+}
+
+/// All tensors of a model with this configuration.
+fn tensors(config: &Value) -> Tensors {
+    let number = |name: &str| config[name].as_u64().unwrap() as usize;
+    let mut all = Vec::new();
+    if config["model_type"] == "gpt2" {
+        let (width, layers) = (number("n_embd"), number("n_layer"));
+        all.push(("transformer.wte.weight".to_string(), vec![number("vocab_size"), width]));
+        all.push(("transformer.wpe.weight".into(), vec![number("n_positions"), width]));
+        for layer in 0..layers {
+            let name = |place: &str| format!("transformer.h.{layer}.{place}");
+            for (place, outs, ins) in
+                [("attn.c_attn", 3, 1), ("attn.c_proj", 1, 1), ("mlp.c_fc", 4, 1), ("mlp.c_proj", 1, 4)]
+            {
+                all.push((name(&format!("{place}.weight")), vec![ins * width, outs * width]));
+                all.push((name(&format!("{place}.bias")), vec![outs * width]));
+            }
+            for place in ["ln_1.weight", "ln_1.bias", "ln_2.weight", "ln_2.bias"] {
+                all.push((name(place), vec![width]));
+            }
+        }
+        all.extend(["weight", "bias"].map(|place| (format!("transformer.ln_f.{place}"), vec![width])));
+    } else {
+        let (width, ffn, heads) = (number("hidden_size"), number("intermediate_size"), number("num_attention_heads"));
+        let head = config["head_dim"].as_u64().map_or(width / heads, |head| head as usize);
+        let (queries, keys) = (heads * head, number("num_key_value_heads") * head);
+        all.push(("model.embed_tokens.weight".to_string(), vec![number("vocab_size"), width]));
+        for layer in 0..number("num_hidden_layers") {
+            let name = |place: &str| format!("model.layers.{layer}.{place}");
+            for (place, outs, ins) in [
+                ("self_attn.q_proj", queries, width),
+                ("self_attn.k_proj", keys, width),
+                ("self_attn.v_proj", keys, width),
+                ("self_attn.o_proj", width, queries),
+                ("mlp.gate_proj", ffn, width),
+                ("mlp.up_proj", ffn, width),
+                ("mlp.down_proj", width, ffn),
+            ] {
+                all.push((name(&format!("{place}.weight")), vec![outs, ins]));
+                if config["model_type"] == "qwen2" && place.contains("attn") && place != "self_attn.o_proj" {
+                    all.push((name(&format!("{place}.bias")), vec![outs]));
+                }
+            }
+            if config["model_type"] == "qwen3" {
+                all.extend(["q", "k"].map(|place| (name(&format!("self_attn.{place}_norm.weight")), vec![head])));
+            }
+            all.extend(
+                ["input", "post_attention"].map(|place| (name(&format!("{place}_layernorm.weight")), vec![width])),
+            );
+        }
+        all.push(("model.norm.weight".into(), vec![width]));
+        if config["tie_word_embeddings"] != true {
+            all.push(("lm_head.weight".into(), vec![number("vocab_size"), width]));
+        }
+    }
+    all.into_iter().map(|(name, shape)| (name.clone(), (shape.clone(), values(&name, &shape)))).collect()
+}
+
+/// Writes a folder, with the weights in `files` files.
+fn write(folder: &Path, config: &Value, tensors: &Tensors, files: usize) {
+    fs::write(folder.join("config.json"), config.to_string()).unwrap();
+    let all: Vec<_> = tensors.iter().collect();
+    let mut map = serde_json::Map::new();
+    for (i, part) in all.chunks(all.len().div_ceil(files)).enumerate() {
+        let file = if files == 1 { "model.safetensors".into() } else { format!("model-{i}.safetensors") };
+        let bytes: Vec<Vec<u8>> =
+            part.iter().map(|(_, (_, x))| x.iter().flat_map(|x| x.to_le_bytes()).collect()).collect();
+        let views = part.iter().zip(&bytes).map(|((name, (shape, _)), bytes)| {
+            map.insert(name.to_string(), json!(file));
+            (name, TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes).unwrap())
+        });
+        fs::write(folder.join(&file), safetensors::serialize(views.collect::<Vec<_>>(), None).unwrap()).unwrap();
+    }
+    if files > 1 {
+        fs::write(folder.join("model.safetensors.index.json"), json!({ "weight_map": map }).to_string()).unwrap();
+    }
+}
+
+fn engine<'a>(checkpoint: &'a Checkpoint, span: Range<usize>, dtype: Option<Dtype>) -> Engine<'a> {
+    let loaded = checkpoint.load(span, dtype, &mut |_, _| ()).unwrap();
+    Engine::new(checkpoint.shape().clone(), loaded.weights, 1).unwrap()
+}
+
+/// Logits of all tokens by the stages, which are given so many positions at once.
+fn logits(stages: &[Engine<'_>], tokens: &[u32], piece: usize) -> Vec<f32> {
+    let mut caches: Vec<_> = stages.iter().map(|stage| stage.cache(tokens.len())).collect();
+    let mut out = Vec::new();
+    for (i, piece_tokens) in tokens.chunks(piece).enumerate() {
+        let mut x = stages[0].embed(piece_tokens, i * piece).unwrap();
+        for (stage, cache) in stages.iter().zip(&mut caches) {
+            x = stage.forward(x, &mut [Part { cache, positions: piece_tokens.len() }]).unwrap();
+        }
+        out.extend(stages[stages.len() - 1].logits(&x).unwrap());
+    }
+    out
+}
+
+fn apart(a: &[f32], b: &[f32]) -> f32 {
+    assert_eq!(a.len(), b.len());
+    a.iter().zip(b).fold(0.0, |apart, (a, b)| apart.max((a - b).abs()))
+}
+
+fn vectors() -> Value {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/vectors/transformers.json");
+    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
+}
+
+#[test]
+fn logits_are_those_of_transformers_in_one_piece_one_by_one_and_over_four_stages() {
+    let vectors = vectors();
+    let count = vectors["tokens"].as_u64().unwrap() as usize;
+    for model in vectors["models"].as_array().unwrap() {
+        let (name, config) = (&model["name"], &model["config"]);
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path(), config, &tensors(config), if name == "qwen2" { 3 } else { 1 });
+        let checkpoint = Checkpoint::open(folder.path()).unwrap();
+        let vocabulary = checkpoint.shape().vocabulary;
+        let tokens: Vec<u32> = (0..count).map(|i| ((i * 37 + 11) % vocabulary) as u32).collect();
+        let whole = [engine(&checkpoint, 0..4, None)];
+        let ours = logits(&whole, &tokens, count);
+        for (position, theirs) in model["logits"].as_object().unwrap() {
+            let theirs: Vec<f32> = theirs.as_array().unwrap().iter().map(|x| x.as_f64().unwrap() as f32).collect();
+            let at = position.parse::<usize>().unwrap() * vocabulary;
+            let apart = apart(&ours[at..at + vocabulary], &theirs);
+            println!("{name} at {position}: {apart:e}");
+            assert!(apart < 1e-5, "{name} at {position}: {apart}");
+        }
+        assert_eq!(logits(&whole, &tokens, 1), ours, "{name}: token by token");
+        let stages = [0, 1, 2, 3].map(|layer| engine(&checkpoint, layer..layer + 1, None));
+        assert_eq!(logits(&stages, &tokens, 64), ours, "{name}: over four stages");
+        for (dtype, near) in [(Dtype::F16, 0.02), (Dtype::Bf16, 0.15), (Dtype::Int8, 0.3)] {
+            let small = [engine(&checkpoint, 0..2, Some(dtype)), engine(&checkpoint, 2..4, Some(dtype))];
+            let apart = apart(&logits(&small, &tokens, 64), &ours);
+            assert!(apart > 0.0 && apart < near, "{name} in {dtype}: {apart}");
+        }
+    }
+}
+
+#[test]
+fn the_networks_own_models_give_the_same_bits_as_checkpoints_of_them() {
+    let base =
+        ModelConfig { layers: 2, width: 64, heads: 4, kv_heads: 4, ffn: 256, context: 128, ..presets::dev().model };
+    for cfg in [ModelConfig { style: Style::Gpt2, ..base }, ModelConfig { style: Style::Modern, kv_heads: 2, ..base }] {
+        let flat: Vec<f32> = layout(&cfg)
+            .iter()
+            .flat_map(|p| values(&p.name, &p.shape.iter().map(|n| *n as usize).collect::<Vec<_>>()))
+            .collect();
+        let (config, tensors) = exported(&cfg, &flat);
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path(), &config, &tensors, 1);
+        let checkpoint = Checkpoint::open(folder.path()).unwrap();
+        let tokens: Vec<u32> = (0..100).map(|i| i * 37 % 256).collect();
+        let theirs = logits(&[engine(&checkpoint, 0..2, None)], &tokens, 100);
+        let ours = logits(&[Engine::own(&cfg, &flat).unwrap()], &tokens, 100);
+        // GPT-2's positions are learned, so nothing differs; rotary frequencies are rounded to float32 in checkpoints.
+        let apart = apart(&ours, &theirs);
+        assert!(apart < if cfg.style == Style::Gpt2 { f32::MIN_POSITIVE } else { 1e-5 }, "{:?}: {apart}", cfg.style);
+    }
+}
+
+/// A model of the network's own as a checkpoint.
+fn exported(cfg: &ModelConfig, flat: &[f32]) -> (Value, Tensors) {
+    let gpt2 = cfg.style == Style::Gpt2;
+    let mut tensors = Tensors::new();
+    let mut rest = flat;
+    let (width, keys) = (cfg.width as usize, (cfg.kv_heads * cfg.width / cfg.heads) as usize);
+    for parameter in layout(cfg) {
+        let (values, after) = rest.split_at(Parameter::len(&parameter));
+        rest = after;
+        let shape: Vec<usize> = parameter.shape.iter().map(|n| *n as usize).collect();
+        let place = parameter.name.replace("blocks.", if gpt2 { "transformer.h." } else { "model.layers." });
+        let known = if gpt2 {
+            [
+                ("embedding.", "transformer.wte."),
+                ("positions.", "transformer.wpe."),
+                (".norm1.", ".ln_1."),
+                (".norm2.", ".ln_2."),
+                (".qkv.", ".attn.c_attn."),
+                (".out.", ".attn.c_proj."),
+                (".up.", ".mlp.c_fc."),
+                (".down.", ".mlp.c_proj."),
+                ("norm.", "transformer.ln_f."),
+            ]
+        } else {
+            [
+                ("embedding.", "model.embed_tokens."),
+                (".norm1.", ".input_layernorm."),
+                (".norm2.", ".post_attention_layernorm."),
+                (".out.", ".self_attn.o_proj."),
+                (".down.", ".mlp.down_proj."),
+                ("norm.", "model.norm."),
+                (".qkv.", ".self_attn.qkv."),
+                (".up.", ".mlp.up."),
+                ("", ""),
+            ]
+        };
+        let (from, to) = known
+            .into_iter()
+            .find(|(from, _)| if from.starts_with('.') { place.contains(from) } else { place.starts_with(from) })
+            .unwrap();
+        let name = if from.is_empty() { place.clone() } else { place.replacen(from, to, 1) };
+        let mut put = |name: &str, rows: Range<usize>| {
+            let shape = [&[rows.len()], &shape[1..]].concat();
+            let size: usize = shape[1..].iter().product();
+            tensors.insert(name.into(), (shape, values[rows.start * size..rows.end * size].to_vec()));
+        };
+        if gpt2 && shape.len() == 2 && name.contains(".h.") {
+            let transposed = (0..values.len()).map(|i| values[i % shape[0] * shape[1] + i / shape[0]]).collect();
+            tensors.insert(name, (vec![shape[1], shape[0]], transposed));
+        } else if name.contains(".qkv.") {
+            put(&name.replace("qkv", "q_proj"), 0..width);
+            put(&name.replace("qkv", "k_proj"), width..width + keys);
+            put(&name.replace("qkv", "v_proj"), width + keys..width + 2 * keys);
+        } else if name.contains(".mlp.up.") {
+            put(&name.replace(".up.", ".gate_proj."), 0..cfg.ffn as usize);
+            put(&name.replace(".up.", ".up_proj."), cfg.ffn as usize..2 * cfg.ffn as usize);
+        } else {
+            put(&name, 0..shape[0]);
+        }
+    }
+    let config = if gpt2 {
+        json!({ "model_type": "gpt2", "n_embd": cfg.width, "n_layer": cfg.layers, "n_head": cfg.heads, "n_inner": cfg.ffn,
+                "n_positions": cfg.context, "vocab_size": 256 })
+    } else {
+        json!({ "model_type": "llama", "hidden_size": cfg.width, "intermediate_size": cfg.ffn, "num_hidden_layers": cfg.layers,
+                "num_attention_heads": cfg.heads, "num_key_value_heads": cfg.kv_heads, "vocab_size": 256, "rms_norm_eps": 1e-5,
+                "max_position_embeddings": cfg.context, "tie_word_embeddings": true })
+    };
+    (config, tensors)
+}
+
+#[test]
+fn only_the_tensors_of_the_span_are_asked_for() {
+    let model = &vectors()["models"][1];
+    let folder = tempfile::tempdir().unwrap();
+    let mut some = tensors(&model["config"]);
+    let all: usize = some.values().map(|(_, x)| 4 * x.len()).sum();
+    some.retain(|name, _| name.contains("layers.1.") || name.contains("layers.2."));
+    let here: usize = some.values().map(|(_, x)| 4 * x.len()).sum();
+    write(folder.path(), &model["config"], &some, 1);
+    let checkpoint = Checkpoint::open(folder.path()).unwrap();
+    let mut told = Vec::new();
+    let loaded = checkpoint.load(1..3, None, &mut |done, total| told.push((done, total))).unwrap();
+    assert_eq!((loaded.weights.blocks.len(), loaded.hashes.len()), (2, 2));
+    assert_eq!(*told.last().unwrap(), (here as u64, here as u64));
+    assert!(told.is_sorted() && here < all);
+    let missing = checkpoint.load(0..2, None, &mut |_, _| ()).err().unwrap().to_string();
+    assert!(missing.contains("embed_tokens"), "{missing}");
+    assert!(checkpoint.load(2..5, None, &mut |_, _| ()).is_err());
+}
+
+#[test]
+fn hashes_tell_weights_apart_however_the_files_are_cut() {
+    let model = &vectors()["models"][3];
+    let hashes = |tensors: &Tensors, files| {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path(), &model["config"], tensors, files);
+        Checkpoint::open(folder.path()).unwrap().load(0..4, None, &mut |_, _| ()).unwrap().hashes
+    };
+    let mut tensors = tensors(&model["config"]);
+    let one = hashes(&tensors, 1);
+    assert_eq!(hashes(&tensors, 4), one);
+    tensors.get_mut("model.layers.2.mlp.up_proj.weight").unwrap().1[5] += 0.5;
+    let other = hashes(&tensors, 1);
+    assert_eq!((0..4).filter(|i| one[*i] != other[*i]).collect::<Vec<_>>(), [2]);
+}
+
+#[test]
+fn folders_that_are_no_known_model_say_why() {
+    let model = &vectors()["models"][1];
+    let tensors = tensors(&model["config"]);
+    let refusal = |change: &dyn Fn(&mut Value, &mut Tensors, &Path)| {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut config, mut tensors) = (model["config"].clone(), tensors.clone());
+        change(&mut config, &mut tensors, folder.path());
+        write(folder.path(), &config, &tensors, 1);
+        let opened = Checkpoint::open(folder.path());
+        opened
+            .and_then(|opened| {
+                let loaded = opened.load(0..4, None, &mut |_, _| ())?;
+                Engine::new(opened.shape().clone(), loaded.weights, 1).map(|_| ())
+            })
+            .unwrap_err()
+            .to_string()
+    };
+    for (name, value, says) in [
+        ("model_type", json!("mamba"), "mamba"),
+        ("hidden_act", json!("gelu"), "silu"),
+        ("rope_scaling", json!({ "rope_type": "yarn" }), "yarn"),
+        ("num_attention_heads", json!(0), "no decoder"),
+        ("num_key_value_heads", json!(3), "no decoder"),
+        ("hidden_size", json!("wide"), "hidden_size"),
+        ("hidden_size", json!(128), "width"),
+        ("num_hidden_layers", json!(5000), "no decoder"),
+    ] {
+        let why = refusal(&|config, _, _| config[name] = value.clone());
+        assert!(why.contains(says) || says == "width" && why.contains("rows of 128"), "{name}: {why}");
+    }
+    let why = refusal(&|_, tensors, _| drop(tensors.remove("model.norm.weight")));
+    assert!(why.contains("model.norm.weight"), "{why}");
+    let why = refusal(&|_, tensors, _| {
+        let shape = &mut tensors.get_mut("model.layers.1.mlp.down_proj.weight").unwrap().0;
+        shape.reverse();
+    });
+    assert!(why.contains("layer 1") && why.contains("down"), "{why}");
+    let why = refusal(&|config, _, _| config["model_type"] = json!("qwen2"));
+    assert!(why.contains("q_proj.bias"), "{why}");
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("config.json"), model["config"].to_string()).unwrap();
+    assert!(Checkpoint::open(folder.path()).err().unwrap().to_string().contains("safetensors"));
+    fs::write(folder.path().join("model.safetensors"), [0xff; 64]).unwrap();
+    assert!(Checkpoint::open(folder.path()).err().unwrap().to_string().contains("model.safetensors"));
+}
