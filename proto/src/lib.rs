@@ -33,6 +33,13 @@ impl<B: Into<response::Body>> From<B> for Response {
     }
 }
 
+impl Frame {
+    /// A frame of this session.
+    pub fn of(session: [u8; 16], body: impl Into<frame::Body>) -> Frame {
+        Frame { session: Bytes::copy_from_slice(&session), body: Some(body.into()) }
+    }
+}
+
 macro_rules! body_from {
     ($($body:ident { $($kind:ident: $part:ident),* $(,)? })*) => {$($(
         impl From<$part> for $body::Body {
@@ -67,5 +74,20 @@ body_from! {
         Headers: HeadersResponse,
         Snapshot: SnapshotResponse,
         SnapshotPart: SnapshotPartResponse,
+    }
+    frame {
+        Open: Open,
+        Opened: Opened,
+        Route: Route,
+        Have: Have,
+        Input: Input,
+        Rows: Rows,
+        Tokens: Tokens,
+        Close: Close,
+        Failed: Failed,
+        Where: Where,
+        Place: Place,
+        Ping: Ping,
+        Pong: Pong,
     }
 }

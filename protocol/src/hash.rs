@@ -32,6 +32,7 @@ domains! {
     MerkleNode "ailo v1 merkle node",
     ModelChunk "ailo v1 model chunk",
     Recovery "ailo v1 recovery key",
+    Session "ailo v1 inference session",
     Signing "ailo v1 signed bytes",
     StateKey "ailo v1 state key",
     StateValue "ailo v1 state value",

@@ -29,6 +29,7 @@ pub mod contribution;
 pub mod file;
 pub mod genesis;
 pub mod hash;
+pub mod inference;
 pub mod keys;
 pub mod keystore;
 pub mod merkle;

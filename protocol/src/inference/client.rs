@@ -1,0 +1,401 @@
+//! A client: how a node that asks opens a session, keeps it going while stages die, and ends it.
+//!
+//! It holds the text, so whatever is lost elsewhere can be computed again; and it alone changes the route. Times are milliseconds of any clock
+//! that goes on.
+
+use super::{SessionId, chunks, session_id};
+use crate::{Hash, NodeId};
+use ailo_proto::{
+    Close, FailedWhy, Finish, Frame, Have, Input, Logprob, Open, Place, Route, Sampling, Tokens, Where, frame::Body,
+};
+use std::{
+    collections::{HashMap, HashSet},
+    ops::Range,
+};
+
+/// A stage says within this time whether it has room.
+pub const OPEN_MS: u64 = 500;
+/// From the loss of a stage on, a new route stands within this time, or the session ends.
+pub const REPAIR_MS: u64 = 1800;
+/// Without a token for so long, the stages are asked how far they are...
+pub const STALL_MS: u64 = 400;
+/// ...and once more after this; who has not moved is the one.
+pub const WHERE_MS: u64 = 300;
+/// Tokens in one frame, at most.
+const INPUT: usize = 1 << 16;
+/// Failed computations at one place of the text before it is the text's fault.
+const MAX_FAILURES: usize = 2;
+
+/// What is asked for.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// The model.
+    pub model: Hash,
+    /// Its layers.
+    pub layers: u32,
+    /// The prompt.
+    pub tokens: Vec<u32>,
+    /// How tokens are chosen, and where the text ends.
+    pub sampling: Sampling,
+}
+
+/// Who knows which nodes serve what.
+pub trait Routes {
+    /// Stages for these layers, without some nodes.
+    fn route(&mut self, layers: Range<u32>, without: &HashSet<NodeId>) -> Option<Vec<(NodeId, Range<u32>)>>;
+}
+
+/// What the shell has to do.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(clippy::large_enum_variant)] // Nearly all of them are frames.
+pub enum Effect {
+    /// Send a frame.
+    Send(NodeId, Frame),
+    /// The text goes on.
+    Token(u32, Option<Logprob>),
+    /// It has ended.
+    Finished(Finish),
+    /// It can't go on: why, for people. The client's text and seed go on elsewhere, or later.
+    Failed(String),
+    /// This node was left out because of what it did, or did not do.
+    LeftOut(NodeId, String),
+}
+
+/// A session, seen from who asked.
+pub struct Client {
+    id: SessionId,
+    nonce: u64,
+    request: Request,
+    hops: Vec<Hop>,
+    epoch: u64,
+    tokens: Vec<u32>,
+    /// All stages are open and have been told the route.
+    running: bool,
+    without: HashSet<NodeId>,
+    /// Since when stages are being opened.
+    opening: Option<u64>,
+    /// Since when a stage is missing.
+    broken: Option<u64>,
+    /// When something was heard of the text.
+    heard: u64,
+    asked: Option<Asked>,
+    failures: (usize, usize),
+    ended: bool,
+    effects: Vec<Effect>,
+}
+
+struct Hop {
+    node: NodeId,
+    layers: Range<u32>,
+    open: bool,
+}
+
+/// A question where all are.
+struct Asked {
+    at: u64,
+    answers: HashMap<NodeId, Place>,
+    before: Option<HashMap<NodeId, Place>>,
+}
+
+impl Client {
+    /// A session of `client`; of two with the same `nonce` a stage takes one.
+    pub fn new(client: &NodeId, nonce: u64, request: Request) -> Client {
+        Client {
+            id: session_id(client, nonce),
+            nonce,
+            tokens: request.tokens.clone(),
+            request,
+            hops: Vec::new(),
+            epoch: 0,
+            running: false,
+            without: HashSet::new(),
+            opening: None,
+            broken: None,
+            heard: 0,
+            asked: None,
+            failures: (0, 0),
+            ended: false,
+            effects: Vec::new(),
+        }
+    }
+
+    /// Its id.
+    pub fn id(&self) -> SessionId {
+        self.id
+    }
+
+    /// The text so far, with the prompt.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// The stages in their order.
+    pub fn route(&self) -> impl Iterator<Item = (NodeId, Range<u32>)> {
+        self.hops.iter().map(|hop| (hop.node, hop.layers.clone()))
+    }
+
+    /// Opens the session.
+    pub fn start(&mut self, now: u64, routes: &mut dyn Routes) -> Vec<Effect> {
+        self.broken = Some(now);
+        self.repair(now, routes);
+        std::mem::take(&mut self.effects)
+    }
+
+    /// A frame of this session.
+    pub fn handle(&mut self, now: u64, from: NodeId, frame: Frame, routes: &mut dyn Routes) -> Vec<Effect> {
+        let hop = self.hops.iter().position(|hop| hop.node == from);
+        if let (Some(hop), false, Some(body)) = (hop, self.ended, frame.body) {
+            let last = self.hops.len() - 1;
+            match body {
+                Body::Opened(_) if !self.hops[hop].open => {
+                    self.hops[hop].open = true;
+                    self.proceed(now);
+                }
+                Body::Have(have) if hop == 0 => self.feed(&have),
+                Body::Tokens(tokens) if hop == last => self.learn(now, tokens),
+                Body::Failed(failed) => self.failed(now, hop, failed, routes),
+                Body::Place(place) => {
+                    if let Some(asked) = self.asked.as_mut().filter(|_| place.epoch == self.epoch) {
+                        asked.answers.insert(from, place);
+                    }
+                }
+                _ => {}
+            }
+        }
+        std::mem::take(&mut self.effects)
+    }
+
+    /// The connection to a node is lost, or it does not answer.
+    pub fn gone(&mut self, now: u64, node: NodeId, routes: &mut dyn Routes) -> Vec<Effect> {
+        if !self.ended && self.hops.iter().any(|hop| hop.node == node) {
+            self.lose(now, node, "it is gone", routes);
+        }
+        std::mem::take(&mut self.effects)
+    }
+
+    /// Time passes.
+    pub fn tick(&mut self, now: u64, routes: &mut dyn Routes) -> Vec<Effect> {
+        if self.ended {
+        } else if self.broken.is_some_and(|since| now >= since + REPAIR_MS) {
+            self.end("no route through the model could be opened in time".into());
+        } else if self.opening.is_some_and(|since| now >= since + OPEN_MS) {
+            let slow: Vec<NodeId> = self.hops.iter().filter(|hop| !hop.open).map(|hop| hop.node).collect();
+            slow.into_iter().for_each(|node| self.lose(now, node, "it did not answer in time", routes));
+        } else if self.running {
+            self.watch(now, routes);
+        }
+        std::mem::take(&mut self.effects)
+    }
+
+    /// Ends the session; the stages may keep what they have for the client's next text.
+    pub fn close(&mut self) -> Vec<Effect> {
+        if !self.ended {
+            self.finish();
+        }
+        std::mem::take(&mut self.effects)
+    }
+
+    /// Finds stages for what is missing, and opens them.
+    fn repair(&mut self, now: u64, routes: &mut dyn Routes) {
+        let mut hops = Vec::new();
+        let mut at = 0;
+        let known = std::mem::take(&mut self.hops);
+        let ends = known.iter().map(|hop| hop.layers.start).chain([self.request.layers]).collect::<Vec<_>>();
+        let mut known = known.into_iter();
+        for end in ends {
+            if at < end {
+                let mut without = self.without.clone();
+                without.extend(hops.iter().map(|hop: &Hop| hop.node));
+                without.extend(known.as_slice().iter().map(|hop| hop.node));
+                let Some(stages) = routes.route(at..end, &without) else {
+                    self.hops = hops.into_iter().chain(known).collect();
+                    self.end(format!("no node that can be reached serves layers {at} to {} of the model", end - 1));
+                    return;
+                };
+                for (node, layers) in stages {
+                    let last = layers.end == self.request.layers;
+                    let open = Open {
+                        nonce: self.nonce,
+                        model: self.request.model.0.to_vec().into(),
+                        first: layers.start,
+                        end: layers.end,
+                        room: self.request.sampling.limit,
+                        sampling: last.then(|| self.request.sampling.clone()),
+                        chunks: chunks(&self.tokens).into_iter().map(|hash| hash.0.to_vec().into()).collect(),
+                    };
+                    self.effects.push(Effect::Send(node, Frame::of(self.id, open)));
+                    hops.push(Hop { node, layers, open: false });
+                }
+            }
+            if let Some(hop) = known.next() {
+                at = hop.layers.end;
+                hops.push(hop);
+            }
+        }
+        self.hops = hops;
+        self.opening = Some(now);
+        self.proceed(now);
+    }
+
+    /// Tells everybody the route, once all are open.
+    fn proceed(&mut self, now: u64) {
+        if self.hops.is_empty() || !self.hops.iter().all(|hop| hop.open) {
+            return;
+        }
+        self.epoch += 1;
+        (self.running, self.opening, self.broken, self.asked, self.heard) = (true, None, None, None, now);
+        let nodes: Vec<NodeId> = self.hops.iter().map(|hop| hop.node).collect();
+        let bytes = |node: Option<&NodeId>| node.map(|node| node.0.to_vec().into()).unwrap_or_default();
+        for (i, node) in nodes.iter().enumerate() {
+            let last = i + 1 == nodes.len();
+            let route = Route {
+                epoch: self.epoch,
+                before: bytes(i.checked_sub(1).and_then(|i| nodes.get(i))),
+                after: bytes(nodes.get(i + 1)),
+                first: bytes(nodes.first()),
+                last: bytes(nodes.last()),
+                from: self.tokens.len() as u32 - 1,
+                tokens: if last { self.tokens.clone() } else { Vec::new() },
+            };
+            self.effects.push(Effect::Send(*node, Frame::of(self.id, route)));
+        }
+    }
+
+    /// The first stage says where it stands.
+    fn feed(&mut self, have: &Have) {
+        let (Some(hop), Some(rest)) = (self.hops.first(), self.tokens.get(have.have as usize..)) else { return };
+        if have.epoch != self.epoch {
+            return;
+        }
+        for (i, tokens) in rest.chunks(INPUT).enumerate() {
+            let at = have.have + (i * INPUT) as u32;
+            let input = Input { epoch: self.epoch, at, tokens: tokens.to_vec() };
+            self.effects.push(Effect::Send(hop.node, Frame::of(self.id, input)));
+        }
+    }
+
+    /// The last stage goes on with the text.
+    fn learn(&mut self, now: u64, tokens: Tokens) {
+        let (known, at) = (self.tokens.len(), tokens.at as usize);
+        if tokens.epoch != self.epoch
+            || at != known
+            || known + tokens.tokens.len() > self.request.sampling.limit as usize
+        {
+            return;
+        }
+        (self.heard, self.asked) = (now, None);
+        let finish = tokens.finish();
+        let mut logprobs = tokens.logprobs.into_iter();
+        for token in tokens.tokens {
+            self.tokens.push(token);
+            self.effects.push(Effect::Token(token, logprobs.next()));
+        }
+        if finish != Finish::None {
+            self.finish();
+            self.effects.push(Effect::Finished(finish));
+        }
+    }
+
+    fn failed(&mut self, now: u64, hop: usize, failed: ailo_proto::Failed, routes: &mut dyn Routes) {
+        let why = failed.why();
+        // At most what a person can read.
+        let reason: String = failed.reason.chars().take(200).collect();
+        let sender = self.hops[hop].node;
+        match why {
+            FailedWhy::Client => self.end(format!("a stage refused: {reason}")),
+            FailedWhy::Neighbour => {
+                let blamed = self.hops.iter().find(|hop| hop.node.0[..] == failed.node[..]).map(|hop| hop.node);
+                if let Some(blamed) = blamed.filter(|_| failed.epoch == self.epoch) {
+                    self.lose(now, blamed, &reason, routes);
+                }
+            }
+            FailedWhy::Compute => {
+                let at = self.tokens.len();
+                self.failures = if self.failures.0 == at { (at, self.failures.1 + 1) } else { (at, 1) };
+                if self.failures.1 >= MAX_FAILURES {
+                    self.end(format!("the model can't go on with this text: {reason}"));
+                } else {
+                    self.lose(now, sender, &reason, routes);
+                }
+            }
+            FailedWhy::Unknown | FailedWhy::Full => self.lose(now, sender, &reason, routes),
+        }
+    }
+
+    /// Goes on without a node.
+    fn lose(&mut self, now: u64, node: NodeId, why: &str, routes: &mut dyn Routes) {
+        if self.ended || !self.hops.iter().any(|hop| hop.node == node) {
+            return;
+        }
+        self.effects.push(Effect::LeftOut(node, why.into()));
+        // In case that it lives and only seems dead.
+        self.effects.push(Effect::Send(node, Frame::of(self.id, Close::default())));
+        self.without.insert(node);
+        self.hops.retain(|hop| hop.node != node);
+        (self.running, self.asked) = (false, None);
+        self.broken.get_or_insert(now);
+        self.repair(now, routes);
+    }
+
+    /// Asks where the text hangs, when nothing has come for a while.
+    fn watch(&mut self, now: u64, routes: &mut dyn Routes) {
+        let Some(asked) = &mut self.asked else {
+            if now >= self.heard + STALL_MS {
+                self.ask(now, None);
+            }
+            return;
+        };
+        if now < asked.at + WHERE_MS {
+            return;
+        }
+        let answers = std::mem::take(&mut asked.answers);
+        let Some(before) = asked.before.take() else {
+            self.ask(now, Some(answers));
+            return;
+        };
+        let nodes: Vec<NodeId> = self.hops.iter().map(|hop| hop.node).collect();
+        if let Some(silent) = nodes.iter().find(|node| !answers.contains_key(node)) {
+            self.lose(now, *silent, "it does not say where it is", routes);
+            return;
+        }
+        if nodes.iter().any(|node| before.get(node) != answers.get(node)) {
+            // It moves, if slowly.
+            self.heard = now;
+            self.asked = None;
+            return;
+        }
+        // The first that did not do what it had; or that did not get what was sent; or the last one, which is silent.
+        let mut sent = self.tokens.len() as u32;
+        let mut stuck = nodes[nodes.len() - 1];
+        for node in &nodes {
+            let place = &answers[node];
+            let received = if *node == nodes[0] { sent } else { place.received };
+            if received < sent || place.computed < received {
+                stuck = *node;
+                break;
+            }
+            sent = place.sent;
+        }
+        self.lose(now, stuck, "the text hangs there", routes);
+    }
+
+    fn ask(&mut self, now: u64, before: Option<HashMap<NodeId, Place>>) {
+        for hop in &self.hops {
+            self.effects.push(Effect::Send(hop.node, Frame::of(self.id, Where {})));
+        }
+        self.asked = Some(Asked { at: now, answers: HashMap::new(), before });
+    }
+
+    fn end(&mut self, why: String) {
+        self.finish();
+        self.effects.push(Effect::Failed(why));
+    }
+
+    fn finish(&mut self) {
+        self.ended = true;
+        let chunks: Vec<_> = chunks(&self.tokens).into_iter().map(|hash| hash.0.to_vec().into()).collect();
+        for hop in &self.hops {
+            self.effects.push(Effect::Send(hop.node, Frame::of(self.id, Close { chunks: chunks.clone() })));
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! Inference sessions without sockets, clocks and tensors: what a stage ([`stage`]) and a client ([`client`]) do on each frame.
+//! `docs/inference.md` is the specification; `tests.rs` runs both cores against each other under faults.
+
+pub mod client;
+pub mod stage;
+#[cfg(test)]
+mod tests;
+
+use crate::{Hash, NodeId, hash::Domain};
+
+/// Bytes of a frame on the wire, at most.
+pub const MAX_FRAME: usize = 4 << 20;
+/// Tokens whose rows are hashed, kept and found again together.
+pub const CHUNK: usize = 32;
+/// Positions of a session, at most.
+pub const MAX_ROOM: usize = 1 << 20;
+
+/// A session of one client.
+pub type SessionId = [u8; 16];
+
+/// The session that a client calls `nonce`. Nobody else can open it: a stage makes the id from whom the frame came from.
+pub fn session_id(client: &NodeId, nonce: u64) -> SessionId {
+    let hash = Hash::of_parts(Domain::Session, &[&client.0, &nonce.to_le_bytes()]);
+    std::array::from_fn(|i| hash.0[i])
+}
+
+/// What each whole chunk of a text is found by: the hash of all tokens up to its end.
+pub fn chunks(tokens: &[u32]) -> Vec<Hash> {
+    let mut last = Hash::ZERO;
+    let link = |chunk: &[u32]| {
+        let bytes: Vec<u8> = chunk.iter().flat_map(|token| token.to_le_bytes()).collect();
+        last = Hash::of_parts(Domain::Session, &[b"text", &last.0, &bytes]);
+        last
+    };
+    tokens.chunks_exact(CHUNK).map(link).collect()
+}

@@ -1,0 +1,749 @@
+//! A stage: what a node does for the sessions that pass through it. Frames come in, frames go out, and [`Stage::batch`] says what is
+//! to be computed next.
+//!
+//! A session's positions fall into three: `sure` ones, which nothing but a new epoch takes back; drafts, which the next frame may take back;
+//! and those that came and are not computed yet. What was given out is kept (`log`), so that whoever comes after this stage can
+//! get it again.
+
+use super::{CHUNK, MAX_ROOM, SessionId, session_id};
+use crate::{Hash, NodeId, PublicKey};
+use ailo_proto::{
+    Failed, FailedWhy, Finish, Frame, Have, Logprob, Open, Opened, Place, Route, Rows, Sampling, Tokens, frame::Body,
+};
+use std::{
+    collections::{HashMap, VecDeque},
+    ops::Range,
+};
+
+/// Sessions at once, at most.
+const MAX_SESSIONS: usize = 1024;
+/// Bytes of rows in one frame, at most: a token's frame never waits long behind it.
+const ROWS_BYTES: usize = 64 << 10;
+/// Words of stages behind that wait for an epoch, at most.
+const MAX_EARLY: usize = 4;
+/// Drafts behind a token, at most.
+pub const MAX_DRAFTS: usize = 32;
+
+/// What a stage serves.
+#[derive(Clone, Debug)]
+pub struct Served {
+    /// This node.
+    pub node: NodeId,
+    /// The model.
+    pub model: Hash,
+    /// Layers that are here.
+    pub layers: Range<u32>,
+    /// Layers of the whole model.
+    pub total: u32,
+    /// Numbers in a row.
+    pub width: usize,
+    /// Bytes that a cache takes for a position and layer.
+    pub cache_bytes: usize,
+    /// Tokens that there are.
+    pub vocabulary: u32,
+    /// Longest text.
+    pub context: usize,
+    /// Bytes that all sessions together may take.
+    pub memory: u64,
+}
+
+/// Guesses what follows a text.
+pub type Drafter = Box<dyn FnMut(&[u32]) -> Vec<u32> + Send>;
+
+/// What the shell has to do.
+#[derive(Clone, Debug, PartialEq)]
+#[allow(clippy::large_enum_variant)] // Nearly all of them are frames.
+pub enum Effect {
+    /// Send a frame.
+    Send(NodeId, Frame),
+    /// Make a cache for layers and positions.
+    Cache(SessionId, Range<u32>, usize),
+    /// The cache of one session is another's from now on, with room for so many positions at least.
+    Adopt(SessionId, SessionId, usize),
+    /// Drop a cache.
+    Free(SessionId),
+}
+
+/// Positions of one session that are to be computed; its cache is cut to `at` before.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Job {
+    /// The session.
+    pub session: SessionId,
+    /// The first position.
+    pub at: usize,
+    /// What there is of them.
+    pub input: Input,
+    /// How many of the last positions are to give a token: none, or one and the drafts.
+    pub sample: usize,
+}
+
+/// What positions are computed from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Input {
+    /// Tokens, before the first layer.
+    Tokens(Vec<u32>),
+    /// The residual stream.
+    Rows(Vec<f32>),
+}
+
+/// What became of a [`Job`].
+#[derive(Clone, Debug, Default)]
+pub struct Done {
+    /// The residual stream after the session's layers.
+    pub rows: Vec<f32>,
+    /// Tokens that were sampled: as long as the drafts were met, and one more.
+    pub sampled: Vec<(u32, Option<Logprob>)>,
+}
+
+/// Sessions and what they wait for.
+pub struct Stage {
+    served: Served,
+    sessions: HashMap<SessionId, Session>,
+    /// Closed sessions, oldest first, for the same client's next text.
+    kept: VecDeque<Kept>,
+    reserved: u64,
+    turn: u64,
+    leaving: bool,
+    effects: Vec<Effect>,
+    /// What may follow a text.
+    draft: Drafter,
+}
+
+struct Session {
+    client: NodeId,
+    layers: Range<u32>,
+    room: usize,
+    bytes: u64,
+    sampling: Sampling,
+    route: Option<Placed>,
+    /// Stages behind that said where they stand in an epoch that has not begun here.
+    early: Vec<(NodeId, Have)>,
+    /// The text, as far as the first and the last stage know it.
+    tokens: Vec<u32>,
+    /// Pieces that came and are not computed.
+    pieces: VecDeque<Piece>,
+    /// The position after the last that came, and after the last of them that is no draft.
+    received: usize,
+    confirmed: usize,
+    /// The position after the last that is computed, and after the last of them that is no draft.
+    computed: usize,
+    sure: usize,
+    /// Tokens of the computed positions that are drafts.
+    drafts: Vec<u32>,
+    /// Rows of the computed positions, where there is a stage behind.
+    log: Vec<f32>,
+    ended: bool,
+    turn: u64,
+}
+
+/// A session's place in its route.
+struct Placed {
+    epoch: u64,
+    before: Option<NodeId>,
+    after: Option<NodeId>,
+    first: NodeId,
+    last: NodeId,
+    from: usize,
+    /// What the stage behind was sent up to, once it has said where it stands.
+    cursor: Option<usize>,
+}
+
+struct Piece {
+    at: usize,
+    rows: Vec<f32>,
+    drafts: Vec<u32>,
+}
+
+struct Kept {
+    id: SessionId,
+    chunks: Vec<Hash>,
+    session: Session,
+}
+
+/// Why a frame is not followed.
+struct Refusal {
+    why: FailedWhy,
+    reason: String,
+    node: Option<NodeId>,
+}
+
+fn refusal(why: FailedWhy, reason: impl Into<String>) -> Refusal {
+    Refusal { why, reason: reason.into(), node: None }
+}
+
+fn client_error(reason: impl Into<String>) -> Refusal {
+    refusal(FailedWhy::Client, reason)
+}
+
+fn node_of(bytes: &[u8]) -> Result<Option<NodeId>, Refusal> {
+    match bytes.len() {
+        0 => Ok(None),
+        32 => Ok(bytes.try_into().ok().map(PublicKey)),
+        _ => Err(client_error("a node is named by 32 bytes")),
+    }
+}
+
+impl Stage {
+    /// A stage without sessions. `draft` may guess what follows a text; it is asked where the first layer is.
+    pub fn new(served: Served, draft: Drafter) -> Stage {
+        Stage {
+            served,
+            sessions: HashMap::new(),
+            kept: VecDeque::new(),
+            reserved: 0,
+            turn: 0,
+            leaving: false,
+            effects: Vec::new(),
+            draft,
+        }
+    }
+
+    /// A frame that `from` sent. What names no session that is here, or does not come from where it should, is dropped.
+    pub fn handle(&mut self, from: NodeId, frame: Frame) -> Vec<Effect> {
+        if let (Ok(id), Some(body)) = (SessionId::try_from(&*frame.session), frame.body) {
+            let outcome = match body {
+                Body::Open(open) => self.open(from, id, open),
+                body => self.route(from, id, body),
+            };
+            if let Err(refusal) = outcome {
+                self.fail(from, id, refusal);
+            }
+        }
+        std::mem::take(&mut self.effects)
+    }
+
+    /// A node is gone: its own sessions end, and the clients of others that it was a neighbour in are told.
+    pub fn gone(&mut self, node: NodeId) -> Vec<Effect> {
+        let of = |session: &Session| session.client == node;
+        let ended: Vec<SessionId> = self.sessions.iter().filter(|(_, s)| of(s)).map(|(id, _)| *id).collect();
+        ended.into_iter().for_each(|id| self.end(id, Vec::new()));
+        let near = |session: &Session| {
+            session.route.as_ref().is_some_and(|route| route.before == Some(node) || route.after == Some(node))
+        };
+        let hit: Vec<SessionId> = self.sessions.iter().filter(|(_, s)| near(s)).map(|(id, _)| *id).collect();
+        for id in hit {
+            self.blame(id, node, "the connection to it is lost");
+        }
+        std::mem::take(&mut self.effects)
+    }
+
+    /// Takes no new sessions from now on.
+    pub fn leave(&mut self) {
+        self.leaving = true;
+    }
+
+    /// Sessions that are open.
+    pub fn sessions(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Bytes that are not reserved.
+    pub fn room(&self) -> u64 {
+        self.served.memory.saturating_sub(self.reserved)
+    }
+
+    /// What to compute next: at most `positions` in all and `piece` of one session, all through the same layers. Whoever waited longest comes first, but
+    /// single tokens before pieces of prompts, of which one at most is in a batch.
+    pub fn batch(&mut self, positions: usize, piece: usize) -> (Range<u32>, Vec<Job>) {
+        let mut ready: Vec<(bool, u64, SessionId)> = Vec::new();
+        for (id, session) in &self.sessions {
+            let waiting = session.waiting(&self.served);
+            if waiting > 0 {
+                ready.push((waiting > 1 + MAX_DRAFTS, session.turn, *id));
+            }
+        }
+        ready.sort_unstable();
+        let (mut layers, mut left, mut jobs) = (0..0, positions, Vec::new());
+        for (long, _, id) in ready {
+            let Some(session) = self.sessions.get_mut(&id) else { continue };
+            if left == 0 || !layers.is_empty() && layers != session.layers {
+                continue;
+            }
+            if let Some(job) = session.job(&self.served, id, left.min(piece), &mut self.draft) {
+                layers = session.layers.clone();
+                left -= job.input.positions(self.served.width).min(left);
+                self.turn += 1;
+                session.turn = self.turn;
+                jobs.push(job);
+            }
+            if long {
+                break;
+            }
+        }
+        (layers, jobs)
+    }
+
+    /// For a job of the last stage: how to sample, the text so far, and what the drafts say follows.
+    pub fn sampling(&self, job: &Job) -> Option<(&Sampling, &[u32], &[u32])> {
+        let session = self.sessions.get(&job.session)?;
+        let drafts = session.pieces.front().map_or(session.drafts.as_slice(), |piece| &piece.drafts);
+        Some((&session.sampling, &session.tokens, drafts))
+    }
+
+    /// A job is done, or why it is not.
+    pub fn computed(&mut self, job: &Job, done: Result<Done, String>) -> Vec<Effect> {
+        if let Some(session) = self.sessions.get_mut(&job.session) {
+            let client = session.client;
+            let outcome = match done {
+                Ok(done) => session.computed(&self.served, job, done, &mut self.effects),
+                Err(reason) => Err(refusal(FailedWhy::Compute, reason)),
+            };
+            if let Err(refusal) = outcome {
+                self.fail(client, job.session, refusal);
+            }
+        }
+        std::mem::take(&mut self.effects)
+    }
+
+    fn open(&mut self, from: NodeId, id: SessionId, open: Open) -> Result<(), Refusal> {
+        let served = &self.served;
+        if id != session_id(&from, open.nonce) {
+            return Err(client_error("the session is not named after its client"));
+        }
+        let (layers, room) = (open.first..open.end, open.room as usize);
+        if open.model != served.model.0[..]
+            || layers.is_empty()
+            || layers.start < served.layers.start
+            || layers.end > served.layers.end
+        {
+            return Err(refusal(FailedWhy::Unknown, "these layers of the model are not here"));
+        }
+        if room == 0 || room > served.context.min(MAX_ROOM) {
+            return Err(client_error(format!("a text has 1 to {} positions", served.context.min(MAX_ROOM))));
+        }
+        let sampling = open.sampling.unwrap_or_default();
+        if sampling.ends.len() > 64 || sampling.biases.len() > 1024 || open.chunks.len() > room / CHUNK {
+            return Err(client_error("too many ends, biases or chunks"));
+        }
+        if self.leaving || self.sessions.len() >= MAX_SESSIONS {
+            return Err(refusal(FailedWhy::Full, "no sessions are taken now"));
+        }
+        if self.sessions.contains_key(&id) {
+            return Err(client_error("the session is open"));
+        }
+        let mut session = match self.take_kept(from, id, &layers, &open.chunks, room) {
+            Some(session) => session,
+            None => {
+                self.effects.push(Effect::Cache(id, layers.clone(), room));
+                Session::new(from, layers.clone())
+            }
+        };
+        // Keys and values, rows that came, and rows that are given out.
+        let position = self.served.cache_bytes * layers.len() + 2 * 4 * self.served.width;
+        let bytes = (position * room.max(session.room)) as u64;
+        while self.reserved + bytes > self.served.memory {
+            let Some(kept) = self.kept.pop_front() else {
+                self.effects.push(Effect::Free(id));
+                return Err(refusal(FailedWhy::Full, "no memory is left for a session of this length"));
+            };
+            self.reserved -= kept.session.bytes;
+            self.effects.push(Effect::Free(kept.id));
+        }
+        self.reserved += bytes;
+        self.turn += 1;
+        (session.room, session.bytes, session.sampling, session.turn) = (room, bytes, sampling, self.turn);
+        self.effects.push(Effect::Send(from, Frame::of(id, Opened { have: session.sure as u32 })));
+        self.sessions.insert(id, session);
+        Ok(())
+    }
+
+    /// The closed session of the same client whose text begins most as this one's, cut to what they share.
+    fn take_kept(
+        &mut self,
+        client: NodeId,
+        id: SessionId,
+        layers: &Range<u32>,
+        chunks: &[ailo_proto::Bytes],
+        room: usize,
+    ) -> Option<Session> {
+        let common = |kept: &Kept| kept.chunks.iter().zip(chunks).take_while(|(a, b)| a.0[..] == b[..]).count();
+        let fits = |kept: &Kept| kept.session.client == client && kept.session.layers == *layers;
+        let candidates = self.kept.iter().enumerate().filter(|(_, kept)| fits(kept)).map(|(i, kept)| (common(kept), i));
+        let (shared, place) = candidates.max().filter(|(shared, _)| *shared > 0)?;
+        let Kept { id: old, mut session, .. } = self.kept.remove(place)?;
+        self.reserved -= session.bytes;
+        self.effects.push(Effect::Adopt(old, id, room));
+        (session.route, session.ended) = (None, false);
+        session.early.clear();
+        session.rewind(shared * CHUNK, self.served.width);
+        Some(session)
+    }
+
+    /// All frames but `Open`.
+    fn route(&mut self, from: NodeId, id: SessionId, body: Body) -> Result<(), Refusal> {
+        let served = &self.served;
+        let Some(session) = self.sessions.get_mut(&id) else { return Ok(()) };
+        let by_client = from == session.client;
+        let epoch = session.route.as_ref().map(|route| route.epoch);
+        match body {
+            Body::Route(route) if by_client => session.reroute(served, id, route, &mut self.effects),
+            Body::Close(close) if by_client => {
+                let chunks = close.chunks.iter().filter_map(|hash| Some(Hash((**hash).try_into().ok()?)));
+                let chunks = chunks.take(session.sure / CHUNK).collect();
+                self.end(id, chunks);
+                Ok(())
+            }
+            Body::Where(_) if by_client => {
+                let sent = session.route.as_ref().and_then(|route| route.cursor).unwrap_or(0);
+                let place = Place {
+                    epoch: epoch.unwrap_or(0),
+                    received: if session.is_first() { session.tokens.len() } else { session.received } as u32,
+                    computed: session.computed as u32,
+                    sent: sent as u32,
+                };
+                self.effects.push(Effect::Send(from, Frame::of(id, place)));
+                Ok(())
+            }
+            Body::Have(have) => session.told(served, id, from, have, &mut self.effects),
+            Body::Input(input) if by_client && Some(input.epoch) == epoch => {
+                session.learn(served, input.at, &input.tokens, false)
+            }
+            Body::Tokens(tokens) if Some(tokens.epoch) == epoch => {
+                let right = session.route.as_ref().is_some_and(|route| route.last == from);
+                let finished = tokens.finish != i32::from(Finish::None);
+                let blamed = |refusal| Refusal { why: FailedWhy::Neighbour, node: Some(from), ..refusal };
+                if right { session.learn(served, tokens.at, &tokens.tokens, finished).map_err(blamed) } else { Ok(()) }
+            }
+            Body::Rows(rows) if Some(rows.epoch) == epoch => {
+                let right = session.route.as_ref().is_some_and(|route| route.before == Some(from));
+                if right { session.receive(served, from, rows) } else { Ok(()) }
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Says why, and ends what can't go on.
+    fn fail(&mut self, to: NodeId, id: SessionId, refusal: Refusal) {
+        // Who breaks the rules hears of it alone, unless it is the client itself.
+        let session = self.sessions.get(&id).filter(|session| refusal.why != FailedWhy::Client || session.client == to);
+        let epoch = session.and_then(|session| session.route.as_ref()).map_or(0, |route| route.epoch);
+        let client = session.map_or(to, |session| session.client);
+        let node = refusal.node.map(|node| node.0.to_vec().into()).unwrap_or_default();
+        let failed = Failed { epoch, why: refusal.why.into(), reason: refusal.reason, node };
+        self.effects.push(Effect::Send(client, Frame::of(id, failed)));
+        // A stranger's frame ends nobody's session, and a neighbour's death does not end this stage's part.
+        if refusal.why != FailedWhy::Neighbour && session.is_some_and(|session| session.client == to) {
+            self.end(id, Vec::new());
+        }
+    }
+
+    fn blame(&mut self, id: SessionId, node: NodeId, reason: &str) {
+        let Some(client) = self.sessions.get(&id).map(|session| session.client) else { return };
+        self.fail(client, id, Refusal { why: FailedWhy::Neighbour, reason: reason.into(), node: Some(node) });
+    }
+
+    /// Ends a session; what has `chunks` stays as long as its memory is not needed.
+    fn end(&mut self, id: SessionId, chunks: Vec<Hash>) {
+        let Some(mut session) = self.sessions.remove(&id) else { return };
+        if chunks.is_empty() || self.leaving {
+            self.reserved -= session.bytes;
+            self.effects.push(Effect::Free(id));
+        } else {
+            session.pieces.clear();
+            self.kept.push_back(Kept { id, chunks, session });
+        }
+    }
+}
+
+impl Input {
+    fn positions(&self, width: usize) -> usize {
+        match self {
+            Input::Tokens(tokens) => tokens.len(),
+            Input::Rows(rows) => rows.len() / width,
+        }
+    }
+}
+
+impl Session {
+    fn new(client: NodeId, layers: Range<u32>) -> Session {
+        Session {
+            client,
+            layers,
+            room: 0,
+            bytes: 0,
+            sampling: Sampling::default(),
+            route: None,
+            early: Vec::new(),
+            tokens: Vec::new(),
+            pieces: VecDeque::new(),
+            received: 0,
+            confirmed: 0,
+            computed: 0,
+            sure: 0,
+            drafts: Vec::new(),
+            log: Vec::new(),
+            ended: false,
+            turn: 0,
+        }
+    }
+
+    fn is_first(&self) -> bool {
+        self.layers.start == 0
+    }
+
+    fn is_last(&self, served: &Served) -> bool {
+        self.layers.end == served.total
+    }
+
+    /// Forgets positions from `at` on.
+    fn rewind(&mut self, at: usize, width: usize) {
+        self.pieces.retain(|piece| piece.at < at);
+        if let Some(piece) = self.pieces.back_mut() {
+            let keep = (at - piece.at).min(piece.rows.len() / width);
+            piece.rows.truncate(keep * width);
+            piece.drafts.clear();
+        }
+        self.received = self.received.min(at);
+        self.confirmed = self.confirmed.min(at);
+        self.computed = self.computed.min(at);
+        self.sure = self.sure.min(at);
+        self.drafts.truncate(self.computed - self.sure);
+        self.log.truncate(self.computed * width);
+        if let Some(cursor) = self.route.as_mut().and_then(|route| route.cursor.as_mut()) {
+            *cursor = (*cursor).min(at);
+        }
+    }
+
+    /// A new epoch: takes its place, and says where it stands.
+    fn reroute(
+        &mut self,
+        served: &Served,
+        id: SessionId,
+        route: Route,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), Refusal> {
+        if self.route.as_ref().is_some_and(|known| route.epoch <= known.epoch) {
+            return Err(client_error("an epoch comes once"));
+        }
+        let (before, after) = (node_of(&route.before)?, node_of(&route.after)?);
+        let (Some(first), Some(last)) = (node_of(&route.first)?, node_of(&route.last)?) else {
+            return Err(client_error("a route has a first and a last stage"));
+        };
+        let from = route.from as usize;
+        if before.is_none() != self.is_first() || after.is_none() != self.is_last(served) {
+            return Err(client_error("the first stage has nobody before it, the last one nobody behind"));
+        }
+        if from >= self.room || self.is_last(served) && route.tokens.len() != from + 1 {
+            return Err(client_error("the text does not fit, or is not the one that is known"));
+        }
+        let have = self.sure.min(from);
+        self.route = Some(Placed { epoch: route.epoch, before, after, first, last, from, cursor: None });
+        self.rewind(have, served.width);
+        self.pieces.clear();
+        (self.received, self.confirmed) = (self.computed, self.computed);
+        self.ended = false;
+        if self.is_last(served) {
+            self.tokens = route.tokens;
+        } else {
+            self.tokens.truncate(have);
+        }
+        let told = Have { epoch: route.epoch, have: have as u32 };
+        effects.push(Effect::Send(before.unwrap_or(self.client), Frame::of(id, told)));
+        for (node, have) in std::mem::take(&mut self.early) {
+            self.told(served, id, node, have, effects)?;
+        }
+        Ok(())
+    }
+
+    /// The stage behind says where it stands.
+    fn told(
+        &mut self,
+        served: &Served,
+        id: SessionId,
+        from: NodeId,
+        have: Have,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), Refusal> {
+        let Some(route) = self.route.as_mut().filter(|route| route.epoch >= have.epoch) else {
+            self.early.retain(|(node, _)| *node != from);
+            if self.early.len() < MAX_EARLY {
+                self.early.push((from, have));
+            }
+            return Ok(());
+        };
+        if have.epoch == route.epoch && route.after == Some(from) && route.cursor.is_none() {
+            if have.have as usize > route.from {
+                let reason = "it claims what it can't have".into();
+                return Err(Refusal { why: FailedWhy::Neighbour, reason, node: Some(from) });
+            }
+            route.cursor = Some(have.have as usize);
+            self.hand_on(served, id, effects);
+        }
+        Ok(())
+    }
+
+    /// Tokens at the first stage: from the client, or around the ring.
+    fn learn(&mut self, served: &Served, at: u32, tokens: &[u32], finished: bool) -> Result<(), Refusal> {
+        let at = at as usize;
+        if !self.is_first() || at > self.tokens.len() || at + tokens.len() > self.room {
+            return Err(client_error("tokens that do not follow what is there"));
+        }
+        if tokens.iter().any(|token| *token >= served.vocabulary) {
+            return Err(client_error("a token is not in the vocabulary"));
+        }
+        for (position, token) in (at..).zip(tokens) {
+            match self.tokens.get(position) {
+                Some(known) if known == token => {}
+                Some(_) => return Err(client_error("two different tokens at one position")),
+                None => self.tokens.push(*token),
+            }
+        }
+        self.ended |= finished;
+        self.settle(served.width);
+        Ok(())
+    }
+
+    /// Drafts that were met are sure, and from the first that was not on all is forgotten.
+    fn settle(&mut self, width: usize) {
+        let known = self.tokens.get(self.sure..).unwrap_or_default();
+        let met = self.drafts.iter().zip(known).take_while(|(draft, token)| draft == token).count();
+        if met < self.drafts.len().min(known.len()) {
+            self.rewind(self.sure + met, width);
+        }
+        self.sure += met;
+        self.drafts.drain(..met.min(self.drafts.len()));
+    }
+
+    /// Rows from the stage before.
+    fn receive(&mut self, served: &Served, from: NodeId, rows: Rows) -> Result<(), Refusal> {
+        let wrong = |reason: &str| Refusal { why: FailedWhy::Neighbour, reason: reason.into(), node: Some(from) };
+        let (at, size) = (rows.at as usize, 4 * served.width);
+        let positions = rows.rows.len() / size;
+        if positions == 0 || !rows.rows.len().is_multiple_of(size) || rows.drafts.len() > MAX_DRAFTS.min(positions - 1)
+        {
+            return Err(wrong("its rows have a wrong shape"));
+        }
+        if at > self.received || at < self.confirmed || at + positions > self.room {
+            return Err(wrong("its rows are not those that should come"));
+        }
+        let values: Vec<f32> = rows.rows.as_chunks().0.iter().map(|x| f32::from_le_bytes(*x)).collect();
+        if !values.iter().all(|x| x.is_finite()) {
+            return Err(wrong("its rows hold numbers that are not finite"));
+        }
+        if at < self.received {
+            self.rewind(at, served.width);
+        }
+        self.received = at + positions;
+        self.confirmed = self.received - rows.drafts.len();
+        self.pieces.push_back(Piece { at, rows: values, drafts: rows.drafts });
+        Ok(())
+    }
+
+    /// Positions that could be computed.
+    fn waiting(&self, served: &Served) -> usize {
+        if self.route.is_none() || self.ended && self.is_first() && self.is_last(served) {
+            0
+        } else if self.is_first() {
+            if self.ended { 0 } else { self.tokens.len().saturating_sub(self.computed) }
+        } else {
+            self.pieces.iter().map(|piece| piece.rows.len() / served.width).sum()
+        }
+    }
+
+    /// The next piece of work, of at most `most` positions.
+    fn job(
+        &mut self,
+        served: &Served,
+        id: SessionId,
+        most: usize,
+        draft: &mut dyn FnMut(&[u32]) -> Vec<u32>,
+    ) -> Option<Job> {
+        let from = self.route.as_ref()?.from;
+        if self.is_first() {
+            let (at, end) = (self.computed, self.tokens.len().min(self.computed + most.max(1)));
+            let mut tokens = self.tokens.get(at..end)?.to_vec();
+            self.drafts.clear();
+            if end == self.tokens.len() && end > from && most > tokens.len() {
+                let free = (self.room - end).min(most - tokens.len()).min(MAX_DRAFTS);
+                self.drafts = draft(&self.tokens);
+                self.drafts.truncate(free);
+                self.drafts.retain(|token| *token < served.vocabulary);
+                tokens.extend(&self.drafts);
+            }
+            let sample =
+                if self.is_last(served) && end == self.tokens.len() && end > from { 1 + self.drafts.len() } else { 0 };
+            return Some(Job { session: id, at, input: Input::Tokens(tokens), sample });
+        }
+        let piece = self.pieces.front_mut()?;
+        let positions = piece.rows.len() / served.width;
+        // Drafts stay with the token that they follow.
+        if positions > most && piece.drafts.is_empty() {
+            let rest = piece.rows.split_off(most * served.width);
+            let later = Piece { at: piece.at + most, rows: rest, drafts: Vec::new() };
+            self.pieces.insert(1, later);
+        }
+        let piece = self.pieces.front()?;
+        let end = piece.at + piece.rows.len() / served.width;
+        let sure = end - piece.drafts.len();
+        let sample = if self.is_last(served) && sure > from { 1 + piece.drafts.len() } else { 0 };
+        Some(Job { session: id, at: piece.at, input: Input::Rows(piece.rows.clone()), sample })
+    }
+
+    /// Takes in what was computed, and hands it on.
+    fn computed(&mut self, served: &Served, job: &Job, done: Done, effects: &mut Vec<Effect>) -> Result<(), Refusal> {
+        let positions = job.input.positions(served.width);
+        if let Some(piece) = self.pieces.pop_front() {
+            self.drafts = piece.drafts;
+        }
+        self.computed = job.at + positions;
+        self.sure = self.computed - self.drafts.len();
+        if !self.is_last(served) {
+            if done.rows.len() != positions * served.width || !done.rows.iter().all(|x| x.is_finite()) {
+                return Err(refusal(FailedWhy::Compute, "numbers that are not finite came out here"));
+            }
+            self.log.truncate(job.at * served.width);
+            self.log.extend(done.rows);
+            self.hand_on(served, job.session, effects);
+            return Ok(());
+        }
+        if job.sample == 0 {
+            return Ok(());
+        }
+        let Some(route) = &self.route else { return Ok(()) };
+        let (at, first, last, epoch) = (self.tokens.len(), route.first, route.last, route.epoch);
+        let sampled: Vec<u32> = done.sampled.iter().map(|(token, _)| *token).collect();
+        if at != self.sure || sampled.is_empty() {
+            return Err(refusal(FailedWhy::Compute, "there is no text to go on with"));
+        }
+        self.tokens.extend(&sampled);
+        // Positions of drafts that were met are sure, all others are forgotten.
+        let met = self.drafts.iter().zip(&sampled).take_while(|(draft, token)| draft == token).count();
+        let met = met.min(sampled.len() - 1);
+        let end = self.sure + met;
+        self.drafts.clear();
+        self.pieces.clear();
+        (self.received, self.confirmed, self.computed, self.sure) = (end, end, end, end);
+        let finish = match sampled.last() {
+            Some(token) if self.sampling.ends.contains(token) => Finish::Stop,
+            _ if self.tokens.len() >= (self.sampling.limit as usize).min(self.room) => Finish::Length,
+            _ => Finish::None,
+        };
+        self.ended = finish != Finish::None;
+        let logprobs = done.sampled.into_iter().filter_map(|(_, logprob)| logprob).collect();
+        let tokens = Tokens { epoch, at: at as u32, tokens: sampled, finish: finish.into(), logprobs };
+        if first != last {
+            effects
+                .push(Effect::Send(first, Frame::of(job.session, Tokens { logprobs: Vec::new(), ..tokens.clone() })));
+        }
+        effects.push(Effect::Send(self.client, Frame::of(job.session, tokens)));
+        Ok(())
+    }
+
+    /// Sends the stage behind what it does not have.
+    fn hand_on(&mut self, served: &Served, id: SessionId, effects: &mut Vec<Effect>) {
+        let Some(route) = &mut self.route else { return };
+        let (Some(after), Some(cursor)) = (route.after, route.cursor.as_mut()) else { return };
+        let most = (ROWS_BYTES / (4 * served.width)).max(1);
+        // Drafts travel with the token that they follow.
+        let alone = if self.drafts.is_empty() { self.computed } else { self.sure - 1 };
+        while *cursor < self.computed {
+            let end = if *cursor < alone { alone.min(*cursor + most) } else { self.computed };
+            let rows = &self.log[*cursor * served.width..end * served.width];
+            let rows: Vec<u8> = rows.iter().flat_map(|x| x.to_le_bytes()).collect();
+            let drafts = if end > self.sure { self.drafts.clone() } else { Vec::new() };
+            let frame = Rows { epoch: route.epoch, at: *cursor as u32, rows: rows.into(), drafts };
+            effects.push(Effect::Send(after, Frame::of(id, frame)));
+            *cursor = end;
+        }
+    }
+}

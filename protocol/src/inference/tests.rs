@@ -1,0 +1,637 @@
+//! Stages and clients against each other in virtual time: links with delays, nodes that die, hang and lie, several clients, drafts.
+//! The model is a chain of hashes over all that a position may depend on, so any position that is lost, doubled or out of place changes
+//! the text.
+
+#![allow(clippy::unwrap_used)]
+
+use super::{
+    client::{self, Client, Request, Routes},
+    stage::{self, Done, Input, Job, Served, Stage},
+    *,
+};
+use crate::{PublicKey, hash::Stream};
+use ailo_proto::{Finish, Frame, Sampling, frame::Body};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BinaryHeap, HashMap, HashSet, VecDeque},
+    ops::Range,
+    sync::{Arc, Mutex},
+};
+
+const LAYERS: u32 = 6;
+const WIDTH: usize = 2;
+const VOCABULARY: u32 = 97;
+const MODEL: Hash = Hash([9; 32]);
+
+fn node(i: usize) -> NodeId {
+    PublicKey([i as u8 + 1; 32])
+}
+
+fn mix(a: u64, b: u64) -> u64 {
+    let mut x = (a ^ b.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    x ^= x >> 29;
+    x = x.wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x ^ x >> 32
+}
+
+/// For each layer the hash of all rows up to each position.
+#[derive(Clone)]
+struct ToyCache(BTreeMap<u32, Vec<u64>>);
+
+impl ToyCache {
+    fn new(layers: Range<u32>) -> ToyCache {
+        ToyCache(layers.map(|layer| (layer, Vec::new())).collect())
+    }
+}
+
+fn embed(token: u32) -> [f32; WIDTH] {
+    [token as f32, (token * 7 % 1000) as f32]
+}
+
+fn row_of(hash: u64) -> [f32; WIDTH] {
+    [(hash & 0xffff) as f32, (hash >> 16 & 0xffff) as f32]
+}
+
+fn hash_of(row: &[f32]) -> u64 {
+    u64::from(row[0].to_bits()) << 32 | u64::from(row[1].to_bits())
+}
+
+fn forward(cache: &mut ToyCache, at: usize, rows: &[f32]) -> Vec<f32> {
+    let mut rows: Vec<[f32; WIDTH]> = rows.as_chunks().0.to_vec();
+    for (layer, seen) in &mut cache.0 {
+        assert!(at <= seen.len(), "layer {layer} has a hole before {at}");
+        seen.truncate(at);
+        for row in &mut rows {
+            let hash = mix(seen.last().copied().unwrap_or(0), mix(u64::from(*layer), hash_of(row)));
+            seen.push(hash);
+            *row = row_of(hash);
+        }
+    }
+    rows.concat()
+}
+
+fn sample(row: &[f32], seed: u64, position: usize) -> u32 {
+    (mix(hash_of(row), mix(seed, position as u64)) % u64::from(VOCABULARY)) as u32
+}
+
+/// What an undisturbed machine alone writes.
+fn reference(prompt: &[u32], seed: u64, limit: usize) -> Vec<u32> {
+    let (mut text, mut cache, mut at) = (prompt.to_vec(), ToyCache::new(0..LAYERS), 0);
+    while text.len() < limit {
+        let rows: Vec<f32> = text[at..].iter().flat_map(|token| embed(*token)).collect();
+        let out = forward(&mut cache, at, &rows);
+        at = text.len();
+        text.push(sample(&out[out.len() - WIDTH..], seed, at));
+    }
+    text
+}
+
+#[derive(Debug)]
+#[allow(clippy::large_enum_variant)]
+enum Event {
+    Frame { from: NodeId, to: NodeId, frame: Frame },
+    Gone { who: NodeId, to: NodeId },
+    Computed { node: usize },
+    Tick,
+    Fault(Fault),
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    Kill(usize),
+    Hang(usize),
+    Wake(usize),
+    /// Flips a number in what the node gives out next.
+    Nan(usize),
+}
+
+struct Machine {
+    stage: Stage,
+    caches: HashMap<SessionId, ToyCache>,
+    inbox: VecDeque<Event>,
+    work: Option<Vec<Job>>,
+    alive: bool,
+    hangs: bool,
+    spoils: bool,
+    layers: Range<u32>,
+}
+
+struct Asker {
+    node: NodeId,
+    client: Client,
+    expected: Vec<u32>,
+    got: Vec<u32>,
+    outcome: Option<Result<Finish, String>>,
+    last: u64,
+    slowest: u64,
+    left_out: Vec<NodeId>,
+}
+
+struct World {
+    now: u64,
+    events: BinaryHeap<Reverse<(u64, u64)>>,
+    bodies: HashMap<u64, Event>,
+    count: u64,
+    /// Links keep the order of their frames.
+    links: HashMap<(NodeId, NodeId), u64>,
+    machines: Vec<Machine>,
+    askers: Vec<Asker>,
+    draws: Stream,
+    frames: u64,
+}
+
+/// Chooses among the machines that are believed to be up.
+struct Chooser<'a> {
+    spans: Vec<(NodeId, Range<u32>)>,
+    draws: &'a mut Stream,
+}
+
+impl Routes for Chooser<'_> {
+    fn route(&mut self, layers: Range<u32>, without: &HashSet<NodeId>) -> Option<Vec<(NodeId, Range<u32>)>> {
+        let (mut at, mut route) = (layers.start, Vec::new());
+        while at < layers.end {
+            let fits = |(node, span): &&(NodeId, Range<u32>)| {
+                !without.contains(node) && span.contains(&at) && !route.iter().any(|(known, _)| known == node)
+            };
+            let fitting: Vec<_> = self.spans.iter().filter(fits).collect();
+            if fitting.is_empty() {
+                return None;
+            }
+            let (node, span) = fitting[self.draws.below(fitting.len() as u64) as usize];
+            let end = span.end.min(layers.end);
+            route.push((*node, at..end));
+            at = end;
+        }
+        Some(route)
+    }
+}
+
+impl World {
+    /// Machines with these layers, clients with prompts of these lengths; texts end at `limit`.
+    fn new(seed: u8, spans: &[Range<u32>], prompts: &[usize], limit: usize, drafts: bool) -> World {
+        let mut draws = Hash([seed; 32]).stream();
+        let askers: Vec<Asker> = prompts
+            .iter()
+            .enumerate()
+            .map(|(i, length)| {
+                let tokens: Vec<u32> = (0..*length).map(|_| draws.below(u64::from(VOCABULARY)) as u32).collect();
+                let (me, text_seed) = (node(100 + i), 1000 + i as u64);
+                let sampling = Sampling { limit: limit as u32, seed: text_seed, ..Sampling::default() };
+                let expected = reference(&tokens, text_seed, limit);
+                let request = Request { model: MODEL, layers: LAYERS, tokens, sampling };
+                let client = Client::new(&me, 5, request);
+                Asker {
+                    node: me,
+                    client,
+                    expected,
+                    got: Vec::new(),
+                    outcome: None,
+                    last: 0,
+                    slowest: 0,
+                    left_out: Vec::new(),
+                }
+            })
+            .collect();
+        let texts: Vec<Vec<u32>> = askers.iter().map(|asker| asker.expected.clone()).collect();
+        let machine = |(i, layers): (usize, &Range<u32>)| {
+            let served = Served {
+                node: node(i),
+                model: MODEL,
+                layers: layers.clone(),
+                total: LAYERS,
+                width: WIDTH,
+                cache_bytes: 8,
+                vocabulary: VOCABULARY,
+                context: 4096,
+                memory: 1 << 20,
+            };
+            let stage =
+                Stage::new(served, if drafts { drafter(texts.clone(), seed) } else { Box::new(|_| Vec::new()) });
+            Machine {
+                stage,
+                caches: HashMap::new(),
+                inbox: VecDeque::new(),
+                work: None,
+                alive: true,
+                hangs: false,
+                spoils: false,
+                layers: layers.clone(),
+            }
+        };
+        let machines = spans.iter().enumerate().map(machine).collect();
+        let mut world = World {
+            now: 0,
+            events: BinaryHeap::new(),
+            bodies: HashMap::new(),
+            count: 0,
+            links: HashMap::new(),
+            machines,
+            askers,
+            draws,
+            frames: 0,
+        };
+        world.at(50, Event::Tick);
+        for i in 0..world.askers.len() {
+            world.ask(i, |client, now, routes| client.start(now, routes));
+        }
+        world
+    }
+
+    fn at(&mut self, time: u64, event: Event) {
+        self.count += 1;
+        self.events.push(Reverse((time, self.count)));
+        self.bodies.insert(self.count, event);
+    }
+
+    fn send(&mut self, from: NodeId, to: NodeId, frame: Frame) {
+        self.frames += 1;
+        let delay = 1 + self.draws.below(8);
+        let link = self.links.entry((from, to)).or_default();
+        *link = (*link).max(self.now + delay);
+        let time = *link;
+        self.at(time, Event::Frame { from, to, frame });
+    }
+
+    fn ask(&mut self, i: usize, act: impl FnOnce(&mut Client, u64, &mut dyn Routes) -> Vec<client::Effect>) {
+        // A node that hangs is still announced; one that is dead is known to be gone.
+        let up = self.machines.iter().enumerate().filter(|(_, machine)| machine.alive);
+        let spans = up.map(|(i, machine)| (node(i), machine.layers.clone())).collect();
+        let (asker, now) = (&mut self.askers[i], self.now);
+        let effects = act(&mut asker.client, now, &mut Chooser { spans, draws: &mut self.draws });
+        let from = asker.node;
+        for effect in effects {
+            let asker = &mut self.askers[i];
+            match effect {
+                client::Effect::Send(to, frame) => self.send(from, to, frame),
+                client::Effect::Token(token, _) => {
+                    asker.got.push(token);
+                    asker.slowest = asker.slowest.max(now - asker.last);
+                    asker.last = now;
+                }
+                client::Effect::Finished(finish) => asker.outcome = Some(Ok(finish)),
+                client::Effect::Failed(why) => asker.outcome = Some(Err(why)),
+                client::Effect::LeftOut(node, _) => asker.left_out.push(node),
+            }
+        }
+    }
+
+    fn act(&mut self, i: usize, effects: Vec<stage::Effect>) {
+        for effect in effects {
+            let caches = &mut self.machines[i].caches;
+            match effect {
+                stage::Effect::Send(to, mut frame) => {
+                    if let (true, Some(Body::Rows(rows))) = (self.machines[i].spoils, &mut frame.body) {
+                        let mut bytes = rows.rows.to_vec();
+                        bytes[..4].copy_from_slice(&f32::NAN.to_le_bytes());
+                        rows.rows = bytes.into();
+                        self.machines[i].spoils = false;
+                    }
+                    self.send(node(i), to, frame);
+                }
+                stage::Effect::Cache(id, layers, _) => drop(caches.insert(id, ToyCache::new(layers))),
+                stage::Effect::Adopt(old, new, _) => {
+                    let cache = caches.remove(&old).unwrap();
+                    caches.insert(new, cache);
+                }
+                stage::Effect::Free(id) => assert!(caches.remove(&id).is_some(), "freed twice"),
+            }
+        }
+    }
+
+    /// Lets a machine read its frames, and begin what is due.
+    fn poke(&mut self, i: usize) {
+        let machine = &mut self.machines[i];
+        if !machine.alive || machine.hangs || machine.work.is_some() {
+            return;
+        }
+        while let Some(event) = self.machines[i].inbox.pop_front() {
+            let stage = &mut self.machines[i].stage;
+            let effects = match event {
+                Event::Frame { from, frame, .. } => stage.handle(from, frame),
+                Event::Gone { who, .. } => stage.gone(who),
+                _ => Vec::new(),
+            };
+            self.act(i, effects);
+        }
+        let piece = 1 + self.draws.below(40) as usize;
+        let (_, jobs) = self.machines[i].stage.batch(64, piece);
+        if !jobs.is_empty() {
+            self.machines[i].work = Some(jobs);
+            let time = self.now + 1 + self.draws.below(4);
+            self.at(time, Event::Computed { node: i });
+        }
+    }
+
+    fn compute(&mut self, i: usize) {
+        let Some(jobs) = self.machines[i].work.take() else { return };
+        for job in jobs {
+            let machine = &mut self.machines[i];
+            let Some(cache) = machine.caches.get_mut(&job.session) else { panic!("a job without a cache") };
+            let rows: Vec<f32> = match &job.input {
+                Input::Tokens(tokens) => tokens.iter().flat_map(|token| embed(*token)).collect(),
+                Input::Rows(rows) => rows.clone(),
+            };
+            let out = forward(cache, job.at, &rows);
+            let mut done = Done { rows: out.clone(), sampled: Vec::new() };
+            if job.sample > 0 {
+                let (sampling, text, drafts) = machine.stage.sampling(&job).unwrap();
+                assert_eq!(drafts.len() + 1, job.sample);
+                let (limit, seed, mut position) = (sampling.limit as usize, sampling.seed, text.len());
+                for (row, draft) in
+                    out[out.len() - job.sample * WIDTH..].chunks(WIDTH).zip(drafts.iter().map(Some).chain([None]))
+                {
+                    let token = sample(row, seed, position);
+                    done.sampled.push((token, None));
+                    position += 1;
+                    if position >= limit || draft != Some(&token) {
+                        break;
+                    }
+                }
+            }
+            let effects = machine.stage.computed(&job, Ok(done));
+            self.act(i, effects);
+        }
+    }
+
+    fn step(&mut self) -> bool {
+        let Some(Reverse((time, id))) = self.events.pop() else { return false };
+        self.now = time;
+        let event = self.bodies.remove(&id).unwrap();
+        match event {
+            Event::Frame { to, .. } | Event::Gone { to, .. } => {
+                if let Some(i) = (0..self.machines.len()).find(|i| node(*i) == to) {
+                    if self.machines[i].alive {
+                        self.machines[i].inbox.push_back(event);
+                        self.poke(i);
+                    }
+                } else if let Some(i) = self.askers.iter().position(|asker| asker.node == to) {
+                    match event {
+                        Event::Frame { from, frame, .. } => {
+                            self.ask(i, |c, now, routes| c.handle(now, from, frame, routes))
+                        }
+                        Event::Gone { who, .. } => self.ask(i, |c, now, routes| c.gone(now, who, routes)),
+                        _ => {}
+                    }
+                }
+            }
+            Event::Computed { node } => {
+                if self.machines[node].alive {
+                    if self.machines[node].hangs {
+                        // It will go on where it was.
+                        self.at(time + 50, Event::Computed { node });
+                    } else {
+                        self.compute(node);
+                        self.poke(node);
+                    }
+                }
+            }
+            Event::Tick => {
+                for i in 0..self.askers.len() {
+                    self.ask(i, |c, now, routes| c.tick(now, routes));
+                }
+                self.at(time + 50, Event::Tick);
+            }
+            Event::Fault(Fault::Kill(i)) => {
+                let machine = &mut self.machines[i];
+                machine.alive = false;
+                machine.inbox.clear();
+                let others = (0..self.machines.len()).map(node).chain(self.askers.iter().map(|asker| asker.node));
+                for to in others.collect::<Vec<_>>() {
+                    let delay = self.draws.below(10);
+                    self.at(time + delay, Event::Gone { who: node(i), to });
+                }
+            }
+            Event::Fault(Fault::Hang(i)) => {
+                self.machines[i].hangs = true;
+                // Pings notice it.
+                for to in self.askers.iter().map(|asker| asker.node).collect::<Vec<_>>() {
+                    self.at(time + 700, Event::Gone { who: node(i), to });
+                }
+            }
+            Event::Fault(Fault::Wake(i)) => {
+                self.machines[i].hangs = false;
+                self.poke(i);
+            }
+            Event::Fault(Fault::Nan(i)) => self.machines[i].spoils = true,
+        }
+        true
+    }
+
+    /// Until all texts have ended.
+    fn run(&mut self) {
+        while self.askers.iter().any(|asker| asker.outcome.is_none()) {
+            assert!(self.step() && self.now < 200_000, "the text hangs at {} ms", self.now);
+        }
+        // What is under way arrives.
+        let end = self.now + 2000;
+        while self.now < end && self.step() {}
+    }
+
+    fn check(&self, what: &str) {
+        for (i, asker) in self.askers.iter().enumerate() {
+            let prompt = asker.expected.len() - asker.got.len().min(asker.expected.len());
+            assert_eq!(asker.outcome, Some(Ok(Finish::Length)), "{what}, client {i}");
+            assert_eq!(asker.got, asker.expected[prompt..], "{what}, client {i}");
+            assert_eq!(asker.client.tokens(), asker.expected, "{what}, client {i}");
+        }
+        for machine in self.machines.iter().filter(|machine| machine.alive && !machine.hangs) {
+            assert_eq!(machine.stage.sessions(), 0, "{what}: a session was left");
+        }
+    }
+}
+
+/// Guesses that are right four times of five, for texts that are known.
+fn drafter(texts: Vec<Vec<u32>>, seed: u8) -> stage::Drafter {
+    let draws = Arc::new(Mutex::new(Hash([seed ^ 0x55; 32]).stream()));
+    Box::new(move |text| {
+        let mut draws = draws.lock().unwrap();
+        let known = texts.iter().find(|known| known.starts_with(text));
+        let next = known.map_or(&[][..], |known| &known[text.len()..]);
+        next.iter().take(8).map(|token| if draws.below(5) > 0 { *token } else { (token + 1) % VOCABULARY }).collect()
+    })
+}
+
+fn seeds() -> impl Iterator<Item = u8> {
+    // A fixed set, and a few fresh ones, which are printed.
+    let fresh = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().subsec_nanos();
+    let fresh = [fresh as u8, (fresh >> 8) as u8, (fresh >> 16) as u8];
+    println!("fresh seeds {fresh:?}");
+    (0..40).chain(fresh)
+}
+
+const PAIRS: [Range<u32>; 8] = [0..2, 2..4, 4..6, 0..3, 3..6, 0..6, 0..4, 2..6];
+
+#[test]
+#[allow(clippy::single_range_in_vec_init)] // One stage has all layers.
+fn a_text_through_stages_is_the_text_of_one_machine() {
+    for spans in [&[0..6][..], &[0..2, 2..4, 4..6], &[0..1, 1..2, 2..3, 3..4, 4..5, 5..6], &[0..4, 2..6]] {
+        for drafts in [false, true] {
+            let mut world = World::new(1, spans, &[1, 40, 200], 260, drafts);
+            world.run();
+            world.check(&format!("{spans:?}, drafts: {drafts}"));
+        }
+    }
+}
+
+#[test]
+fn drafts_that_are_met_save_ways_around_the_ring() {
+    let time = |drafts| {
+        let mut world = World::new(3, &[0..2, 2..4, 4..6], &[20], 220, drafts);
+        world.run();
+        world.check("drafts");
+        world.askers[0].last
+    };
+    let (without, with) = (time(false), time(true));
+    assert!(with * 2 < without, "{with} ms with drafts, {without} without");
+}
+
+#[test]
+fn texts_survive_the_deaths_of_stages() {
+    for seed in seeds() {
+        for drafts in [false, true] {
+            let mut world = World::new(seed, &PAIRS, &[3, 90], 300, drafts);
+            // Two of eight, such that all layers are served by somebody.
+            let victims = [[0, 4], [3, 2], [6, 4], [1, 0], [7, 3], [5, 1]][world.draws.below(6) as usize];
+            for victim in victims {
+                let time = world.draws.below(2000);
+                world.at(time, Event::Fault(Fault::Kill(victim)));
+            }
+            world.run();
+            world.check(&format!("seed {seed}, drafts {drafts}, killed {victims:?}"));
+        }
+    }
+}
+
+#[test]
+fn texts_survive_stages_that_hang_and_come_back() {
+    for seed in seeds() {
+        let mut world = World::new(seed, &PAIRS, &[3, 90], 300, seed % 2 == 0);
+        let mut when = 0;
+        for victim in [seed as usize % 8, (seed as usize / 8 + 3) % 8] {
+            when += world.draws.below(1500);
+            world.at(when, Event::Fault(Fault::Hang(victim)));
+            let back = when + world.draws.below(3000);
+            world.at(back, Event::Fault(Fault::Wake(victim)));
+        }
+        world.run();
+        world.check(&format!("seed {seed}"));
+        assert!(world.askers.iter().all(|asker| asker.slowest < 3000), "seed {seed}");
+    }
+}
+
+#[test]
+fn a_stage_that_gives_out_what_is_no_number_is_left_out() {
+    for seed in 0..20 {
+        let mut world = World::new(seed, &[0..2, 0..2, 2..4, 2..4, 4..6, 4..6], &[30], 200, false);
+        let first = world.askers[0].client.route().next().unwrap().0;
+        let culprit = (0..2).find(|i| node(*i) == first).unwrap();
+        world.at(300, Event::Fault(Fault::Nan(culprit)));
+        world.run();
+        world.check(&format!("seed {seed}"));
+        assert_eq!(world.askers[0].left_out, [node(culprit)]);
+    }
+}
+
+#[test]
+fn without_a_replica_the_error_comes_within_two_seconds_and_names_the_layers() {
+    let mut world = World::new(7, &[0..2, 2..4, 4..6], &[10], 4000, false);
+    world.at(500, Event::Fault(Fault::Kill(1)));
+    world.run();
+    let Some(Err(why)) = &world.askers[0].outcome else { panic!("{:?}", world.askers[0].outcome) };
+    assert!(why.contains("layers 2 to 3"), "{why}");
+    let asker = &world.askers[0];
+    assert_eq!(asker.client.tokens(), &asker.expected[..asker.client.tokens().len()]);
+    assert!(world.machines.iter().filter(|machine| machine.alive).all(|machine| machine.stage.sessions() == 0));
+}
+
+#[test]
+fn a_client_that_goes_away_leaves_nothing_behind() {
+    let mut world = World::new(8, &[0..3, 3..6], &[10], 4000, false);
+    while world.now < 300 {
+        world.step();
+    }
+    assert!(world.machines.iter().all(|machine| machine.stage.sessions() == 1));
+    let asker = world.askers[0].node;
+    for i in 0..2 {
+        world.at(301, Event::Gone { who: asker, to: node(i) });
+    }
+    while world.now < 400 {
+        world.step();
+    }
+    assert!(world.machines.iter().all(|machine| machine.stage.sessions() == 0 && machine.caches.is_empty()));
+}
+
+#[test]
+fn the_next_text_of_a_client_begins_where_the_last_one_ended() {
+    let mut world = World::new(9, &[0..3, 3..6], &[100], 300, false);
+    world.run();
+    world.check("first");
+    let asker = &mut world.askers[0];
+    let tokens = [asker.expected.clone(), vec![1, 2, 3]].concat();
+    let sampling = Sampling { limit: 400, seed: 77, ..Sampling::default() };
+    asker.expected = reference(&tokens, 77, 400);
+    asker.client = Client::new(&asker.node, 6, Request { model: MODEL, layers: LAYERS, tokens, sampling });
+    (asker.outcome, asker.last, asker.slowest) = (None, world.now, 0);
+    asker.got.clear();
+    let mut read = 0;
+    world.ask(0, |client, now, routes| client.start(now, routes));
+    while world.askers[0].got.is_empty() {
+        for (_, event) in world.bodies.iter().filter(|(_, event)| matches!(event, Event::Frame { .. })) {
+            if let Event::Frame { frame: Frame { body: Some(Body::Input(input)), .. }, .. } = event {
+                read = input.tokens.len();
+            }
+        }
+        world.step();
+    }
+    world.run();
+    world.check("second");
+    assert_eq!(read, 303 - 299 / CHUNK * CHUNK, "tokens that were read again");
+}
+
+#[test]
+fn strangers_change_nothing_and_floods_are_refused() {
+    let mut world = World::new(10, &[0..3, 3..6], &[50], 200, false);
+    while world.now < 200 {
+        world.step();
+    }
+    let (victim, id) = (world.askers[0].node, world.askers[0].client.id());
+    let stranger = node(200);
+    let bodies: Vec<Body> = vec![
+        ailo_proto::Close::default().into(),
+        ailo_proto::Route { epoch: 99, from: 1, ..Default::default() }.into(),
+        ailo_proto::Have { epoch: 1, have: 0 }.into(),
+        ailo_proto::Input { epoch: 1, at: 0, tokens: vec![1] }.into(),
+        ailo_proto::Tokens { epoch: 1, at: 5, tokens: vec![1], ..Default::default() }.into(),
+        ailo_proto::Rows { epoch: 1, at: 0, rows: vec![0; 8].into(), drafts: vec![] }.into(),
+        ailo_proto::Open { nonce: 5, model: MODEL.0.to_vec().into(), first: 0, end: 3, room: 10, ..Default::default() }
+            .into(),
+        ailo_proto::Where {}.into(),
+    ];
+    for body in bodies {
+        for i in 0..2 {
+            world.send(stranger, node(i), Frame::of(id, body.clone()));
+        }
+    }
+    world.run();
+    world.check(&format!("{victim:?}"));
+    // Memory is for so many sessions, and then no more.
+    let stage = &mut world.machines[0].stage;
+    let mut refused = 0;
+    for nonce in 0..200 {
+        let open = ailo_proto::Open {
+            nonce,
+            model: MODEL.0.to_vec().into(),
+            first: 0,
+            end: 3,
+            room: 4096,
+            ..Default::default()
+        };
+        let effects = stage.handle(stranger, Frame::of(session_id(&stranger, nonce), open));
+        refused += usize::from(effects.iter().any(|effect| {
+            matches!(effect, stage::Effect::Send(_, Frame { body: Some(Body::Failed(failed)), .. }) if failed.reason.contains("memory"))
+        }));
+    }
+    assert!(refused > 150 && stage.sessions() > 3, "{refused} of 200 refused, {} open", stage.sessions());
+    stage.gone(stranger);
+    assert_eq!(stage.sessions(), 0);
+}
