@@ -44,8 +44,10 @@ pub mod model;
 pub mod outer;
 pub mod reference;
 pub mod round;
+pub mod sample;
 pub mod simulation;
 pub mod state;
+pub mod text;
 pub mod tokenizer;
 
 pub use dataset::Dataset;

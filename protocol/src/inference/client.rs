@@ -195,46 +195,58 @@ impl Client {
         std::mem::take(&mut self.effects)
     }
 
-    /// Finds stages for what is missing, and opens them.
+    /// Finds stages for what is missing, and opens them. Where only nodes are left that have other parts of the route, all of it is laid anew.
     fn repair(&mut self, now: u64, routes: &mut dyn Routes) {
-        let mut hops = Vec::new();
-        let mut at = 0;
         let known = std::mem::take(&mut self.hops);
-        let ends = known.iter().map(|hop| hop.layers.start).chain([self.request.layers]).collect::<Vec<_>>();
-        let mut known = known.into_iter();
-        for end in ends {
-            if at < end {
-                let mut without = self.without.clone();
-                without.extend(hops.iter().map(|hop: &Hop| hop.node));
-                without.extend(known.as_slice().iter().map(|hop| hop.node));
-                let Some(stages) = routes.route(at..end, &without) else {
-                    self.hops = hops.into_iter().chain(known).collect();
-                    self.end(format!("no node that can be reached serves layers {at} to {} of the model", end - 1));
-                    return;
-                };
-                for (node, layers) in stages {
-                    let last = layers.end == self.request.layers;
-                    let open = Open {
-                        nonce: self.nonce,
-                        model: self.request.model.0.to_vec().into(),
-                        first: layers.start,
-                        end: layers.end,
-                        room: self.request.sampling.limit,
-                        sampling: last.then(|| self.request.sampling.clone()),
-                        chunks: chunks(&self.tokens).into_iter().map(|hash| hash.0.to_vec().into()).collect(),
-                    };
-                    self.effects.push(Effect::Send(node, Frame::of(self.id, open)));
-                    hops.push(Hop { node, layers, open: false });
+        let kept: Vec<NodeId> = known.iter().map(|hop| hop.node).collect();
+        let without: HashSet<NodeId> = self.without.iter().chain(&kept).copied().collect();
+        let mut at = 0;
+        let mut missing = None;
+        for end in
+            known.iter().map(|hop| hop.layers.clone()).chain(std::iter::once(self.request.layers..self.request.layers))
+        {
+            if at < end.start {
+                match routes.route(at..end.start, &self.without_all(&without)) {
+                    Some(stages) => stages.into_iter().for_each(|(node, layers)| self.open(node, layers)),
+                    None => missing = missing.or(Some(at..end.start)),
                 }
             }
-            if let Some(hop) = known.next() {
-                at = hop.layers.end;
-                hops.push(hop);
-            }
+            at = end.end;
         }
-        self.hops = hops;
+        self.hops.extend(known);
+        if let Some(layers) = missing {
+            let old = std::mem::take(&mut self.hops);
+            old.iter().for_each(|hop| self.effects.push(Effect::Send(hop.node, Frame::of(self.id, Close::default()))));
+            let Some(stages) = routes.route(0..self.request.layers, &self.without).filter(|_| !kept.is_empty()) else {
+                let (from, to) = (layers.start, layers.end - 1);
+                self.end(format!("no node that can be reached serves layers {from} to {to} of the model"));
+                return;
+            };
+            stages.into_iter().for_each(|(node, layers)| self.open(node, layers));
+        }
+        self.hops.sort_by_key(|hop| hop.layers.start);
         self.opening = Some(now);
         self.proceed(now);
+    }
+
+    /// These, and who is in the route already: a node has one part of it.
+    fn without_all(&self, without: &HashSet<NodeId>) -> HashSet<NodeId> {
+        without.iter().copied().chain(self.hops.iter().map(|hop| hop.node)).collect()
+    }
+
+    fn open(&mut self, node: NodeId, layers: Range<u32>) {
+        let last = layers.end == self.request.layers;
+        let open = Open {
+            nonce: self.nonce,
+            model: self.request.model.0.to_vec().into(),
+            first: layers.start,
+            end: layers.end,
+            room: self.request.sampling.limit,
+            sampling: last.then(|| self.request.sampling.clone()),
+            chunks: chunks(&self.tokens).into_iter().map(|hash| hash.0.to_vec().into()).collect(),
+        };
+        self.effects.push(Effect::Send(node, Frame::of(self.id, open)));
+        self.hops.push(Hop { node, layers, open: false });
     }
 
     /// Tells everybody the route, once all are open.

@@ -12,12 +12,26 @@ pub(super) struct Seen {
     keys: Vec<f32>,
     values: Vec<f32>,
     room: usize,
+    head: usize,
 }
 
 impl Seen {
     pub fn new(shape: &Shape, room: usize) -> Seen {
         let len = shape.kv_heads * room * shape.head_width;
-        Seen { keys: vec![0.0; len], values: vec![0.0; len], room } // Untouched memory costs nothing.
+        Seen { keys: vec![0.0; len], values: vec![0.0; len], room, head: shape.head_width } // Untouched memory costs nothing.
+    }
+
+    /// `len` of `old` positions move into more room.
+    pub fn grow(&mut self, old: usize, len: usize, room: usize) {
+        let head = self.head;
+        for side in [&mut self.keys, &mut self.values] {
+            let mut wide = vec![0.0; side.len() / old.max(1) * room];
+            for (from, to) in side.chunks_exact((old * head).max(1)).zip(wide.chunks_exact_mut(room * head)) {
+                to[..len * head].copy_from_slice(&from[..len * head]);
+            }
+            *side = wide;
+        }
+        self.room = room;
     }
 }
 

@@ -141,7 +141,7 @@ fn gelu(x: f32) -> f32 {
 
 /// The exponential function, off by less than 2.4e-7 of it; 0 below -87, and from 88 on what it is at 88.
 #[inline(always)]
-pub(super) fn exp(x: f32) -> f32 {
+pub(crate) fn exp(x: f32) -> f32 {
     /// What rounds to whole numbers when it is added: its last place is 1.
     const ROUND: f32 = 12_582_912.0;
     let bounded = x.clamp(-87.0, 88.0);

@@ -18,6 +18,7 @@ mod shape;
 mod tests;
 mod weights;
 
+pub(crate) use math::exp;
 pub use matrix::{Dtype, Matrix};
 pub(crate) use shape::frequencies;
 pub use shape::{Activation, Norm, Shape};
@@ -27,6 +28,7 @@ use crate::error::{Result, TrainingError};
 use ailo_protocol::params::ModelConfig;
 use attention::{Attention, Seen};
 use pulp::Arch;
+use std::ops::Range;
 
 /// Layers of a decoder, which reads its weights where they are.
 pub struct Engine<'a> {
@@ -45,17 +47,19 @@ pub struct Part<'c> {
 }
 
 impl Engine<'_> {
-    /// The residual stream `x` [T, C] after these layers: that of all positions of `parts`, one after another.
+    /// The residual stream `x` [T, C] of all positions of `parts`, one after another, after the layers that their caches are of, which are the
+    /// same for all.
     ///
     /// # Errors
     ///
-    /// [`TrainingError::Generate`] if a cache has no room for its positions, or `x` is not as long as they need; nothing is changed then.
+    /// [`TrainingError::Generate`] if a cache has no room for its positions or is of other layers, or `x` is not as long as they need; nothing is changed then.
     pub fn forward(&self, mut x: Vec<f32>, parts: &mut [Part<'_>]) -> Result<Vec<f32>> {
         let (arch, threads, shape) = (self.arch, self.threads, &self.shape);
         self.check(&x, parts)?;
         let positions = parts.iter().flat_map(|part| part.cache.len..part.cache.len + part.positions);
         let turns = shape.frequencies.as_ref().map(|frequencies| math::turns(frequencies, positions));
-        for (layer, block) in self.weights.blocks.iter().enumerate() {
+        let first = parts.first().map_or(0, |part| part.cache.first);
+        for (layer, block) in self.weights.blocks.iter().skip(first).take(self.depth(parts)).enumerate() {
             let mut qkv = block.qkv.apply(arch, threads, &self.norm(&block.norm1, &x)); // [T, (H + 2 K) D]
             if let Some((queries, keys)) = &block.head_norms {
                 arch.dispatch(math::HeadNorms { shape, queries, keys, qkv: &mut qkv });
@@ -129,10 +133,19 @@ impl Engine<'_> {
         self.weights.blocks.len()
     }
 
-    /// An empty cache for `room` positions. Memory is taken as they come.
+    /// An empty cache for `room` positions and all layers that are here. Memory is taken as they come.
     pub fn cache(&self, room: usize) -> Cache {
-        let room = room.min(self.shape.context);
-        Cache { len: 0, room, layers: (0..self.layers()).map(|_| Seen::new(&self.shape, room)).collect() }
+        self.cache_of(0..self.layers(), room)
+    }
+
+    /// The same for some of the layers, of which 0 is the first that is here.
+    pub fn cache_of(&self, layers: Range<usize>, room: usize) -> Cache {
+        let (room, first) = (room.min(self.shape.context), layers.start);
+        Cache { len: 0, room, first, layers: layers.map(|_| Seen::new(&self.shape, room)).collect() }
+    }
+
+    fn depth(&self, parts: &[Part<'_>]) -> usize {
+        parts.first().map_or(0, |part| part.cache.layers.len())
     }
 
     fn norm(&self, norm: &NormWeights, x: &[f32]) -> Vec<f32> {
@@ -142,6 +155,12 @@ impl Engine<'_> {
     fn check(&self, x: &[f32], parts: &[Part<'_>]) -> Result<()> {
         if x.len() != parts.iter().map(|part| part.positions).sum::<usize>() * self.shape.width {
             return Err(TrainingError::Generate("these are not the rows of the positions"));
+        }
+        let (first, depth) = (parts.first().map_or(0, |part| part.cache.first), self.depth(parts));
+        if parts.iter().any(|part| (part.cache.first, part.cache.layers.len()) != (first, depth))
+            || first + depth > self.layers()
+        {
+            return Err(TrainingError::Generate("the caches are of other layers"));
         }
         if parts.iter().any(|part| part.positions > part.cache.room - part.cache.len) {
             return Err(TrainingError::Generate("the text is longer than the room that was kept for it"));
@@ -185,6 +204,8 @@ fn add(x: &mut [f32], more: &[f32]) {
 pub struct Cache {
     len: usize,
     room: usize,
+    /// The first layer.
+    first: usize,
     layers: Vec<Seen>,
 }
 
@@ -197,6 +218,15 @@ impl Cache {
     /// Whether no position was seen yet.
     pub fn is_empty(&self) -> bool {
         self.len == 0
+    }
+
+    /// Makes room for so many positions, if there is less.
+    pub fn grow(&mut self, room: usize) {
+        if room > self.room {
+            let (old, len) = (self.room, self.len);
+            self.layers.iter_mut().for_each(|seen| seen.grow(old, len, room));
+            self.room = room;
+        }
     }
 
     /// Forgets positions from `len` on.

@@ -156,6 +156,34 @@ fn layers_on_several_machines_give_the_same_bits() {
 }
 
 #[test]
+fn some_layers_of_those_here_and_a_cache_that_grows_change_nothing() {
+    for (cfg, weights) in models(8.0) {
+        let engine = Engine::own(&cfg, &weights).unwrap();
+        let mut caches = [engine.cache_of(0..1, 10), engine.cache_of(1..2, 10)];
+        let mut both = |tokens: &[u32], at| {
+            let mut x = engine.embed(tokens, at).unwrap();
+            for cache in &mut caches {
+                cache.grow(at + tokens.len());
+                x = engine.forward(x, &mut [Part { cache, positions: tokens.len() }]).unwrap();
+            }
+            engine.logits(&x).unwrap()
+        };
+        let pieces = [both(&tokens(30)[..10], 0), both(&tokens(30)[10..30], 10)].concat();
+        assert!(bits(&pieces) == bits(&logits(&engine, &tokens(30), 30)), "{cfg:?}");
+        let mut mixed = [engine.cache_of(0..1, 10), engine.cache(10)];
+        let [a, b] = &mut mixed;
+        let parts = &mut [Part { cache: a, positions: 1 }, Part { cache: b, positions: 1 }];
+        assert!(
+            engine
+                .forward(vec![0.0; 2 * engine.shape().width], parts)
+                .unwrap_err()
+                .to_string()
+                .contains("other layers")
+        );
+    }
+}
+
+#[test]
 fn smaller_types_of_weights_are_near_and_have_their_golden_bits() {
     let (cfg, weights) = models(2.0).remove(2);
     let logits_of = |dtype: Dtype, arch: Arch| {

@@ -1,0 +1,306 @@
+//! Text of a model: to tokens and back, for the network's own tokenizers and for those of checkpoints (`tokenizer.json`), and
+//! conversations as the model has learned to read them (a checkpoint's chat template).
+
+use crate::{
+    error::{Result, TrainingError},
+    tokenizer,
+};
+use ailo_protocol::params::Tokenizer;
+use minijinja::{Environment, Error, ErrorKind, context};
+use serde_json::Value;
+use std::{fs, path::Path};
+
+/// A tokenizer with what belongs to it.
+pub enum Text {
+    /// One of the network's own.
+    Own(Tokenizer),
+    /// A checkpoint's.
+    Checkpoint(Box<CheckpointText>),
+}
+
+/// Tokenizer and template of a checkpoint.
+pub struct CheckpointText {
+    tokenizer: tokenizers::Tokenizer,
+    template: Option<String>,
+    /// What `tokenizer_config.json` says, which templates may ask for.
+    config: Value,
+}
+
+/// What somebody said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Message {
+    /// "system", "user" or "assistant".
+    pub role: String,
+    /// The words.
+    pub content: String,
+}
+
+impl Text {
+    /// The tokenizer of a checkpoint's folder.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainingError::Checkpoint`] if there is none, or none that can be read.
+    pub fn open(folder: &Path) -> Result<Text> {
+        let path = folder.join("tokenizer.json");
+        let failed = |why: &dyn std::fmt::Display| {
+            let name = path.display();
+            TrainingError::Checkpoint(format!(
+                "{name} is no tokenizer that can be read ({why}); the checkpoint needs one beside its weights"
+            ))
+        };
+        let tokenizer = tokenizers::Tokenizer::from_file(&path).map_err(|e| failed(&e))?;
+        let config = match fs::read(folder.join("tokenizer_config.json")) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| failed(&e))?,
+            Err(_) => Value::Null,
+        };
+        let named = |all: &Value| {
+            let all = all.as_array()?.iter();
+            all.clone().find(|one| one["name"] == "default")?["template"].as_str().map(str::to_string)
+        };
+        let given = &config["chat_template"];
+        let template = fs::read_to_string(folder.join("chat_template.jinja")).ok();
+        let template = template.or_else(|| given.as_str().map(str::to_string)).or_else(|| named(given));
+        Ok(Text::Checkpoint(Box::new(CheckpointText { tokenizer, template, config })))
+    }
+
+    /// Tokens of `text`; with `marks`, what the tokenizer puts around a text of its own is there, too.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainingError::Checkpoint`] if the tokenizer fails.
+    pub fn encode(&self, text: &str, marks: bool) -> Result<Vec<u32>> {
+        match self {
+            Text::Own(own) => {
+                Ok(tokenizer::encode(*own, "text", text.as_bytes())?.into_iter().map(u32::from).collect())
+            }
+            Text::Checkpoint(of) => {
+                let encoded = of.tokenizer.encode_fast(text, marks);
+                encoded.map(|encoded| encoded.get_ids().to_vec()).map_err(|e| TrainingError::Checkpoint(e.to_string()))
+            }
+        }
+    }
+
+    /// The text of `tokens`; marks have none.
+    pub fn decode(&self, tokens: &[u32]) -> String {
+        match self {
+            Text::Own(own) => {
+                let tokens: Vec<u16> = tokens.iter().filter_map(|token| u16::try_from(*token).ok()).collect();
+                tokenizer::decode(*own, &tokens)
+            }
+            // It fails for no known reason; a token that it does not know has no text.
+            Text::Checkpoint(of) => of.tokenizer.decode(tokens, true).unwrap_or_default(),
+        }
+    }
+
+    /// The tokenizer's own name of a token, for people who look at probabilities.
+    pub fn name(&self, token: u32) -> String {
+        match self {
+            Text::Own(_) => self.decode(&[token]),
+            Text::Checkpoint(of) => {
+                let text = of.tokenizer.decode(&[token], false).unwrap_or_default();
+                if text.is_empty() { of.tokenizer.id_to_token(token).unwrap_or_default() } else { text }
+            }
+        }
+    }
+
+    /// Tokens that end a text.
+    pub fn ends(&self) -> Vec<u32> {
+        match self {
+            Text::Own(Tokenizer::Gpt2) => vec![u32::from(tokenizer::GPT2_END_OF_TEXT)],
+            Text::Own(Tokenizer::Bytes) => Vec::new(),
+            Text::Checkpoint(of) => {
+                let name = &of.config["eos_token"];
+                let name = name.as_str().or_else(|| name["content"].as_str());
+                name.and_then(|name| of.tokenizer.token_to_id(name)).into_iter().collect()
+            }
+        }
+    }
+
+    /// A conversation as text that an answer follows.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainingError::Checkpoint`] with what the template objects to.
+    pub fn conversation(&self, messages: &[Message]) -> Result<String> {
+        let template = match self {
+            Text::Checkpoint(of) => of.template.as_deref(),
+            Text::Own(_) => None,
+        };
+        let Some(template) = template else {
+            // A model that knows no conversations reads one as a play.
+            let lines = messages.iter().map(|message| format!("{}: {}\n\n", message.role, message.content));
+            return Ok(lines.collect::<String>() + "assistant:");
+        };
+        let failed = |e: Error| {
+            let why = e.detail().map_or_else(|| e.to_string(), str::to_string);
+            TrainingError::Checkpoint(format!("the model's chat template refuses this conversation: {why}"))
+        };
+        let environment = environment();
+        let template = environment.template_from_str(template).map_err(failed)?;
+        let token = |name: &str| match self {
+            Text::Checkpoint(of) => {
+                let token = &of.config[name];
+                token.as_str().or_else(|| token["content"].as_str()).unwrap_or_default().to_string()
+            }
+            Text::Own(_) => String::new(),
+        };
+        let messages: Vec<Value> =
+            messages.iter().map(|m| serde_json::json!({ "role": m.role, "content": m.content })).collect();
+        let rendered = template.render(context! {
+            messages => messages,
+            add_generation_prompt => true,
+            bos_token => token("bos_token"),
+            eos_token => token("eos_token"),
+            pad_token => token("pad_token"),
+            unk_token => token("unk_token"),
+        });
+        rendered.map_err(failed)
+    }
+}
+
+/// What templates expect, as transformers gives it to them. They come from strangers: steps and depth are bounded.
+fn environment() -> Environment<'static> {
+    let mut environment = Environment::new();
+    environment.set_trim_blocks(true);
+    environment.set_lstrip_blocks(true);
+    environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+    environment.add_function("raise_exception", |why: String| -> std::result::Result<String, Error> {
+        Err(Error::new(ErrorKind::InvalidOperation, why))
+    });
+    environment.set_recursion_limit(64);
+    environment
+}
+
+/// Turns a stream of tokens into pieces of text, none of which ends inside a character.
+pub struct TextStream<'a> {
+    text: &'a Text,
+    tokens: Vec<u32>,
+    /// Tokens before this one are done with; their text is part of what `shown` counts from.
+    start: usize,
+    /// Tokens whose text was given out.
+    shown: usize,
+}
+
+impl<'a> TextStream<'a> {
+    /// A stream at the start of a text.
+    pub fn new(text: &'a Text) -> TextStream<'a> {
+        TextStream { text, tokens: Vec::new(), start: 0, shown: 0 }
+    }
+
+    /// The text that `token` completes; empty while a character is incomplete.
+    pub fn push(&mut self, token: u32) -> String {
+        self.tokens.push(token);
+        // Four tokens hold any character; what is still none then is not text at all.
+        let piece = self.rest();
+        if piece.ends_with(char::REPLACEMENT_CHARACTER) && self.tokens.len() - self.shown < 4 {
+            return String::new();
+        }
+        (self.start, self.shown) = (self.shown, self.tokens.len());
+        piece
+    }
+
+    /// What is left at the end of the text.
+    pub fn finish(self) -> String {
+        self.rest()
+    }
+
+    /// A token's text may depend on the one before it (a space, for one), so both are read.
+    fn rest(&self) -> String {
+        let before = self.text.decode(&self.tokens[self.start..self.shown]);
+        let all = self.text.decode(&self.tokens[self.start..]);
+        all.strip_prefix(before.as_str()).map_or(all.clone(), str::to_string)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use serde_json::json;
+
+    /// A byte-level tokenizer with a few merges and marks, as GPT-2, Llama 3 and Qwen have them.
+    fn folder(template: Option<&str>) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        let mut vocabulary = serde_json::Map::new();
+        let mut alphabet: Vec<char> =
+            tokenizers::pre_tokenizers::byte_level::ByteLevel::alphabet().into_iter().collect();
+        alphabet.sort_unstable();
+        let words = alphabet.into_iter().map(String::from).chain(["he", "ll", "hell", "Ġw"].map(String::from));
+        for (i, word) in words.enumerate() {
+            vocabulary.insert(word, json!(i));
+        }
+        let mark = |id: u32, content: &str| json!({ "id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true });
+        let tokenizer = json!({
+            "version": "1.0",
+            "added_tokens": [mark(260, "<|im_start|>"), mark(261, "<|im_end|>")],
+            "normalizer": null,
+            "pre_tokenizer": { "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true },
+            "post_processor": null,
+            "decoder": { "type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true },
+            "model": { "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null, "end_of_word_suffix": null,
+                       "fuse_unk": false, "byte_fallback": false, "vocab": vocabulary,
+                       "merges": [["h", "e"], ["l", "l"], ["he", "ll"], ["Ġ", "w"]] }
+        });
+        fs::write(folder.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
+        let config =
+            json!({ "eos_token": "<|im_end|>", "bos_token": { "content": "<|im_start|>" }, "chat_template": template });
+        fs::write(folder.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+        folder
+    }
+
+    /// Qwen's, in short.
+    const TEMPLATE: &str = "{%- for message in messages %}\n{{- '<|im_start|>' + message['role'] + '\\n' + message.content.strip() + '<|im_end|>\\n' }}\n\
+        {%- if message.role == 'tool' %}{{ raise_exception('no tools here') }}{% endif %}{%- endfor %}\n\
+        {%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}";
+
+    fn said(role: &str, content: &str) -> Message {
+        Message { role: role.into(), content: content.into() }
+    }
+
+    #[test]
+    fn text_becomes_tokens_and_comes_back_in_whole_characters() {
+        let folder = folder(None);
+        let text = Text::open(folder.path()).unwrap();
+        let words = "hello world, näïve 日本語 🦀\n";
+        for text in [&text, &Text::Own(Tokenizer::Bytes), &Text::Own(Tokenizer::Gpt2)] {
+            let tokens = text.encode(words, true).unwrap();
+            assert_eq!(text.decode(&tokens), words);
+            let mut stream = TextStream::new(text);
+            let mut pieces: Vec<String> = tokens.iter().map(|token| stream.push(*token)).collect();
+            pieces.push(stream.finish());
+            assert_eq!(pieces.concat(), words);
+            assert!(pieces.iter().all(|piece| !piece.contains(char::REPLACEMENT_CHARACTER)), "{pieces:?}");
+        }
+        let names: Vec<String> = text.encode("hello", true).unwrap().iter().map(|token| text.name(*token)).collect();
+        assert_eq!(names, ["hell", "o"]);
+        assert_eq!(text.ends(), [261]);
+        // Bytes that are no text are shown as such, not held back for ever.
+        let mut stream = TextStream::new(&Text::Own(Tokenizer::Bytes));
+        let shown: String = [0xff, 0xff, 0xff, 0xff, 0x61].iter().map(|token| stream.push(*token)).collect();
+        assert!(shown.ends_with('a') && shown.contains(char::REPLACEMENT_CHARACTER), "{shown:?}");
+    }
+
+    #[test]
+    fn conversations_follow_the_checkpoints_template() {
+        let folder = folder(Some(TEMPLATE));
+        let text = Text::open(folder.path()).unwrap();
+        let rendered = text.conversation(&[said("system", "be brief"), said("user", " hello ")]).unwrap();
+        assert_eq!(
+            rendered,
+            "<|im_start|>system\nbe brief<|im_end|>\n<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n"
+        );
+        let tokens = text.encode(&rendered, false).unwrap();
+        assert_eq!(tokens.iter().filter(|token| **token == 260).count(), 3);
+        let refused = text.conversation(&[said("tool", "x")]).unwrap_err().to_string();
+        assert!(refused.contains("no tools here"), "{refused}");
+        let plain = Text::Own(Tokenizer::Bytes).conversation(&[said("user", "hi")]).unwrap();
+        assert_eq!(plain, "user: hi\n\nassistant:");
+    }
+
+    #[test]
+    fn a_folder_without_a_tokenizer_says_so() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(Text::open(folder.path()).err().unwrap().to_string().contains("tokenizer.json"));
+    }
+}
