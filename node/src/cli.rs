@@ -8,7 +8,7 @@ use ailo_protocol::{
     compression::Codec,
     username::BadUsername,
 };
-use ailo_training::simulation::Attack;
+use ailo_training::{engine::Dtype, simulation::Attack};
 use clap::{Args, Parser, Subcommand};
 use serde::Deserialize;
 use std::{path::PathBuf, str::FromStr};
@@ -70,6 +70,9 @@ pub enum Command {
     /// Check what a node says of the ledger by certificates and proofs, without believing the node.
     #[command(subcommand)]
     Verify(VerifyCommand),
+    /// Serve a checkpoint on this machine through the API that OpenAI's clients speak, with no network.
+    #[command(after_help = SERVE_HELP)]
+    Serve(ServeArgs),
     /// Continue a text with the network's model.
     Generate(GenerateArgs),
     /// Make one update of the updates in a file, by a rule that withstands attackers.
@@ -568,6 +571,35 @@ pub struct VoteArgs {
     /// Which wallet, which node to ask.
     #[command(flatten)]
     pub client: ClientArgs,
+}
+
+const SERVE_HELP: &str = "\
+FOLDER holds config.json, tokenizer.json and *.safetensors, as Hugging Face writes them: GPT-2, Llama 2 and 3, Qwen 1.5, 2 and 3.
+The model is called by the folder's name.
+
+Examples:
+  ailo-node serve --model models/Qwen3-0.6B
+  curl http://127.0.0.1:8650/v1/chat/completions -H 'content-type: application/json' \\
+    -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Who are you?\"}]}'";
+
+/// Flags of `serve`.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// The checkpoint's folder.
+    #[arg(long, value_name = "FOLDER")]
+    pub model: PathBuf,
+    /// How to keep the weights: f32, f16, bf16 or int8 [default: as they are in the files].
+    #[arg(long, value_name = "TYPE")]
+    pub dtype: Option<Dtype>,
+    /// Address of the API.
+    #[arg(long, default_value = "127.0.0.1:8650", value_name = "ADDRESS")]
+    pub http: std::net::SocketAddr,
+    /// Threads that compute [default: one for each core].
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub threads: Option<u32>,
+    /// Memory for texts that are being written, in MiB.
+    #[arg(long, default_value_t = 1024, value_name = "MIB")]
+    pub memory: u64,
 }
 
 /// Flags of `generate`.

@@ -7,7 +7,7 @@ use crate::{
     config::Settings,
     datadir::DataDir,
     error::NodeError,
-    genesis, holders, localnet, replay, round,
+    genesis, holders, inference, localnet, replay, round,
     rpc::types::*,
     service, simulate, verify,
 };
@@ -42,6 +42,7 @@ pub async fn dispatch(cli: Cli) -> Result<(), NodeError> {
         Command::Replay(args) => replay::command(&args),
         Command::Status(args) => status(args).await,
         Command::Verify(command) => verify::command(command).await,
+        Command::Serve(args) => inference::serve::command(args).await,
         Command::Generate(args) => generate(args).await,
         Command::Aggregate(args) => aggregate::command(&args),
         Command::Localnet(args) => localnet::run(*args).await,

@@ -11,6 +11,7 @@ pub mod datadir;
 pub mod error;
 pub mod genesis;
 pub mod holders;
+pub mod inference;
 pub mod localnet;
 pub mod replay;
 pub mod round;

@@ -30,6 +30,7 @@ domains! {
     LotSecret "ailo v1 secret of a chain of lots",
     MerkleLeaf "ailo v1 merkle leaf",
     MerkleNode "ailo v1 merkle node",
+    Model "ailo v1 model that is served",
     ModelChunk "ailo v1 model chunk",
     Recovery "ailo v1 recovery key",
     Session "ailo v1 inference session",

@@ -217,35 +217,11 @@ impl<'a> TextStream<'a> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use serde_json::json;
+    use crate::checkpoint::random::write_tokenizer;
 
-    /// A byte-level tokenizer with a few merges and marks, as GPT-2, Llama 3 and Qwen have them.
     fn folder(template: Option<&str>) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
-        let mut vocabulary = serde_json::Map::new();
-        let mut alphabet: Vec<char> =
-            tokenizers::pre_tokenizers::byte_level::ByteLevel::alphabet().into_iter().collect();
-        alphabet.sort_unstable();
-        let words = alphabet.into_iter().map(String::from).chain(["he", "ll", "hell", "Ġw"].map(String::from));
-        for (i, word) in words.enumerate() {
-            vocabulary.insert(word, json!(i));
-        }
-        let mark = |id: u32, content: &str| json!({ "id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": true });
-        let tokenizer = json!({
-            "version": "1.0",
-            "added_tokens": [mark(260, "<|im_start|>"), mark(261, "<|im_end|>")],
-            "normalizer": null,
-            "pre_tokenizer": { "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true },
-            "post_processor": null,
-            "decoder": { "type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true },
-            "model": { "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null, "end_of_word_suffix": null,
-                       "fuse_unk": false, "byte_fallback": false, "vocab": vocabulary,
-                       "merges": [["h", "e"], ["l", "l"], ["he", "ll"], ["Ġ", "w"]] }
-        });
-        fs::write(folder.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
-        let config =
-            json!({ "eos_token": "<|im_end|>", "bos_token": { "content": "<|im_start|>" }, "chat_template": template });
-        fs::write(folder.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+        write_tokenizer(folder.path(), template).unwrap();
         folder
     }
 

@@ -5,6 +5,7 @@
 //! mapping, tensor by tensor.
 
 mod config;
+pub mod random;
 #[cfg(test)]
 mod tests;
 

@@ -2,7 +2,10 @@
 
 #![allow(clippy::unwrap_used)]
 
-use super::*;
+use super::{
+    random::{Tensors, tensors, values, write},
+    *,
+};
 use crate::{
     engine::{Engine, Part},
     model::{Parameter, layout},
@@ -11,106 +14,7 @@ use ailo_protocol::{
     params::{ModelConfig, Style},
     presets,
 };
-use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
-
-type Tensors = BTreeMap<String, (Vec<usize>, Vec<f32>)>;
-
-/// What the script gives a tensor.
-fn values(name: &str, shape: &[usize]) -> Vec<f32> {
-    let mixed = |i: usize| {
-        let mut x =
-            (i as u64).wrapping_mul(2_654_435_761).wrapping_add(u64::from(crc32fast::hash(name.as_bytes()))) as u32;
-        for (shift, factor) in [(16, 0x7feb_352d), (15, 0x846c_a68b)] {
-            x = (x ^ (x >> shift)).wrapping_mul(factor);
-        }
-        f64::from(x ^ (x >> 16)) / f64::from(1u32 << 31) - 1.0
-    };
-    let kind = |x: f64| match (shape.len(), name.ends_with("weight")) {
-        (2, _) => x * 0.2,
-        (_, true) => 1.0 + 0.25 * x,
-        (_, false) => x * 0.1,
-    };
-    (0..shape.iter().product()).map(|i| kind(mixed(i)) as f32).collect()
-}
-
-/// All tensors of a model with this configuration.
-fn tensors(config: &Value) -> Tensors {
-    let number = |name: &str| config[name].as_u64().unwrap() as usize;
-    let mut all = Vec::new();
-    if config["model_type"] == "gpt2" {
-        let (width, layers) = (number("n_embd"), number("n_layer"));
-        all.push(("transformer.wte.weight".to_string(), vec![number("vocab_size"), width]));
-        all.push(("transformer.wpe.weight".into(), vec![number("n_positions"), width]));
-        for layer in 0..layers {
-            let name = |place: &str| format!("transformer.h.{layer}.{place}");
-            for (place, outs, ins) in
-                [("attn.c_attn", 3, 1), ("attn.c_proj", 1, 1), ("mlp.c_fc", 4, 1), ("mlp.c_proj", 1, 4)]
-            {
-                all.push((name(&format!("{place}.weight")), vec![ins * width, outs * width]));
-                all.push((name(&format!("{place}.bias")), vec![outs * width]));
-            }
-            for place in ["ln_1.weight", "ln_1.bias", "ln_2.weight", "ln_2.bias"] {
-                all.push((name(place), vec![width]));
-            }
-        }
-        all.extend(["weight", "bias"].map(|place| (format!("transformer.ln_f.{place}"), vec![width])));
-    } else {
-        let (width, ffn, heads) = (number("hidden_size"), number("intermediate_size"), number("num_attention_heads"));
-        let head = config["head_dim"].as_u64().map_or(width / heads, |head| head as usize);
-        let (queries, keys) = (heads * head, number("num_key_value_heads") * head);
-        all.push(("model.embed_tokens.weight".to_string(), vec![number("vocab_size"), width]));
-        for layer in 0..number("num_hidden_layers") {
-            let name = |place: &str| format!("model.layers.{layer}.{place}");
-            for (place, outs, ins) in [
-                ("self_attn.q_proj", queries, width),
-                ("self_attn.k_proj", keys, width),
-                ("self_attn.v_proj", keys, width),
-                ("self_attn.o_proj", width, queries),
-                ("mlp.gate_proj", ffn, width),
-                ("mlp.up_proj", ffn, width),
-                ("mlp.down_proj", width, ffn),
-            ] {
-                all.push((name(&format!("{place}.weight")), vec![outs, ins]));
-                if config["model_type"] == "qwen2" && place.contains("attn") && place != "self_attn.o_proj" {
-                    all.push((name(&format!("{place}.bias")), vec![outs]));
-                }
-            }
-            if config["model_type"] == "qwen3" {
-                all.extend(["q", "k"].map(|place| (name(&format!("self_attn.{place}_norm.weight")), vec![head])));
-            }
-            all.extend(
-                ["input", "post_attention"].map(|place| (name(&format!("{place}_layernorm.weight")), vec![width])),
-            );
-        }
-        all.push(("model.norm.weight".into(), vec![width]));
-        if config["tie_word_embeddings"] != true {
-            all.push(("lm_head.weight".into(), vec![number("vocab_size"), width]));
-        }
-    }
-    all.into_iter().map(|(name, shape)| (name.clone(), (shape.clone(), values(&name, &shape)))).collect()
-}
-
-/// Writes a folder, with the weights in `files` files.
-fn write(folder: &Path, config: &Value, tensors: &Tensors, files: usize) {
-    fs::write(folder.join("config.json"), config.to_string()).unwrap();
-    let all: Vec<_> = tensors.iter().collect();
-    let mut map = serde_json::Map::new();
-    for (i, part) in all.chunks(all.len().div_ceil(files)).enumerate() {
-        let file = if files == 1 { "model.safetensors".into() } else { format!("model-{i}.safetensors") };
-        let bytes: Vec<Vec<u8>> =
-            part.iter().map(|(_, (_, x))| x.iter().flat_map(|x| x.to_le_bytes()).collect()).collect();
-        let views = part.iter().zip(&bytes).map(|((name, (shape, _)), bytes)| {
-            map.insert(name.to_string(), json!(file));
-            (name, TensorView::new(safetensors::Dtype::F32, shape.clone(), bytes).unwrap())
-        });
-        fs::write(folder.join(&file), safetensors::serialize(views.collect::<Vec<_>>(), None).unwrap()).unwrap();
-    }
-    if files > 1 {
-        fs::write(folder.join("model.safetensors.index.json"), json!({ "weight_map": map }).to_string()).unwrap();
-    }
-}
 
 fn engine<'a>(checkpoint: &'a Checkpoint, span: Range<usize>, dtype: Option<Dtype>) -> Engine<'a> {
     let loaded = checkpoint.load(span, dtype, &mut |_, _| ()).unwrap();
@@ -148,7 +52,7 @@ fn logits_are_those_of_transformers_in_one_piece_one_by_one_and_over_four_stages
     for model in vectors["models"].as_array().unwrap() {
         let (name, config) = (&model["name"], &model["config"]);
         let folder = tempfile::tempdir().unwrap();
-        write(folder.path(), config, &tensors(config), if name == "qwen2" { 3 } else { 1 });
+        write(folder.path(), config, &tensors(config), if name == "qwen2" { 3 } else { 1 }).unwrap();
         let checkpoint = Checkpoint::open(folder.path()).unwrap();
         let vocabulary = checkpoint.shape().vocabulary;
         let tokens: Vec<u32> = (0..count).map(|i| ((i * 37 + 11) % vocabulary) as u32).collect();
@@ -183,7 +87,7 @@ fn the_networks_own_models_give_the_same_bits_as_checkpoints_of_them() {
             .collect();
         let (config, tensors) = exported(&cfg, &flat);
         let folder = tempfile::tempdir().unwrap();
-        write(folder.path(), &config, &tensors, 1);
+        write(folder.path(), &config, &tensors, 1).unwrap();
         let checkpoint = Checkpoint::open(folder.path()).unwrap();
         let tokens: Vec<u32> = (0..100).map(|i| i * 37 % 256).collect();
         let theirs = logits(&[engine(&checkpoint, 0..2, None)], &tokens, 100);
@@ -273,7 +177,7 @@ fn only_the_tensors_of_the_span_are_asked_for() {
     let all: usize = some.values().map(|(_, x)| 4 * x.len()).sum();
     some.retain(|name, _| name.contains("layers.1.") || name.contains("layers.2."));
     let here: usize = some.values().map(|(_, x)| 4 * x.len()).sum();
-    write(folder.path(), &model["config"], &some, 1);
+    write(folder.path(), &model["config"], &some, 1).unwrap();
     let checkpoint = Checkpoint::open(folder.path()).unwrap();
     let mut told = Vec::new();
     let loaded = checkpoint.load(1..3, None, &mut |done, total| told.push((done, total))).unwrap();
@@ -290,7 +194,7 @@ fn hashes_tell_weights_apart_however_the_files_are_cut() {
     let model = &vectors()["models"][3];
     let hashes = |tensors: &Tensors, files| {
         let folder = tempfile::tempdir().unwrap();
-        write(folder.path(), &model["config"], tensors, files);
+        write(folder.path(), &model["config"], tensors, files).unwrap();
         Checkpoint::open(folder.path()).unwrap().load(0..4, None, &mut |_, _| ()).unwrap().hashes
     };
     let mut tensors = tensors(&model["config"]);
@@ -309,7 +213,7 @@ fn folders_that_are_no_known_model_say_why() {
         let folder = tempfile::tempdir().unwrap();
         let (mut config, mut tensors) = (model["config"].clone(), tensors.clone());
         change(&mut config, &mut tensors, folder.path());
-        write(folder.path(), &config, &tensors, 1);
+        write(folder.path(), &config, &tensors, 1).unwrap();
         let opened = Checkpoint::open(folder.path());
         opened
             .and_then(|opened| {

@@ -1,0 +1,295 @@
+//! The API that OpenAI's clients speak: `/v1/models`, `/v1/completions`, `/v1/chat/completions`, with streams of server-sent events.
+//!
+//! Errors are JSON, `{"error": {"message", "type", "param", "code"}}`. What waits for a place is bounded; beyond that the answer is 429 with a
+//! `Retry-After`. A client that goes away ends its texts everywhere.
+
+mod reply;
+mod request;
+
+use super::{
+    hub::Hub,
+    model::Model,
+    session::{Event, Session},
+};
+use ailo_proto::{Finish, Logprob};
+use ailo_training::text::TextStream;
+use axum::{
+    Router,
+    body::{Body, Bytes},
+    extract::{DefaultBodyLimit, State},
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use reply::{Answer, Kind};
+use request::Plan;
+use serde_json::json;
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+use tokio::sync::{Semaphore, mpsc, watch};
+
+/// Bytes of a request, at most.
+const MAX_BODY: usize = 4 << 20;
+/// Texts that are written at once, and requests that wait for a place, at most.
+const WRITING: usize = 64;
+const WAITING: usize = 256;
+/// Pieces that a slow reader may be behind.
+const BEHIND: usize = 64;
+
+/// What the routes need.
+pub struct Api {
+    hub: Arc<Hub>,
+    /// The model that is served now, if there is one yet.
+    model: watch::Receiver<Option<Arc<Model>>>,
+    places: Arc<Semaphore>,
+    waiting: AtomicUsize,
+}
+
+impl Api {
+    /// The API for what the hub serves.
+    pub fn new(hub: Arc<Hub>, model: watch::Receiver<Option<Arc<Model>>>) -> Arc<Api> {
+        Arc::new(Api { hub, model, places: Arc::new(Semaphore::new(WRITING)), waiting: AtomicUsize::new(0) })
+    }
+
+    /// Its routes.
+    pub fn router(self: &Arc<Api>) -> Router {
+        Router::new()
+            .route("/v1/models", get(models))
+            .route("/v1/models/{name}", get(model))
+            .route("/v1/completions", post(completions))
+            .route("/v1/chat/completions", post(chat))
+            .fallback(|| async {
+                Refusal::new(
+                    StatusCode::NOT_FOUND,
+                    "",
+                    "not_found",
+                    "no such path: /v1/models, /v1/completions and /v1/chat/completions are here",
+                )
+            })
+            .layer(DefaultBodyLimit::max(MAX_BODY))
+            .with_state(self.clone())
+    }
+
+    fn model(&self) -> Result<Arc<Model>, Refusal> {
+        let model = self.model.borrow().clone();
+        model.ok_or_else(|| {
+            Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "", "no_model", "this node has no model yet: try again soon")
+        })
+    }
+}
+
+/// Why a request is not answered.
+#[derive(Debug)]
+pub struct Refusal {
+    status: StatusCode,
+    param: String,
+    code: &'static str,
+    message: String,
+}
+
+impl Refusal {
+    fn new(status: StatusCode, param: &str, code: &'static str, message: &str) -> Refusal {
+        Refusal { status, param: param.into(), code, message: message.into() }
+    }
+
+    fn no_model(name: &str) -> Refusal {
+        let message = format!("the model '{name}' is not served here: GET /v1/models lists what is");
+        Refusal::new(StatusCode::NOT_FOUND, "model", "model_not_found", &message)
+    }
+
+    fn too_long(message: &str) -> Refusal {
+        Refusal::new(StatusCode::BAD_REQUEST, "messages", "context_length_exceeded", message)
+    }
+
+    fn body(&self) -> serde_json::Value {
+        let kind = if self.status.is_server_error() { "server_error" } else { "invalid_request_error" };
+        let param = (!self.param.is_empty()).then_some(&self.param);
+        json!({ "error": { "message": self.message, "type": kind, "param": param, "code": self.code } })
+    }
+}
+
+fn invalid(param: &str, message: &str) -> Refusal {
+    Refusal::new(StatusCode::BAD_REQUEST, param, "invalid_value", message)
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, json_of(&self.body())).into_response();
+        if matches!(self.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        response
+    }
+}
+
+fn json_of(value: &serde_json::Value) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, "application/json")], value.to_string())
+}
+
+async fn models(State(api): State<Arc<Api>>) -> Response {
+    let all: Vec<_> = api.model().iter().map(|model| reply::model(model)).collect();
+    json_of(&json!({ "object": "list", "data": all })).into_response()
+}
+
+async fn model(
+    State(api): State<Arc<Api>>,
+    axum::extract::Path(name): axum::extract::Path<String>,
+) -> Result<Response, Refusal> {
+    let model = api.model()?;
+    if model.name != name {
+        return Err(Refusal::no_model(&name));
+    }
+    Ok(json_of(&reply::model(&model)).into_response())
+}
+
+async fn completions(State(api): State<Arc<Api>>, body: Bytes) -> Result<Response, Refusal> {
+    let model = api.model()?;
+    let plan = Plan::completion(&body, &model)?;
+    answer(&api, model, plan, Kind::Completion).await
+}
+
+async fn chat(State(api): State<Arc<Api>>, body: Bytes) -> Result<Response, Refusal> {
+    let model = api.model()?;
+    let plan = Plan::chat(&body, &model)?;
+    answer(&api, model, plan, Kind::Chat).await
+}
+
+/// A piece of one of the texts.
+pub(super) struct Piece {
+    choice: u32,
+    text: String,
+    tokens: Vec<(u32, Option<Logprob>)>,
+    finish: Option<Finish>,
+}
+
+async fn answer(api: &Arc<Api>, model: Arc<Model>, plan: Plan, kind: Kind) -> Result<Response, Refusal> {
+    let texts = plan.prompts.len() as u32 * plan.choices;
+    let full = || {
+        Refusal::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "",
+            "rate_limit_exceeded",
+            "as many texts are written as can be: try again soon",
+        )
+    };
+    if texts as usize > WRITING || api.waiting.fetch_add(1, Ordering::Relaxed) >= WAITING {
+        api.waiting.fetch_sub(1, Ordering::Relaxed);
+        return Err(full());
+    }
+    let place = api.places.clone().acquire_many_owned(texts).await;
+    api.waiting.fetch_sub(1, Ordering::Relaxed);
+    let place = place.map_err(|_| full())?;
+
+    let (sender, mut pieces) = mpsc::channel(BEHIND);
+    for (i, prompt) in plan.prompts.iter().enumerate() {
+        for choice in 0..plan.choices {
+            let sampling = plan.sampling(prompt, choice, model.shape.context);
+            let session = Session::start(&api.hub, &model, prompt.clone(), sampling);
+            let choice = i as u32 * plan.choices + choice;
+            let begin = if plan.echo { model.text.decode(prompt) } else { String::new() };
+            tokio::spawn(write(session, model.clone(), begin, plan.stops.clone(), choice, sender.clone()));
+        }
+    }
+    drop(sender);
+    let mut answer = Answer::new(kind, model, &plan);
+    if !plan.stream {
+        while let Some(piece) = pieces.recv().await {
+            answer.take(piece.map_err(|why| failed(&why))?);
+        }
+        return Ok(json_of(&answer.whole()).into_response());
+    }
+    // The stream holds the places until it ends, or is dropped.
+    let (usage, events) = (plan.usage, (pieces, answer, place, Progress::Begin));
+    let stream = futures::stream::unfold(events, move |(mut pieces, mut answer, place, state)| async move {
+        let (bytes, state) = match state {
+            Progress::Begin => (answer.beginning(), Progress::Pieces),
+            Progress::Pieces => match pieces.recv().await {
+                Some(Ok(piece)) => (answer.piece(piece), Progress::Pieces),
+                Some(Err(why)) => (reply::event(&failed(&why).body()), Progress::End),
+                None if usage => (answer.usage(), Progress::Done),
+                None => ("data: [DONE]\n\n".into(), Progress::End),
+            },
+            Progress::Done => ("data: [DONE]\n\n".into(), Progress::End),
+            Progress::End => return None,
+        };
+        Some((Ok::<_, std::convert::Infallible>(Bytes::from(bytes)), (pieces, answer, place, state)))
+    });
+    let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-cache")];
+    Ok((headers, Body::from_stream(stream)).into_response())
+}
+
+/// Where a stream of events is.
+enum Progress {
+    Begin,
+    Pieces,
+    Done,
+    End,
+}
+
+fn failed(why: &str) -> Refusal {
+    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "", "generation_failed", why)
+}
+
+/// Writes one text: tokens become text, of which nothing is given out that may be the beginning of a stop text.
+async fn write(
+    mut session: Session,
+    model: Arc<Model>,
+    begin: String,
+    stops: Vec<String>,
+    choice: u32,
+    out: mpsc::Sender<Result<Piece, String>>,
+) {
+    let (mut stream, mut held) = (TextStream::new(&model.text), String::new());
+    if !begin.is_empty() && out.send(Ok(Piece { choice, text: begin, tokens: Vec::new(), finish: None })).await.is_err()
+    {
+        return;
+    }
+    while let Some(event) = session.next().await {
+        let mut piece = Piece { choice, text: String::new(), tokens: Vec::new(), finish: None };
+        match event {
+            Event::Token(token, logprob) => {
+                // What ends a text is no part of it.
+                if !model.ends.contains(&token) {
+                    held.push_str(&stream.push(token));
+                }
+                piece.tokens.push((token, logprob));
+                if let Some(at) = stops.iter().filter_map(|stop| held.find(stop.as_str())).min() {
+                    held.truncate(at);
+                    (piece.text, piece.finish) = (held, Some(Finish::Stop));
+                    let _ = out.send(Ok(piece)).await; // Nobody waits for it any more.
+                    return;
+                }
+                let keep = longest_beginning(&held, &stops);
+                piece.text = held.drain(..held.len() - keep).collect();
+            }
+            Event::Finished(finish) => {
+                held.push_str(&stream.finish());
+                let end = stops.iter().filter_map(|stop| held.find(stop.as_str())).min();
+                held.truncate(end.unwrap_or(held.len()));
+                (piece.text, piece.finish) = (held, Some(end.map_or(finish, |_| Finish::Stop)));
+                let _ = out.send(Ok(piece)).await;
+                return;
+            }
+            Event::Failed(why) => {
+                let _ = out.send(Err(why)).await;
+                return;
+            }
+        }
+        if out.send(Ok(piece)).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Bytes at the end of `text` that one of the stop texts may begin with.
+fn longest_beginning(text: &str, stops: &[String]) -> usize {
+    let begins = |stop: &String| {
+        let most = text.len().min(stop.len().saturating_sub(1));
+        (1..=most).rev().find(|size| text.as_bytes().ends_with(&stop.as_bytes()[..*size])).unwrap_or(0)
+    };
+    let keep = stops.iter().map(begins).max().unwrap_or(0);
+    // Never inside a character.
+    (keep..=text.len()).find(|keep| text.is_char_boundary(text.len() - keep)).unwrap_or(text.len())
+}

@@ -1,0 +1,189 @@
+//! What the API answers: a whole JSON object, or pieces of it as server-sent events.
+
+use super::{Piece, request::Plan};
+use crate::inference::model::Model;
+use ailo_proto::{Finish, Logprob};
+use ailo_protocol::{Hash, keys};
+use serde_json::{Map, Value, json};
+use std::{
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+/// Which of the two kinds of answers.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Completion,
+    Chat,
+}
+
+/// An answer that grows.
+pub(super) struct Answer {
+    kind: Kind,
+    model: Arc<Model>,
+    id: String,
+    created: u64,
+    prompt_tokens: usize,
+    logprobs: Option<u32>,
+    choices: Vec<Choice>,
+}
+
+#[derive(Default)]
+struct Choice {
+    text: String,
+    tokens: Vec<(u32, Option<Logprob>)>,
+    written: usize,
+    finish: Option<Finish>,
+}
+
+/// An entry of the list of models.
+pub(super) fn model(model: &Model) -> Value {
+    json!({ "id": model.name, "object": "model", "created": 0, "owned_by": "ailo", "hash": model.id.to_string(), "context": model.shape.context })
+}
+
+/// A server-sent event.
+pub(super) fn event(value: &Value) -> String {
+    format!("data: {value}\n\n")
+}
+
+impl Answer {
+    pub fn new(kind: Kind, model: Arc<Model>, plan: &Plan) -> Answer {
+        let prefix = if kind == Kind::Chat { "chatcmpl" } else { "cmpl" };
+        Answer {
+            kind,
+            model,
+            id: format!("{prefix}-{}", Hash(keys::random_bytes()).short()),
+            created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs()),
+            prompt_tokens: plan.prompts.iter().map(Vec::len).sum(),
+            logprobs: plan.sampling.logprobs.then_some(plan.sampling.top_logprobs),
+            choices: (0..plan.prompts.len() as u32 * plan.choices).map(|_| Choice::default()).collect(),
+        }
+    }
+
+    /// Adds a piece.
+    pub fn take(&mut self, piece: Piece) {
+        let choice = &mut self.choices[piece.choice as usize];
+        choice.text.push_str(&piece.text);
+        choice.written += piece.tokens.len();
+        choice.tokens.extend(piece.tokens);
+        choice.finish = piece.finish.or(choice.finish);
+    }
+
+    /// All of it.
+    pub fn whole(&self) -> Value {
+        let choice = |(i, choice): (usize, &Choice)| {
+            let mut value = Map::new();
+            value.insert("index".into(), json!(i));
+            match self.kind {
+                Kind::Completion => value.insert("text".into(), json!(choice.text)),
+                Kind::Chat => value
+                    .insert("message".into(), json!({ "role": "assistant", "content": choice.text, "refusal": null })),
+            };
+            value.insert("logprobs".into(), self.probabilities(&choice.tokens, 0));
+            value.insert("finish_reason".into(), json!(choice.finish.map(name)));
+            Value::Object(value)
+        };
+        let choices: Vec<Value> = self.choices.iter().enumerate().map(choice).collect();
+        let object = if self.kind == Kind::Chat { "chat.completion" } else { "text_completion" };
+        self.envelope(object, choices, Some(self.counts()))
+    }
+
+    /// The first event: in a conversation, who speaks.
+    pub fn beginning(&self) -> String {
+        if self.kind == Kind::Completion {
+            return String::new();
+        }
+        let choice = |i| json!({ "index": i, "delta": { "role": "assistant", "content": "" }, "logprobs": null, "finish_reason": null });
+        (0..self.choices.len()).map(|i| event(&self.envelope("chat.completion.chunk", vec![choice(i)], None))).collect()
+    }
+
+    /// The event for a piece; nothing for one that shows nothing.
+    pub fn piece(&mut self, piece: Piece) -> String {
+        if piece.text.is_empty() && piece.finish.is_none() && self.logprobs.is_none() {
+            self.choices[piece.choice as usize].written += piece.tokens.len();
+            return String::new();
+        }
+        let choice = &mut self.choices[piece.choice as usize];
+        let offset = choice.text.len();
+        choice.text.push_str(&piece.text);
+        choice.written += piece.tokens.len();
+        let logprobs = self.probabilities(&piece.tokens, offset);
+        let finish = json!(piece.finish.map(name));
+        let (object, choice) = match self.kind {
+            Kind::Completion => (
+                "text_completion",
+                json!({ "index": piece.choice, "text": piece.text, "logprobs": logprobs, "finish_reason": finish }),
+            ),
+            Kind::Chat => {
+                let delta = if piece.text.is_empty() { json!({}) } else { json!({ "content": piece.text }) };
+                let choice =
+                    json!({ "index": piece.choice, "delta": delta, "logprobs": logprobs, "finish_reason": finish });
+                ("chat.completion.chunk", choice)
+            }
+        };
+        event(&self.envelope(object, vec![choice], None))
+    }
+
+    /// The last event, if asked for.
+    pub fn usage(&self) -> String {
+        let object = if self.kind == Kind::Chat { "chat.completion.chunk" } else { "text_completion" };
+        event(&self.envelope(object, Vec::new(), Some(self.counts())))
+    }
+
+    fn envelope(&self, object: &str, choices: Vec<Value>, usage: Option<Value>) -> Value {
+        let mut value = json!({
+            "id": self.id,
+            "object": object,
+            "created": self.created,
+            "model": self.model.name,
+            "system_fingerprint": self.model.id.short(),
+            "choices": choices,
+        });
+        if let (Some(usage), Value::Object(fields)) = (usage, &mut value) {
+            fields.insert("usage".into(), usage);
+        }
+        value
+    }
+
+    fn counts(&self) -> Value {
+        let written: usize = self.choices.iter().map(|choice| choice.written).sum();
+        json!({ "prompt_tokens": self.prompt_tokens, "completion_tokens": written, "total_tokens": self.prompt_tokens + written })
+    }
+
+    /// How likely tokens were, in the form of the kind; null if nobody asked.
+    fn probabilities(&self, tokens: &[(u32, Option<Logprob>)], offset: usize) -> Value {
+        let Some(top) = self.logprobs else { return Value::Null };
+        let text = |token: u32| self.model.text.name(token);
+        let known = tokens.iter().filter_map(|(token, logprob)| Some((*token, logprob.as_ref()?)));
+        if self.kind == Kind::Chat {
+            let entry = |token: u32, logprob: f32| {
+                let text = text(token);
+                json!({ "token": text, "logprob": logprob, "bytes": text.as_bytes() })
+            };
+            let content = known.map(|(token, logprob)| {
+                let mut value = entry(token, logprob.logprob);
+                value["top_logprobs"] = logprob.top.iter().map(|one| entry(one.token, one.logprob)).collect();
+                value
+            });
+            return json!({ "content": content.collect::<Vec<_>>(), "refusal": null });
+        }
+        let (mut texts, mut own, mut tops, mut offsets, mut at) =
+            (Vec::new(), Vec::new(), Vec::new(), Vec::new(), offset);
+        for (token, logprob) in known {
+            let text_of = text(token);
+            offsets.push(at);
+            at += text_of.chars().count();
+            texts.push(text_of);
+            own.push(logprob.logprob);
+            let best: Map<String, Value> =
+                logprob.top.iter().map(|one| (text(one.token), json!(one.logprob))).collect();
+            tops.push(best);
+        }
+        let tops = if top == 0 { Value::Null } else { json!(tops) };
+        json!({ "tokens": texts, "token_logprobs": own, "top_logprobs": tops, "text_offset": offsets })
+    }
+}
+
+fn name(finish: Finish) -> &'static str {
+    if finish == Finish::Stop { "stop" } else { "length" }
+}

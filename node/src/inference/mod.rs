@@ -1,0 +1,14 @@
+//! Inference: models that are served, the thread that computes, sessions, and the API that clients speak. `docs/inference.md` is the
+//! specification; the cores of stages and sessions are in `ailo_protocol::inference`, without sockets and tensors.
+//!
+//! A request's way: [`api`] reads it, [`session`] drives the client's core, frames go through the [`hub`] to a [`worker`], which
+//! computes on a thread of its own, and tokens come back the same way.
+
+pub mod api;
+pub mod hub;
+pub mod model;
+pub mod serve;
+pub mod session;
+#[cfg(test)]
+mod tests;
+pub mod worker;

@@ -1,0 +1,116 @@
+//! A model that is served: where its weights are, what it is called, and how it reads text.
+
+use crate::service::models::Held;
+use ailo_protocol::{
+    Hash,
+    hash::Domain,
+    params::{ModelConfig, Tokenizer},
+};
+use ailo_training::{
+    Result, TrainingError,
+    checkpoint::Checkpoint,
+    engine::{Dtype, Engine, Shape, Weights},
+    text::Text,
+};
+use std::{
+    ops::Range,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+/// A model.
+pub struct Model {
+    /// What names it: its weights, their type and its tokenizer have one part each.
+    pub id: Hash,
+    /// For people.
+    pub name: String,
+    /// What it looks like.
+    pub shape: Shape,
+    /// How it reads text.
+    pub text: Text,
+    /// Tokens that end a text.
+    pub ends: Vec<u32>,
+    source: Source,
+}
+
+enum Source {
+    /// Opened by whoever computes: a mapping stays on one thread.
+    Folder(PathBuf, Option<Dtype>),
+    Own(ModelConfig, Arc<Held>),
+}
+
+impl Model {
+    /// A checkpoint's folder, with its matrices in `dtype`, or as they are. All weights are read once for the model's id; `progress` is told bytes
+    /// done and in all.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainingError::File`] and [`TrainingError::Checkpoint`], as the folder has it.
+    pub fn open(folder: &Path, dtype: Option<Dtype>, progress: &mut dyn FnMut(u64, u64)) -> Result<Model> {
+        let checkpoint = Checkpoint::open(folder)?;
+        let text = Text::open(folder)?;
+        let shape = checkpoint.shape().clone();
+        let hashes = checkpoint.load(0..shape.layers, None, progress)?.hashes;
+        let mut known = format!("{shape:?} {}", dtype.map_or("as it is", Dtype::name)).into_bytes();
+        for name in ["tokenizer.json", "tokenizer_config.json"] {
+            let path = folder.join(name);
+            let bytes = std::fs::read(&path).unwrap_or_default(); // The second may be missing.
+            known.extend(Hash::of(Domain::Blob, &bytes).0);
+        }
+        known.extend(hashes.iter().flat_map(|hash| hash.0));
+        let mut ends = checkpoint.ends().to_vec();
+        ends.extend(text.ends());
+        ends.sort_unstable();
+        ends.dedup();
+        let name = folder
+            .canonicalize()
+            .ok()
+            .and_then(|path| path.file_name().map(|name| name.to_string_lossy().into_owned()));
+        Ok(Model {
+            id: Hash::of(Domain::Model, &known),
+            name: name.unwrap_or_else(|| "model".into()),
+            shape,
+            text,
+            ends,
+            source: Source::Folder(folder.into(), dtype),
+        })
+    }
+
+    /// A state of the network's own model.
+    pub fn own(config: ModelConfig, held: Arc<Held>) -> Model {
+        let text = Text::Own(config.tokenizer);
+        let name = format!("ailo-{}", held.root.short());
+        let ends = if config.tokenizer == Tokenizer::Gpt2 { text.ends() } else { Vec::new() };
+        let id = Hash::of_parts(Domain::Model, &[b"own", &held.root.0]);
+        Model { id, name, shape: Shape::of(&config), text, ends, source: Source::Own(config, held) }
+    }
+
+    /// Loads some of its layers, which compute on up to `threads` threads, for `work`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Model::open`]; the network's own model is there as a whole.
+    pub fn load<T>(&self, layers: Range<usize>, threads: usize, work: impl FnOnce(Result<&Engine<'_>>) -> T) -> T {
+        let opened = match &self.source {
+            Source::Folder(folder, _) => Some(Checkpoint::open(folder)).transpose(),
+            Source::Own(..) => Ok(None),
+        };
+        let opened = match opened {
+            Ok(opened) => opened,
+            Err(e) => return work(Err(e)),
+        };
+        let weights = match (&self.source, &opened) {
+            (Source::Folder(_, dtype), Some(opened)) => {
+                opened.load(layers, *dtype, &mut |_, _| ()).map(|loaded| loaded.weights)
+            }
+            (Source::Own(config, held), _) if layers == (0..self.shape.layers) => {
+                Weights::own(config, &held.state.weights)
+            }
+            _ => Err(TrainingError::Generate("the network's own model is served as a whole")),
+        };
+        match weights.and_then(|weights| Engine::new(self.shape.clone(), weights, threads)) {
+            Ok(engine) => work(Ok(&engine)),
+            Err(e) => work(Err(e)),
+        }
+    }
+}

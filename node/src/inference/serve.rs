@@ -1,0 +1,90 @@
+//! `ailo-node serve`: a checkpoint on this machine behind the API, with no network.
+
+use super::{
+    api::Api,
+    hub::Hub,
+    model::Model,
+    worker::{Setup, Worker},
+};
+use crate::{cli::ServeArgs, error::NodeError};
+use ailo_protocol::Keypair;
+use std::{
+    io::{IsTerminal, Write},
+    sync::Arc,
+};
+use tokio::sync::watch;
+
+/// Serves until it is told to stop.
+pub async fn command(args: ServeArgs) -> Result<(), NodeError> {
+    let server = Server::start(&args).await?;
+    println!("{} at http://{}/v1 (Ctrl-C ends)", server.model.name, server.address);
+    let _ = std::io::stdout().flush(); // Whoever reads it waits for the line.
+    let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
+        .map_err(|e| NodeError::io("listen for signals", e))?;
+    tokio::select! {
+        signal = tokio::signal::ctrl_c() => signal.map_err(|e| NodeError::io("listen for Ctrl-C", e))?,
+        _ = terminate.recv() => {}
+    }
+    server.stop();
+    Ok(())
+}
+
+/// A running server.
+pub struct Server {
+    /// Where it listens.
+    pub address: std::net::SocketAddr,
+    /// What it serves.
+    pub model: Arc<Model>,
+    /// Who serves it.
+    pub hub: Arc<Hub>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Server {
+    /// Loads the model and listens.
+    pub async fn start(args: &ServeArgs) -> Result<Server, NodeError> {
+        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+        let (folder, dtype, threads) = (args.model.clone(), args.dtype, args.threads.map_or(cores, |n| n as usize));
+        let memory = args.memory << 20;
+        let hub = Hub::new(*Keypair::generate().public());
+        let serving = hub.clone();
+        let load = move || {
+            let model = Arc::new(Model::open(&folder, dtype, &mut progress())?);
+            let layers = 0..model.shape.layers;
+            serving.serve(Worker::start(Setup { model: model.clone(), layers, threads, memory }, &serving)?);
+            Ok::<_, NodeError>(model)
+        };
+        let loaded = tokio::task::spawn_blocking(load).await;
+        let model = loaded.map_err(|e| NodeError::io("load the model", std::io::Error::other(e)))??;
+        let busy = |e| NodeError::io(format!("serve on {}", args.http), e);
+        let listener = tokio::net::TcpListener::bind(args.http).await.map_err(busy)?;
+        let address = listener.local_addr().map_err(busy)?;
+        // It stays the model as long as the server runs: who sends is not needed.
+        let api = Api::new(hub.clone(), watch::channel(Some(model.clone())).1);
+        let router = api.router();
+        let task = tokio::spawn(async move {
+            if let Err(e) = axum::serve(listener, router).await {
+                tracing::error!(error = %e, "the HTTP server ended");
+            }
+        });
+        Ok(Server { address, model, hub, task })
+    }
+
+    /// Ends everything that is under way.
+    pub fn stop(&self) {
+        self.task.abort();
+        self.hub.stop();
+    }
+}
+
+/// Shows on a terminal how much of the weights was read.
+fn progress() -> impl FnMut(u64, u64) {
+    let (terminal, mut shown) = (std::io::stderr().is_terminal(), 0);
+    move |done, total| {
+        let percent = (done * 100).checked_div(total).unwrap_or(100);
+        if terminal && percent != shown {
+            shown = percent;
+            eprint!("\rreading the model: {percent} % of {} MB{}", total >> 20, if done >= total { "\n" } else { "" });
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! One text that this node asks for: drives the client's core, and gives tokens as they come.
+
+use super::{hub::Hub, model::Model};
+use ailo_proto::{Finish, Logprob, Sampling};
+use ailo_protocol::{
+    Hash, NodeId,
+    inference::client::{Client, Effect, Request, Routes},
+    keys,
+};
+use std::{
+    collections::{HashSet, VecDeque},
+    ops::Range,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::sync::mpsc::UnboundedReceiver;
+
+/// How often a session looks at the clock.
+const TICK: Duration = Duration::from_millis(50);
+
+/// What a session gives.
+#[derive(Debug, PartialEq)]
+pub enum Event {
+    /// The next token.
+    Token(u32, Option<Logprob>),
+    /// The text has ended.
+    Finished(Finish),
+    /// It can't go on: why.
+    Failed(String),
+}
+
+/// A text that is being written. Dropping it ends it everywhere.
+pub struct Session {
+    hub: Arc<Hub>,
+    client: Client,
+    frames: UnboundedReceiver<(NodeId, ailo_proto::Frame)>,
+    routes: Here,
+    started: Instant,
+    events: VecDeque<Event>,
+    over: bool,
+}
+
+/// All layers are on this node.
+struct Here(NodeId);
+
+impl Routes for Here {
+    fn route(&mut self, layers: Range<u32>, without: &HashSet<NodeId>) -> Option<Vec<(NodeId, Range<u32>)>> {
+        (!without.contains(&self.0)).then(|| vec![(self.0, layers)])
+    }
+}
+
+impl Session {
+    /// Asks for what follows `tokens`, which are one at least.
+    pub fn start(hub: &Arc<Hub>, model: &Model, tokens: Vec<u32>, sampling: Sampling) -> Session {
+        let nonce = Hash(keys::random_bytes()).stream().next_u64();
+        let request = Request { model: model.id, layers: model.shape.layers as u32, tokens, sampling };
+        let client = Client::new(hub.node(), nonce, request);
+        let mut session = Session {
+            frames: hub.listen(client.id()),
+            hub: hub.clone(),
+            client,
+            routes: Here(*hub.node()),
+            started: Instant::now(),
+            events: VecDeque::new(),
+            over: false,
+        };
+        let effects = session.client.start(0, &mut session.routes);
+        session.act(effects);
+        session
+    }
+
+    /// What comes next; none after the end.
+    pub async fn next(&mut self) -> Option<Event> {
+        loop {
+            if let Some(event) = self.events.pop_front() {
+                self.over |= !matches!(event, Event::Token(..));
+                return Some(event);
+            }
+            if self.over {
+                return None;
+            }
+            let frame = tokio::time::timeout(TICK, self.frames.recv()).await;
+            let now = self.started.elapsed().as_millis() as u64;
+            let effects = match frame {
+                Ok(Some((from, frame))) => self.client.handle(now, from, frame, &mut self.routes),
+                _ => self.client.tick(now, &mut self.routes),
+            };
+            self.act(effects);
+        }
+    }
+
+    fn act(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Send(to, frame) => self.hub.send(*self.hub.node(), to, frame),
+                Effect::Token(token, logprob) => self.events.push_back(Event::Token(token, logprob)),
+                Effect::Finished(finish) => self.events.push_back(Event::Finished(finish)),
+                Effect::Failed(why) => self.events.push_back(Event::Failed(why)),
+                Effect::LeftOut(node, why) => tracing::info!(node = %node.short(), why, "a stage was left out"),
+            }
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let effects = self.client.close();
+        self.act(effects);
+    }
+}

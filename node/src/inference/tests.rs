@@ -1,0 +1,279 @@
+//! The API on a small checkpoint with made-up weights, asked as clients ask it.
+
+#![allow(clippy::unwrap_used)]
+
+use super::serve::Server;
+use crate::cli::ServeArgs;
+use ailo_training::{
+    checkpoint::{Checkpoint, random},
+    engine::{Engine, Part},
+};
+use serde_json::{Value, json};
+use std::{net::SocketAddr, path::Path};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+const TEMPLATE: &str = "{%- for message in messages %}{{ '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}{%- endfor %}\
+    {%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{%- endif %}";
+
+fn config() -> Value {
+    json!({ "model_type": "qwen3", "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 3, "num_attention_heads": 4,
+            "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 262, "max_position_embeddings": 256, "tie_word_embeddings": true,
+            "rope_theta": 10000.0, "rms_norm_eps": 1e-6, "eos_token_id": 261 })
+}
+
+fn checkpoint() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    random::write(folder.path(), &config(), &random::tensors(&config()), 2).unwrap();
+    random::write_tokenizer(folder.path(), Some(TEMPLATE)).unwrap();
+    folder
+}
+
+async fn server(folder: &Path, memory: u64) -> Server {
+    let args = ServeArgs {
+        model: folder.into(),
+        dtype: None,
+        http: SocketAddr::from(([127, 0, 0, 1], 0)),
+        threads: Some(1),
+        memory,
+    };
+    Server::start(&args).await.unwrap()
+}
+
+/// Status, headers and body of an answer.
+async fn ask(address: SocketAddr, method: &str, path: &str, body: &str) -> (u16, String, String) {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let length = body.len();
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, head.to_lowercase(), unchunked(head, body))
+}
+
+fn unchunked(head: &str, body: &str) -> String {
+    if !head.to_lowercase().contains("transfer-encoding: chunked") {
+        return body.into();
+    }
+    let (mut rest, mut whole) = (body, String::new());
+    while let Some((size, after)) = rest.split_once("\r\n") {
+        let size = usize::from_str_radix(size, 16).unwrap();
+        whole.push_str(&after[..size]);
+        rest = after.get(size + 2..).unwrap_or_default();
+        if size == 0 {
+            break;
+        }
+    }
+    whole
+}
+
+async fn post(address: SocketAddr, path: &str, body: Value) -> (u16, Value) {
+    let (status, _, text) = ask(address, "POST", path, &body.to_string()).await;
+    (status, serde_json::from_str(&text).unwrap_or_else(|_| panic!("{text}")))
+}
+
+async fn complete(address: SocketAddr, body: Value) -> Value {
+    let (status, value) = post(address, "/v1/completions", body).await;
+    assert_eq!(status, 200, "{value}");
+    value
+}
+
+/// Data of each event.
+async fn events(address: SocketAddr, path: &str, body: Value) -> Vec<Value> {
+    let (status, head, text) = ask(address, "POST", path, &body.to_string()).await;
+    assert!(status == 200 && head.contains("text/event-stream"), "{status} {text}");
+    let events: Vec<&str> = text.split("\n\n").filter(|event| !event.is_empty()).collect();
+    assert_eq!(events.last(), Some(&"data: [DONE]"));
+    events[..events.len() - 1]
+        .iter()
+        .map(|event| serde_json::from_str(event.strip_prefix("data: ").unwrap()).unwrap())
+        .collect()
+}
+
+/// The likeliest text by the engine alone.
+fn greedy(folder: &Path, prompt: &[u32], count: usize) -> Vec<u32> {
+    let checkpoint = Checkpoint::open(folder).unwrap();
+    let loaded = checkpoint.load(0..3, None, &mut |_, _| ()).unwrap();
+    let engine = Engine::new(checkpoint.shape().clone(), loaded.weights, 1).unwrap();
+    let (mut tokens, mut cache) = (prompt.to_vec(), engine.cache(256));
+    for _ in 0..count {
+        let at = cache.len();
+        let new = tokens[at..].to_vec();
+        let x = engine.embed(&new, at).unwrap();
+        let x = engine.forward(x, &mut [Part { cache: &mut cache, positions: new.len() }]).unwrap();
+        let logits = engine.logits(&x[x.len() - 64..]).unwrap();
+        let best = (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap();
+        tokens.push(best as u32);
+    }
+    tokens
+}
+
+#[tokio::test]
+async fn completions_are_what_the_model_says() {
+    let folder = checkpoint();
+    let server = server(folder.path(), 64).await;
+    let address = server.address;
+    let prompt = server.model.text.encode("hello world", true).unwrap();
+    let expected = greedy(folder.path(), &prompt, 20);
+    let text = server.model.text.decode(&expected[prompt.len()..]);
+    let ask = json!({ "prompt": "hello world", "max_tokens": 20, "temperature": 0, "model": server.model.name });
+    let done = complete(address, ask.clone()).await;
+    assert_eq!(done["choices"][0]["text"], text);
+    assert_eq!(done["choices"][0]["finish_reason"], "length");
+    assert_eq!(
+        done["usage"],
+        json!({ "prompt_tokens": prompt.len(), "completion_tokens": 20, "total_tokens": prompt.len() + 20 })
+    );
+
+    // The same in pieces, and as tokens, and beside others.
+    let mut streamed = ask.clone();
+    (streamed["stream"], streamed["stream_options"]) = (json!(true), json!({ "include_usage": true }));
+    let pieces = events(address, "/v1/completions", streamed).await;
+    let (last, pieces) = pieces.split_last().unwrap();
+    assert_eq!(last["usage"]["completion_tokens"], 20);
+    let whole: String = pieces.iter().map(|piece| piece["choices"][0]["text"].as_str().unwrap()).collect();
+    assert_eq!(whole, text);
+    let asks = (0..8)
+        .map(|_| complete(address, json!({ "prompt": prompt, "max_tokens": 20, "temperature": 0, "echo": true })));
+    for done in futures::future::join_all(asks).await {
+        assert_eq!(done["choices"][0]["text"], format!("hello world{text}"));
+    }
+
+    // A stop text ends it before itself, also where it lies in several tokens.
+    let characters: Vec<char> = text.chars().collect();
+    let stop: String = characters[5..9].iter().collect();
+    let stopped =
+        complete(address, json!({ "prompt": "hello world", "max_tokens": 20, "temperature": 0, "stop": [stop] })).await;
+    assert_eq!(stopped["choices"][0]["text"], text[..text.find(&stop).unwrap()]);
+    assert_eq!(stopped["choices"][0]["finish_reason"], "stop");
+    server.stop();
+}
+
+#[tokio::test]
+async fn seeds_make_texts_reproducible_and_n_makes_several() {
+    let folder = checkpoint();
+    let server = server(folder.path(), 64).await;
+    let ask = |seed: Option<i64>, n: u32| {
+        complete(
+            server.address,
+            json!({ "prompt": "a", "max_tokens": 12, "seed": seed, "n": n, "top_p": 0.9, "min_p": 0.001, "top_k": 100 }),
+        )
+    };
+    let (a, b, c) = (ask(Some(5), 3).await, ask(Some(5), 3).await, ask(None, 1).await);
+    assert_eq!(a["choices"], b["choices"]);
+    let texts: Vec<&Value> = (0..3).map(|i| &a["choices"][i]["text"]).collect();
+    assert!(texts[0] != texts[1] && texts[1] != texts[2] && *texts[0] != c["choices"][0]["text"]);
+    assert_eq!(a["choices"][2]["index"], 2);
+    assert_eq!(ask(Some(6), 1).await["choices"][0]["text"], *texts[1], "seeds of one request follow each other");
+    server.stop();
+}
+
+#[tokio::test]
+async fn conversations_probabilities_and_biases() {
+    let folder = checkpoint();
+    let server = server(folder.path(), 64).await;
+    let address = server.address;
+    let ask = json!({ "messages": [{ "role": "user", "content": [{ "type": "text", "text": "hello" }] }], "max_completion_tokens": 6,
+                      "temperature": 0, "logprobs": true, "top_logprobs": 3 });
+    let (status, done) = post(address, "/v1/chat/completions", ask.clone()).await;
+    assert_eq!(status, 200, "{done}");
+    let choice = &done["choices"][0];
+    assert_eq!(choice["message"]["role"], "assistant");
+    let tokens = choice["logprobs"]["content"].as_array().unwrap();
+    assert_eq!(tokens.len(), 6);
+    for token in tokens {
+        let top = token["top_logprobs"].as_array().unwrap();
+        assert_eq!((top.len(), &top[0]["token"], &top[0]["logprob"]), (3, &token["token"], &token["logprob"]));
+        assert!(token["logprob"].as_f64().unwrap() < 0.0);
+    }
+    let mut streamed = ask;
+    streamed["stream"] = json!(true);
+    let pieces = events(address, "/v1/chat/completions", streamed).await;
+    assert_eq!(pieces[0]["choices"][0]["delta"]["role"], "assistant");
+    let text: String = pieces.iter().filter_map(|piece| piece["choices"][0]["delta"]["content"].as_str()).collect();
+    assert_eq!(choice["message"]["content"], text);
+    assert_eq!(pieces.last().unwrap()["choices"][0]["finish_reason"], "length");
+
+    let token = server.model.text.encode("Z", true).unwrap()[0];
+    let biased = complete(
+        address,
+        json!({ "prompt": "a", "max_tokens": 5, "logit_bias": { token.to_string(): 100 }, "logprobs": 2 }),
+    )
+    .await;
+    assert_eq!(biased["choices"][0]["text"], "ZZZZZ");
+    assert_eq!(biased["choices"][0]["logprobs"]["tokens"], json!(["Z", "Z", "Z", "Z", "Z"]));
+    assert_eq!(biased["choices"][0]["logprobs"]["text_offset"], json!([0, 1, 2, 3, 4]));
+    let ended = complete(address, json!({ "prompt": "a", "max_tokens": 5, "logit_bias": { "261": 100 } })).await;
+    assert_eq!((&ended["choices"][0]["text"], &ended["choices"][0]["finish_reason"]), (&json!(""), &json!("stop")));
+    server.stop();
+}
+
+#[tokio::test]
+async fn wrong_requests_are_refused_in_one_sentence() {
+    let folder = checkpoint();
+    let server = server(folder.path(), 64).await;
+    let chat = "/v1/chat/completions";
+    for (path, body, status, says) in [
+        ("/v1/completions", "{", 400, "JSON"),
+        ("/v1/completions", "{}", 400, "'prompt' is missing"),
+        ("/v1/completions", r#"{"prompt": ""}"#, 400, "empty"),
+        ("/v1/completions", r#"{"prompt": "a", "tools": []}"#, 400, "'tools' is not supported"),
+        ("/v1/completions", r#"{"prompt": "a", "suffix": "b"}"#, 400, "suffix"),
+        ("/v1/completions", r#"{"prompt": "a", "temperature": 3}"#, 400, "from 0 to 2"),
+        ("/v1/completions", r#"{"prompt": "a", "temperature": "hot"}"#, 400, "temperature"),
+        ("/v1/completions", r#"{"prompt": "a", "max_tokens": 0}"#, 400, "max_tokens"),
+        ("/v1/completions", r#"{"prompt": "a", "max_tokens": 1000}"#, 400, "256 tokens in all"),
+        ("/v1/completions", r#"{"prompt": [9999]}"#, 400, "vocabulary"),
+        ("/v1/completions", r#"{"prompt": "a", "model": "gpt-9"}"#, 404, "gpt-9"),
+        ("/v1/completions", r#"{"prompt": "a", "n": 50}"#, 400, "1 to 16"),
+        ("/v1/completions", r#"{"prompt": "a", "logit_bias": {"x": 1}}"#, 400, "logit_bias"),
+        (chat, r#"{"messages": []}"#, 400, "messages"),
+        (chat, r#"{"messages": [{"role": "cat", "content": "miaow"}]}"#, 400, "cat"),
+        (chat, r#"{"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}"#, 400, "pictures"),
+        (
+            chat,
+            r#"{"messages": [{"role": "user", "content": "a"}], "response_format": {"type": "json_object"}}"#,
+            400,
+            "response_format",
+        ),
+        (chat, r#"{"messages": [{"role": "user", "content": "a"}], "top_logprobs": 3}"#, 400, "logprobs"),
+        ("/v1/embeddings", "{}", 404, "no such path"),
+    ] {
+        let (got, _, text) = ask(server.address, "POST", path, body).await;
+        let value: Value = serde_json::from_str(&text).unwrap_or_else(|_| panic!("{text}"));
+        let message = value["error"]["message"].as_str().unwrap();
+        assert!(got == status && message.contains(says), "{body}: {got} {message}");
+    }
+    let (status, _, text) = ask(server.address, "GET", "/v1/models", "").await;
+    assert!(status == 200 && text.contains(&server.model.name), "{text}");
+    let name = format!("/v1/models/{}", server.model.name);
+    assert_eq!(ask(server.address, "GET", &name, "").await.0, 200);
+    assert_eq!(ask(server.address, "GET", "/v1/models/other", "").await.0, 404);
+    server.stop();
+}
+
+#[tokio::test]
+async fn who_goes_away_frees_what_was_kept_for_the_text() {
+    let folder = checkpoint();
+    // Room for one text of full length, barely.
+    let server = server(folder.path(), 1).await;
+    let body = json!({ "prompt": "a", "max_tokens": 250, "stream": true, "logit_bias": { "261": -100 } }).to_string();
+    for _ in 0..20 {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        let request =
+            format!("POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut some = [0; 300];
+        stream.read_exact(&mut some).await.unwrap();
+        assert!(String::from_utf8_lossy(&some).starts_with("HTTP/1.1 200"));
+    }
+    let done = complete(server.address, json!({ "prompt": "a", "max_tokens": 100 })).await;
+    assert_eq!(done["choices"].as_array().unwrap().len(), 1);
+    server.stop();
+}
