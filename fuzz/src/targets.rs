@@ -35,6 +35,7 @@ use ailo_protocol::{
     compression::Codec,
     contribution::{Contribution, Finding, Payload},
     genesis::{Dataset, Founder},
+    inference::announce::Announce,
     keystore, merkle, net, presets,
 };
 use serde::de::DeserializeOwned;
@@ -185,6 +186,7 @@ fn gossip(data: &[u8]) {
     match gossip.body {
         Some(gossip::Body::Transactions(body)) => body.canonical.iter().for_each(|bytes| transaction(bytes)),
         Some(gossip::Body::Consensus(body)) => message(&body.canonical),
+        Some(gossip::Body::Serving(serving)) => drop(Announce::open(&Hash::ZERO, &serving.canonical)),
         Some(gossip::Body::Head(_)) | None => {}
     }
 }

@@ -166,6 +166,18 @@ pub struct RunOptions {
     /// Answer prompts, but do not train.
     #[arg(long, env = "AILO_INFERENCE_ONLY", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     pub inference_only: Option<bool>,
+    /// A checkpoint's folder: serve (a part of) this model to the network, and answer the API with it [default: the network's own model].
+    #[arg(long, env = "AILO_MODEL", value_name = "FOLDER")]
+    pub model: Option<PathBuf>,
+    /// With --model: which layers to serve, as in 0..12; 0..0 serves none and only asks [default: where the network has fewest].
+    #[arg(long, env = "AILO_LAYERS", value_name = "A..B")]
+    pub layers: Option<String>,
+    /// With --model: memory for its layers, in MiB [default: half of the machine's].
+    #[arg(long, env = "AILO_MEMORY", value_name = "MIB")]
+    pub memory: Option<u64>,
+    /// With --model: how to keep the weights: f32, f16, bf16 or int8 [default: as they are in the files].
+    #[arg(long, env = "AILO_DTYPE", value_name = "TYPE")]
+    pub dtype: Option<String>,
     /// The network's dataset: a packed dataset or a text (repeatable; joined in order). Must match the dataset root.
     #[arg(long, value_name = "PATH")]
     pub data: Option<Vec<PathBuf>>,

@@ -4,9 +4,10 @@ use crate::{
     cli::{RunArgs, RunOptions},
     datadir,
     error::NodeError,
+    inference::{host::Share, run::Checkpoint},
 };
 use ailo_ledger::{
-    light::{Checkpoint, NotACheckpoint},
+    light::{self, NotACheckpoint},
     transaction::Consent,
 };
 use ailo_protocol::{Address, canonical};
@@ -39,7 +40,7 @@ pub struct Settings {
     /// Address of JSON-RPC.
     pub http: SocketAddr,
     /// A block that the operator knows to be the network's.
-    pub checkpoint: Option<Checkpoint>,
+    pub checkpoint: Option<light::Checkpoint>,
     /// Keep all blocks.
     pub archive: bool,
     /// Start without the journal of what was signed.
@@ -48,6 +49,8 @@ pub struct Settings {
     pub power: u8,
     /// Never use a GPU.
     pub cpu: bool,
+    /// A checkpoint to serve instead of the network's own model.
+    pub serves: Option<Checkpoint>,
 }
 
 /// Reads a config file: the options of `run` under their flags' names.
@@ -62,6 +65,39 @@ fn read_file(path: &Path) -> Result<RunOptions, NodeError> {
 pub fn parse_consent(text: &str) -> Result<Consent, NodeError> {
     let bytes = hex::decode(text).ok().and_then(|bytes| canonical::decode(&bytes, 128).ok());
     bytes.ok_or_else(|| NodeError::Usage("--consent takes what `ailo-node wallet consent NODE` prints, whole".into()))
+}
+
+/// What `--model` and the flags beside it ask for.
+fn served(
+    folder: PathBuf,
+    layers: Option<&str>,
+    memory: Option<u64>,
+    dtype: Option<&str>,
+) -> Result<Checkpoint, NodeError> {
+    if !folder.join("config.json").exists() {
+        let folder = folder.display();
+        return Err(NodeError::Usage(format!(
+            "--model {folder} is no checkpoint's folder: it holds config.json, tokenizer.json and *.safetensors"
+        )));
+    }
+    let half = || {
+        let kilobytes = |line: &str| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok();
+        let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        text.lines().find_map(kilobytes).map_or(1 << 30, |kilobytes| kilobytes * 512)
+    };
+    let bytes = memory.map_or_else(half, |megabytes| megabytes << 20);
+    let share = match layers {
+        None => Share::Bytes(bytes),
+        Some(text) => {
+            let ends = text.split_once("..").and_then(|(first, end)| Some((first.parse().ok()?, end.parse().ok()?)));
+            let layers = ends
+                .map(|(first, end)| first..end)
+                .filter(|layers: &std::ops::Range<usize>| layers.start <= layers.end);
+            Share::Layers(layers.ok_or_else(|| NodeError::Usage(format!("--layers {text}: write layers like 0..12")))?)
+        }
+    };
+    let dtype = dtype.map(str::parse).transpose()?;
+    Ok(Checkpoint { folder, share, dtype, memory: bytes / 4 })
 }
 
 impl Settings {
@@ -96,6 +132,10 @@ impl Settings {
         }
         let checkpoint = flags.checkpoint.or(file.checkpoint).map(|text| text.parse()).transpose();
         let checkpoint = checkpoint.map_err(|e: NotACheckpoint| NodeError::Usage(format!("--checkpoint: {e}")))?;
+        let serves = flags.model.or(file.model).map(|folder| {
+            let (layers, dtype) = (flags.layers.or(file.layers), flags.dtype.or(file.dtype));
+            served(folder, layers.as_deref(), flags.memory.or(file.memory), dtype.as_deref())
+        });
         let default_listen = if network.is_some() { "/ip4/0.0.0.0/tcp/8646" } else { "/ip4/127.0.0.1/tcp/0" };
         Ok(Settings {
             validator: flags.validator.or(file.validator).unwrap_or(false),
@@ -113,6 +153,7 @@ impl Settings {
             data,
             http,
             power,
+            serves: serves.transpose()?,
         })
     }
 }

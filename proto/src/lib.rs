@@ -51,7 +51,7 @@ macro_rules! body_from {
 }
 
 body_from! {
-    gossip { Transactions: Transactions, Consensus: Consensus, Head: Head }
+    gossip { Transactions: Transactions, Consensus: Consensus, Head: Head, Serving: Serving }
     request {
         Blocks: BlocksRequest,
         Blob: BlobRequest,

@@ -1,32 +1,74 @@
-//! Where frames change hands: between the sessions that this node asks in and the worker that serves here.
+//! Where frames change hands: between the sessions that this node asks in, the worker that serves here, and other nodes; and what
+//! this node knows of who serves what.
 
-use super::worker::{Inbound, Worker};
+use super::{
+    links::Links,
+    worker::{Inbound, Worker},
+};
 use ailo_proto::{Frame, frame::Body};
-use ailo_protocol::{NodeId, inference::SessionId};
+use ailo_protocol::{
+    Hash, NodeId,
+    inference::{
+        SessionId,
+        announce::{Announce, Known},
+    },
+};
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    time::Instant,
 };
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 /// The hub of a node.
 pub struct Hub {
     node: NodeId,
+    network: Hash,
     /// Sessions that this node asks in. What waits for one of them is bounded by its text's length.
-    clients: Mutex<HashMap<SessionId, UnboundedSender<(NodeId, Frame)>>>,
+    clients: Mutex<HashMap<SessionId, UnboundedSender<News>>>,
     /// Who serves here; those that leave come last.
     workers: Mutex<Vec<Worker>>,
+    links: OnceLock<Arc<Links>>,
+    known: Mutex<Known>,
+    started: Instant,
+}
+
+/// What a session hears.
+#[allow(clippy::large_enum_variant)] // Nearly all of it is frames.
+pub enum News {
+    /// A frame.
+    Frame(NodeId, Frame),
+    /// A node can't be reached, or does not answer.
+    Gone(NodeId),
 }
 
 impl Hub {
-    /// A hub without workers.
-    pub fn new(node: NodeId) -> Arc<Hub> {
-        Arc::new(Hub { node, clients: Mutex::default(), workers: Mutex::default() })
+    /// A hub without workers, that reaches nobody else.
+    pub fn new(node: NodeId, network: Hash) -> Arc<Hub> {
+        Arc::new(Hub {
+            node,
+            network,
+            clients: Mutex::default(),
+            workers: Mutex::default(),
+            links: OnceLock::new(),
+            known: Mutex::default(),
+            started: Instant::now(),
+        })
+    }
+
+    /// Reaches others through these from now on.
+    pub fn connect(&self, links: Arc<Links>) {
+        let _ = self.links.set(links); // Once is enough.
     }
 
     /// This node.
     pub fn node(&self) -> &NodeId {
         &self.node
+    }
+
+    /// The network that announcements are signed for.
+    pub fn network(&self) -> &Hash {
+        &self.network
     }
 
     /// Lets a worker serve. The others take no new sessions and end with those that they have.
@@ -44,7 +86,7 @@ impl Hub {
     }
 
     /// What comes for a session that this node asks in, until the receiver is dropped.
-    pub fn listen(&self, session: SessionId) -> UnboundedReceiver<(NodeId, Frame)> {
+    pub fn listen(&self, session: SessionId) -> UnboundedReceiver<News> {
         let (sender, receiver) = unbounded_channel();
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         clients.retain(|_, client| !client.is_closed());
@@ -52,11 +94,59 @@ impl Hub {
         receiver
     }
 
-    /// Takes a frame from one node to another. What nobody waits for is dropped.
-    pub fn send(&self, from: NodeId, to: NodeId, frame: Frame) {
-        if to != self.node {
-            return;
+    /// Whether sessions of this node's own are under way.
+    pub fn waits(&self) -> bool {
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        clients.retain(|_, client| !client.is_closed());
+        !clients.is_empty()
+    }
+
+    /// Takes an announcement; whether it is news.
+    pub fn hear(&self, announce: Announce) -> bool {
+        let now = self.started.elapsed().as_millis() as u64;
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).hear(now, announce)
+    }
+
+    /// What this node itself serves from now on.
+    pub fn announce(&self, announce: Announce) {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).serve(announce);
+    }
+
+    /// Who serves what, as this node knows it now.
+    pub fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A node is gone, or a stream to or from it.
+    pub fn gone(&self, node: NodeId) {
+        if let Some(links) = self.links.get() {
+            links.forget(node);
         }
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).forget(&node);
+        for worker in self.workers.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            worker.send(Inbound::Gone(node));
+        }
+        self.hangs(node);
+    }
+
+    /// A node does not answer; it may come back.
+    pub fn hangs(&self, node: NodeId) {
+        for client in self.clients.lock().unwrap_or_else(PoisonError::into_inner).values() {
+            let _ = client.send(News::Gone(node)); // Over already.
+        }
+    }
+
+    /// Sends a frame of this node's own.
+    pub fn send(self: &Arc<Hub>, to: NodeId, frame: Frame) {
+        if to == self.node {
+            self.take(to, frame);
+        } else if let Some(links) = self.links.get() {
+            links.send(self, to, frame);
+        }
+    }
+
+    /// Takes a frame for this node. What nobody waits for is dropped.
+    pub fn take(&self, from: NodeId, frame: Frame) {
         let Some(body) = &frame.body else { return };
         // Two kinds go both ways; who they are not for drops them.
         let (client, stage) = match body {
@@ -67,7 +157,7 @@ impl Hub {
         if client && let Ok(session) = SessionId::try_from(&*frame.session) {
             let clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(client) = clients.get(&session) {
-                let _ = client.send((from, frame.clone())); // It has gone, then.
+                let _ = client.send(News::Frame(from, frame.clone())); // It has gone, then.
             }
         }
         if stage {

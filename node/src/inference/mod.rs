@@ -5,8 +5,11 @@
 //! computes on a thread of its own, and tokens come back the same way.
 
 pub mod api;
+pub mod host;
 pub mod hub;
+pub mod links;
 pub mod model;
+pub mod run;
 pub mod serve;
 pub mod session;
 #[cfg(test)]

@@ -30,6 +30,8 @@ pub struct Model {
     pub text: Text,
     /// Tokens that end a text.
     pub ends: Vec<u32>,
+    /// Bytes of all weights.
+    bytes: u64,
     source: Source,
 }
 
@@ -50,7 +52,12 @@ impl Model {
         let checkpoint = Checkpoint::open(folder)?;
         let text = Text::open(folder)?;
         let shape = checkpoint.shape().clone();
-        let hashes = checkpoint.load(0..shape.layers, None, progress)?.hashes;
+        let mut read = 0;
+        let mut progress = |done, total| {
+            read = total;
+            progress(done, total);
+        };
+        let hashes = checkpoint.load(0..shape.layers, None, &mut progress)?.hashes;
         let mut known = format!("{shape:?} {}", dtype.map_or("as it is", Dtype::name)).into_bytes();
         for name in ["tokenizer.json", "tokenizer_config.json"] {
             let path = folder.join(name);
@@ -72,6 +79,7 @@ impl Model {
             shape,
             text,
             ends,
+            bytes: read,
             source: Source::Folder(folder.into(), dtype),
         })
     }
@@ -82,7 +90,13 @@ impl Model {
         let name = format!("ailo-{}", held.root.short());
         let ends = if config.tokenizer == Tokenizer::Gpt2 { text.ends() } else { Vec::new() };
         let id = Hash::of_parts(Domain::Model, &[b"own", &held.root.0]);
-        Model { id, name, shape: Shape::of(&config), text, ends, source: Source::Own(config, held) }
+        let bytes = 4 * held.state.weights.len() as u64;
+        Model { id, name, shape: Shape::of(&config), text, ends, bytes, source: Source::Own(config, held) }
+    }
+
+    /// Bytes that a layer takes, about: what is kept in smaller numbers takes less.
+    pub fn layer_bytes(&self) -> u64 {
+        self.bytes / self.shape.layers as u64
     }
 
     /// Loads some of its layers, which compute on up to `threads` threads, for `work`.

@@ -2,12 +2,12 @@
 
 use super::{
     api::Api,
+    host::{Hosting, Share, host},
     hub::Hub,
     model::Model,
-    worker::{Setup, Worker},
 };
 use crate::{cli::ServeArgs, error::NodeError};
-use ailo_protocol::Keypair;
+use ailo_protocol::{Hash, Keypair};
 use std::{
     io::{IsTerminal, Write},
     sync::Arc,
@@ -46,21 +46,17 @@ impl Server {
         let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
         let (folder, dtype, threads) = (args.model.clone(), args.dtype, args.threads.map_or(cores, |n| n as usize));
         let memory = args.memory << 20;
-        let hub = Hub::new(*Keypair::generate().public());
-        let serving = hub.clone();
-        let load = move || {
-            let model = Arc::new(Model::open(&folder, dtype, &mut progress())?);
-            let layers = 0..model.shape.layers;
-            serving.serve(Worker::start(Setup { model: model.clone(), layers, threads, memory }, &serving)?);
-            Ok::<_, NodeError>(model)
-        };
-        let loaded = tokio::task::spawn_blocking(load).await;
-        let model = loaded.map_err(|e| NodeError::io("load the model", std::io::Error::other(e)))??;
+        let hub = Hub::new(*Keypair::generate().public(), Hash::ZERO);
+        let open = move || Model::open(&folder, dtype, &mut progress());
+        let opened = tokio::task::spawn_blocking(open).await;
+        let model = Arc::new(opened.map_err(|e| NodeError::io("open the model", std::io::Error::other(e)))??);
+        let share = Share::Layers(0..model.shape.layers);
+        host(&hub, Hosting { model: model.clone(), share, threads, memory, niceness: 0 }).await?;
         let busy = |e| NodeError::io(format!("serve on {}", args.http), e);
         let listener = tokio::net::TcpListener::bind(args.http).await.map_err(busy)?;
         let address = listener.local_addr().map_err(busy)?;
         // It stays the model as long as the server runs: who sends is not needed.
-        let api = Api::new(hub.clone(), watch::channel(Some(model.clone())).1);
+        let api = Api::new(hub.clone(), None, watch::channel(Some(model.clone())).1);
         let router = api.router();
         let task = tokio::spawn(async move {
             if let Err(e) = axum::serve(listener, router).await {
@@ -78,7 +74,7 @@ impl Server {
 }
 
 /// Shows on a terminal how much of the weights was read.
-fn progress() -> impl FnMut(u64, u64) {
+pub(super) fn progress() -> impl FnMut(u64, u64) {
     let (terminal, mut shown) = (std::io::stderr().is_terminal(), 0);
     move |done, total| {
         let percent = (done * 100).checked_div(total).unwrap_or(100);

@@ -1,6 +1,9 @@
 //! One text that this node asks for: drives the client's core, and gives tokens as they come.
 
-use super::{hub::Hub, model::Model};
+use super::{
+    hub::{Hub, News},
+    model::Model,
+};
 use ailo_proto::{Finish, Logprob, Sampling};
 use ailo_protocol::{
     Hash, NodeId,
@@ -8,7 +11,7 @@ use ailo_protocol::{
     keys,
 };
 use std::{
-    collections::{HashSet, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     ops::Range,
     sync::Arc,
     time::{Duration, Instant},
@@ -33,38 +36,51 @@ pub enum Event {
 pub struct Session {
     hub: Arc<Hub>,
     client: Client,
-    frames: UnboundedReceiver<(NodeId, ailo_proto::Frame)>,
-    routes: Here,
+    news: UnboundedReceiver<News>,
+    /// Round trips that this node has measured, in microseconds.
+    near: HashMap<NodeId, u32>,
+    model: Hash,
     started: Instant,
     events: VecDeque<Event>,
     over: bool,
 }
 
-/// All layers are on this node.
-struct Here(NodeId);
+/// What is known when a route is looked for.
+struct Now<'a> {
+    hub: &'a Hub,
+    model: Hash,
+    near: &'a HashMap<NodeId, u32>,
+}
 
-impl Routes for Here {
+impl Routes for Now<'_> {
     fn route(&mut self, layers: Range<u32>, without: &HashSet<NodeId>) -> Option<Vec<(NodeId, Range<u32>)>> {
-        (!without.contains(&self.0)).then(|| vec![(self.0, layers)])
+        self.hub.known().routes(self.model, *self.hub.node(), self.near).route(layers, without)
     }
 }
 
 impl Session {
     /// Asks for what follows `tokens`, which are one at least.
-    pub fn start(hub: &Arc<Hub>, model: &Model, tokens: Vec<u32>, sampling: Sampling) -> Session {
+    pub fn start(
+        hub: &Arc<Hub>,
+        model: &Model,
+        near: HashMap<NodeId, u32>,
+        tokens: Vec<u32>,
+        sampling: Sampling,
+    ) -> Session {
         let nonce = Hash(keys::random_bytes()).stream().next_u64();
         let request = Request { model: model.id, layers: model.shape.layers as u32, tokens, sampling };
         let client = Client::new(hub.node(), nonce, request);
         let mut session = Session {
-            frames: hub.listen(client.id()),
+            news: hub.listen(client.id()),
             hub: hub.clone(),
             client,
-            routes: Here(*hub.node()),
+            near,
+            model: model.id,
             started: Instant::now(),
             events: VecDeque::new(),
             over: false,
         };
-        let effects = session.client.start(0, &mut session.routes);
+        let effects = session.client.start(0, &mut Now { hub, model: model.id, near: &session.near });
         session.act(effects);
         session
     }
@@ -79,11 +95,13 @@ impl Session {
             if self.over {
                 return None;
             }
-            let frame = tokio::time::timeout(TICK, self.frames.recv()).await;
+            let news = tokio::time::timeout(TICK, self.news.recv()).await;
             let now = self.started.elapsed().as_millis() as u64;
-            let effects = match frame {
-                Ok(Some((from, frame))) => self.client.handle(now, from, frame, &mut self.routes),
-                _ => self.client.tick(now, &mut self.routes),
+            let mut routes = Now { hub: &self.hub, model: self.model, near: &self.near };
+            let effects = match news {
+                Ok(Some(News::Frame(from, frame))) => self.client.handle(now, from, frame, &mut routes),
+                Ok(Some(News::Gone(node))) => self.client.gone(now, node, &mut routes),
+                _ => self.client.tick(now, &mut routes),
             };
             self.act(effects);
         }
@@ -92,7 +110,7 @@ impl Session {
     fn act(&mut self, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
-                Effect::Send(to, frame) => self.hub.send(*self.hub.node(), to, frame),
+                Effect::Send(to, frame) => self.hub.send(to, frame),
                 Effect::Token(token, logprob) => self.events.push_back(Event::Token(token, logprob)),
                 Effect::Finished(finish) => self.events.push_back(Event::Finished(finish)),
                 Effect::Failed(why) => self.events.push_back(Event::Failed(why)),

@@ -1,7 +1,7 @@
 //! The thread that computes a stage: it reads what came, takes what all sessions have ready, and computes it in one pass over the
 //! weights.
 
-use super::{hub::Hub, model::Model};
+use super::{host::measure, hub::Hub, model::Model};
 use ailo_proto::{Candidate, Frame, Logprob, Sampling as Wire};
 use ailo_protocol::{
     NodeId,
@@ -53,10 +53,14 @@ pub struct Setup {
     pub threads: usize,
     /// Bytes for sessions.
     pub memory: u64,
+    /// How much less of a busy processor it gets, 0 to 19.
+    pub niceness: i32,
 }
 
 /// A running worker.
 pub struct Worker {
+    /// Microseconds that it takes for a token and layer.
+    pub layer_us: u32,
     inbox: mpsc::Sender<Inbound>,
     thread: JoinHandle<()>,
 }
@@ -72,9 +76,11 @@ impl Worker {
         let (ready, started) = mpsc::channel();
         let (node, hub) = (*hub.node(), Arc::downgrade(hub));
         let work = move || {
+            // On Linux a thread has a niceness of its own; failing to lower it costs responsiveness only.
+            let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), setup.niceness);
             setup.model.load(setup.layers.clone(), setup.threads, |engine| match engine {
                 Ok(engine) => {
-                    let _ = ready.send(Ok(())); // Whoever started it waits for this.
+                    let _ = ready.send(Ok(measure(engine))); // Whoever started it waits for this.
                     Computer::new(&setup, engine, node, hub).run(&mail);
                 }
                 Err(e) => drop(ready.send(Err(e))),
@@ -82,10 +88,10 @@ impl Worker {
         };
         let thread = std::thread::Builder::new().name("inference".into()).spawn(work);
         let thread = thread.map_err(|_| ailo_training::TrainingError::Generate("no thread can be started"))?;
-        started
+        let layer_us = started
             .recv()
             .unwrap_or(Err(ailo_training::TrainingError::Generate("the thread that computes ended at once")))?;
-        Ok(Worker { inbox, thread })
+        Ok(Worker { layer_us, inbox, thread })
     }
 
     /// Sends something; nothing happens once the thread has ended.
@@ -104,7 +110,6 @@ struct Computer<'a> {
     stage: Stage,
     caches: HashMap<SessionId, Cache>,
     hub: Weak<Hub>,
-    node: NodeId,
     first: usize,
     /// Positions in a second, when there are several.
     speed: f64,
@@ -131,7 +136,6 @@ impl<'a> Computer<'a> {
             stage,
             caches: HashMap::new(),
             hub,
-            node,
             first: setup.layers.start,
             speed: 1000.0,
             leaving: false,
@@ -177,7 +181,7 @@ impl<'a> Computer<'a> {
             match effect {
                 Effect::Send(to, frame) => {
                     if let Some(hub) = self.hub.upgrade() {
-                        hub.send(self.node, to, frame);
+                        hub.send(to, frame);
                     }
                 }
                 Effect::Cache(id, layers, room) => {

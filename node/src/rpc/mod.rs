@@ -589,8 +589,8 @@ pub struct Server {
 }
 
 impl Server {
-    /// Binds and serves.
-    pub async fn start(address: SocketAddr, context: Arc<Context>) -> Result<Server, NodeError> {
+    /// Binds and serves, with `more` routes beside its own.
+    pub async fn start(address: SocketAddr, context: Arc<Context>, more: axum::Router) -> Result<Server, NodeError> {
         let listener = tokio::net::TcpListener::bind(address).await.map_err(|e| match e.kind() {
             std::io::ErrorKind::AddrInUse => NodeError::Usage(format!(
                 "the address {address} is in use: stop what serves there, or choose another with --http 127.0.0.1:PORT"
@@ -621,7 +621,8 @@ impl Server {
                     }
                 }),
             )
-            .route("/health", axum::routing::get(|| async { "ok" }));
+            .route("/health", axum::routing::get(|| async { "ok" }))
+            .merge(more);
         let task = tokio::spawn(async move {
             let served = axum::serve(listener, router).with_graceful_shutdown(stop.shutdown()).await;
             if let Err(e) = served {

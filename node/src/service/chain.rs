@@ -350,6 +350,8 @@ impl Ledger {
                         Ok(message) => self.participant.on_consensus(message, now)?,
                     },
                     gossip::Body::Head(head) => self.participant.on_head(from, head.height, now),
+                    // The hub's, which never hands it on to here.
+                    gossip::Body::Serving(_) => Opinion::Ignore,
                 };
                 match opinion {
                     Opinion::Accept => verdict.accept(),

@@ -16,11 +16,20 @@ mod serve;
 mod sync;
 pub mod work;
 
-use crate::{config::Settings, datadir::DataDir, error::NodeError, genesis, rpc};
+use crate::{
+    config::Settings,
+    datadir::DataDir,
+    error::NodeError,
+    genesis,
+    inference::{hub::Hub, run::Inference},
+    rpc,
+};
 use ailo_ledger::transaction::Consent;
+use ailo_proto::gossip;
 use ailo_protocol::{
     Address, Genesis, Hash, Keypair,
     genesis::Founder,
+    inference::announce::Announce,
     keystore,
     net::{self, NetConfig},
 };
@@ -78,9 +87,9 @@ pub async fn run_with(
     let replayer =
         Worker::spawn("replay", TRAINER_NICENESS).map_err(|e| NodeError::io("start the replaying thread", e))?;
     let worker = Worker::spawn("compute", 0).map_err(|e| NodeError::io("start the compute thread", e))?;
-    let inference =
-        Worker::spawn("inference", INFERENCE_NICENESS).map_err(|e| NodeError::io("start the inference thread", e))?;
-    let workers = [trainer.clone(), replayer.clone(), worker.clone(), inference.clone()];
+    let writer =
+        Worker::spawn("writer", INFERENCE_NICENESS).map_err(|e| NodeError::io("start the writing thread", e))?;
+    let workers = [trainer.clone(), replayer.clone(), worker.clone(), writer.clone()];
     let device = ailo_training::device(!settings.cpu);
     let class = determinism_class(settings.cpu).await?;
 
@@ -124,11 +133,19 @@ pub async fn run_with(
         net: net.clone(),
         models: models.clone(),
         progress: progress_seen,
-        worker: inference,
+        worker: writer,
         generating: Arc::new(tokio::sync::Semaphore::new(rpc::MAX_GENERATIONS)),
         law: Mutex::default(),
     });
-    let server = rpc::Server::start(settings.http, context.clone()).await?;
+    let inference = Inference::start(
+        settings.serves,
+        (key.clone(), network),
+        net.clone(),
+        (models.clone(), chain.clone()),
+        stopped.clone(),
+    )
+    .await?;
+    let server = rpc::Server::start(settings.http, context.clone(), inference.api.router()).await?;
     let url = format!("http://{}/rpc", server.address);
     crate::datadir::write_atomically(&dir.path("rpc"), url.as_bytes())?;
 
@@ -161,7 +178,7 @@ pub async fn run_with(
     let duties =
         duties::Duties::new(genesis.id(), key.clone(), (wallet, consent), bonds, (trains, class), chain.clone());
     let services = [
-        tokio::spawn(dispatch(events, chain.clone(), serve, stopped.clone())),
+        tokio::spawn(dispatch(events, (chain.clone(), inference.hub.clone()), serve, stopped.clone())),
         tokio::spawn(Rounds::new(setup.clone()).run(stopped.clone())),
         tokio::spawn(replays::Replays::new(setup).run(stopped.clone())),
         tokio::spawn(duties.run(stopped.clone())),
@@ -177,6 +194,7 @@ pub async fn run_with(
     let _ = stop.send(true); // every receiver that is left hears it
     let shutdown = async {
         server.stop().await;
+        inference.stop().await;
         for service in services {
             let _ = service.await; // a service that failed has said so in the log
         }
@@ -296,7 +314,7 @@ async fn stop_signal(stop_on_eof: bool) -> Result<(), NodeError> {
 /// Hands what peers send to whom it concerns.
 async fn dispatch(
     mut events: tokio::sync::mpsc::Receiver<net::Event>,
-    chain: Chain,
+    (chain, hub): (Chain, Arc<Hub>),
     serve: serve::Serve,
     mut stop: watch::Receiver<bool>,
 ) {
@@ -307,6 +325,13 @@ async fn dispatch(
         };
         match event {
             None => break,
+            Some(net::Event::Gossip { message: gossip::Body::Serving(serving), verdict, .. }) => {
+                match Announce::open(hub.network(), &serving.canonical).map(|announce| hub.hear(announce)) {
+                    None => verdict.reject(),
+                    Some(true) => verdict.accept(),
+                    Some(false) => verdict.ignore(),
+                }
+            }
             Some(net::Event::Gossip { from, message, verdict }) => chain.gossip(from, message, verdict).await,
             Some(net::Event::Request { request, reply, .. }) => {
                 let serve = serve.clone();
@@ -316,7 +341,10 @@ async fn dispatch(
                 tracing::info!(peer = %node.short(), "peer connected");
                 chain.peer_connected(node).await;
             }
-            Some(net::Event::Disconnected(node)) => tracing::info!(peer = %node.short(), "peer gone"),
+            Some(net::Event::Disconnected(node)) => {
+                tracing::info!(peer = %node.short(), "peer gone");
+                hub.gone(node);
+            }
             Some(net::Event::WrongNetwork { .. }) => {} // the swarm has said so
         }
     }

@@ -1,6 +1,7 @@
 //! Inference sessions without sockets, clocks and tensors: what a stage ([`stage`]) and a client ([`client`]) do on each frame.
 //! `docs/inference.md` is the specification; `tests.rs` runs both cores against each other under faults.
 
+pub mod announce;
 pub mod client;
 pub mod stage;
 #[cfg(test)]

@@ -28,6 +28,7 @@ pub(super) struct Behaviour {
     pub kad: kad::Behaviour<MemoryStore>,
     pub gossip: gossipsub::Behaviour,
     pub requests: request_response::Behaviour<Codec>,
+    pub streams: libp2p_stream::Behaviour,
 }
 
 /// The gossip topics of one network.
@@ -36,12 +37,18 @@ pub(super) struct Topics {
     pub transactions: IdentTopic,
     pub consensus: IdentTopic,
     pub heads: IdentTopic,
+    pub serving: IdentTopic,
 }
 
 impl Topics {
     pub(super) fn new(network: &crate::Hash) -> Topics {
         let topic = |name: &str| IdentTopic::new(format!("{}/{name}", prefix(network)));
-        Topics { transactions: topic("transactions"), consensus: topic("consensus"), heads: topic("heads") }
+        Topics {
+            transactions: topic("transactions"),
+            consensus: topic("consensus"),
+            heads: topic("heads"),
+            serving: topic("serving"),
+        }
     }
 
     /// The one topic on which such a message may travel.
@@ -50,11 +57,12 @@ impl Topics {
             gossip::Body::Transactions(_) => &self.transactions,
             gossip::Body::Consensus(_) => &self.consensus,
             gossip::Body::Head(_) => &self.heads,
+            gossip::Body::Serving(_) => &self.serving,
         }
     }
 
-    fn all(&self) -> [&IdentTopic; 3] {
-        [&self.transactions, &self.consensus, &self.heads]
+    fn all(&self) -> [&IdentTopic; 4] {
+        [&self.transactions, &self.consensus, &self.heads, &self.serving]
     }
 }
 
@@ -63,7 +71,7 @@ fn prefix(network: &crate::Hash) -> String {
     format!("/ailo/{}", &network.to_string()[..16])
 }
 
-fn protocol(network: &crate::Hash, name: &str) -> Result<StreamProtocol, String> {
+pub(super) fn protocol(network: &crate::Hash, name: &str) -> Result<StreamProtocol, String> {
     StreamProtocol::try_from_owned(format!("{}/{name}", prefix(network))).map_err(|e| e.to_string())
 }
 
@@ -105,6 +113,7 @@ impl Behaviour {
                 [(protocol(&config.network, "req/1")?, ProtocolSupport::Full)],
                 requests,
             ),
+            streams: libp2p_stream::Behaviour::new(),
         })
     }
 }

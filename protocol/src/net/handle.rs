@@ -1,10 +1,15 @@
 //! The swarm's front: commands in, answers out.
 
-use super::{Multiaddr, NetError, NetLimits, Offence, task::Answer};
+use super::{
+    Multiaddr, NetError, NetLimits, Offence,
+    identity::{node_id, peer_id},
+    task::Answer,
+};
 use crate::NodeId;
 use ailo_proto::{Gossip, Message, Refused, Request, Response, response};
+use futures::StreamExt;
 use libp2p::{
-    PeerId,
+    PeerId, Stream, StreamProtocol,
     gossipsub::{MessageAcceptance, MessageId},
     request_response::ResponseChannel,
 };
@@ -131,9 +136,53 @@ pub struct Handle {
     pub(super) peers: watch::Receiver<Arc<[PeerInfo]>>,
     pub(super) listeners: watch::Receiver<Arc<[Multiaddr]>>,
     pub(super) counters: Arc<Counters>,
+    pub(super) streams: Streams,
+}
+
+/// What opens and takes streams of inference.
+#[derive(Clone)]
+pub(super) struct Streams {
+    pub(super) control: libp2p_stream::Control,
+    pub(super) protocol: StreamProtocol,
+}
+
+/// Streams that peers open.
+pub struct Incoming {
+    streams: libp2p_stream::IncomingStreams,
+    peers: watch::Receiver<Arc<[PeerInfo]>>,
+}
+
+impl Incoming {
+    /// The next one, of a peer that is connected and ready; none once the swarm has stopped.
+    pub async fn next(&mut self) -> Option<(NodeId, Stream)> {
+        loop {
+            let (peer, stream) = self.streams.next().await?;
+            let node = node_id(&peer).ok();
+            let known = node.filter(|node| self.peers.borrow().iter().any(|peer| peer.node == *node));
+            if let Some(node) = known {
+                return Some((node, stream));
+            }
+        }
+    }
 }
 
 impl Handle {
+    /// Opens a stream for frames of inference to a peer; it is theirs to read and ours to write.
+    pub async fn open_stream(&self, node: NodeId) -> Result<Stream, RequestError> {
+        let unreachable = |e: &dyn std::fmt::Display| RequestError::Unreachable(e.to_string());
+        let peer = peer_id(&node).map_err(|e| unreachable(&e))?;
+        let mut control = self.streams.control.clone();
+        let opening = control.open_stream(peer, self.streams.protocol.clone());
+        let opened = tokio::time::timeout(self.limits.handshake_timeout, opening).await;
+        opened.map_err(|_| RequestError::Timeout)?.map_err(|e| unreachable(&e))
+    }
+
+    /// The streams that peers open from now on; one caller has them.
+    pub fn incoming(&self) -> Option<Incoming> {
+        let streams = self.streams.control.clone().accept(self.streams.protocol.clone()).ok()?;
+        Some(Incoming { streams, peers: self.peers.clone() })
+    }
+
     /// This node.
     pub fn node(&self) -> &NodeId {
         &self.node

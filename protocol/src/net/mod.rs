@@ -67,9 +67,9 @@ mod tests;
 
 #[doc(hidden)]
 pub use codec::decode_response;
-pub use handle::{Handle, PeerInfo, PublishError, Reply, RequestError, Stats, Verdict};
+pub use handle::{Handle, Incoming, PeerInfo, PublishError, Reply, RequestError, Stats, Verdict};
 pub use identity::{IdentityError, node_id, peer_id};
-pub use libp2p::{Multiaddr, PeerId};
+pub use libp2p::{Multiaddr, PeerId, Stream};
 pub use limits::NetLimits;
 pub use offence::Offence;
 pub use task::start;

@@ -2,9 +2,9 @@
 
 use super::{
     Event, Handle, NetConfig, NetError, NetLimits, Offence, PeerInfo, Reply, RequestError, Verdict,
-    behaviour::{Behaviour, BehaviourEvent, Topics, VERSION_PREFIX, protocol_version},
+    behaviour::{Behaviour, BehaviourEvent, Topics, VERSION_PREFIX, protocol, protocol_version},
     book::{Book, Target, ip_and_port, split_peer, usable},
-    handle::{Command, Counters, count},
+    handle::{Command, Counters, Streams, count},
     identity::{node_id, peer_id},
     offence::{Consequence, Offences},
     outbox::Outbox,
@@ -117,6 +117,8 @@ pub async fn start(config: NetConfig) -> Result<(Handle, mpsc::Receiver<Event>),
     let key = identity::Keypair::ed25519_from_bytes(*config.key.seed()).map_err(|e| setup(&e))?;
     let topics = Topics::new(&config.network);
     let behaviour = Behaviour::new(&key, &config, &topics).map_err(|e| setup(&e))?;
+    let control = behaviour.streams.new_control();
+    let streams = Streams { control, protocol: protocol(&config.network, "infer/1").map_err(|e| setup(&e))? };
     let mut mux = yamux::Config::default();
     mux.set_max_num_streams(MAX_STREAMS);
     let mut swarm = libp2p::SwarmBuilder::with_existing_identity(key)
@@ -177,6 +179,7 @@ pub async fn start(config: NetConfig) -> Result<(Handle, mpsc::Receiver<Event>),
         peers: peer_receiver,
         listeners: listener_receiver,
         counters: task.counters.clone(),
+        streams,
     };
     tokio::spawn(task.run(command_receiver, answer_receiver));
     Ok((handle, event_receiver))

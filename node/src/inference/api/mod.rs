@@ -7,11 +7,13 @@ mod reply;
 mod request;
 
 use super::{
+    host::near,
     hub::Hub,
     model::Model,
     session::{Event, Session},
 };
 use ailo_proto::{Finish, Logprob};
+use ailo_protocol::net;
 use ailo_training::text::TextStream;
 use axum::{
     Router,
@@ -41,6 +43,7 @@ const BEHIND: usize = 64;
 /// What the routes need.
 pub struct Api {
     hub: Arc<Hub>,
+    net: Option<net::Handle>,
     /// The model that is served now, if there is one yet.
     model: watch::Receiver<Option<Arc<Model>>>,
     places: Arc<Semaphore>,
@@ -49,8 +52,8 @@ pub struct Api {
 
 impl Api {
     /// The API for what the hub serves.
-    pub fn new(hub: Arc<Hub>, model: watch::Receiver<Option<Arc<Model>>>) -> Arc<Api> {
-        Arc::new(Api { hub, model, places: Arc::new(Semaphore::new(WRITING)), waiting: AtomicUsize::new(0) })
+    pub fn new(hub: Arc<Hub>, net: Option<net::Handle>, model: watch::Receiver<Option<Arc<Model>>>) -> Arc<Api> {
+        Arc::new(Api { hub, net, model, places: Arc::new(Semaphore::new(WRITING)), waiting: AtomicUsize::new(0) })
     }
 
     /// Its routes.
@@ -129,7 +132,7 @@ fn json_of(value: &serde_json::Value) -> impl IntoResponse {
 }
 
 async fn models(State(api): State<Arc<Api>>) -> Response {
-    let all: Vec<_> = api.model().iter().map(|model| reply::model(model)).collect();
+    let all: Vec<_> = api.model().iter().map(|model| reply::model(model, &api.hub.known())).collect();
     json_of(&json!({ "object": "list", "data": all })).into_response()
 }
 
@@ -141,7 +144,7 @@ async fn model(
     if model.name != name {
         return Err(Refusal::no_model(&name));
     }
-    Ok(json_of(&reply::model(&model)).into_response())
+    Ok(json_of(&reply::model(&model, &api.hub.known())).into_response())
 }
 
 async fn completions(State(api): State<Arc<Api>>, body: Bytes) -> Result<Response, Refusal> {
@@ -182,11 +185,12 @@ async fn answer(api: &Arc<Api>, model: Arc<Model>, plan: Plan, kind: Kind) -> Re
     api.waiting.fetch_sub(1, Ordering::Relaxed);
     let place = place.map_err(|_| full())?;
 
+    let round_trips = api.net.as_ref().map(near).unwrap_or_default();
     let (sender, mut pieces) = mpsc::channel(BEHIND);
     for (i, prompt) in plan.prompts.iter().enumerate() {
         for choice in 0..plan.choices {
             let sampling = plan.sampling(prompt, choice, model.shape.context);
-            let session = Session::start(&api.hub, &model, prompt.clone(), sampling);
+            let session = Session::start(&api.hub, &model, round_trips.clone(), prompt.clone(), sampling);
             let choice = i as u32 * plan.choices + choice;
             let begin = if plan.echo { model.text.decode(prompt) } else { String::new() };
             tokio::spawn(write(session, model.clone(), begin, plan.stops.clone(), choice, sender.clone()));

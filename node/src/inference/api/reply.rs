@@ -3,7 +3,11 @@
 use super::{Piece, request::Plan};
 use crate::inference::model::Model;
 use ailo_proto::{Finish, Logprob};
-use ailo_protocol::{Hash, keys};
+use ailo_protocol::{
+    Hash,
+    inference::announce::{Announce, Known},
+    keys,
+};
 use serde_json::{Map, Value, json};
 use std::{
     sync::Arc,
@@ -36,9 +40,13 @@ struct Choice {
     finish: Option<Finish>,
 }
 
-/// An entry of the list of models.
-pub(super) fn model(model: &Model) -> Value {
-    json!({ "id": model.name, "object": "model", "created": 0, "owned_by": "ailo", "hash": model.id.to_string(), "context": model.shape.context })
+/// An entry of the list of models, with the nodes that serve it.
+pub(super) fn model(model: &Model, known: &Known) -> Value {
+    let serves = known.all().filter(|one| one.model == model.id);
+    let stage = |one: &Announce| json!({ "node": one.node.to_string(), "layers": [one.first, one.end], "microseconds_a_layer": one.layer_us });
+    let mut stages: Vec<Value> = serves.map(stage).collect();
+    stages.sort_by_key(|stage| stage["layers"][0].as_u64());
+    json!({ "id": model.name, "object": "model", "created": 0, "owned_by": "ailo", "hash": model.id.to_string(), "context": model.shape.context, "layers": model.shape.layers, "stages": stages })
 }
 
 /// A server-sent event.

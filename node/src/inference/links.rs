@@ -1,0 +1,213 @@
+//! Frames between nodes: a long-lived stream for each direction, in which each frame comes after its length. What is asked for by others
+//! waits in a queue of bounded size for each of them, so nobody's slow reading holds up another.
+
+use super::hub::Hub;
+use ailo_proto::{Frame, Message, Ping, Pong, frame::Body};
+use ailo_protocol::{
+    NodeId,
+    inference::MAX_FRAME,
+    net::{self, Stream},
+};
+use futures::{AsyncReadExt, AsyncWriteExt, io::BufReader};
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+use tokio::{
+    runtime::Handle,
+    sync::{
+        mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
+        watch,
+    },
+};
+
+/// Bytes that wait for a peer, at most; then the connection is given up.
+const MAX_WAITING: usize = 64 << 20;
+/// How often peers are asked whether they run, while this node waits for them.
+const PING: Duration = Duration::from_millis(200);
+/// Who says nothing for so long hangs.
+const HUNG: Duration = Duration::from_millis(750);
+/// Bytes that are written together.
+const TOGETHER: usize = 64 << 10;
+
+/// The streams of a node.
+pub struct Links {
+    net: net::Handle,
+    /// Frames come from threads that are not the runtime's, too.
+    runtime: Handle,
+    peers: Mutex<HashMap<NodeId, Peer>>,
+}
+
+struct Peer {
+    queue: UnboundedSender<Frame>,
+    waiting: Arc<AtomicUsize>,
+    /// Since when it is asked and nothing comes.
+    asked: Option<Instant>,
+}
+
+impl Links {
+    /// Takes streams that peers open, until the node stops.
+    pub fn start(net: net::Handle, hub: &Arc<Hub>, mut stop: watch::Receiver<bool>) -> Arc<Links> {
+        let links = Arc::new(Links { net: net.clone(), runtime: Handle::current(), peers: Mutex::default() });
+        let (hub, own) = (Arc::downgrade(hub), Arc::downgrade(&links));
+        tokio::spawn(async move {
+            let Some(mut incoming) = net.incoming() else { return };
+            let mut ping = tokio::time::interval(PING);
+            loop {
+                tokio::select! {
+                    next = incoming.next() => match next {
+                        Some((node, stream)) => drop(tokio::spawn(read(hub.clone(), own.clone(), node, stream))),
+                        None => return,
+                    },
+                    _ = ping.tick() => {
+                        let (Some(hub), Some(links)) = (hub.upgrade(), own.upgrade()) else { return };
+                        links.ask_around(&hub);
+                    }
+                    _ = stop.changed() => return,
+                }
+            }
+        });
+        links
+    }
+
+    /// Queues a frame for a peer, and opens a stream to it if there is none.
+    pub fn send(self: &Arc<Links>, hub: &Arc<Hub>, to: NodeId, frame: Frame) {
+        let size = frame.encoded_len();
+        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        let peer = peers.entry(to).or_insert_with(|| {
+            let (queue, frames) = unbounded_channel();
+            let waiting = Arc::new(AtomicUsize::new(0));
+            let (hub, own) = (Arc::downgrade(hub), Arc::downgrade(self));
+            self.runtime.spawn(write(hub, own, self.net.clone(), to, frames, waiting.clone()));
+            Peer { queue, waiting, asked: None }
+        });
+        if peer.waiting.fetch_add(size, Ordering::Relaxed) + size > MAX_WAITING {
+            tracing::info!(peer = %to.short(), "it reads too slowly: its streams are closed");
+            peers.remove(&to);
+            return;
+        }
+        let _ = peer.queue.send(frame); // Its task has ended, then, and says so.
+    }
+
+    /// Asks peers whether they run, and tells the hub of those that do not answer.
+    fn ask_around(self: &Arc<Links>, hub: &Arc<Hub>) {
+        if !hub.waits() {
+            return;
+        }
+        let (mut ask, mut hung) = (Vec::new(), Vec::new());
+        let now = Instant::now();
+        for (node, peer) in self.peers.lock().unwrap_or_else(PoisonError::into_inner).iter_mut() {
+            let asked = *peer.asked.get_or_insert(now);
+            ask.push(*node);
+            if now.duration_since(asked) > HUNG {
+                hung.push(*node);
+            }
+        }
+        for node in ask {
+            self.send(hub, node, Frame { body: Some(Ping { number: 0 }.into()), ..Frame::default() });
+        }
+        for node in hung {
+            hub.hangs(node);
+        }
+    }
+
+    fn heard(&self, node: NodeId) {
+        if let Some(peer) = self.peers.lock().unwrap_or_else(PoisonError::into_inner).get_mut(&node) {
+            peer.asked = None;
+        }
+    }
+
+    /// A node is gone: what waits for it is dropped, and the next frame opens a new stream.
+    pub fn forget(&self, node: NodeId) {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner).remove(&node);
+    }
+
+    /// A stream has failed, which may not be the one that is used now.
+    fn failed(&self, node: NodeId, waiting: &Arc<AtomicUsize>) {
+        let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
+        if peers.get(&node).is_some_and(|peer| Arc::ptr_eq(&peer.waiting, waiting)) {
+            peers.remove(&node);
+        }
+    }
+}
+
+/// Writes frames to a peer until it, or the queue, is gone.
+async fn write(
+    hub: Weak<Hub>,
+    links: Weak<Links>,
+    net: net::Handle,
+    to: NodeId,
+    mut frames: UnboundedReceiver<Frame>,
+    waiting: Arc<AtomicUsize>,
+) {
+    let written = async {
+        let mut stream = net.open_stream(to).await.map_err(|e| std::io::Error::other(e.to_string()))?;
+        let mut bytes = Vec::new();
+        while let Some(frame) = frames.recv().await {
+            let mut next = Some(frame);
+            bytes.clear();
+            while let Some(frame) = next {
+                let size = frame.encoded_len();
+                bytes.extend((size as u32).to_le_bytes());
+                // Growing memory never fails to take a message.
+                let _ = frame.encode(&mut bytes);
+                waiting.fetch_sub(size, Ordering::Relaxed);
+                next = if bytes.len() < TOGETHER { frames.try_recv().ok() } else { None };
+            }
+            stream.write_all(&bytes).await?;
+            stream.flush().await?;
+        }
+        stream.close().await
+    };
+    let outcome: std::io::Result<()> = written.await;
+    // Where the queue has ended, whoever ended it has told the others.
+    let Err(e) = outcome else { return };
+    tracing::debug!(peer = %to.short(), error = %e, "a stream to it ended");
+    if let Some(links) = links.upgrade() {
+        links.failed(to, &waiting);
+    }
+    if let Some(hub) = hub.upgrade() {
+        hub.gone(to);
+    }
+}
+
+/// Reads a peer's frames until its stream ends.
+async fn read(hub: Weak<Hub>, links: Weak<Links>, from: NodeId, stream: Stream) {
+    let mut stream = BufReader::with_capacity(TOGETHER, stream);
+    let mut bytes = Vec::new();
+    loop {
+        let mut size = [0; 4];
+        if stream.read_exact(&mut size).await.is_err() {
+            break;
+        }
+        let size = u32::from_le_bytes(size) as usize;
+        if size > MAX_FRAME {
+            tracing::info!(peer = %from.short(), size, "a frame from it is too long");
+            break;
+        }
+        bytes.resize(size, 0);
+        if stream.read_exact(&mut bytes).await.is_err() {
+            break;
+        }
+        let (Ok(frame), Some(hub), Some(links)) = (Frame::decode(bytes.as_slice()), hub.upgrade(), links.upgrade())
+        else {
+            break;
+        };
+        links.heard(from);
+        match frame.body {
+            // Answered here, whatever is being computed.
+            Some(Body::Ping(Ping { number })) => {
+                links.send(&hub, from, Frame { body: Some(Pong { number }.into()), ..Frame::default() });
+            }
+            Some(Body::Pong(_)) => {}
+            _ => hub.take(from, frame),
+        }
+    }
+    if let Some(hub) = hub.upgrade() {
+        hub.gone(from);
+    }
+}

@@ -1,0 +1,129 @@
+//! Inference in a node that runs: serves a checkpoint, or each new state of the network's own model; reaches other nodes; answers the API.
+
+use super::{
+    api::Api,
+    host::{self, Hosting, Share, host},
+    hub::Hub,
+    links::Links,
+    model::Model,
+    serve::progress,
+};
+use crate::{
+    error::NodeError,
+    service::{chain::Chain, models::Models},
+};
+use ailo_protocol::{Hash, Keypair, inference::announce::Announce, net};
+use ailo_training::engine::Dtype;
+use std::{path::PathBuf, sync::Arc};
+use tokio::sync::watch;
+
+/// Bytes for sessions with the network's own model.
+const OWN_MEMORY: u64 = 256 << 20;
+/// How often it is looked whether the state of the head has come.
+const LOOK: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// A checkpoint that a node serves.
+#[derive(Clone, Debug)]
+pub struct Checkpoint {
+    /// Its folder.
+    pub folder: PathBuf,
+    /// Which layers.
+    pub share: Share,
+    /// How weights are kept.
+    pub dtype: Option<Dtype>,
+    /// Bytes for sessions.
+    pub memory: u64,
+}
+
+/// Inference of a node.
+pub struct Inference {
+    /// Who serves what.
+    pub hub: Arc<Hub>,
+    /// What answers.
+    pub api: Arc<Api>,
+    tasks: Vec<tokio::task::JoinHandle<()>>,
+}
+
+impl Inference {
+    /// Starts what is to run until `stop`. A checkpoint is opened first.
+    pub async fn start(
+        checkpoint: Option<Checkpoint>,
+        (key, network): (Keypair, Hash),
+        net: net::Handle,
+        (models, chain): (Models, Chain),
+        stop: watch::Receiver<bool>,
+    ) -> Result<Inference, NodeError> {
+        let hub = Hub::new(*key.public(), network);
+        hub.connect(Links::start(net.clone(), &hub, stop.clone()));
+        let (model, current) = watch::channel(None);
+        let (served, announced) = watch::channel(None);
+        let api = Api::new(hub.clone(), Some(net.clone()), current);
+        let mut tasks = vec![tokio::spawn(host::announce(hub.clone(), net, key, announced, stop.clone()))];
+        if let Some(Checkpoint { folder, share, dtype, memory }) = checkpoint {
+            let opened = tokio::task::spawn_blocking(move || Model::open(&folder, dtype, &mut progress())).await;
+            let opened = Arc::new(opened.map_err(|e| NodeError::io("open the model", std::io::Error::other(e)))??);
+            let (hub, mut stop) = (hub.clone(), stop);
+            tasks.push(tokio::spawn(async move {
+                let threads = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+                let hosting = Hosting { model: opened.clone(), share, threads, memory, niceness: 0 };
+                tokio::select! {
+                    hosted = host(&hub, hosting) => match hosted {
+                        Ok(hosted) => {
+                            let _ = (served.send(hosted), model.send(Some(opened))); // Nobody is left to tell at the end.
+                        }
+                        Err(e) => tracing::error!(error = %e, "the model is not served"),
+                    },
+                    _ = stop.changed() => return,
+                }
+                let _ = stop.changed().await; // What is said stands until the node stops.
+            }));
+        } else {
+            tasks.push(tokio::spawn(own(hub.clone(), models, chain, (model, served), stop)));
+        }
+        Ok(Inference { hub, api, tasks })
+    }
+
+    /// Ends with the node.
+    pub async fn stop(self) {
+        self.hub.stop();
+        for task in self.tasks {
+            let _ = task.await; // What failed has said so.
+        }
+    }
+}
+
+/// Serves each new state of the network's own model; sessions stay with the state that they began with.
+async fn own(
+    hub: Arc<Hub>,
+    models: Models,
+    chain: Chain,
+    (model, served): (watch::Sender<Option<Arc<Model>>>, watch::Sender<Option<Announce>>),
+    mut stop: watch::Receiver<bool>,
+) {
+    let mut current = None;
+    let mut look = tokio::time::interval(LOOK);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = look.tick() => {}
+            _ = stop.changed() => return,
+        }
+        let root = chain.head().state.model().root;
+        if current == Some(root) {
+            continue;
+        }
+        let from = models.clone();
+        let held = tokio::task::spawn_blocking(move || from.get(&root)).await;
+        let Ok(Some(held)) = held else { continue };
+        let state = Arc::new(Model::own(*models.config(), held));
+        let share = Share::Layers(0..state.shape.layers);
+        let hosting = Hosting { model: state.clone(), share, threads: 1, memory: OWN_MEMORY, niceness: 5 };
+        match host(&hub, hosting).await {
+            Ok(hosted) => {
+                current = Some(root);
+                let _ = (served.send(hosted), model.send(Some(state))); // Nobody is left to tell at the end.
+            }
+            Err(e) => tracing::warn!(error = %e, "the network's model is not served"),
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! A model over real processes, for the test and the benchmark: a network whose nodes serve some layers each.
+
+#![allow(clippy::unwrap_used, missing_docs, dead_code)] // Each user has its part.
+
+use ailo_node::{
+    genesis,
+    localnet::net::{Net, Spec},
+};
+use ailo_training::checkpoint::random;
+use serde_json::{Value, json};
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpStream},
+    time::{Duration, Instant},
+};
+
+/// Tokens of a text.
+pub const TOKENS: usize = 256;
+
+/// A text that was written.
+pub struct Written {
+    pub text: String,
+    /// The longest pause between two tokens.
+    pub pause: Duration,
+    /// The mean time of a token, without the first.
+    pub token: Duration,
+}
+
+/// Node 0 validates the ledger, and asks.
+pub struct World {
+    pub net: Net,
+    pub folder: tempfile::TempDir,
+    layers: Vec<String>,
+    _dir: tempfile::TempDir,
+}
+
+impl World {
+    pub fn new(program: &str, config: &Value, layers: &[&str]) -> World {
+        let (dir, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        random::write(folder.path(), config, &random::tensors(config), 2).unwrap();
+        random::write_tokenizer(folder.path(), None).unwrap();
+        let mut params = genesis::local_params(1, 0);
+        params.ledger.idle_block_ms = 2000;
+        let nodes = layers.len() as u32;
+        let spec = Spec {
+            program: program.into(),
+            dir: dir.path().into(),
+            nodes,
+            validators: 1,
+            data: vec![],
+            seed: 1,
+            params,
+        };
+        let layers = layers.iter().map(|layers| layers.to_string()).collect();
+        World { net: Net::found(spec).unwrap(), folder, layers, _dir: dir }
+    }
+
+    pub fn start(&mut self, nodes: &[usize]) {
+        for i in nodes {
+            let model = self.folder.path().to_str().unwrap();
+            self.net.start_with(*i, &["--inference-only", "--model", model, "--layers", &self.layers[*i]]).unwrap();
+        }
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        let url = std::fs::read_to_string(self.net.nodes[0].dir.join("rpc")).unwrap_or_default();
+        url.trim().trim_start_matches("http://").trim_end_matches("/rpc").parse().unwrap()
+    }
+
+    /// A stream of tokens.
+    pub fn ask(&self, body: &Value) -> std::io::Result<BufReader<TcpStream>> {
+        let mut stream = TcpStream::connect(self.address())?;
+        let (body, timeout) = (body.to_string(), Duration::from_secs(60));
+        stream.set_read_timeout(Some(timeout))?;
+        let length = body.len();
+        write!(
+            stream,
+            "POST /v1/completions HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+        )?;
+        Ok(BufReader::new(stream))
+    }
+
+    /// Until node 0 knows so many stages.
+    pub fn wait_for_stages(&self, count: usize) {
+        let started = Instant::now();
+        loop {
+            let mut answer = String::new();
+            if self.net.nodes[0].dir.join("rpc").exists()
+                && let Ok(mut stream) = TcpStream::connect(self.address())
+            {
+                let _ = write!(stream, "GET /v1/models HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+                let _ = stream.read_to_string(&mut answer);
+            }
+            let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
+            let models: Value = serde_json::from_str(body).unwrap_or_default();
+            if models["data"][0]["stages"].as_array().map_or(0, Vec::len) == count {
+                return;
+            }
+            assert!(started.elapsed() < Duration::from_secs(60), "not {count} stages: {answer}");
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    /// Reads a text to its end; what `act` does happens at its 128th token.
+    pub fn write(&mut self, prompt: &[u32], mut act: impl FnMut(&mut World)) -> Result<Written, String> {
+        let body = json!({ "prompt": prompt, "max_tokens": TOKENS, "temperature": 0, "stream": true, "logprobs": 0,
+                           "logit_bias": { "260": -100, "261": -100 } });
+        let mut stream = self.ask(&body).unwrap();
+        let (mut tokens, mut text, mut first, mut last, mut pause) =
+            (0, String::new(), None, Instant::now(), Duration::ZERO);
+        let mut line = String::new();
+        while stream.read_line(&mut line).unwrap() > 0 {
+            if let Some(event) = line.strip_prefix("data: {") {
+                let event: Value = serde_json::from_str(&format!("{{{event}")).unwrap();
+                if let Some(error) = event["error"]["message"].as_str() {
+                    return Err(error.into());
+                }
+                let some = event["choices"][0]["logprobs"]["token_logprobs"].as_array().map_or(0, Vec::len);
+                text.push_str(event["choices"][0]["text"].as_str().unwrap_or_default());
+                if some > 0 {
+                    if tokens > 0 {
+                        pause = pause.max(last.elapsed());
+                    }
+                    last = Instant::now();
+                    first.get_or_insert(last);
+                }
+                tokens += some;
+                if some > 0 && tokens == TOKENS / 2 {
+                    act(self);
+                }
+            }
+            line.clear();
+        }
+        let token = (last - first.unwrap_or(last)) / tokens.max(2).saturating_sub(1) as u32;
+        Ok(Written { text, pause, token })
+    }
+}

@@ -1,0 +1,94 @@
+//! A model over real processes, none of which holds all of it: what it writes, and what happens when stages are killed and stopped.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+#[path = "common/pipeline.rs"]
+mod pipeline;
+
+use ailo_node::localnet::net::Net;
+use ailo_training::{
+    checkpoint::Checkpoint,
+    engine::{Engine, Part},
+    text::Text,
+};
+use pipeline::World;
+use serde_json::{Value, json};
+use std::{
+    path::Path,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_ailo-node");
+/// Node 0 asks and serves nothing; each other one has two of eight layers, nodes 2 and 3 the same.
+const LAYERS: [&str; 6] = ["0..0", "0..2", "2..4", "2..4", "4..6", "6..8"];
+const TOKENS: usize = pipeline::TOKENS;
+
+/// A model that takes some milliseconds a token, so that there is time to kill in.
+fn config() -> Value {
+    json!({ "model_type": "llama", "hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 8, "num_attention_heads": 8,
+            "num_key_value_heads": 4, "vocab_size": 262, "max_position_embeddings": 512, "tie_word_embeddings": true,
+            "rope_theta": 10000.0, "rms_norm_eps": 1e-6 })
+}
+
+/// The likeliest text, by the engine alone on one machine.
+fn alone(folder: &Path, prompt: &[u32]) -> Vec<u32> {
+    let checkpoint = Checkpoint::open(folder).unwrap();
+    let loaded = checkpoint.load(0..8, None, &mut |_, _| ()).unwrap();
+    let engine = Engine::new(checkpoint.shape().clone(), loaded.weights, 1).unwrap();
+    let (mut tokens, mut cache) = (prompt.to_vec(), engine.cache(512));
+    while tokens.len() < prompt.len() + TOKENS {
+        let (at, new) = (cache.len(), tokens[cache.len()..].to_vec());
+        let x = engine.embed(&new, at).unwrap();
+        let x = engine.forward(x, &mut [Part { cache: &mut cache, positions: new.len() }]).unwrap();
+        let logits = engine.logits(&x[x.len() - 512..]).unwrap();
+        // The marks are left out, here and there.
+        tokens.push((0..260).max_by(|a, b| logits[*a as usize].total_cmp(&logits[*b as usize])).unwrap());
+    }
+    tokens.split_off(prompt.len())
+}
+
+fn signal(net: &Net, i: usize, name: &str) {
+    let pid = net.pid(i).unwrap().to_string();
+    assert!(Command::new("kill").args([name, &pid]).status().unwrap().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_text_goes_on_when_stages_die_and_hang() {
+    let mut world = World::new(PROGRAM, &config(), &LAYERS);
+    world.start(&[0, 1, 2, 4, 5]);
+    world.wait_for_stages(4);
+    let prompt: Vec<u32> = (0..20).map(|i| i * 37 % 256).collect();
+    let expected = Text::open(world.folder.path()).unwrap().decode(&alone(world.folder.path(), &prompt));
+
+    let usual = world.write(&prompt, |_| ()).unwrap();
+    assert_eq!(usual.text, expected, "over four machines it is the text of one");
+
+    // Nobody else had layers 2 and 3 when the text began; now somebody has, and the first one dies.
+    world.start(&[3]);
+    world.wait_for_stages(5);
+    let killed = world.write(&prompt, |world| signal(&world.net, 2, "-KILL")).unwrap();
+    assert_eq!(killed.text, expected, "after a stage was killed");
+    world.net.kill(2).await.unwrap();
+    world.wait_for_stages(4);
+    world.start(&[2]);
+    world.wait_for_stages(5);
+    let hung = world.write(&prompt, |world| signal(&world.net, 3, "-STOP")).unwrap();
+    assert_eq!(hung.text, expected, "after a stage was stopped");
+    signal(&world.net, 3, "-CONT");
+    let [usual, killed, hung] = [usual, killed, hung].map(|written| written.pause);
+    println!("longest pause: {usual:?} undisturbed, {killed:?} after a kill, {hung:?} after a stop");
+    assert!(killed < Duration::from_millis(1500) && hung < Duration::from_millis(3000), "{killed:?} {hung:?}");
+
+    let mut died = Instant::now();
+    let failed = world.write(&prompt, |world| {
+        signal(&world.net, 4, "-KILL");
+        died = Instant::now();
+    });
+    let why = failed.err().unwrap();
+    assert!(
+        why.contains("layers 4 to 5") && died.elapsed() < Duration::from_secs(2),
+        "{why} after {:?}",
+        died.elapsed()
+    );
+}
