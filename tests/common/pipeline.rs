@@ -108,7 +108,7 @@ impl World {
         let mut stream = self.ask(&body).unwrap();
         let (mut tokens, mut text, mut first, mut last, mut pause) =
             (0, String::new(), None, Instant::now(), Duration::ZERO);
-        let mut line = String::new();
+        let (mut line, mut seen) = (String::new(), String::new());
         while stream.read_line(&mut line).unwrap() > 0 {
             if let Some(event) = line.strip_prefix("data: {") {
                 let event: Value = serde_json::from_str(&format!("{{{event}")).unwrap();
@@ -129,7 +129,14 @@ impl World {
                     act(self);
                 }
             }
+            if line.starts_with("{\"error\"") {
+                return Err(line);
+            }
+            seen.push_str(&line);
             line.clear();
+        }
+        if tokens < TOKENS {
+            return Err(format!("{tokens} of {TOKENS} tokens came; {seen:.2000}"));
         }
         let token = (last - first.unwrap_or(last)) / tokens.max(2).saturating_sub(1) as u32;
         Ok(Written { text, pause, token })

@@ -721,7 +721,8 @@ impl Session {
         self.ended = finish != Finish::None;
         let logprobs = done.sampled.into_iter().filter_map(|(_, logprob)| logprob).collect();
         let tokens = Tokens { epoch, at: at as u32, tokens: sampled, finish: finish.into(), logprobs };
-        if first != last {
+        // A client that is the first stage, too, gets it once, for both.
+        if first != last && first != self.client {
             effects
                 .push(Effect::Send(first, Frame::of(job.session, Tokens { logprobs: Vec::new(), ..tokens.clone() })));
         }
