@@ -75,7 +75,7 @@ async fn pauses(program: &str, kills: usize) {
     let mut world = World::new(program, &config(8, 512), &["0..0", "0..3", "3..6", "3..6", "6..8"]);
     world.start(&[0, 1, 2, 4]);
     world.wait_for_stages(3);
-    let Ok(undisturbed) = world.write(&prompt(), |_| ()) else { return println!("no text comes") };
+    let undisturbed = world.write(&prompt(), |_| ()).unwrap_or_else(|why| panic!("{why}"));
     let (mut pauses, mut same, mut victim) = (Vec::new(), 0, 2);
     let started = Instant::now();
     for _ in 0..kills {
@@ -86,9 +86,12 @@ async fn pauses(program: &str, kills: usize) {
             let pid = world.net.pid(victim).unwrap_or_default().to_string();
             let _ = Command::new("kill").args(["-KILL", &pid]).status(); // The text tells whether it worked.
         });
-        if let Ok(written) = written {
-            same += usize::from(written.text == undisturbed.text);
-            pauses.push(written.pause);
+        match written {
+            Ok(written) => {
+                same += usize::from(written.text == undisturbed.text);
+                pauses.push(written.pause);
+            }
+            Err(why) => println!("  a text ended: {why:.300}"),
         }
         let _ = world.net.kill(victim).await;
         world.wait_for_stages(3);

@@ -122,11 +122,16 @@ impl Hub {
         if let Some(links) = self.links.get() {
             links.forget(node);
         }
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).forget(&node);
         for worker in self.workers.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             worker.send(Inbound::Gone(node));
         }
         self.hangs(node);
+    }
+
+    /// The connection to a node is lost: it serves nothing until it says so again.
+    pub fn disconnected(&self, node: NodeId) {
+        self.known().forget(&node);
+        self.gone(node);
     }
 
     /// A node does not answer; it may come back.

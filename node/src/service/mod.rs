@@ -343,7 +343,7 @@ async fn dispatch(
             }
             Some(net::Event::Disconnected(node)) => {
                 tracing::info!(peer = %node.short(), "peer gone");
-                hub.gone(node);
+                hub.disconnected(node);
             }
             Some(net::Event::WrongNetwork { .. }) => {} // the swarm has said so
         }

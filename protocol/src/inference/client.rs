@@ -71,7 +71,8 @@ pub struct Client {
     tokens: Vec<u32>,
     /// All stages are open and have been told the route.
     running: bool,
-    without: HashSet<NodeId>,
+    /// Nodes that are left out: for good, or only as long as others have their layers.
+    without: HashMap<NodeId, bool>,
     /// Since when stages are being opened.
     opening: Option<u64>,
     /// Since when a stage is missing.
@@ -108,7 +109,7 @@ impl Client {
             hops: Vec::new(),
             epoch: 0,
             running: false,
-            without: HashSet::new(),
+            without: HashMap::new(),
             opening: None,
             broken: None,
             heard: 0,
@@ -168,7 +169,7 @@ impl Client {
     /// The connection to a node is lost, or it does not answer.
     pub fn gone(&mut self, now: u64, node: NodeId, routes: &mut dyn Routes) -> Vec<Effect> {
         if !self.ended && self.hops.iter().any(|hop| hop.node == node) {
-            self.lose(now, node, "it is gone", routes);
+            self.lose(now, node, "it is gone", false, routes);
         }
         std::mem::take(&mut self.effects)
     }
@@ -177,10 +178,14 @@ impl Client {
     pub fn tick(&mut self, now: u64, routes: &mut dyn Routes) -> Vec<Effect> {
         if self.ended {
         } else if self.broken.is_some_and(|since| now >= since + REPAIR_MS) {
-            self.end("no route through the model could be opened in time".into());
+            let missing = self.missing();
+            let (from, to) = (missing.start, missing.end.saturating_sub(1));
+            self.end(format!("no node that can be reached serves layers {from} to {to} of the model"));
         } else if self.opening.is_some_and(|since| now >= since + OPEN_MS) {
             let slow: Vec<NodeId> = self.hops.iter().filter(|hop| !hop.open).map(|hop| hop.node).collect();
-            slow.into_iter().for_each(|node| self.lose(now, node, "it did not answer in time", routes));
+            slow.into_iter().for_each(|node| self.lose(now, node, "it did not answer in time", false, routes));
+        } else if self.broken.is_some() && self.opening.is_none() {
+            self.repair(now, routes);
         } else if self.running {
             self.watch(now, routes);
         }
@@ -195,43 +200,63 @@ impl Client {
         std::mem::take(&mut self.effects)
     }
 
-    /// Finds stages for what is missing, and opens them. Where only nodes are left that have other parts of the route, all of it is laid anew.
+    /// Finds stages for what is missing, and opens them: first among those that were never left out, then among those that only seemed
+    /// gone. Where only nodes are left that have other parts of the route, all of it is laid anew. What is not found now may be found later.
     fn repair(&mut self, now: u64, routes: &mut dyn Routes) {
-        let known = std::mem::take(&mut self.hops);
-        let kept: Vec<NodeId> = known.iter().map(|hop| hop.node).collect();
-        let without: HashSet<NodeId> = self.without.iter().chain(&kept).copied().collect();
-        let mut at = 0;
-        let mut missing = None;
-        for end in
-            known.iter().map(|hop| hop.layers.clone()).chain(std::iter::once(self.request.layers..self.request.layers))
-        {
-            if at < end.start {
-                match routes.route(at..end.start, &self.without_all(&without)) {
-                    Some(stages) => stages.into_iter().for_each(|(node, layers)| self.open(node, layers)),
-                    None => missing = missing.or(Some(at..end.start)),
-                }
+        let all: HashSet<NodeId> = self.without.keys().copied().collect();
+        let bad: HashSet<NodeId> =
+            self.without.iter().filter(|(_, for_good)| **for_good).map(|(node, _)| *node).collect();
+        let found = [&all, &bad].into_iter().find_map(|without| self.gaps(without, routes));
+        let Some((anew, stages)) = found else { return };
+        if anew {
+            for hop in std::mem::take(&mut self.hops) {
+                self.effects.push(Effect::Send(hop.node, Frame::of(self.id, Close::default())));
             }
-            at = end.end;
         }
-        self.hops.extend(known);
-        if let Some(layers) = missing {
-            let old = std::mem::take(&mut self.hops);
-            old.iter().for_each(|hop| self.effects.push(Effect::Send(hop.node, Frame::of(self.id, Close::default()))));
-            let Some(stages) = routes.route(0..self.request.layers, &self.without).filter(|_| !kept.is_empty()) else {
-                let (from, to) = (layers.start, layers.end - 1);
-                self.end(format!("no node that can be reached serves layers {from} to {to} of the model"));
-                return;
-            };
-            stages.into_iter().for_each(|(node, layers)| self.open(node, layers));
-        }
+        stages.into_iter().for_each(|(node, layers)| self.open(node, layers));
         self.hops.sort_by_key(|hop| hop.layers.start);
         self.opening = Some(now);
         self.proceed(now);
     }
 
-    /// These, and who is in the route already: a node has one part of it.
-    fn without_all(&self, without: &HashSet<NodeId>) -> HashSet<NodeId> {
-        without.iter().copied().chain(self.hops.iter().map(|hop| hop.node)).collect()
+    /// Stages for the layers that no hop has, or for all layers; which of the two comes first.
+    fn gaps(&self, without: &HashSet<NodeId>, routes: &mut dyn Routes) -> Option<(bool, Vec<(NodeId, Range<u32>)>)> {
+        let mut used: HashSet<NodeId> = without.iter().copied().chain(self.hops.iter().map(|hop| hop.node)).collect();
+        let (mut at, mut stages) = (0, Some(Vec::new()));
+        let ends = self.hops.iter().map(|hop| hop.layers.clone());
+        for next in ends.chain(std::iter::once(self.request.layers..self.request.layers)) {
+            if at < next.start
+                && let Some(some) = stages.as_mut()
+            {
+                match routes.route(at..next.start, &used) {
+                    Some(route) => {
+                        used.extend(route.iter().map(|(node, _)| *node));
+                        some.extend(route);
+                    }
+                    None => stages = None,
+                }
+            }
+            at = next.end;
+        }
+        if let Some(stages) = stages {
+            return Some((false, stages));
+        }
+        if self.hops.is_empty() {
+            return None;
+        }
+        routes.route(0..self.request.layers, without).map(|stages| (true, stages))
+    }
+
+    /// The first layers that no open stage has.
+    fn missing(&self) -> Range<u32> {
+        let mut at = 0;
+        for hop in self.hops.iter().filter(|hop| hop.open) {
+            if hop.layers.start > at {
+                return at..hop.layers.start;
+            }
+            at = hop.layers.end;
+        }
+        at..self.request.layers
     }
 
     fn open(&mut self, node: NodeId, layers: Range<u32>) {
@@ -318,7 +343,7 @@ impl Client {
             FailedWhy::Neighbour => {
                 let blamed = self.hops.iter().find(|hop| hop.node.0[..] == failed.node[..]).map(|hop| hop.node);
                 if let Some(blamed) = blamed.filter(|_| failed.epoch == self.epoch) {
-                    self.lose(now, blamed, &reason, routes);
+                    self.lose(now, blamed, &reason, false, routes);
                 }
             }
             FailedWhy::Compute => {
@@ -327,24 +352,24 @@ impl Client {
                 if self.failures.1 >= MAX_FAILURES {
                     self.end(format!("the model can't go on with this text: {reason}"));
                 } else {
-                    self.lose(now, sender, &reason, routes);
+                    self.lose(now, sender, &reason, true, routes);
                 }
             }
-            FailedWhy::Unknown | FailedWhy::Full => self.lose(now, sender, &reason, routes),
+            FailedWhy::Unknown | FailedWhy::Full => self.lose(now, sender, &reason, false, routes),
         }
     }
 
     /// Goes on without a node.
-    fn lose(&mut self, now: u64, node: NodeId, why: &str, routes: &mut dyn Routes) {
+    fn lose(&mut self, now: u64, node: NodeId, why: &str, for_good: bool, routes: &mut dyn Routes) {
         if self.ended || !self.hops.iter().any(|hop| hop.node == node) {
             return;
         }
         self.effects.push(Effect::LeftOut(node, why.into()));
         // In case that it lives and only seems dead.
         self.effects.push(Effect::Send(node, Frame::of(self.id, Close::default())));
-        self.without.insert(node);
+        *self.without.entry(node).or_default() |= for_good;
         self.hops.retain(|hop| hop.node != node);
-        (self.running, self.asked) = (false, None);
+        (self.running, self.asked, self.opening) = (false, None, None);
         self.broken.get_or_insert(now);
         self.repair(now, routes);
     }
@@ -367,7 +392,7 @@ impl Client {
         };
         let nodes: Vec<NodeId> = self.hops.iter().map(|hop| hop.node).collect();
         if let Some(silent) = nodes.iter().find(|node| !answers.contains_key(node)) {
-            self.lose(now, *silent, "it does not say where it is", routes);
+            self.lose(now, *silent, "it does not say where it is", false, routes);
             return;
         }
         if nodes.iter().any(|node| before.get(node) != answers.get(node)) {
@@ -388,7 +413,7 @@ impl Client {
             }
             sent = place.sent;
         }
-        self.lose(now, stuck, "the text hangs there", routes);
+        self.lose(now, stuck, "the text hangs there", false, routes);
     }
 
     fn ask(&mut self, now: u64, before: Option<HashMap<NodeId, Place>>) {

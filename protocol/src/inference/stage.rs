@@ -318,9 +318,8 @@ impl Stage {
         if self.leaving || self.sessions.len() >= MAX_SESSIONS {
             return Err(refusal(FailedWhy::Full, "no sessions are taken now"));
         }
-        if self.sessions.contains_key(&id) {
-            return Err(client_error("the session is open"));
-        }
+        // A client that begins again has lost sight of this stage, which may have missed it.
+        self.end(id, Vec::new());
         let mut session = match self.take_kept(from, id, &layers, &open.chunks, room) {
             Some(session) => session,
             None => {
