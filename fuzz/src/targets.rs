@@ -26,8 +26,8 @@ use ailo_ledger::{
     transaction::{Consent, Evidence, SignedAttest},
 };
 use ailo_proto::{
-    BlockWithCertificate, BlocksRequest, BlocksResponse, Consensus, Gossip, Head, HeadRequest, Message as _, Request,
-    Response, Transactions, gossip, response,
+    BlockWithCertificate, BlocksRequest, BlocksResponse, Close, Consensus, Frame, Gossip, Have, Head, HeadRequest,
+    Message as _, Open, Request, Response, Route, Rows, Sampling, Tokens, Transactions, Where, gossip, response,
 };
 use ailo_protocol::{
     Address, Amount, Genesis, Hash, Keypair, PublicKey,
@@ -35,7 +35,11 @@ use ailo_protocol::{
     compression::Codec,
     contribution::{Contribution, Finding, Payload},
     genesis::{Dataset, Founder},
-    inference::announce::Announce,
+    inference::{
+        announce::Announce,
+        session_id,
+        stage::{self, Done, Served, Stage},
+    },
     keystore, merkle, net, presets,
 };
 use serde::de::DeserializeOwned;
@@ -78,6 +82,7 @@ pub const ALL: &[Target] = &[
     Target { name: "snapshot", run: snapshot, seeds: snapshot_seeds },
     Target { name: "payload", run: payload, seeds: payload_seeds },
     Target { name: "text", run: text, seeds: text_seeds },
+    Target { name: "stage", run: stage_frames, seeds: stage_seeds },
 ];
 
 /// An input may allocate this much whatever its length (a ledger or a log is set up for some), and this much a byte.
@@ -199,6 +204,100 @@ fn gossip_seeds() -> Vec<Vec<u8>> {
         message_seeds().into_iter().map(|bytes| Gossip::from(Consensus { canonical: bytes.into() }).encode_to_vec());
     let head = Gossip::from(Head { height: 7, block: vec![1; 32].into() }).encode_to_vec();
     transactions.chain(messages).chain([head]).collect()
+}
+
+// ---- A stage of inference: frames of its client, its neighbours and a stranger, and what they make it compute.
+
+/// Layers that the stage serves of four, by the first byte.
+const SPANS: [std::ops::Range<u32>; 4] = [0..4, 0..2, 1..3, 2..4];
+
+/// Each frame comes after a byte for who sends it and two for its length.
+fn stage_frames(data: &[u8]) {
+    let Some((kind, mut rest)) = data.split_first() else { return };
+    let served = Served {
+        node: *node_key(0).public(),
+        model: Hash([1; 32]),
+        layers: SPANS[usize::from(*kind) % 4].clone(),
+        total: 4,
+        width: 2,
+        cache_bytes: 16,
+        vocabulary: 100,
+        context: 64,
+        memory: 1 << 16,
+    };
+    let mut stage = Stage::new(served, Box::new(|text| text.iter().take(3).copied().collect()));
+    while let Some(([from, low, high], after)) = rest.split_first_chunk() {
+        let size = usize::from(u16::from_le_bytes([*low, *high])).min(after.len());
+        let from = *node_key(from % 4).public();
+        match Frame::decode(&after[..size]) {
+            Ok(frame) => drop(stage.handle(from, frame)),
+            Err(_) => drop(stage.gone(from)),
+        }
+        rest = &after[size..];
+        let (_, jobs) = stage.batch(16, 5);
+        for job in jobs {
+            let positions = match &job.input {
+                stage::Input::Tokens(tokens) => tokens.len(),
+                stage::Input::Rows(rows) => rows.len() / 2,
+            };
+            let rows = if job.sample == 0 { vec![0.5; 2 * positions] } else { Vec::new() };
+            let sampled = vec![(7, None); job.sample.min(1)];
+            assert!(
+                stage.sampling(&job).is_some_and(|(_, _, drafts)| job.sample == 0 || job.sample == drafts.len() + 1)
+            );
+            stage.computed(&job, Ok(Done { rows, sampled }));
+        }
+    }
+}
+
+fn stage_seeds() -> Vec<Vec<u8>> {
+    let (client, before, me, after) = (node_key(1), node_key(2), node_key(0), node_key(3));
+    let id = session_id(client.public(), 9);
+    let bytes = |key: &Keypair| -> ailo_proto::Bytes { key.public().0.to_vec().into() };
+    let seed = |kind: u8| {
+        let span = SPANS[usize::from(kind)].clone();
+        let (first, last) = (span.start == 0, span.end == 4);
+        let sampling = Sampling { limit: 40, temperature: 1.0, ..Sampling::default() };
+        let open = Open {
+            nonce: 9,
+            model: vec![1; 32].into(),
+            first: span.start,
+            end: span.end,
+            room: 40,
+            sampling: Some(sampling),
+            chunks: vec![],
+        };
+        let route = Route {
+            epoch: 1,
+            before: if first { vec![].into() } else { bytes(&before) },
+            after: if last { vec![].into() } else { bytes(&after) },
+            first: bytes(if first { &me } else { &before }),
+            last: bytes(if last { &me } else { &after }),
+            from: 2,
+            tokens: vec![1, 2, 3],
+        };
+        let rows = Rows { epoch: 1, at: 0, rows: 0.25f32.to_le_bytes().repeat(8).into(), drafts: vec![7] };
+        let frames: Vec<(u8, Frame)> = vec![
+            (1, Frame::of(id, open)),
+            (1, Frame::of(id, route.clone())),
+            (3, Frame::of(id, Have { epoch: 1, have: 0 })),
+            (1, Frame::of(id, ailo_proto::Input { epoch: 1, at: 0, tokens: vec![1, 2, 3] })),
+            (2, Frame::of(id, rows)),
+            (3, Frame::of(id, Tokens { epoch: 1, at: 3, tokens: vec![7, 9], ..Tokens::default() })),
+            (1, Frame::of(id, Route { epoch: 2, from: 3, tokens: vec![1, 2, 3, 7], ..route })),
+            (1, Frame::of(id, Where {})),
+            (1, Frame::of(id, Close { chunks: vec![vec![5; 32].into()] })),
+        ];
+        let mut data = vec![kind];
+        for (from, frame) in frames {
+            let frame = frame.encode_to_vec();
+            data.push(from);
+            data.extend((frame.len() as u16).to_le_bytes());
+            data.extend(frame);
+        }
+        data
+    };
+    (0..4).map(seed).collect()
 }
 
 fn request(data: &[u8]) {

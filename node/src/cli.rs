@@ -70,6 +70,9 @@ pub enum Command {
     /// Check what a node says of the ledger by certificates and proofs, without believing the node.
     #[command(subcommand)]
     Verify(VerifyCommand),
+    /// Talk with a model in the terminal.
+    #[command(after_help = CHAT_HELP)]
+    Chat(ChatArgs),
     /// Serve a checkpoint on this machine through the API that OpenAI's clients speak, with no network.
     #[command(after_help = SERVE_HELP)]
     Serve(ServeArgs),
@@ -581,6 +584,36 @@ pub struct VoteArgs {
     #[arg(value_parser = ["yes", "no"])]
     pub vote: String,
     /// Which wallet, which node to ask.
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+const CHAT_HELP: &str = "\
+Examples:
+  ailo-node chat                                             (the node in the data folder)
+  ailo-node chat --api http://127.0.0.1:8650/v1 'Who are you?'";
+
+/// Flags of `chat`.
+#[derive(Debug, Args)]
+pub struct ChatArgs {
+    /// Say this and end with the answer [default: talk line by line].
+    pub message: Option<String>,
+    /// What the model is told beforehand.
+    #[arg(long)]
+    pub system: Option<String>,
+    /// Address of the API, such as of `serve` [default: that of the node in the data folder].
+    #[arg(long, value_name = "URL")]
+    pub api: Option<String>,
+    /// Tokens of an answer at most [default: what the model's context holds].
+    #[arg(long)]
+    pub max_tokens: Option<u32>,
+    /// Randomness; 0 always takes the likeliest token.
+    #[arg(long, default_value_t = 0.7)]
+    pub temperature: f64,
+    /// Seed; the same seed, model and words give the same answer.
+    #[arg(long)]
+    pub seed: Option<i64>,
+    /// Which node.
     #[command(flatten)]
     pub client: ClientArgs,
 }

@@ -30,6 +30,11 @@ impl Client {
         Ok(Client { http, url: url.into() })
     }
 
+    /// Where it is.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
     /// The node that the flags name: `--rpc`, or what the node in the data folder serves.
     pub fn find(args: &ClientArgs) -> Result<Client, NodeError> {
         if let Some(url) = &args.rpc {

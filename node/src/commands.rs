@@ -42,6 +42,7 @@ pub async fn dispatch(cli: Cli) -> Result<(), NodeError> {
         Command::Replay(args) => replay::command(&args),
         Command::Status(args) => status(args).await,
         Command::Verify(command) => verify::command(command).await,
+        Command::Chat(args) => inference::chat::command(args).await,
         Command::Serve(args) => inference::serve::command(args).await,
         Command::Generate(args) => generate(args).await,
         Command::Aggregate(args) => aggregate::command(&args),

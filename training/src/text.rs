@@ -10,6 +10,11 @@ use minijinja::{Environment, Error, ErrorKind, context};
 use serde_json::Value;
 use std::{fs, path::Path};
 
+/// Steps of a chat template, at most.
+const FUEL: u64 = 1_000_000;
+/// Tokens of a text that decide how the next one reads.
+const BEFORE: usize = 8;
+
 /// A tokenizer with what belongs to it.
 pub enum Text {
     /// One of the network's own.
@@ -49,7 +54,9 @@ impl Text {
                 "{name} is no tokenizer that can be read ({why}); the checkpoint needs one beside its weights"
             ))
         };
-        let tokenizer = tokenizers::Tokenizer::from_file(&path).map_err(|e| failed(&e))?;
+        let mut tokenizer = tokenizers::Tokenizer::from_file(&path).map_err(|e| failed(&e))?;
+        // What a tokenizer was trained with must not cut or fill prompts.
+        tokenizer.with_padding(None).with_truncation(None).map_err(|e| failed(&e))?;
         let config = match fs::read(folder.join("tokenizer_config.json")) {
             Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| failed(&e))?,
             Err(_) => Value::Null,
@@ -169,6 +176,7 @@ fn environment() -> Environment<'static> {
         Err(Error::new(ErrorKind::InvalidOperation, why))
     });
     environment.set_recursion_limit(64);
+    environment.set_fuel(Some(FUEL));
     environment
 }
 
@@ -186,6 +194,12 @@ impl<'a> TextStream<'a> {
     /// A stream at the start of a text.
     pub fn new(text: &'a Text) -> TextStream<'a> {
         TextStream { text, tokens: Vec::new(), start: 0, shown: 0 }
+    }
+
+    /// A stream that goes on with a text.
+    pub fn after(text: &'a Text, tokens: &[u32]) -> TextStream<'a> {
+        let tokens = tokens[tokens.len().saturating_sub(BEFORE)..].to_vec();
+        TextStream { text, shown: tokens.len(), tokens, start: 0 }
     }
 
     /// The text that `token` completes; empty while a character is incomplete.
@@ -209,7 +223,10 @@ impl<'a> TextStream<'a> {
     fn rest(&self) -> String {
         let before = self.text.decode(&self.tokens[self.start..self.shown]);
         let all = self.text.decode(&self.tokens[self.start..]);
-        all.strip_prefix(before.as_str()).map_or(all.clone(), str::to_string)
+        // What was shown as no character may have become one; what stands before it is not shown again.
+        let same =
+            all.chars().zip(before.chars()).take_while(|(a, b)| a == b).map(|(a, _)| a.len_utf8()).sum::<usize>();
+        all[same..].to_string()
     }
 }
 
@@ -255,6 +272,10 @@ mod tests {
         let mut stream = TextStream::new(&Text::Own(Tokenizer::Bytes));
         let shown: String = [0xff, 0xff, 0xff, 0xff, 0x61].iter().map(|token| stream.push(*token)).collect();
         assert!(shown.ends_with('a') && shown.contains(char::REPLACEMENT_CHARACTER), "{shown:?}");
+        let mut stream = TextStream::new(&Text::Own(Tokenizer::Bytes));
+        let shown: Vec<String> = [0xc3, 0xc3, 0xc3, 0xc3, 0xa9].iter().map(|token| stream.push(*token)).collect();
+        assert_eq!(shown.concat().matches('é').count(), 1, "{shown:?}");
+        assert!(shown[4].chars().count() <= 2, "nothing is shown twice: {shown:?}");
     }
 
     #[test]
@@ -272,6 +293,14 @@ mod tests {
         assert!(refused.contains("no tools here"), "{refused}");
         let plain = Text::Own(Tokenizer::Bytes).conversation(&[said("user", "hi")]).unwrap();
         assert_eq!(plain, "user: hi\n\nassistant:");
+    }
+
+    #[test]
+    fn a_template_that_does_not_end_is_stopped() {
+        let folder =
+            folder(Some("{% for a in range(9000) %}{% for b in range(9000) %}{{ a }}{% endfor %}{% endfor %}"));
+        let why = Text::open(folder.path()).unwrap().conversation(&[said("user", "x")]).unwrap_err().to_string();
+        assert!(why.contains("template"), "{why}");
     }
 
     #[test]

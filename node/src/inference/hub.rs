@@ -16,9 +16,12 @@ use ailo_protocol::{
 use std::{
     collections::HashMap,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
-    time::Instant,
+    time::{Instant, SystemTime, UNIX_EPOCH},
 };
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+/// What another node's clock may be off.
+const CLOCKS_MS: u64 = 600_000;
 
 /// The hub of a node.
 pub struct Hub {
@@ -79,6 +82,11 @@ impl Hub {
         workers.insert(0, worker);
     }
 
+    /// Whether no thread that should compute here has ended.
+    pub fn computes(&self) -> bool {
+        !self.workers.lock().unwrap_or_else(PoisonError::into_inner).first().is_some_and(Worker::ended)
+    }
+
     /// Ends all workers.
     pub fn stop(&self) {
         let workers = std::mem::take(&mut *self.workers.lock().unwrap_or_else(PoisonError::into_inner));
@@ -103,6 +111,10 @@ impl Hub {
 
     /// Takes an announcement; whether it is news.
     pub fn hear(&self, announce: Announce) -> bool {
+        let clock = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64);
+        if announce.node == self.node || announce.at_ms.abs_diff(clock) > CLOCKS_MS {
+            return false;
+        }
         let now = self.started.elapsed().as_millis() as u64;
         self.known.lock().unwrap_or_else(PoisonError::into_inner).hear(now, announce)
     }
@@ -117,11 +129,8 @@ impl Hub {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A node is gone, or a stream to or from it.
+    /// A stream to or from a node has ended.
     pub fn gone(&self, node: NodeId) {
-        if let Some(links) = self.links.get() {
-            links.forget(node);
-        }
         for worker in self.workers.lock().unwrap_or_else(PoisonError::into_inner).iter() {
             worker.send(Inbound::Gone(node));
         }
@@ -130,6 +139,13 @@ impl Hub {
 
     /// The connection to a node is lost: it serves nothing until it says so again.
     pub fn disconnected(&self, node: NodeId) {
+        if let Some(links) = self.links.get() {
+            // The news may be late, and the node there again.
+            if links.reaches(&node) {
+                return;
+            }
+            links.forget(node);
+        }
         self.known().forget(&node);
         self.gone(node);
     }

@@ -26,7 +26,7 @@ use tokio::{
 };
 
 /// Bytes that wait for a peer, at most; then the connection is given up.
-const MAX_WAITING: usize = 64 << 20;
+const MAX_WAITING: usize = 256 << 20;
 /// How often peers are asked whether they run, while this node waits for them.
 const PING: Duration = Duration::from_millis(200);
 /// Who says nothing for so long hangs.
@@ -76,7 +76,7 @@ impl Links {
 
     /// Queues a frame for a peer, and opens a stream to it if there is none.
     pub fn send(self: &Arc<Links>, hub: &Arc<Hub>, to: NodeId, frame: Frame) {
-        let size = frame.encoded_len();
+        let size = cost(&frame);
         let mut peers = self.peers.lock().unwrap_or_else(PoisonError::into_inner);
         let peer = peers.entry(to).or_insert_with(|| {
             let (queue, frames) = unbounded_channel();
@@ -88,6 +88,9 @@ impl Links {
         if peer.waiting.fetch_add(size, Ordering::Relaxed) + size > MAX_WAITING {
             tracing::info!(peer = %to.short(), "it reads too slowly: its streams are closed");
             peers.remove(&to);
+            // Not from here: who sends may hold what this tells.
+            let hub = hub.clone();
+            self.runtime.spawn(async move { hub.gone(to) });
             return;
         }
         let _ = peer.queue.send(frame); // Its task has ended, then, and says so.
@@ -121,6 +124,11 @@ impl Links {
         }
     }
 
+    /// Whether a node is connected.
+    pub fn reaches(&self, node: &NodeId) -> bool {
+        self.net.peers().iter().any(|peer| peer.node == *node)
+    }
+
     /// A node is gone: what waits for it is dropped, and the next frame opens a new stream.
     pub fn forget(&self, node: NodeId) {
         self.peers.lock().unwrap_or_else(PoisonError::into_inner).remove(&node);
@@ -133,6 +141,11 @@ impl Links {
             peers.remove(&node);
         }
     }
+}
+
+/// What a frame counts while it waits: its bytes, and the memory that it takes beside them.
+fn cost(frame: &Frame) -> usize {
+    frame.encoded_len() + size_of::<Frame>()
 }
 
 /// Writes frames to a peer until it, or the queue, is gone.
@@ -152,10 +165,10 @@ async fn write(
             bytes.clear();
             while let Some(frame) = next {
                 let size = frame.encoded_len();
+                waiting.fetch_sub(cost(&frame), Ordering::Relaxed);
                 bytes.extend((size as u32).to_le_bytes());
                 // Growing memory never fails to take a message.
                 let _ = frame.encode(&mut bytes);
-                waiting.fetch_sub(size, Ordering::Relaxed);
                 next = if bytes.len() < TOGETHER { frames.try_recv().ok() } else { None };
             }
             stream.write_all(&bytes).await?;

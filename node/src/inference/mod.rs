@@ -5,6 +5,7 @@
 //! computes on a thread of its own, and tokens come back the same way.
 
 pub mod api;
+pub mod chat;
 pub mod host;
 pub mod hub;
 pub mod links;

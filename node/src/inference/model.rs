@@ -4,6 +4,7 @@ use crate::service::models::Held;
 use ailo_protocol::{
     Hash,
     hash::Domain,
+    inference::MAX_ROOM,
     params::{ModelConfig, Tokenizer},
 };
 use ailo_training::{
@@ -17,6 +18,9 @@ use std::{
     path::{Path, PathBuf},
     sync::Arc,
 };
+
+/// Tokens that end a text, at most.
+const MAX_ENDS: usize = 64;
 
 /// A model.
 pub struct Model {
@@ -69,6 +73,7 @@ impl Model {
         ends.extend(text.ends());
         ends.sort_unstable();
         ends.dedup();
+        ends.truncate(MAX_ENDS);
         let name = folder
             .canonicalize()
             .ok()
@@ -98,6 +103,11 @@ impl Model {
     /// Bytes that a layer takes, about: what is kept in smaller numbers takes less.
     pub fn layer_bytes(&self) -> u64 {
         self.bytes / self.shape.layers as u64
+    }
+
+    /// Longest text.
+    pub fn context(&self) -> usize {
+        self.shape.context.min(MAX_ROOM)
     }
 
     /// Loads some of its layers, which compute on up to `threads` threads, for `work`.

@@ -101,9 +101,13 @@ impl Session {
             let effects = match news {
                 Ok(Some(News::Frame(from, frame))) => self.client.handle(now, from, frame, &mut routes),
                 Ok(Some(News::Gone(node))) => self.client.gone(now, node, &mut routes),
-                _ => self.client.tick(now, &mut routes),
+                // The thread that computes here is not watched by the session's core.
+                _ if !self.hub.computes() => self.client.gone(now, *self.hub.node(), &mut routes),
+                _ => Vec::new(),
             };
+            let later = self.client.tick(now, &mut routes);
             self.act(effects);
+            self.act(later);
         }
     }
 

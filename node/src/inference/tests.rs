@@ -243,6 +243,8 @@ async fn wrong_requests_are_refused_in_one_sentence() {
             "response_format",
         ),
         (chat, r#"{"messages": [{"role": "user", "content": "a"}], "top_logprobs": 3}"#, 400, "logprobs"),
+        (chat, r#"{"messages": [{"role": "user", "content": "a", "tool_calls": [1]}]}"#, 400, "tool_calls"),
+        ("/v1/completions", r#"{"prompt": ["a","a","a","a","a"], "n": 16}"#, 400, "at most 64 texts"),
         ("/v1/embeddings", "{}", 404, "no such path"),
     ] {
         let (got, _, text) = ask(server.address, "POST", path, body).await;
@@ -259,6 +261,18 @@ async fn wrong_requests_are_refused_in_one_sentence() {
 }
 
 #[tokio::test]
+async fn what_no_memory_is_left_for_is_refused_in_time_and_the_next_text_is_written() {
+    let folder = checkpoint();
+    let server = server(folder.path(), 0).await;
+    let started = std::time::Instant::now();
+    let (status, why) = post(server.address, "/v1/completions", json!({ "prompt": "a" })).await;
+    let message = why["error"]["message"].as_str().unwrap();
+    assert!(status == 503 && message.contains("no memory is left"), "{status} {message}");
+    assert!(started.elapsed() < std::time::Duration::from_secs(3), "{:?}", started.elapsed());
+    server.stop();
+}
+
+#[tokio::test]
 async fn who_goes_away_frees_what_was_kept_for_the_text() {
     let folder = checkpoint();
     // Room for one text of full length, barely.
@@ -266,8 +280,10 @@ async fn who_goes_away_frees_what_was_kept_for_the_text() {
     let body = json!({ "prompt": "a", "max_tokens": 250, "stream": true, "logit_bias": { "261": -100 } }).to_string();
     for _ in 0..20 {
         let mut stream = TcpStream::connect(server.address).await.unwrap();
-        let request =
-            format!("POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+        let request = format!(
+            "POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut some = [0; 300];
         stream.read_exact(&mut some).await.unwrap();

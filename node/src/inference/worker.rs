@@ -27,8 +27,10 @@ use std::{
 const BATCH: usize = 512;
 /// A pass should take about so long, so that tokens of others do not wait longer for a piece of a prompt.
 const PASS: Duration = Duration::from_millis(30);
+/// Frames that are read before something is computed, at most.
+const MAIL: usize = 256;
 /// The least piece of a prompt.
-const PIECE: usize = 8;
+const PIECE: usize = 4;
 
 /// What a worker is sent.
 #[allow(clippy::large_enum_variant)] // Nearly all of it is frames.
@@ -80,8 +82,9 @@ impl Worker {
             let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), setup.niceness);
             setup.model.load(setup.layers.clone(), setup.threads, |engine| match engine {
                 Ok(engine) => {
-                    let _ = ready.send(Ok(measure(engine))); // Whoever started it waits for this.
-                    Computer::new(&setup, engine, node, hub).run(&mail);
+                    let layer_us = measure(engine);
+                    let _ = ready.send(Ok(layer_us)); // Whoever started it waits for this.
+                    Computer::new(&setup, engine, layer_us, node, hub).run(&mail);
                 }
                 Err(e) => drop(ready.send(Err(e))),
             });
@@ -117,7 +120,7 @@ struct Computer<'a> {
 }
 
 impl<'a> Computer<'a> {
-    fn new(setup: &Setup, engine: &'a Engine<'a>, node: NodeId, hub: Weak<Hub>) -> Computer<'a> {
+    fn new(setup: &Setup, engine: &'a Engine<'a>, layer_us: u32, node: NodeId, hub: Weak<Hub>) -> Computer<'a> {
         let shape = engine.shape();
         let served = Served {
             node,
@@ -137,7 +140,7 @@ impl<'a> Computer<'a> {
             caches: HashMap::new(),
             hub,
             first: setup.layers.start,
-            speed: 1000.0,
+            speed: 1e6 / (f64::from(layer_us) * engine.layers() as f64),
             leaving: false,
         }
     }
@@ -150,6 +153,7 @@ impl<'a> Computer<'a> {
             if idle && next.is_none() {
                 return;
             }
+            let mut read = 0;
             while let Some(inbound) = next {
                 let effects = match inbound {
                     Inbound::Frame(from, frame) => self.stage.handle(from, frame),
@@ -162,14 +166,16 @@ impl<'a> Computer<'a> {
                     Inbound::Stop => return,
                 };
                 self.act(effects);
-                next = mail.try_recv().ok();
+                read += 1;
+                // Whoever floods does not stop the computing.
+                next = if read < MAIL { mail.try_recv().ok() } else { None };
             }
             if self.leaving && self.stage.sessions() == 0 {
                 return;
             }
             let piece = (self.speed * PASS.as_secs_f64()) as usize;
             let (_, jobs) = self.stage.batch(BATCH, piece.clamp(PIECE, BATCH));
-            idle = jobs.is_empty();
+            idle = jobs.is_empty() && read < MAIL;
             if !idle {
                 self.pass(&jobs);
             }

@@ -15,6 +15,8 @@ use std::{
 
 /// What counts of an announcement, in milliseconds: later it is forgotten, unless it came anew.
 pub const VALID_MS: u64 = 15_000;
+/// The least time between two of one node.
+const PAUSE_MS: u64 = 400;
 /// Announcements that are kept, at most.
 const MAX_KNOWN: usize = 4096;
 /// Round trip times in one, and characters of a model's name, at most.
@@ -90,7 +92,7 @@ impl Known {
     pub fn hear(&mut self, now: u64, announce: Announce) -> bool {
         self.nodes.retain(|_, (heard, _)| *heard + VALID_MS > now);
         let known = self.nodes.get(&announce.node);
-        let news = known.map_or(self.nodes.len() < MAX_KNOWN, |(_, known)| announce.at_ms > known.at_ms);
+        let news = known.map_or(self.nodes.len() < MAX_KNOWN, |(_, known)| announce.at_ms >= known.at_ms + PAUSE_MS);
         if news {
             self.nodes.insert(announce.node, (now, Arc::new(announce)));
         }
@@ -196,7 +198,14 @@ impl Routes for Ways<'_> {
                 let without = without.iter().copied().chain([*node]).collect();
                 return self.route(layers, &without);
             }
-            for next in nodes.iter().filter(|next| next.first <= at && at < next.end && Some(next.node) != node) {
+            // Who has a part of the way already gets no second one.
+            let mut on_way = HashSet::new();
+            let mut place = (at, node);
+            while let (Some(known), Some((_, Some(before)))) = (place.1, best.get(&place)) {
+                on_way.insert(known);
+                place = *before;
+            }
+            for next in nodes.iter().filter(|next| next.first <= at && at < next.end && !on_way.contains(&next.node)) {
                 let way = cost + self.way(&node.unwrap_or(self.client), &next.node);
                 for end in cuts.iter().filter(|end| **end > at && **end <= next.end) {
                     let cost = way + u64::from(end - at) * u64::from(next.layer_us);
@@ -286,9 +295,10 @@ mod tests {
         assert!(Announce::open(&network, &one.sign(&network, &Keypair::from_seed([2; 32]))).is_none());
         assert!(Announce::open(&network, &announce(1, 4..4, 1, &[]).sign(&network, &key)).is_none());
         let mut known = Known::default();
-        assert!(known.hear(0, Announce { at_ms: 5, ..one.clone() }));
+        assert!(known.hear(0, Announce { at_ms: 5000, ..one.clone() }));
         assert!(
-            !known.hear(0, Announce { at_ms: 4, ..one.clone() }) && known.hear(0, Announce { at_ms: 6, ..one.clone() })
+            !known.hear(0, Announce { at_ms: 5100, ..one.clone() })
+                && known.hear(0, Announce { at_ms: 5400, ..one.clone() })
         );
         known.hear(VALID_MS, announce(2, 0..1, 1, &[]));
         assert_eq!(known.all().map(|known| known.node).collect::<Vec<_>>(), [node(2)]);

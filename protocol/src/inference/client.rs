@@ -20,9 +20,13 @@ pub const REPAIR_MS: u64 = 1800;
 /// Without a token for so long, the stages are asked how far they are...
 pub const STALL_MS: u64 = 400;
 /// ...and once more after this; who has not moved is the one.
-pub const WHERE_MS: u64 = 300;
+pub const WHERE_MS: u64 = 600;
 /// Tokens in one frame, at most.
 const INPUT: usize = 1 << 16;
+/// Routes without a token between them, at most.
+const MAX_REROUTES: u32 = 16;
+/// A stage that computes for others may let a text wait so long.
+const BUSY_MS: u64 = 10_000;
 /// Failed computations at one place of the text before it is the text's fault.
 const MAX_FAILURES: usize = 2;
 
@@ -39,10 +43,13 @@ pub struct Request {
     pub sampling: Sampling,
 }
 
+/// Stages one behind the other, with the layers of each.
+pub type Stages = Vec<(NodeId, Range<u32>)>;
+
 /// Who knows which nodes serve what.
 pub trait Routes {
     /// Stages for these layers, without some nodes.
-    fn route(&mut self, layers: Range<u32>, without: &HashSet<NodeId>) -> Option<Vec<(NodeId, Range<u32>)>>;
+    fn route(&mut self, layers: Range<u32>, without: &HashSet<NodeId>) -> Option<Stages>;
 }
 
 /// What the shell has to do.
@@ -63,6 +70,8 @@ pub enum Effect {
 
 /// A session, seen from who asked.
 pub struct Client {
+    /// This node, whose own stage is not watched: what it does not do now it does later.
+    me: NodeId,
     id: SessionId,
     nonce: u64,
     request: Request,
@@ -81,6 +90,10 @@ pub struct Client {
     heard: u64,
     asked: Option<Asked>,
     failures: (usize, usize),
+    /// Why the last node was left out.
+    last: String,
+    /// Routes since the last token.
+    reroutes: u32,
     ended: bool,
     effects: Vec<Effect>,
 }
@@ -102,6 +115,7 @@ impl Client {
     /// A session of `client`; of two with the same `nonce` a stage takes one.
     pub fn new(client: &NodeId, nonce: u64, request: Request) -> Client {
         Client {
+            me: *client,
             id: session_id(client, nonce),
             nonce,
             tokens: request.tokens.clone(),
@@ -115,6 +129,8 @@ impl Client {
             heard: 0,
             asked: None,
             failures: (0, 0),
+            last: String::new(),
+            reroutes: 0,
             ended: false,
             effects: Vec::new(),
         }
@@ -138,7 +154,7 @@ impl Client {
     /// Opens the session.
     pub fn start(&mut self, now: u64, routes: &mut dyn Routes) -> Vec<Effect> {
         self.broken = Some(now);
-        self.repair(now, routes);
+        self.repair(now, true, routes);
         std::mem::take(&mut self.effects)
     }
 
@@ -180,14 +196,19 @@ impl Client {
         } else if self.broken.is_some_and(|since| now >= since + REPAIR_MS) {
             let missing = self.missing();
             let (from, to) = (missing.start, missing.end.saturating_sub(1));
-            self.end(format!("no node that can be reached serves layers {from} to {to} of the model"));
-        } else if self.opening.is_some_and(|since| now >= since + OPEN_MS) {
-            let slow: Vec<NodeId> = self.hops.iter().filter(|hop| !hop.open).map(|hop| hop.node).collect();
-            slow.into_iter().for_each(|node| self.lose(now, node, "it did not answer in time", false, routes));
-        } else if self.broken.is_some() && self.opening.is_none() {
-            self.repair(now, routes);
-        } else if self.running {
-            self.watch(now, routes);
+            let last = if self.last.is_empty() { String::new() } else { format!(" ({})", self.last) };
+            self.end(format!("no node that can be reached serves layers {from} to {to} of the model{last}"));
+        } else {
+            let late = self.opening.is_some_and(|since| now >= since + OPEN_MS);
+            let slow = self.hops.iter().filter(|hop| late && !hop.open && hop.node != self.me).map(|hop| hop.node);
+            for node in slow.collect::<Vec<_>>() {
+                self.lose(now, node, "it did not answer in time", false, routes);
+            }
+            if self.broken.is_some() && self.opening.is_none() {
+                self.repair(now, true, routes);
+            } else if self.running {
+                self.watch(now, routes);
+            }
         }
         std::mem::take(&mut self.effects)
     }
@@ -200,13 +221,14 @@ impl Client {
         std::mem::take(&mut self.effects)
     }
 
-    /// Finds stages for what is missing, and opens them: first among those that were never left out, then among those that only seemed
-    /// gone. Where only nodes are left that have other parts of the route, all of it is laid anew. What is not found now may be found later.
-    fn repair(&mut self, now: u64, routes: &mut dyn Routes) {
+    /// Finds stages for what is missing, and opens them: first among those that were never left out, then, if `again`, among those that
+    /// only seemed gone. Where only nodes are left that have other parts of the route, all of it is laid anew. What is not found now may be found later.
+    fn repair(&mut self, now: u64, again: bool, routes: &mut dyn Routes) {
         let all: HashSet<NodeId> = self.without.keys().copied().collect();
         let bad: HashSet<NodeId> =
             self.without.iter().filter(|(_, for_good)| **for_good).map(|(node, _)| *node).collect();
-        let found = [&all, &bad].into_iter().find_map(|without| self.gaps(without, routes));
+        let found =
+            [Some(&all), again.then_some(&bad)].into_iter().flatten().find_map(|without| self.gaps(without, routes));
         let Some((anew, stages)) = found else { return };
         if anew {
             for hop in std::mem::take(&mut self.hops) {
@@ -220,7 +242,7 @@ impl Client {
     }
 
     /// Stages for the layers that no hop has, or for all layers; which of the two comes first.
-    fn gaps(&self, without: &HashSet<NodeId>, routes: &mut dyn Routes) -> Option<(bool, Vec<(NodeId, Range<u32>)>)> {
+    fn gaps(&self, without: &HashSet<NodeId>, routes: &mut dyn Routes) -> Option<(bool, Stages)> {
         let mut used: HashSet<NodeId> = without.iter().copied().chain(self.hops.iter().map(|hop| hop.node)).collect();
         let (mut at, mut stages) = (0, Some(Vec::new()));
         let ends = self.hops.iter().map(|hop| hop.layers.clone());
@@ -276,10 +298,15 @@ impl Client {
 
     /// Tells everybody the route, once all are open.
     fn proceed(&mut self, now: u64) {
-        if self.hops.is_empty() || !self.hops.iter().all(|hop| hop.open) {
+        if self.hops.iter().any(|hop| !hop.open) || !self.missing().is_empty() {
             return;
         }
         self.epoch += 1;
+        self.reroutes += 1;
+        if self.reroutes > MAX_REROUTES {
+            self.end(format!("the text hangs, whoever serves it ({})", self.last));
+            return;
+        }
         (self.running, self.opening, self.broken, self.asked, self.heard) = (true, None, None, None, now);
         let nodes: Vec<NodeId> = self.hops.iter().map(|hop| hop.node).collect();
         let bytes = |node: Option<&NodeId>| node.map(|node| node.0.to_vec().into()).unwrap_or_default();
@@ -320,8 +347,11 @@ impl Client {
         {
             return;
         }
-        (self.heard, self.asked) = (now, None);
         let finish = tokens.finish();
+        if tokens.tokens.is_empty() && finish == Finish::None {
+            return;
+        }
+        (self.heard, self.asked, self.reroutes) = (now, None, 0);
         let mut logprobs = tokens.logprobs.into_iter();
         for token in tokens.tokens {
             self.tokens.push(token);
@@ -371,11 +401,15 @@ impl Client {
         self.hops.retain(|hop| hop.node != node);
         (self.running, self.asked, self.opening) = (false, None, None);
         self.broken.get_or_insert(now);
-        self.repair(now, routes);
+        self.last = why.into();
+        self.repair(now, false, routes);
     }
 
     /// Asks where the text hangs, when nothing has come for a while.
     fn watch(&mut self, now: u64, routes: &mut dyn Routes) {
+        if self.hops.iter().all(|hop| hop.node == self.me) {
+            return;
+        }
         let Some(asked) = &mut self.asked else {
             if now >= self.heard + STALL_MS {
                 self.ask(now, None);
@@ -391,11 +425,12 @@ impl Client {
             return;
         };
         let nodes: Vec<NodeId> = self.hops.iter().map(|hop| hop.node).collect();
-        if let Some(silent) = nodes.iter().find(|node| !answers.contains_key(node)) {
+        if let Some(silent) = nodes.iter().find(|node| !answers.contains_key(node) && !before.contains_key(node)) {
             self.lose(now, *silent, "it does not say where it is", false, routes);
             return;
         }
-        if nodes.iter().any(|node| before.get(node) != answers.get(node)) {
+        let at = |place: &Place| (place.received, place.computed, place.sent);
+        if nodes.iter().any(|node| before.get(node).map(at) != answers.get(node).map(at)) {
             // It moves, if slowly.
             self.heard = now;
             self.asked = None;
@@ -405,9 +440,15 @@ impl Client {
         let mut sent = self.tokens.len() as u32;
         let mut stuck = nodes[nodes.len() - 1];
         for node in &nodes {
-            let place = &answers[node];
+            let Some(place) = answers.get(node) else { break };
             let received = if *node == nodes[0] { sent } else { place.received };
             if received < sent || place.computed < received {
+                let computes = before.get(node).is_some_and(|before| before.passes != place.passes);
+                if received >= sent && computes && now < self.heard + BUSY_MS {
+                    // For others, at the moment.
+                    self.asked = None;
+                    return;
+                }
                 stuck = *node;
                 break;
             }
@@ -424,7 +465,11 @@ impl Client {
     }
 
     fn end(&mut self, why: String) {
-        self.finish();
+        self.ended = true;
+        // What a stage that failed may have spoilt is not kept.
+        for hop in &self.hops {
+            self.effects.push(Effect::Send(hop.node, Frame::of(self.id, Close::default())));
+        }
         self.effects.push(Effect::Failed(why));
     }
 

@@ -103,6 +103,7 @@ pub struct Stage {
     kept: VecDeque<Kept>,
     reserved: u64,
     turn: u64,
+    passes: u64,
     leaving: bool,
     effects: Vec<Effect>,
     /// What may follow a text.
@@ -192,6 +193,7 @@ impl Stage {
             kept: VecDeque::new(),
             reserved: 0,
             turn: 0,
+            passes: 0,
             leaving: false,
             effects: Vec::new(),
             draft,
@@ -218,7 +220,10 @@ impl Stage {
         let ended: Vec<SessionId> = self.sessions.iter().filter(|(_, s)| of(s)).map(|(id, _)| *id).collect();
         ended.into_iter().for_each(|id| self.end(id, Vec::new()));
         let near = |session: &Session| {
-            session.route.as_ref().is_some_and(|route| route.before == Some(node) || route.after == Some(node))
+            session.route.as_ref().is_some_and(|route| {
+                let ring = session.is_first() && route.last == node || route.after.is_none() && route.first == node;
+                ring || route.before == Some(node) || route.after == Some(node)
+            })
         };
         let hit: Vec<SessionId> = self.sessions.iter().filter(|(_, s)| near(s)).map(|(id, _)| *id).collect();
         for id in hit {
@@ -253,14 +258,16 @@ impl Stage {
             }
         }
         ready.sort_unstable();
-        let (mut layers, mut left, mut jobs) = (0..0, positions, Vec::new());
+        // Who has waited longest says which layers.
+        let oldest = ready.iter().min_by_key(|(_, turn, _)| *turn).and_then(|(_, _, id)| self.sessions.get(id));
+        let layers = oldest.map_or(0..0, |session| session.layers.clone());
+        let (mut left, mut jobs) = (positions, Vec::new());
         for (long, _, id) in ready {
             let Some(session) = self.sessions.get_mut(&id) else { continue };
-            if left == 0 || !layers.is_empty() && layers != session.layers {
+            if left == 0 || layers != session.layers {
                 continue;
             }
             if let Some(job) = session.job(&self.served, id, left.min(piece), &mut self.draft) {
-                layers = session.layers.clone();
                 left -= job.input.positions(self.served.width).min(left);
                 self.turn += 1;
                 session.turn = self.turn;
@@ -270,6 +277,7 @@ impl Stage {
                 break;
             }
         }
+        self.passes += u64::from(!jobs.is_empty());
         (layers, jobs)
     }
 
@@ -312,6 +320,9 @@ impl Stage {
             return Err(client_error(format!("a text has 1 to {} positions", served.context.min(MAX_ROOM))));
         }
         let sampling = open.sampling.unwrap_or_default();
+        if open.chunks.iter().any(|chunk| chunk.len() != 32) {
+            return Err(client_error("a chunk is named by 32 bytes"));
+        }
         if sampling.ends.len() > 64 || sampling.biases.len() > 1024 || open.chunks.len() > room / CHUNK {
             return Err(client_error("too many ends, biases or chunks"));
         }
@@ -320,24 +331,28 @@ impl Stage {
         }
         // A client that begins again has lost sight of this stage, which may have missed it.
         self.end(id, Vec::new());
-        let mut session = match self.take_kept(from, id, &layers, &open.chunks, room) {
-            Some(session) => session,
-            None => {
-                self.effects.push(Effect::Cache(id, layers.clone(), room));
-                Session::new(from, layers.clone())
-            }
-        };
+        if let Some(place) = self.kept.iter().position(|kept| kept.id == id) {
+            self.reserved -= self.kept.remove(place).map_or(0, |kept| kept.session.bytes);
+            self.effects.push(Effect::Free(id));
+        }
+        let kept = self.take_kept(from, id, &layers, &open.chunks, room);
         // Keys and values, rows that came, and rows that are given out.
         let position = self.served.cache_bytes * layers.len() + 2 * 4 * self.served.width;
-        let bytes = (position * room.max(session.room)) as u64;
+        let bytes = ((position * room) as u64).max(kept.as_ref().map_or(0, |kept| kept.bytes));
         while self.reserved + bytes > self.served.memory {
-            let Some(kept) = self.kept.pop_front() else {
-                self.effects.push(Effect::Free(id));
+            let Some(oldest) = self.kept.pop_front() else {
+                if kept.is_some() {
+                    self.effects.push(Effect::Free(id));
+                }
                 return Err(refusal(FailedWhy::Full, "no memory is left for a session of this length"));
             };
-            self.reserved -= kept.session.bytes;
-            self.effects.push(Effect::Free(kept.id));
+            self.reserved -= oldest.session.bytes;
+            self.effects.push(Effect::Free(oldest.id));
         }
+        let mut session = kept.unwrap_or_else(|| {
+            self.effects.push(Effect::Cache(id, layers.clone(), room));
+            Session::new(from, layers.clone())
+        });
         self.reserved += bytes;
         self.turn += 1;
         (session.room, session.bytes, session.sampling, session.turn) = (room, bytes, sampling, self.turn);
@@ -389,6 +404,7 @@ impl Stage {
                     received: if session.is_first() { session.tokens.len() } else { session.received } as u32,
                     computed: session.computed as u32,
                     sent: sent as u32,
+                    passes: self.passes,
                 };
                 self.effects.push(Effect::Send(from, Frame::of(id, place)));
                 Ok(())
@@ -611,6 +627,12 @@ impl Session {
         if positions == 0 || !rows.rows.len().is_multiple_of(size) || rows.drafts.len() > MAX_DRAFTS.min(positions - 1)
         {
             return Err(wrong("its rows have a wrong shape"));
+        }
+        // Drafts follow one token each time, behind the prompt; the last stage knows the text as far as it is sure.
+        let (sure, from_text) = (at + positions - rows.drafts.len(), self.route.as_ref().map_or(0, |route| route.from));
+        let odd = !rows.drafts.is_empty() && (positions != rows.drafts.len() + 1 || sure <= from_text);
+        if odd || self.is_last(served) && sure > self.tokens.len() {
+            return Err(wrong("its rows are not those of the text"));
         }
         if at > self.received || at < self.confirmed || at + positions > self.room {
             return Err(wrong("its rows are not those that should come"));

@@ -7,6 +7,9 @@ use crate::{
 use serde_json::Value;
 use std::f64::consts::TAU;
 
+/// Numbers in a head, at most.
+const MAX_HEAD: usize = 1 << 12;
+
 /// A family of models.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
@@ -37,7 +40,7 @@ pub(super) fn read(config: &Value) -> Result<(Family, Shape, Vec<u32>)> {
     let sane = inside(shape.layers, 512)
         && [shape.width, shape.ffn, shape.vocabulary, shape.context].iter().all(|x| inside(*x, 1 << 24))
         && inside(shape.heads, 1 << 12)
-        && inside(shape.head_width, 1 << 12)
+        && inside(shape.head_width, MAX_HEAD)
         && inside(shape.kv_heads, shape.heads)
         && shape.heads.is_multiple_of(shape.kv_heads)
         && (shape.frequencies.is_none() || shape.head_width.is_multiple_of(2));
@@ -70,7 +73,7 @@ fn gpt2(config: &Config<'_>) -> Result<Shape> {
         heads,
         kv_heads: heads,
         head_width: width / heads,
-        ffn: config.number_or("n_inner", 4 * width)?,
+        ffn: config.number_or("n_inner", width.saturating_mul(4))?,
         vocabulary: config.number("vocab_size")?,
         context: config.number("n_positions")?,
         norm: Norm::Layer,
@@ -90,6 +93,9 @@ fn modern(config: &Config<'_>, family: Family) -> Result<Shape> {
         return Err(refused("attention over a sliding window is not known here".into()));
     }
     let head_width = config.number_or("head_dim", width / heads.max(1))?;
+    if head_width > MAX_HEAD {
+        return Err(refused(format!("a head of {head_width} numbers is no head")));
+    }
     Ok(Shape {
         layers: config.number("num_hidden_layers")?,
         width,

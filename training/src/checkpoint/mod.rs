@@ -212,7 +212,8 @@ impl<'a> Loader<'a, '_> {
             }
         };
         let width = match *stored.shape {
-            [width] | [_, width] if width > 0 => width,
+            [width] if width > 0 => width,
+            [rows, width] if rows > 0 && width > 0 => width,
             _ => {
                 return Err(TrainingError::Checkpoint(format!(
                     "'{name}' is no matrix: its shape is {:?}",

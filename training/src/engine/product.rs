@@ -31,7 +31,8 @@ pub(super) type Lanes = [f32; LANES];
 /// `x` [T, width] times the transpose of `weights` [outs, width], on up to `threads` threads: [T, outs].
 pub(super) fn product(arch: Arch, threads: usize, x: &[f32], weights: &Matrix<'_>) -> Vec<f32> {
     let (rows, outs) = (x.len() / weights.width(), weights.outs());
-    let shares = threads.min(rows * outs * weights.width() / SHARE).max(1);
+    // No thread is to have less than eight rows of weights.
+    let shares = threads.min(rows * outs * weights.width() / SHARE).min(outs.div_ceil(8)).max(1);
     let dtype = weights.dtype();
     let (x, x_width) = arranged(dtype, x, weights.width());
     let share = |from: usize, to: usize| {
@@ -420,7 +421,7 @@ mod tests {
                     _ => w.row(o),
                 };
                 for (arch, threads) in
-                    crate::engine::tests::arches().into_iter().flat_map(|arch| [(arch, 1), (arch, 3)])
+                    crate::engine::tests::arches().into_iter().flat_map(|arch| [(arch, 1), (arch, 3), (arch, 40)])
                 {
                     let y = product(arch, threads, &x, &w);
                     for (r, x) in x.chunks(width).enumerate() {

@@ -19,26 +19,30 @@ use axum::{
     Router,
     body::{Body, Bytes},
     extract::{DefaultBodyLimit, State},
-    http::{HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
 use reply::{Answer, Kind};
 use request::Plan;
 use serde_json::json;
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
 };
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 /// Bytes of a request, at most.
 const MAX_BODY: usize = 4 << 20;
 /// Texts that are written at once, and requests that wait for a place, at most.
 const WRITING: usize = 64;
 const WAITING: usize = 256;
-/// Pieces that a slow reader may be behind.
+/// Pieces that a slow reader may be behind, and how long.
 const BEHIND: usize = 64;
+const UNREAD: Duration = Duration::from_secs(60);
 
 /// What the routes need.
 pub struct Api {
@@ -147,13 +151,29 @@ async fn model(
     Ok(json_of(&reply::model(&model, &api.hub.known())).into_response())
 }
 
-async fn completions(State(api): State<Arc<Api>>, body: Bytes) -> Result<Response, Refusal> {
+/// Pages of other sites can't send JSON without asking first; they could send a form.
+fn json_only(headers: &HeaderMap) -> Result<(), Refusal> {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    if kind.split(';').next().is_some_and(|kind| kind.trim().eq_ignore_ascii_case("application/json")) {
+        return Ok(());
+    }
+    Err(Refusal::new(
+        StatusCode::UNSUPPORTED_MEDIA_TYPE,
+        "",
+        "not_json",
+        "send JSON, and say so: content-type: application/json",
+    ))
+}
+
+async fn completions(State(api): State<Arc<Api>>, headers: HeaderMap, body: Bytes) -> Result<Response, Refusal> {
+    json_only(&headers)?;
     let model = api.model()?;
     let plan = Plan::completion(&body, &model)?;
     answer(&api, model, plan, Kind::Completion).await
 }
 
-async fn chat(State(api): State<Arc<Api>>, body: Bytes) -> Result<Response, Refusal> {
+async fn chat(State(api): State<Arc<Api>>, headers: HeaderMap, body: Bytes) -> Result<Response, Refusal> {
+    json_only(&headers)?;
     let model = api.model()?;
     let plan = Plan::chat(&body, &model)?;
     answer(&api, model, plan, Kind::Chat).await
@@ -169,6 +189,9 @@ pub(super) struct Piece {
 
 async fn answer(api: &Arc<Api>, model: Arc<Model>, plan: Plan, kind: Kind) -> Result<Response, Refusal> {
     let texts = plan.prompts.len() as u32 * plan.choices;
+    if texts as usize > WRITING {
+        return Err(invalid("n", "at most 64 texts are written for one request"));
+    }
     let full = || {
         Refusal::new(
             StatusCode::TOO_MANY_REQUESTS,
@@ -177,23 +200,25 @@ async fn answer(api: &Arc<Api>, model: Arc<Model>, plan: Plan, kind: Kind) -> Re
             "as many texts are written as can be: try again soon",
         )
     };
-    if texts as usize > WRITING || api.waiting.fetch_add(1, Ordering::Relaxed) >= WAITING {
-        api.waiting.fetch_sub(1, Ordering::Relaxed);
+    let waits = Waits(&api.waiting);
+    if api.waiting.fetch_add(1, Ordering::Relaxed) >= WAITING {
         return Err(full());
     }
-    let place = api.places.clone().acquire_many_owned(texts).await;
-    api.waiting.fetch_sub(1, Ordering::Relaxed);
-    let place = place.map_err(|_| full())?;
+    // Each text holds the place until it ends, whoever still reads it.
+    let place = Arc::new(api.places.clone().acquire_many_owned(texts).await.map_err(|_| full())?);
+    drop(waits);
 
     let round_trips = api.net.as_ref().map(near).unwrap_or_default();
     let (sender, mut pieces) = mpsc::channel(BEHIND);
     for (i, prompt) in plan.prompts.iter().enumerate() {
         for choice in 0..plan.choices {
-            let sampling = plan.sampling(prompt, choice, model.shape.context);
+            let sampling = plan.sampling(prompt, choice, model.context());
             let session = Session::start(&api.hub, &model, round_trips.clone(), prompt.clone(), sampling);
             let choice = i as u32 * plan.choices + choice;
             let begin = if plan.echo { model.text.decode(prompt) } else { String::new() };
-            tokio::spawn(write(session, model.clone(), begin, plan.stops.clone(), choice, sender.clone()));
+            let (stops, place) = (plan.stops.clone(), place.clone());
+            let stream = prompt.clone();
+            tokio::spawn(write(session, (model.clone(), stream), (begin, stops), choice, sender.clone(), place));
         }
     }
     drop(sender);
@@ -204,9 +229,8 @@ async fn answer(api: &Arc<Api>, model: Arc<Model>, plan: Plan, kind: Kind) -> Re
         }
         return Ok(json_of(&answer.whole()).into_response());
     }
-    // The stream holds the places until it ends, or is dropped.
-    let (usage, events) = (plan.usage, (pieces, answer, place, Progress::Begin));
-    let stream = futures::stream::unfold(events, move |(mut pieces, mut answer, place, state)| async move {
+    let (usage, events) = (plan.usage, (pieces, answer, Progress::Begin));
+    let stream = futures::stream::unfold(events, move |(mut pieces, mut answer, state)| async move {
         let (bytes, state) = match state {
             Progress::Begin => (answer.beginning(), Progress::Pieces),
             Progress::Pieces => match pieces.recv().await {
@@ -218,10 +242,19 @@ async fn answer(api: &Arc<Api>, model: Arc<Model>, plan: Plan, kind: Kind) -> Re
             Progress::Done => ("data: [DONE]\n\n".into(), Progress::End),
             Progress::End => return None,
         };
-        Some((Ok::<_, std::convert::Infallible>(Bytes::from(bytes)), (pieces, answer, place, state)))
+        Some((Ok::<_, std::convert::Infallible>(Bytes::from(bytes)), (pieces, answer, state)))
     });
     let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-cache")];
     Ok((headers, Body::from_stream(stream)).into_response())
+}
+
+/// A request that waits for its place.
+struct Waits<'a>(&'a AtomicUsize);
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// Where a stream of events is.
@@ -239,18 +272,24 @@ fn failed(why: &str) -> Refusal {
 /// Writes one text: tokens become text, of which nothing is given out that may be the beginning of a stop text.
 async fn write(
     mut session: Session,
-    model: Arc<Model>,
-    begin: String,
-    stops: Vec<String>,
+    (model, prompt): (Arc<Model>, Vec<u32>),
+    (begin, stops): (String, Vec<String>),
     choice: u32,
     out: mpsc::Sender<Result<Piece, String>>,
+    _place: Arc<OwnedSemaphorePermit>,
 ) {
-    let (mut stream, mut held) = (TextStream::new(&model.text), String::new());
+    let (mut stream, mut held) = (TextStream::after(&model.text, &prompt), String::new());
     if !begin.is_empty() && out.send(Ok(Piece { choice, text: begin, tokens: Vec::new(), finish: None })).await.is_err()
     {
         return;
     }
-    while let Some(event) = session.next().await {
+    loop {
+        // Who has gone away is noticed before the next token.
+        let event = tokio::select! {
+            event = session.next() => event,
+            () = out.closed() => return,
+        };
+        let Some(event) = event else { return };
         let mut piece = Piece { choice, text: String::new(), tokens: Vec::new(), finish: None };
         match event {
             Event::Token(token, logprob) => {
@@ -281,7 +320,7 @@ async fn write(
                 return;
             }
         }
-        if out.send(Ok(piece)).await.is_err() {
+        if out.send_timeout(Ok(piece), UNREAD).await.is_err() {
             return;
         }
     }

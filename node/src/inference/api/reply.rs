@@ -37,6 +37,8 @@ struct Choice {
     text: String,
     tokens: Vec<(u32, Option<Logprob>)>,
     written: usize,
+    /// Characters of the tokens whose probabilities were told.
+    told: usize,
     finish: Option<Finish>,
 }
 
@@ -46,7 +48,7 @@ pub(super) fn model(model: &Model, known: &Known) -> Value {
     let stage = |one: &Announce| json!({ "node": one.node.to_string(), "layers": [one.first, one.end], "microseconds_a_layer": one.layer_us });
     let mut stages: Vec<Value> = serves.map(stage).collect();
     stages.sort_by_key(|stage| stage["layers"][0].as_u64());
-    json!({ "id": model.name, "object": "model", "created": 0, "owned_by": "ailo", "hash": model.id.to_string(), "context": model.shape.context, "layers": model.shape.layers, "stages": stages })
+    json!({ "id": model.name, "object": "model", "created": 0, "owned_by": "ailo", "hash": model.id.to_string(), "context": model.context(), "layers": model.shape.layers, "stages": stages })
 }
 
 /// A server-sent event.
@@ -112,7 +114,9 @@ impl Answer {
             return String::new();
         }
         let choice = &mut self.choices[piece.choice as usize];
-        let offset = choice.text.len();
+        let offset = choice.told;
+        choice.told +=
+            piece.tokens.iter().map(|(token, _)| self.model.text.name(*token).chars().count()).sum::<usize>();
         choice.text.push_str(&piece.text);
         choice.written += piece.tokens.len();
         let logprobs = self.probabilities(&piece.tokens, offset);

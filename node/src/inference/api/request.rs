@@ -14,6 +14,10 @@ const MAX_CHOICES: u32 = 16;
 const MAX_STOPS: (usize, usize) = (16, 256);
 /// Tokens of an answer when a request does not say.
 const DEFAULT_TOKENS: u32 = 16;
+/// The same of an answer in a conversation.
+const DEFAULT_ANSWER: usize = 1024;
+/// Tokens with a bias, at most.
+const MAX_BIASES: usize = 1024;
 
 #[derive(Debug, Deserialize)]
 #[serde(untagged)]
@@ -25,8 +29,7 @@ enum OneOrMany {
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct StreamOptions {
-    #[serde(default)]
-    include_usage: bool,
+    include_usage: Option<bool>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -44,6 +47,8 @@ struct Said {
     /// Of the speaker; templates here do not ask for it.
     #[allow(dead_code)]
     name: Option<String>,
+    #[serde(flatten)]
+    rest: Fields,
 }
 
 #[derive(Debug, Deserialize)]
@@ -58,6 +63,8 @@ struct ContentPart {
     #[serde(rename = "type")]
     kind: String,
     text: Option<String>,
+    #[serde(flatten)]
+    rest: Fields,
 }
 
 /// The fields of a body that were not read yet.
@@ -200,6 +207,9 @@ impl Plan {
             top_logprobs: 0,
             prompt: 0,
         };
+        if biases.len() > MAX_BIASES {
+            return Err(invalid("logit_bias", "'logit_bias' names at most 1024 tokens"));
+        }
         let stops = match stop {
             None => Vec::new(),
             Some(OneOrMany::One(stop)) => vec![stop],
@@ -221,7 +231,7 @@ impl Plan {
             stops,
             choices,
             stream,
-            usage: options.unwrap_or_default().include_usage,
+            usage: options.unwrap_or_default().include_usage.unwrap_or(false),
             echo: false,
         })
     }
@@ -236,7 +246,7 @@ impl Plan {
 
     /// Whether everything fits into the model's context.
     fn check(self, model: &Model) -> Result<Plan, Refusal> {
-        let context = model.shape.context;
+        let context = model.context();
         if self.max_tokens == Some(0) {
             return Err(invalid("max_tokens", "'max_tokens' is one at least"));
         }
@@ -261,7 +271,7 @@ impl Plan {
     /// How a text of the prompt is sampled; of several the seeds follow each other.
     pub fn sampling(&self, prompt: &[u32], choice: u32, context: usize) -> Sampling {
         let room = context - prompt.len();
-        let tokens = self.max_tokens.map_or(room, |tokens| (tokens as usize).min(room));
+        let tokens = self.max_tokens.map_or(room.min(DEFAULT_ANSWER), |tokens| (tokens as usize).min(room));
         Sampling {
             limit: (prompt.len() + tokens) as u32,
             prompt: prompt.len() as u32,
@@ -285,11 +295,21 @@ fn take<T: for<'de> Deserialize<'de>>(fields: &mut Fields, name: &str) -> Result
     }
 }
 
+/// Fields that are not known say nothing.
+fn known_only(rest: &Fields) -> Result<(), Refusal> {
+    match rest.iter().find(|(_, value)| !value.is_null()) {
+        Some((name, _)) => Err(invalid("messages", &format!("'{name}' in a message is not supported"))),
+        None => Ok(()),
+    }
+}
+
 fn message(said: Said) -> Result<Message, Refusal> {
+    known_only(&said.rest)?;
     let content = match said.content {
         Content::Text(text) => text,
         Content::Parts(parts) => {
             let text = |part: ContentPart| {
+                known_only(&part.rest)?;
                 let text = part.text.filter(|_| part.kind == "text");
                 text.ok_or_else(|| invalid("messages", "messages hold text: no pictures, sounds or files"))
             };

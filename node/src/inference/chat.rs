@@ -1,0 +1,180 @@
+//! `ailo-node chat`: a conversation in the terminal, with whatever answers at `/v1`.
+
+use crate::{
+    cli::ChatArgs,
+    client::{Client, json},
+    error::NodeError,
+};
+use axum::{
+    body::{Body, Bytes},
+    http::{Method, Request, header},
+};
+use futures::{Stream, StreamExt};
+use hyper_util::{
+    client::legacy::{Client as Http, connect::HttpConnector},
+    rt::TokioExecutor,
+};
+use serde_json::{Value, json};
+use std::{
+    io::{BufRead, IsTerminal, Write},
+    time::{Duration, Instant},
+};
+
+/// A line of what comes back, at most.
+const MAX_LINE: usize = 1 << 20;
+
+/// Talks until the input ends, or says one thing.
+pub async fn command(args: ChatArgs) -> Result<(), NodeError> {
+    let base = match &args.api {
+        Some(url) => url.trim_end_matches('/').to_string(),
+        None => format!("{}/v1", Client::find(&args.client)?.url().trim_end_matches("/rpc")),
+    };
+    let api = Api { http: Http::builder(TokioExecutor::new()).build_http(), base };
+    let mut messages: Vec<Value> = Vec::new();
+    if let Some(system) = &args.system {
+        messages.push(json!({ "role": "system", "content": system }));
+    }
+    if let Some(said) = &args.message {
+        messages.push(json!({ "role": "user", "content": said }));
+        let answer = api.answer(&args, &messages).await?;
+        if args.client.json {
+            println!("{}", json(&answer));
+        }
+        return Ok(());
+    }
+    let terminal = std::io::stdin().is_terminal();
+    if terminal {
+        eprintln!("Say something; Ctrl-D ends.");
+    }
+    loop {
+        if terminal {
+            eprint!("> ");
+        }
+        let line = tokio::task::spawn_blocking(|| std::io::stdin().lock().lines().next()).await;
+        let line = line.map_err(|e| NodeError::io("read what you say", std::io::Error::other(e)))?;
+        let Some(line) = line else { return Ok(()) };
+        let line = line.map_err(|e| NodeError::io("read what you say", e))?;
+        if line.trim().is_empty() {
+            continue;
+        }
+        messages.push(json!({ "role": "user", "content": line }));
+        let answer = api.answer(&args, &messages).await?;
+        messages.push(json!({ "role": "assistant", "content": answer.text }));
+    }
+}
+
+/// An answer, and how fast it came.
+#[derive(serde::Serialize)]
+struct Answer {
+    text: String,
+    tokens: u64,
+    first_token_ms: u64,
+    tokens_per_s: f64,
+}
+
+/// What answers.
+struct Api {
+    http: Http<HttpConnector, Body>,
+    base: String,
+}
+
+impl Api {
+    /// Shows an answer as it comes.
+    async fn answer(&self, args: &ChatArgs, messages: &[Value]) -> Result<Answer, NodeError> {
+        let mut body = json!({
+            "messages": messages,
+            "temperature": args.temperature,
+            "stream": true,
+            "stream_options": { "include_usage": true },
+        });
+        if let Some(seed) = args.seed {
+            body["seed"] = json!(seed);
+        }
+        if let Some(tokens) = args.max_tokens {
+            body["max_tokens"] = json!(tokens);
+        }
+        let started = Instant::now();
+        let mut lines = Lines { bytes: self.post("chat/completions", &body).await?, held: Vec::new() };
+        let (mut text, mut tokens, mut first) = (String::new(), 0, None);
+        let mut out = std::io::stdout();
+        while let Some(line) = lines.next().await? {
+            let Some(event) = line.strip_prefix("data: ").filter(|data| *data != "[DONE]") else { continue };
+            let event: Value =
+                serde_json::from_str(event).map_err(|e| NodeError::Rpc(format!("the answer can't be read: {e}")))?;
+            if let Some(why) = event["error"]["message"].as_str() {
+                return Err(NodeError::Rpc(why.into()));
+            }
+            tokens = event["usage"]["completion_tokens"].as_u64().unwrap_or(tokens);
+            let piece = event["choices"][0]["delta"]["content"].as_str().unwrap_or_default();
+            if !piece.is_empty() {
+                first.get_or_insert(started.elapsed());
+                text.push_str(piece);
+                if !args.client.json {
+                    // Nobody is left to read it, then.
+                    let _ = write!(out, "{piece}").and_then(|()| out.flush());
+                }
+            }
+        }
+        let first = first.unwrap_or_else(|| started.elapsed());
+        let after = started.elapsed().saturating_sub(first).max(Duration::from_micros(1));
+        let speed = tokens.saturating_sub(1) as f64 / after.as_secs_f64();
+        if !args.client.json {
+            let _ = writeln!(out); // The same.
+            eprintln!("{tokens} tokens, the first after {} ms, then {speed:.1} a second", first.as_millis());
+        }
+        Ok(Answer { text, tokens, first_token_ms: first.as_millis() as u64, tokens_per_s: speed })
+    }
+
+    /// The bytes of the answer to a request.
+    async fn post(
+        &self,
+        path: &str,
+        body: &Value,
+    ) -> Result<impl Stream<Item = Result<Bytes, axum::Error>> + Unpin, NodeError> {
+        let url = format!("{}/{path}", self.base);
+        let wrong = |e: &dyn std::fmt::Display| {
+            NodeError::Usage(format!("'{url}' is no address of an API (like http://127.0.0.1:8650/v1): {e}"))
+        };
+        let request =
+            Request::builder().method(Method::POST).uri(&url).header(header::CONTENT_TYPE, "application/json");
+        let request = request.body(Body::from(body.to_string())).map_err(|e| wrong(&e))?;
+        let silent =
+            |e| NodeError::Rpc(format!("nobody answers at {}: {e}; is `ailo-node serve` or `run` running?", self.base));
+        let response = self.http.request(request).await.map_err(silent)?;
+        let status = response.status();
+        let mut bytes = Body::new(response.into_body()).into_data_stream();
+        if status.is_success() {
+            return Ok(bytes);
+        }
+        let mut text = Vec::new();
+        while let Some(Ok(more)) = bytes.next().await {
+            text.extend_from_slice(&more[..more.len().min(MAX_LINE - text.len())]);
+        }
+        let said: Value = serde_json::from_slice(&text).unwrap_or_default();
+        let why = said["error"]["message"].as_str().map_or_else(|| status.to_string(), str::to_string);
+        Err(NodeError::Rpc(why))
+    }
+}
+
+/// Lines of a stream.
+struct Lines<S> {
+    bytes: S,
+    held: Vec<u8>,
+}
+
+impl<S: Stream<Item = Result<Bytes, axum::Error>> + Unpin> Lines<S> {
+    async fn next(&mut self) -> Result<Option<String>, NodeError> {
+        loop {
+            if let Some(end) = self.held.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.held.drain(..=end).collect();
+                return Ok(Some(String::from_utf8_lossy(&line).trim_end().to_string()));
+            }
+            match self.bytes.next().await {
+                Some(Ok(more)) if self.held.len() + more.len() <= MAX_LINE => self.held.extend_from_slice(&more),
+                Some(Ok(_)) => return Err(NodeError::Rpc("the answer has a line without an end".into())),
+                Some(Err(e)) => return Err(NodeError::Rpc(format!("the answer broke off: {e}"))),
+                None => return Ok(None),
+            }
+        }
+    }
+}
