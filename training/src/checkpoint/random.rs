@@ -117,7 +117,7 @@ pub fn write(folder: &Path, config: &Value, tensors: &Tensors, files: usize) -> 
 ///
 /// # Errors
 ///
-/// As [`write`].
+/// As [`write()`].
 pub fn write_tokenizer(folder: &Path, template: Option<&str>) -> Result<()> {
     let mut vocabulary = serde_json::Map::new();
     let mut alphabet: Vec<char> = tokenizers::pre_tokenizers::byte_level::ByteLevel::alphabet().into_iter().collect();
