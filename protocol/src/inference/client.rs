@@ -16,7 +16,7 @@ use std::{
 /// A stage says within this time whether it has room.
 pub const OPEN_MS: u64 = 500;
 /// From the loss of a stage on, a new route stands within this time, or the session ends.
-pub const REPAIR_MS: u64 = 1800;
+pub const REPAIR_MS: u64 = 1500;
 /// Without a token for so long, the stages are asked how far they are...
 pub const STALL_MS: u64 = 400;
 /// ...and once more after this; who has not moved is the one.
