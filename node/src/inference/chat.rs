@@ -111,7 +111,7 @@ impl Api {
                 text.push_str(piece);
                 if !args.client.json {
                     // Nobody is left to read it, then.
-                    let _ = write!(out, "{piece}").and_then(|()| out.flush());
+                    let _ = write!(out, "{}", shown(piece)).and_then(|()| out.flush());
                 }
             }
         }
@@ -154,6 +154,11 @@ impl Api {
         let why = said["error"]["message"].as_str().map_or_else(|| status.to_string(), str::to_string);
         Err(NodeError::Rpc(why))
     }
+}
+
+/// A model may write what a terminal takes for commands; they are shown as no characters.
+fn shown(text: &str) -> String {
+    text.replace(|c: char| c.is_control() && c != '\n' && c != '\t', "\u{fffd}")
 }
 
 /// Lines of a stream.
