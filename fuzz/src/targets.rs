@@ -38,7 +38,7 @@ use ailo_protocol::{
     inference::{
         announce::Announce,
         session_id,
-        stage::{self, Done, Served, Stage},
+        stage::{Done, Served, Stage},
     },
     keystore, merkle, net, presets,
 };
@@ -215,7 +215,6 @@ const SPANS: [std::ops::Range<u32>; 4] = [0..4, 0..2, 1..3, 2..4];
 fn stage_frames(data: &[u8]) {
     let Some((kind, mut rest)) = data.split_first() else { return };
     let served = Served {
-        node: *node_key(0).public(),
         model: Hash([1; 32]),
         layers: SPANS[usize::from(*kind) % 4].clone(),
         total: 4,
@@ -234,12 +233,9 @@ fn stage_frames(data: &[u8]) {
             Err(_) => drop(stage.gone(from)),
         }
         rest = &after[size..];
-        let (_, jobs) = stage.batch(16, 5);
+        let jobs = stage.batch(16, 5);
         for job in jobs {
-            let positions = match &job.input {
-                stage::Input::Tokens(tokens) => tokens.len(),
-                stage::Input::Rows(rows) => rows.len() / 2,
-            };
+            let positions = job.input.positions(2);
             let rows = if job.sample == 0 { vec![0.5; 2 * positions] } else { Vec::new() };
             let sampled = vec![(7, None); job.sample.min(1)];
             assert!(

@@ -76,7 +76,7 @@ impl Worker {
     pub fn start(setup: Setup, hub: &Arc<Hub>) -> Result<Worker> {
         let (inbox, mail) = mpsc::channel();
         let (ready, started) = mpsc::channel();
-        let (node, hub) = (*hub.node(), Arc::downgrade(hub));
+        let hub = Arc::downgrade(hub);
         let work = move || {
             // On Linux a thread has a niceness of its own; failing to lower it costs responsiveness only.
             let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), setup.niceness);
@@ -84,7 +84,7 @@ impl Worker {
                 Ok(engine) => {
                     let layer_us = measure(engine);
                     let _ = ready.send(Ok(layer_us)); // Whoever started it waits for this.
-                    Computer::new(&setup, engine, layer_us, node, hub).run(&mail);
+                    Computer::new(&setup, engine, layer_us, hub).run(&mail);
                 }
                 Err(e) => drop(ready.send(Err(e))),
             });
@@ -120,10 +120,9 @@ struct Computer<'a> {
 }
 
 impl<'a> Computer<'a> {
-    fn new(setup: &Setup, engine: &'a Engine<'a>, layer_us: u32, node: NodeId, hub: Weak<Hub>) -> Computer<'a> {
+    fn new(setup: &Setup, engine: &'a Engine<'a>, layer_us: u32, hub: Weak<Hub>) -> Computer<'a> {
         let shape = engine.shape();
         let served = Served {
-            node,
             model: setup.model.id,
             layers: setup.layers.start as u32..setup.layers.end as u32,
             total: shape.layers as u32,
@@ -174,7 +173,7 @@ impl<'a> Computer<'a> {
                 return;
             }
             let piece = (self.speed * PASS.as_secs_f64()) as usize;
-            let (_, jobs) = self.stage.batch(BATCH, piece.clamp(PIECE, BATCH));
+            let jobs = self.stage.batch(BATCH, piece.clamp(PIECE, BATCH));
             idle = jobs.is_empty() && read < MAIL;
             if !idle {
                 self.pass(&jobs);
@@ -223,7 +222,8 @@ impl<'a> Computer<'a> {
             let effects = self.stage.computed(job, outcome);
             self.act(effects);
         }
-        let positions: usize = jobs.iter().map(|job| positions(job, self.engine)).sum();
+        let width = self.engine.shape().width;
+        let positions: usize = jobs.iter().map(|job| job.input.positions(width)).sum();
         if positions >= PIECE {
             let speed = positions as f64 / started.elapsed().as_secs_f64().max(1e-6);
             self.speed += 0.3 * (speed - self.speed);
@@ -245,7 +245,7 @@ impl<'a> Computer<'a> {
         let computed = if caches.len() == jobs.len() {
             let parts = caches.iter_mut().zip(jobs).map(|((_, cache), job)| {
                 cache.truncate(job.at);
-                Part { cache, positions: positions(job, self.engine) }
+                Part { cache, positions: job.input.positions(width) }
             });
             self.engine.forward(x, &mut parts.collect::<Vec<_>>())
         } else {
@@ -256,7 +256,7 @@ impl<'a> Computer<'a> {
 
         let (mut wanted, mut at) = (Vec::new(), 0);
         for job in jobs {
-            let end = at + positions(job, self.engine) * width;
+            let end = at + job.input.positions(width) * width;
             wanted.extend_from_slice(&x[end - job.sample * width..end]);
             at = end;
         }
@@ -264,7 +264,7 @@ impl<'a> Computer<'a> {
         let mut logits = logits.chunks_exact(self.engine.shape().vocabulary);
         let mut at = 0;
         let done = jobs.iter().map(|job| {
-            let end = at + positions(job, self.engine) * width;
+            let end = at + job.input.positions(width) * width;
             let rows = if job.sample > 0 { Vec::new() } else { x[at..end].to_vec() };
             at = end;
             let own: Vec<&[f32]> = logits.by_ref().take(job.sample).collect();
@@ -292,13 +292,6 @@ impl<'a> Computer<'a> {
             }
         }
         sampled
-    }
-}
-
-fn positions(job: &Job, engine: &Engine<'_>) -> usize {
-    match &job.input {
-        Input::Tokens(tokens) => tokens.len(),
-        Input::Rows(rows) => rows.len() / engine.shape().width,
     }
 }
 

@@ -6,7 +6,8 @@
 use super::{SessionId, chunks, session_id};
 use crate::{Hash, NodeId};
 use ailo_proto::{
-    Close, FailedWhy, Finish, Frame, Have, Input, Logprob, Open, Place, Route, Sampling, Tokens, Where, frame::Body,
+    Bytes, Close, FailedWhy, Finish, Frame, Have, Input, Logprob, Open, Place, Route, Sampling, Tokens, Where,
+    frame::Body,
 };
 use std::{
     collections::{HashMap, HashSet},
@@ -290,7 +291,7 @@ impl Client {
             end: layers.end,
             room: self.request.sampling.limit,
             sampling: last.then(|| self.request.sampling.clone()),
-            chunks: chunks(&self.tokens).into_iter().map(|hash| hash.0.to_vec().into()).collect(),
+            chunks: self.chunks(),
         };
         self.effects.push(Effect::Send(node, Frame::of(self.id, open)));
         self.hops.push(Hop { node, layers, open: false });
@@ -464,6 +465,11 @@ impl Client {
         self.asked = Some(Asked { at: now, answers: HashMap::new(), before });
     }
 
+    /// What the text's beginnings are found by.
+    fn chunks(&self) -> Vec<Bytes> {
+        chunks(&self.tokens).into_iter().map(|hash| hash.0.to_vec().into()).collect()
+    }
+
     fn end(&mut self, why: String) {
         self.ended = true;
         // What a stage that failed may have spoilt is not kept.
@@ -475,7 +481,7 @@ impl Client {
 
     fn finish(&mut self) {
         self.ended = true;
-        let chunks: Vec<_> = chunks(&self.tokens).into_iter().map(|hash| hash.0.to_vec().into()).collect();
+        let chunks = self.chunks();
         for hop in &self.hops {
             self.effects.push(Effect::Send(hop.node, Frame::of(self.id, Close { chunks: chunks.clone() })));
         }

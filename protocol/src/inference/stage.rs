@@ -27,8 +27,6 @@ pub const MAX_DRAFTS: usize = 32;
 /// What a stage serves.
 #[derive(Clone, Debug)]
 pub struct Served {
-    /// This node.
-    pub node: NodeId,
     /// The model.
     pub model: Hash,
     /// Layers that are here.
@@ -242,14 +240,9 @@ impl Stage {
         self.sessions.len()
     }
 
-    /// Bytes that are not reserved.
-    pub fn room(&self) -> u64 {
-        self.served.memory.saturating_sub(self.reserved)
-    }
-
     /// What to compute next: at most `positions` in all and `piece` of one session, all through the same layers. Whoever waited longest comes first, but
     /// single tokens before pieces of prompts, of which one at most is in a batch.
-    pub fn batch(&mut self, positions: usize, piece: usize) -> (Range<u32>, Vec<Job>) {
+    pub fn batch(&mut self, positions: usize, piece: usize) -> Vec<Job> {
         let mut ready: Vec<(bool, u64, SessionId)> = Vec::new();
         for (id, session) in &self.sessions {
             let waiting = session.waiting(&self.served);
@@ -278,7 +271,7 @@ impl Stage {
             }
         }
         self.passes += u64::from(!jobs.is_empty());
-        (layers, jobs)
+        jobs
     }
 
     /// For a job of the last stage: how to sample, the text so far, and what the drafts say follows.
@@ -461,7 +454,8 @@ impl Stage {
 }
 
 impl Input {
-    fn positions(&self, width: usize) -> usize {
+    /// How many positions they are, with `width` numbers in a row.
+    pub fn positions(&self, width: usize) -> usize {
         match self {
             Input::Tokens(tokens) => tokens.len(),
             Input::Rows(rows) => rows.len() / width,
@@ -652,10 +646,10 @@ impl Session {
 
     /// Positions that could be computed.
     fn waiting(&self, served: &Served) -> usize {
-        if self.route.is_none() || self.ended && self.is_first() && self.is_last(served) {
+        if self.route.is_none() || self.is_first() && self.ended {
             0
         } else if self.is_first() {
-            if self.ended { 0 } else { self.tokens.len().saturating_sub(self.computed) }
+            self.tokens.len().saturating_sub(self.computed)
         } else {
             self.pieces.iter().map(|piece| piece.rows.len() / served.width).sum()
         }

@@ -193,9 +193,8 @@ impl World {
             })
             .collect();
         let texts: Vec<Vec<u32>> = askers.iter().map(|asker| asker.expected.clone()).collect();
-        let machine = |(i, layers): (usize, &Range<u32>)| {
+        let machine = |layers: &Range<u32>| {
             let served = Served {
-                node: node(i),
                 model: MODEL,
                 layers: layers.clone(),
                 total: LAYERS,
@@ -218,7 +217,7 @@ impl World {
                 layers: layers.clone(),
             }
         };
-        let machines = spans.iter().enumerate().map(machine).collect();
+        let machines = spans.iter().map(machine).collect();
         let mut world = World {
             now: 0,
             events: BinaryHeap::new(),
@@ -314,7 +313,7 @@ impl World {
             self.act(i, effects);
         }
         let piece = 1 + self.draws.below(40) as usize;
-        let (_, jobs) = self.machines[i].stage.batch(64, piece);
+        let jobs = self.machines[i].stage.batch(64, piece);
         if !jobs.is_empty() {
             self.machines[i].work = Some(jobs);
             let time = self.now + 1 + self.draws.below(4);
