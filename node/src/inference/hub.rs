@@ -5,7 +5,7 @@ use super::{
     links::Links,
     worker::{Inbound, Worker},
 };
-use ailo_proto::{Frame, frame::Body};
+use ailo_proto::{Frame, Message, frame::Body};
 use ailo_protocol::{
     Hash, NodeId,
     inference::{
@@ -18,17 +18,28 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::{
+    OwnedSemaphorePermit,
+    mpsc::{Receiver, Sender, channel},
+};
 
 /// What another node's clock may be off.
 const CLOCKS_MS: u64 = 600_000;
+
+/// Bytes of a frame for a session, at most: a token for each draft, with probabilities.
+const MAX_NEWS: usize = 32 << 10;
+/// Frames for a session that are no tokens, at most.
+const OTHER_NEWS: usize = 256;
+
+/// A part of what a peer's frames may take until they are computed; given back when it is dropped.
+pub type Room = Option<Arc<OwnedSemaphorePermit>>;
 
 /// The hub of a node.
 pub struct Hub {
     node: NodeId,
     network: Hash,
     /// Sessions that this node asks in. What waits for one of them is bounded by its text's length.
-    clients: Mutex<HashMap<SessionId, UnboundedSender<News>>>,
+    clients: Mutex<HashMap<SessionId, Sender<News>>>,
     /// Who serves here; those that leave come last.
     workers: Mutex<Vec<Worker>>,
     links: OnceLock<Arc<Links>>,
@@ -93,9 +104,9 @@ impl Hub {
         workers.iter().for_each(|worker| worker.send(Inbound::Stop));
     }
 
-    /// What comes for a session that this node asks in, until the receiver is dropped.
-    pub fn listen(&self, session: SessionId) -> UnboundedReceiver<News> {
-        let (sender, receiver) = unbounded_channel();
+    /// What comes for a session of so many tokens that this node asks in, until the receiver is dropped.
+    pub fn listen(&self, session: SessionId, tokens: usize) -> Receiver<News> {
+        let (sender, receiver) = channel(tokens + OTHER_NEWS);
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         clients.retain(|_, client| !client.is_closed());
         clients.insert(session, sender);
@@ -153,21 +164,21 @@ impl Hub {
     /// A node does not answer; it may come back.
     pub fn hangs(&self, node: NodeId) {
         for client in self.clients.lock().unwrap_or_else(PoisonError::into_inner).values() {
-            let _ = client.send(News::Gone(node)); // Over already.
+            let _ = client.try_send(News::Gone(node)); // Over already.
         }
     }
 
     /// Sends a frame of this node's own.
     pub fn send(self: &Arc<Hub>, to: NodeId, frame: Frame) {
         if to == self.node {
-            self.take(to, frame);
+            self.take(to, frame, None);
         } else if let Some(links) = self.links.get() {
             links.send(self, to, frame);
         }
     }
 
-    /// Takes a frame for this node. What nobody waits for is dropped.
-    pub fn take(&self, from: NodeId, frame: Frame) {
+    /// Takes a frame for this node. What nobody waits for is dropped, and so is what exceeds all that a text can bring.
+    pub fn take(&self, from: NodeId, frame: Frame, room: Room) {
         let Some(body) = &frame.body else { return };
         // Two kinds go both ways; who they are not for drops them.
         let (client, stage) = match body {
@@ -175,10 +186,13 @@ impl Hub {
             Body::Tokens(_) | Body::Have(_) => (true, true),
             _ => (false, true),
         };
-        if client && let Ok(session) = SessionId::try_from(&*frame.session) {
+        if client
+            && frame.encoded_len() <= MAX_NEWS
+            && let Ok(session) = SessionId::try_from(&*frame.session)
+        {
             let clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(client) = clients.get(&session) {
-                let _ = client.send(News::Frame(from, frame.clone())); // It has gone, then.
+                let _ = client.try_send(News::Frame(from, frame.clone())); // It has gone, then.
             }
         }
         if stage {
@@ -186,7 +200,7 @@ impl Hub {
             // A new session goes to who serves now; of all else each worker knows whether it is its own.
             let opens = matches!(body, Body::Open(_));
             for worker in workers.iter().take(if opens { 1 } else { usize::MAX }) {
-                worker.send(Inbound::Frame(from, frame.clone()));
+                worker.send(Inbound::Frame(from, frame.clone(), room.clone()));
             }
         }
     }

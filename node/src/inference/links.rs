@@ -20,6 +20,7 @@ use std::{
 use tokio::{
     runtime::Handle,
     sync::{
+        Semaphore,
         mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel},
         watch,
     },
@@ -54,13 +55,20 @@ impl Links {
     pub fn start(net: net::Handle, hub: &Arc<Hub>, mut stop: watch::Receiver<bool>) -> Arc<Links> {
         let links = Arc::new(Links { net: net.clone(), runtime: Handle::current(), peers: Mutex::default() });
         let (hub, own) = (Arc::downgrade(hub), Arc::downgrade(&links));
+        let mut rooms: HashMap<NodeId, Weak<Semaphore>> = HashMap::new();
         tokio::spawn(async move {
             let Some(mut incoming) = net.incoming() else { return };
             let mut ping = tokio::time::interval(PING);
             loop {
                 tokio::select! {
                     next = incoming.next() => match next {
-                        Some((node, stream)) => drop(tokio::spawn(read(hub.clone(), own.clone(), node, stream))),
+                        Some((node, stream)) => {
+                            rooms.retain(|_, room| room.strong_count() > 0);
+                            let room = rooms.get(&node).and_then(Weak::upgrade);
+                            let room = room.unwrap_or_else(|| Arc::new(Semaphore::new(2 * MAX_FRAME)));
+                            rooms.insert(node, Arc::downgrade(&room));
+                            tokio::spawn(read(hub.clone(), own.clone(), node, stream, room));
+                        }
                         None => return,
                     },
                     _ = ping.tick() => {
@@ -188,8 +196,8 @@ async fn write(
     }
 }
 
-/// Reads a peer's frames until its stream ends.
-async fn read(hub: Weak<Hub>, links: Weak<Links>, from: NodeId, stream: Stream) {
+/// Reads a peer's frames until its stream ends. What is not computed yet takes of the peer's room, and no more is read than fits.
+async fn read(hub: Weak<Hub>, links: Weak<Links>, from: NodeId, stream: Stream, room: Arc<Semaphore>) {
     let mut stream = BufReader::with_capacity(TOGETHER, stream);
     let mut bytes = Vec::new();
     loop {
@@ -217,7 +225,11 @@ async fn read(hub: Weak<Hub>, links: Weak<Links>, from: NodeId, stream: Stream) 
                 links.send(&hub, from, Frame { body: Some(Pong { number }.into()), ..Frame::default() });
             }
             Some(Body::Pong(_)) => {}
-            _ => hub.take(from, frame),
+            _ => {
+                let size = u32::try_from(size.max(1)).unwrap_or(u32::MAX);
+                let Ok(taken) = room.clone().acquire_many_owned(size).await else { break };
+                hub.take(from, frame, Some(Arc::new(taken)));
+            }
         }
     }
     if let Some(hub) = hub.upgrade() {

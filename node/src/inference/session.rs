@@ -16,7 +16,7 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
-use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::mpsc::Receiver;
 
 /// How often a session looks at the clock.
 const TICK: Duration = Duration::from_millis(50);
@@ -36,7 +36,7 @@ pub enum Event {
 pub struct Session {
     hub: Arc<Hub>,
     client: Client,
-    news: UnboundedReceiver<News>,
+    news: Receiver<News>,
     /// Round trips that this node has measured, in microseconds.
     near: HashMap<NodeId, u32>,
     model: Hash,
@@ -69,9 +69,10 @@ impl Session {
     ) -> Session {
         let nonce = Hash(keys::random_bytes()).stream().next_u64();
         let request = Request { model: model.id, layers: model.shape.layers as u32, tokens, sampling };
+        let limit = request.sampling.limit as usize;
         let client = Client::new(hub.node(), nonce, request);
         let mut session = Session {
-            news: hub.listen(client.id()),
+            news: hub.listen(client.id(), limit),
             hub: hub.clone(),
             client,
             near,

@@ -1,7 +1,11 @@
 //! The thread that computes a stage: it reads what came, takes what all sessions have ready, and computes it in one pass over the
 //! weights.
 
-use super::{host::measure, hub::Hub, model::Model};
+use super::{
+    host::measure,
+    hub::{Hub, Room},
+    model::Model,
+};
 use ailo_proto::{Candidate, Frame, Logprob, Sampling as Wire};
 use ailo_protocol::{
     NodeId,
@@ -35,8 +39,8 @@ const PIECE: usize = 4;
 /// What a worker is sent.
 #[allow(clippy::large_enum_variant)] // Nearly all of it is frames.
 pub enum Inbound {
-    /// A frame.
-    Frame(NodeId, Frame),
+    /// A frame, and what it takes of its sender's room.
+    Frame(NodeId, Frame, Room),
     /// A node is gone.
     Gone(NodeId),
     /// No new sessions; the thread ends with the last one.
@@ -155,7 +159,7 @@ impl<'a> Computer<'a> {
             let mut read = 0;
             while let Some(inbound) = next {
                 let effects = match inbound {
-                    Inbound::Frame(from, frame) => self.stage.handle(from, frame),
+                    Inbound::Frame(from, frame, _room) => self.stage.handle(from, frame),
                     Inbound::Gone(node) => self.stage.gone(node),
                     Inbound::Leave => {
                         self.stage.leave();
