@@ -73,6 +73,7 @@ fn served(
     layers: Option<&str>,
     memory: Option<u64>,
     dtype: Option<&str>,
+    draft: Option<PathBuf>,
 ) -> Result<Checkpoint, NodeError> {
     if !folder.join("config.json").exists() {
         let folder = folder.display();
@@ -97,7 +98,7 @@ fn served(
         }
     };
     let dtype = dtype.map(str::parse).transpose()?;
-    Ok(Checkpoint { folder, share, dtype, memory: bytes / 4 })
+    Ok(Checkpoint { folder, share, dtype, memory: bytes / 4, draft })
 }
 
 impl Settings {
@@ -134,7 +135,13 @@ impl Settings {
         let checkpoint = checkpoint.map_err(|e: NotACheckpoint| NodeError::Usage(format!("--checkpoint: {e}")))?;
         let serves = flags.model.or(file.model).map(|folder| {
             let (layers, dtype) = (flags.layers.or(file.layers), flags.dtype.or(file.dtype));
-            served(folder, layers.as_deref(), flags.memory.or(file.memory), dtype.as_deref())
+            served(
+                folder,
+                layers.as_deref(),
+                flags.memory.or(file.memory),
+                dtype.as_deref(),
+                flags.draft.or(file.draft),
+            )
         });
         let default_listen = if network.is_some() { "/ip4/0.0.0.0/tcp/8646" } else { "/ip4/127.0.0.1/tcp/0" };
         Ok(Settings {

@@ -288,7 +288,7 @@ fn inference() -> Outcome {
         for (dtype, threads) in
             [(Dtype::F32, 1), (Dtype::Bf16, 1), (Dtype::Int8, 1), (Dtype::Bf16, 2), (Dtype::Int8, 2)]
         {
-            let mut weights = Weights::own(&cfg, &values)?;
+            let mut weights = Weights::own(&cfg, values.clone())?;
             weights.convert(dtype);
             let (engine, bytes) =
                 (Engine::new(Shape::of(&cfg), weights, threads)?, (values.len() * dtype.bytes()) as f64 / 1e9);

@@ -61,15 +61,15 @@ pub struct Generated {
 }
 
 /// A model ready to generate.
-pub struct Generator<'a> {
-    engine: Engine<'a>,
+pub struct Generator {
+    engine: Engine,
     tokenizer: Tokenizer,
     context: usize,
 }
 
-impl<'a> Generator<'a> {
+impl Generator {
     /// A generator with these weights.
-    pub fn new(cfg: &ModelConfig, weights: &'a [f32]) -> Result<Generator<'a>> {
+    pub fn new(cfg: &ModelConfig, weights: impl AsRef<[f32]> + Send + 'static) -> Result<Generator> {
         let engine = Engine::own(cfg, weights)?;
         Ok(Generator { engine, tokenizer: cfg.tokenizer, context: cfg.context as usize })
     }
@@ -185,7 +185,7 @@ mod tests {
     fn whoever_goes_on_with_a_text_goes_on_alike() {
         for style in [Style::Gpt2, Style::Modern] {
             let weights = weights(style);
-            let generator = Generator::new(&cfg(style), &weights).unwrap();
+            let generator = Generator::new(&cfg(style), weights).unwrap();
             let tokens: Vec<u16> = (0..100).map(|i| i * 7 % 256).collect();
             let mut cache = generator.engine.cache(32);
             for end in 1..=tokens.len() {
@@ -199,7 +199,7 @@ mod tests {
     #[test]
     fn a_seed_gives_one_text_also_beyond_the_context() {
         let weights = weights(Style::Modern);
-        let generator = Generator::new(&cfg(Style::Modern), &weights).unwrap();
+        let generator = Generator::new(&cfg(Style::Modern), weights).unwrap();
         let text = |seed| {
             let sampling = Sampling { max_tokens: 100, temperature: 1.0, seed, ..Sampling::default() };
             generator.generate("To be", &sampling, &mut |_| Control::Continue).unwrap()
@@ -214,7 +214,7 @@ mod tests {
     #[test]
     fn the_pieces_are_the_text_and_the_callback_can_stop() {
         let weights = weights(Style::Gpt2);
-        let generator = Generator::new(&cfg(Style::Gpt2), &weights).unwrap();
+        let generator = Generator::new(&cfg(Style::Gpt2), weights).unwrap();
         let mut pieces = String::new();
         let done = generator.generate("a", &Sampling::default(), &mut |piece| {
             pieces.push_str(piece);

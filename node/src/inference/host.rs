@@ -8,9 +8,11 @@ use super::{
 use crate::error::NodeError;
 use ailo_proto::Serving;
 use ailo_protocol::{Keypair, NodeId, inference::announce::Announce, net};
+use ailo_training::engine::{Engine, Part};
 use std::{
     collections::HashMap,
     ops::Range,
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -20,7 +22,7 @@ use tokio::sync::watch;
 const ANNOUNCE: Duration = Duration::from_secs(5);
 /// How long a node listens to the others before it chooses its layers.
 const LISTEN: Duration = Duration::from_secs(7);
-/// Positions of the pass that measures a node's speed.
+/// Passes that measure a node's speed.
 const PROBE: usize = 4;
 /// Round trips in an announcement, at most.
 const NEAR: usize = 32;
@@ -46,6 +48,8 @@ pub struct Hosting {
     pub memory: u64,
     /// How much less of a busy processor it gets, 0 to 19.
     pub niceness: i32,
+    /// The folder of a model that guesses what follows.
+    pub draft: Option<PathBuf>,
 }
 
 /// Loads and starts; gives what is to be announced, or none if nothing is served here.
@@ -54,7 +58,7 @@ pub struct Hosting {
 ///
 /// What loading the model says.
 pub async fn host(hub: &Arc<Hub>, hosting: Hosting) -> Result<Option<Announce>, NodeError> {
-    let Hosting { model, share, threads, memory, niceness } = hosting;
+    let Hosting { model, share, threads, memory, niceness, draft } = hosting;
     let total = model.shape.layers;
     let layers = match share {
         Share::Layers(layers) if layers.is_empty() => return Ok(None),
@@ -80,8 +84,8 @@ pub async fn host(hub: &Arc<Hub>, hosting: Hosting) -> Result<Option<Announce>, 
     let (serving, served) = (hub.clone(), model.clone());
     let span = layers.clone();
     let load = move || {
-        let setup = Setup { model: served, layers: span, threads, memory, niceness };
-        let started = Worker::start(setup, &serving)?;
+        let setup = Setup { model: served, layers: span, threads, memory, niceness, draft };
+        let started = Worker::start(&setup, &serving)?;
         let speed = started.layer_us;
         serving.serve(started);
         Ok::<u32, NodeError>(speed)
@@ -139,17 +143,16 @@ pub fn near(net: &net::Handle) -> HashMap<NodeId, u32> {
     net.peers().into_iter().filter_map(known).collect()
 }
 
-/// Microseconds for a token and layer: the best of a few passes.
-pub(super) fn measure(engine: &ailo_training::engine::Engine<'_>) -> u32 {
-    let width = engine.shape().width;
-    let mut cache = engine.cache(2 * PROBE);
+/// How long a pass over all layers that are here takes for so many positions: the best of a few.
+pub(super) fn pass(engine: &Engine, positions: usize) -> Duration {
+    let row = vec![0.01; engine.shape().width * positions];
+    let mut cache = engine.cache(positions * PROBE);
     let mut best = Duration::MAX;
     for _ in 0..PROBE {
         let started = Instant::now();
-        let part = ailo_training::engine::Part { cache: &mut cache, positions: 1 };
-        if engine.forward(vec![0.01; width], &mut [part]).is_ok() {
+        if engine.forward(row.clone(), &mut [Part { cache: &mut cache, positions }]).is_ok() {
             best = best.min(started.elapsed());
         }
     }
-    u32::try_from(best.as_micros() / engine.layers().max(1) as u128).unwrap_or(u32::MAX).max(1)
+    best
 }

@@ -87,20 +87,28 @@ impl Hub {
 
     /// Lets a worker serve. The others take no new sessions and end with those that they have.
     pub fn serve(&self, worker: Worker) {
-        let mut workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
-        workers.retain(|old| !old.ended());
-        workers.iter().for_each(|old| old.send(Inbound::Leave));
-        workers.insert(0, worker);
+        let old = {
+            let mut workers = self.workers();
+            workers.retain(|old| !old.ended());
+            workers.insert(0, worker);
+            workers[1..].to_vec()
+        };
+        old.iter().for_each(|old| old.send(Inbound::Leave));
     }
 
-    /// Whether no thread that should compute here has ended.
+    /// Who serves here. Nothing is sent to them under this lock: who computes sends, too.
+    fn workers(&self) -> MutexGuard<'_, Vec<Worker>> {
+        self.workers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether what should compute here has not ended.
     pub fn computes(&self) -> bool {
-        !self.workers.lock().unwrap_or_else(PoisonError::into_inner).first().is_some_and(Worker::ended)
+        !self.workers().first().is_some_and(Worker::ended)
     }
 
     /// Ends all workers.
     pub fn stop(&self) {
-        let workers = std::mem::take(&mut *self.workers.lock().unwrap_or_else(PoisonError::into_inner));
+        let workers = std::mem::take(&mut *self.workers());
         workers.iter().for_each(|worker| worker.send(Inbound::Stop));
     }
 
@@ -142,9 +150,8 @@ impl Hub {
 
     /// A stream to or from a node has ended.
     pub fn gone(&self, node: NodeId) {
-        for worker in self.workers.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-            worker.send(Inbound::Gone(node));
-        }
+        let workers = self.workers().clone();
+        workers.iter().for_each(|worker| worker.send(Inbound::Gone(node)));
         self.hangs(node);
     }
 
@@ -196,10 +203,10 @@ impl Hub {
             }
         }
         if stage {
-            let workers = self.workers.lock().unwrap_or_else(PoisonError::into_inner);
             // A new session goes to who serves now; of all else each worker knows whether it is its own.
-            let opens = matches!(body, Body::Open(_));
-            for worker in workers.iter().take(if opens { 1 } else { usize::MAX }) {
+            let some = if matches!(body, Body::Open(_)) { 1 } else { usize::MAX };
+            let workers: Vec<Worker> = self.workers().iter().take(some).cloned().collect();
+            for worker in workers {
                 worker.send(Inbound::Frame(from, frame.clone(), room.clone()));
             }
         }

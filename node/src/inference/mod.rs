@@ -1,11 +1,12 @@
-//! Inference: models that are served, the thread that computes, sessions, and the API that clients speak. `docs/inference.md` is the
+//! Inference: models that are served, what computes, sessions, and the API that clients speak. `docs/inference.md` is the
 //! specification; the cores of stages and sessions are in `ailo_protocol::inference`, without sockets and tensors.
 //!
 //! A request's way: [`api`] reads it, [`session`] drives the client's core, frames go through the [`hub`] to a [`worker`], which
-//! computes on a thread of its own, and tokens come back the same way.
+//! computes, and tokens come back the same way.
 
 pub mod api;
 pub mod chat;
+pub mod draft;
 pub mod host;
 pub mod hub;
 pub mod links;

@@ -13,11 +13,7 @@ use ailo_training::{
     engine::{Dtype, Engine, Shape, Weights},
     text::Text,
 };
-use std::{
-    ops::Range,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{ops::Range, path::Path, sync::Arc};
 
 /// Tokens that end a text, at most.
 const MAX_ENDS: usize = 64;
@@ -40,9 +36,17 @@ pub struct Model {
 }
 
 enum Source {
-    /// Opened by whoever computes: a mapping stays on one thread.
-    Folder(PathBuf, Option<Dtype>),
+    Folder(Checkpoint, Option<Dtype>),
     Own(ModelConfig, Arc<Held>),
+}
+
+/// The weights of a state.
+struct Values(Arc<Held>);
+
+impl AsRef<[f32]> for Values {
+    fn as_ref(&self) -> &[f32] {
+        &self.0.state.weights
+    }
 }
 
 impl Model {
@@ -85,7 +89,7 @@ impl Model {
             text,
             ends,
             bytes: read,
-            source: Source::Folder(folder.into(), dtype),
+            source: Source::Folder(checkpoint, dtype),
         })
     }
 
@@ -110,32 +114,21 @@ impl Model {
         self.shape.context.min(MAX_ROOM)
     }
 
-    /// Loads some of its layers, which compute on up to `threads` threads, for `work`.
+    /// Loads some of its layers, which compute on up to `threads` threads.
     ///
     /// # Errors
     ///
     /// As [`Model::open`]; the network's own model is there as a whole.
-    pub fn load<T>(&self, layers: Range<usize>, threads: usize, work: impl FnOnce(Result<&Engine<'_>>) -> T) -> T {
-        let opened = match &self.source {
-            Source::Folder(folder, _) => Some(Checkpoint::open(folder)).transpose(),
-            Source::Own(..) => Ok(None),
-        };
-        let opened = match opened {
-            Ok(opened) => opened,
-            Err(e) => return work(Err(e)),
-        };
-        let weights = match (&self.source, &opened) {
-            (Source::Folder(_, dtype), Some(opened)) => {
-                opened.load(layers, *dtype, &mut |_, _| ()).map(|loaded| loaded.weights)
+    pub fn load(&self, layers: Range<usize>, threads: usize) -> Result<Engine> {
+        let weights = match &self.source {
+            Source::Folder(checkpoint, dtype) => checkpoint.load(layers, *dtype, &mut |_, _| ())?.weights,
+            Source::Own(config, held) if layers == (0..self.shape.layers) => {
+                Weights::own(config, Values(held.clone()))?
             }
-            (Source::Own(config, held), _) if layers == (0..self.shape.layers) => {
-                Weights::own(config, &held.state.weights)
+            Source::Own(..) => {
+                return Err(TrainingError::Generate("the network's own model is served as a whole"));
             }
-            _ => Err(TrainingError::Generate("the network's own model is served as a whole")),
         };
-        match weights.and_then(|weights| Engine::new(self.shape.clone(), weights, threads)) {
-            Ok(engine) => work(Ok(&engine)),
-            Err(e) => work(Err(e)),
-        }
+        Engine::new(self.shape.clone(), weights, threads)
     }
 }

@@ -33,6 +33,8 @@ pub struct Checkpoint {
     pub dtype: Option<Dtype>,
     /// Bytes for sessions.
     pub memory: u64,
+    /// The folder of a model that guesses what follows.
+    pub draft: Option<PathBuf>,
 }
 
 /// Inference of a node.
@@ -59,13 +61,13 @@ impl Inference {
         let (served, announced) = watch::channel(None);
         let api = Api::new(hub.clone(), Some(net.clone()), current);
         let mut tasks = vec![tokio::spawn(host::announce(hub.clone(), net, key, announced, stop.clone()))];
-        if let Some(Checkpoint { folder, share, dtype, memory }) = checkpoint {
+        if let Some(Checkpoint { folder, share, dtype, memory, draft }) = checkpoint {
             let opened = tokio::task::spawn_blocking(move || Model::open(&folder, dtype, &mut progress())).await;
             let opened = Arc::new(opened.map_err(|e| NodeError::io("open the model", std::io::Error::other(e)))??);
             let (hub, mut stop) = (hub.clone(), stop);
             tasks.push(tokio::spawn(async move {
                 let threads = std::thread::available_parallelism().map_or(1, |cores| cores.get());
-                let hosting = Hosting { model: opened.clone(), share, threads, memory, niceness: 0 };
+                let hosting = Hosting { model: opened.clone(), share, threads, memory, niceness: 0, draft };
                 tokio::select! {
                     hosted = host(&hub, hosting) => match hosted {
                         Ok(hosted) => {
@@ -117,7 +119,7 @@ async fn own(
         let Ok(Some(held)) = held else { continue };
         let state = Arc::new(Model::own(*models.config(), held));
         let share = Share::Layers(0..state.shape.layers);
-        let hosting = Hosting { model: state.clone(), share, threads: 1, memory: OWN_MEMORY, niceness: 5 };
+        let hosting = Hosting { model: state.clone(), share, threads: 1, memory: OWN_MEMORY, niceness: 5, draft: None };
         match host(&hub, hosting).await {
             Ok(hosted) => {
                 current = Some(root);

@@ -51,7 +51,8 @@ impl Server {
         let opened = tokio::task::spawn_blocking(open).await;
         let model = Arc::new(opened.map_err(|e| NodeError::io("open the model", std::io::Error::other(e)))??);
         let share = Share::Layers(0..model.shape.layers);
-        host(&hub, Hosting { model: model.clone(), share, threads, memory, niceness: 0 }).await?;
+        host(&hub, Hosting { model: model.clone(), share, threads, memory, niceness: 0, draft: args.draft.clone() })
+            .await?;
         let busy = |e| NodeError::io(format!("serve on {}", args.http), e);
         let listener = tokio::net::TcpListener::bind(args.http).await.map_err(busy)?;
         let address = listener.local_addr().map_err(busy)?;

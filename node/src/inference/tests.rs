@@ -18,26 +18,35 @@ use tokio::{
 const TEMPLATE: &str = "{%- for message in messages %}{{ '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}{%- endfor %}\
     {%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{%- endif %}";
 
-fn config() -> Value {
-    json!({ "model_type": "qwen3", "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 3, "num_attention_heads": 4,
+fn config(layers: usize) -> Value {
+    json!({ "model_type": "qwen3", "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": layers, "num_attention_heads": 4,
             "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 262, "max_position_embeddings": 256, "tie_word_embeddings": true,
             "rope_theta": 10000.0, "rms_norm_eps": 1e-6, "eos_token_id": 261 })
 }
 
 fn checkpoint() -> tempfile::TempDir {
+    checkpoint_of(3)
+}
+
+fn checkpoint_of(layers: usize) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    random::write(folder.path(), &config(), &random::tensors(&config()), 2).unwrap();
+    random::write(folder.path(), &config(layers), &random::tensors(&config(layers)), 2).unwrap();
     random::write_tokenizer(folder.path(), Some(TEMPLATE)).unwrap();
     folder
 }
 
 async fn server(folder: &Path, memory: u64) -> Server {
+    server_with(folder, memory, None).await
+}
+
+async fn server_with(folder: &Path, memory: u64, draft: Option<&Path>) -> Server {
     let args = ServeArgs {
         model: folder.into(),
         dtype: None,
         http: SocketAddr::from(([127, 0, 0, 1], 0)),
         threads: Some(1),
         memory,
+        draft: draft.map(Path::to_path_buf),
     };
     Server::start(&args).await.unwrap()
 }
@@ -130,6 +139,13 @@ async fn completions_are_what_the_model_says() {
         done["usage"],
         json!({ "prompt_tokens": prompt.len(), "completion_tokens": 20, "total_tokens": prompt.len() + 20 })
     );
+
+    // The same with a draft: of a model that is always right, and of one that hardly ever is.
+    let other = checkpoint_of(1);
+    for draft in [folder.path(), other.path()] {
+        let drafting = server_with(folder.path(), 64, Some(draft)).await;
+        assert_eq!(complete(drafting.address, ask.clone()).await["choices"][0]["text"], text);
+    }
 
     // The same in pieces, and as tokens, and beside others.
     let mut streamed = ask.clone();

@@ -1,8 +1,9 @@
-//! The thread that computes a stage: it reads what came, takes what all sessions have ready, and computes it in one pass over the
-//! weights.
+//! What computes a stage: it reads what came, takes what all sessions have ready, and computes it in one pass over the weights. A thread
+//! does so, or, where it is brief, whoever brings a frame.
 
 use super::{
-    host::measure,
+    draft::Drafts,
+    host::pass,
     hub::{Hub, Room},
     model::Model,
 };
@@ -11,19 +12,24 @@ use ailo_protocol::{
     NodeId,
     inference::{
         MAX_ROOM, SessionId,
-        stage::{Done, Effect, Input, Job, Served, Stage},
+        stage::{Done, Draft, Effect, Input, Job, Served, Stage},
     },
 };
 use ailo_training::{
-    Result,
+    Result, TrainingError,
+    checkpoint::Checkpoint,
     engine::{Cache, Engine, Part},
     sample::{Sampled, Sampling, sample},
 };
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     ops::Range,
-    sync::{Arc, Weak, mpsc},
-    thread::JoinHandle,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::Thread,
     time::{Duration, Instant},
 };
 
@@ -31,6 +37,8 @@ use std::{
 const BATCH: usize = 512;
 /// A pass should take about so long, so that tokens of others do not wait longer for a piece of a prompt.
 const PASS: Duration = Duration::from_millis(30);
+/// What should take no longer is computed by whoever brings the frame: waking a thread takes as long as a small stage's token.
+const BRIEF: Duration = Duration::from_millis(1);
 /// Frames that are read before something is computed, at most.
 const MAIL: usize = 256;
 /// The least piece of a prompt.
@@ -43,9 +51,9 @@ pub enum Inbound {
     Frame(NodeId, Frame, Room),
     /// A node is gone.
     Gone(NodeId),
-    /// No new sessions; the thread ends with the last one.
+    /// No new sessions; it ends with the last one.
     Leave,
-    /// The thread ends.
+    /// It ends.
     Stop,
 }
 
@@ -61,70 +69,137 @@ pub struct Setup {
     pub memory: u64,
     /// How much less of a busy processor it gets, 0 to 19.
     pub niceness: i32,
+    /// The folder of a model that guesses what follows, where the first layer is.
+    pub draft: Option<PathBuf>,
 }
 
-/// A running worker.
+impl Setup {
+    /// Guesses for the sessions that begin here.
+    fn drafts(&self, engine: &Engine, one: Duration) -> Result<Drafts> {
+        const SEVERAL: usize = 9;
+        let shape = engine.shape();
+        let more = pass(engine, SEVERAL).saturating_sub(one) / (SEVERAL as u32 - 1);
+        let all = more * shape.layers as u32 / engine.layers().max(1) as u32;
+        let Some(folder) = self.draft.as_ref().filter(|_| self.layers.start == 0) else {
+            return Ok(Drafts::new(None, all));
+        };
+        let checkpoint = Checkpoint::open(folder)?;
+        let small = checkpoint.shape().clone();
+        if small.vocabulary != shape.vocabulary {
+            let (theirs, ours) = (small.vocabulary, shape.vocabulary);
+            let what = format!("a draft of {theirs} tokens does not fit a model of {ours}: both need one vocabulary");
+            return Err(TrainingError::Checkpoint(what));
+        }
+        let weights = checkpoint.load(0..small.layers, None, &mut |_, _| ())?.weights;
+        Ok(Drafts::new(Some(Engine::new(small, weights, self.threads)?), all))
+    }
+}
+
+/// What serves a stage; clones are the same one.
+#[derive(Clone)]
 pub struct Worker {
     /// Microseconds that it takes for a token and layer.
     pub layer_us: u32,
-    inbox: mpsc::Sender<Inbound>,
-    thread: JoinHandle<()>,
+    /// Whether others than its thread may compute.
+    brief: bool,
+    mail: Arc<Mutex<VecDeque<Inbound>>>,
+    computer: Arc<Mutex<Computer>>,
+    over: Arc<AtomicBool>,
+    thread: Thread,
 }
 
 impl Worker {
-    /// Loads the layers and starts; returns once they are there.
+    /// Loads the layers and starts.
     ///
     /// # Errors
     ///
     /// As [`Model::load`].
-    pub fn start(setup: Setup, hub: &Arc<Hub>) -> Result<Worker> {
-        let (inbox, mail) = mpsc::channel();
-        let (ready, started) = mpsc::channel();
-        let hub = Arc::downgrade(hub);
+    pub fn start(setup: &Setup, hub: &Arc<Hub>) -> Result<Worker> {
+        let engine = setup.model.load(setup.layers.clone(), setup.threads)?;
+        let one = pass(&engine, 1);
+        let layer_us = u32::try_from(one.as_micros() / engine.layers().max(1) as u128).unwrap_or(u32::MAX).max(1);
+        let draft: Box<dyn Draft> = Box::new(setup.drafts(&engine, one)?);
+        let computer = Arc::new(Mutex::new(Computer::new(setup, engine, layer_us, draft, Arc::downgrade(hub))));
+        let (mail, over) = (Arc::<Mutex<VecDeque<Inbound>>>::default(), Arc::<AtomicBool>::default());
+        let (own, own_mail, ended, niceness) = (computer.clone(), mail.clone(), over.clone(), setup.niceness);
         let work = move || {
             // On Linux a thread has a niceness of its own; failing to lower it costs responsiveness only.
-            let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), setup.niceness);
-            setup.model.load(setup.layers.clone(), setup.threads, |engine| match engine {
-                Ok(engine) => {
-                    let layer_us = measure(engine);
-                    let _ = ready.send(Ok(layer_us)); // Whoever started it waits for this.
-                    Computer::new(&setup, engine, layer_us, hub).run(&mail);
-                }
-                Err(e) => drop(ready.send(Err(e))),
-            });
+            let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), niceness);
+            let _over = Over(ended);
+            while let Ok(State::Idle | State::Busy) = own.lock().map(|mut computer| computer.work(&own_mail, None)) {
+                // Mail that came since has left a token, and parks nothing.
+                std::thread::park();
+            }
         };
         let thread = std::thread::Builder::new().name("inference".into()).spawn(work);
-        let thread = thread.map_err(|_| ailo_training::TrainingError::Generate("no thread can be started"))?;
-        let layer_us = started
-            .recv()
-            .unwrap_or(Err(ailo_training::TrainingError::Generate("the thread that computes ended at once")))?;
-        Ok(Worker { layer_us, inbox, thread })
+        let thread = thread.map_err(|_| TrainingError::Generate("no thread can be started"))?.thread().clone();
+        Ok(Worker { layer_us, brief: setup.niceness == 0, mail, computer, over, thread })
     }
 
-    /// Sends something; nothing happens once the thread has ended.
+    /// Sends something; nothing happens once it has ended.
     pub fn send(&self, inbound: Inbound) {
-        let _ = self.inbox.send(inbound);
+        if self.ended() {
+            return;
+        }
+        self.post().push_back(inbound);
+        while self.brief && !self.post().is_empty() {
+            // Who has it looks into the mail once more afterwards.
+            let Ok(mut computer) = self.computer.try_lock() else { return };
+            let state = computer.work(&self.mail, Some(BRIEF));
+            drop(computer);
+            if state != State::Idle {
+                break;
+            }
+        }
+        self.thread.unpark();
     }
 
-    /// Whether the thread has ended.
+    fn post(&self) -> MutexGuard<'_, VecDeque<Inbound>> {
+        self.mail.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether it has ended.
     pub fn ended(&self) -> bool {
-        self.thread.is_finished()
+        self.over.load(Ordering::Relaxed) || self.computer.is_poisoned()
     }
 }
 
-struct Computer<'a> {
-    engine: &'a Engine<'a>,
+/// Says that a thread has ended, however it did.
+struct Over(Arc<AtomicBool>);
+
+impl Drop for Over {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Where work was left.
+#[derive(PartialEq)]
+enum State {
+    /// There is nothing to do.
+    Idle,
+    /// There is more to do than was allowed.
+    Busy,
+    /// There is nothing to do any more.
+    Over,
+}
+
+struct Computer {
+    engine: Engine,
     stage: Stage,
     caches: HashMap<SessionId, Cache>,
     hub: Weak<Hub>,
     first: usize,
+    /// Seconds that a pass takes, at the least.
+    least: f64,
     /// Positions in a second, when there are several.
     speed: f64,
     leaving: bool,
+    over: bool,
 }
 
-impl<'a> Computer<'a> {
-    fn new(setup: &Setup, engine: &'a Engine<'a>, layer_us: u32, hub: Weak<Hub>) -> Computer<'a> {
+impl Computer {
+    fn new(setup: &Setup, engine: Engine, layer_us: u32, draft: Box<dyn Draft>, hub: Weak<Hub>) -> Computer {
         let shape = engine.shape();
         let served = Served {
             model: setup.model.id,
@@ -136,53 +211,65 @@ impl<'a> Computer<'a> {
             context: shape.context.min(MAX_ROOM),
             memory: setup.memory,
         };
-        let stage = Stage::new(served, Box::new(|_| Vec::new()));
+        let least = f64::from(layer_us) * engine.layers() as f64 / 1e6;
         Computer {
+            stage: Stage::new(served, draft),
             engine,
-            stage,
             caches: HashMap::new(),
             hub,
             first: setup.layers.start,
-            speed: 1e6 / (f64::from(layer_us) * engine.layers() as f64),
+            least,
+            speed: 1.0 / least,
             leaving: false,
+            over: false,
         }
     }
 
-    fn run(mut self, mail: &mpsc::Receiver<Inbound>) {
-        let mut idle = true;
+    /// Reads and computes until there is nothing left, or what is left would take longer than `brief`.
+    fn work(&mut self, mail: &Mutex<VecDeque<Inbound>>, brief: Option<Duration>) -> State {
+        let started = Instant::now();
         loop {
-            // Waits only while there is nothing to compute.
-            let mut next = if idle { mail.recv().ok() } else { mail.try_recv().ok() };
-            if idle && next.is_none() {
-                return;
-            }
             let mut read = 0;
-            while let Some(inbound) = next {
-                let effects = match inbound {
-                    Inbound::Frame(from, frame, _room) => self.stage.handle(from, frame),
-                    Inbound::Gone(node) => self.stage.gone(node),
-                    Inbound::Leave => {
-                        self.stage.leave();
-                        self.leaving = true;
-                        Vec::new()
-                    }
-                    Inbound::Stop => return,
-                };
-                self.act(effects);
+            // Whoever floods does not stop the computing.
+            while read < MAIL && !self.over {
+                let next = mail.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+                let Some(inbound) = next else { break };
+                self.take(inbound);
                 read += 1;
-                // Whoever floods does not stop the computing.
-                next = if read < MAIL { mail.try_recv().ok() } else { None };
             }
-            if self.leaving && self.stage.sessions() == 0 {
-                return;
+            if self.over || self.leaving && self.stage.sessions() == 0 {
+                self.over = true;
+                return State::Over;
+            }
+            let waiting = self.stage.waiting();
+            let takes = self.least.max(waiting as f64 / self.speed);
+            if brief.is_some_and(|brief| started.elapsed().as_secs_f64() + takes > brief.as_secs_f64()) {
+                return State::Busy;
             }
             let piece = (self.speed * PASS.as_secs_f64()) as usize;
             let jobs = self.stage.batch(BATCH, piece.clamp(PIECE, BATCH));
-            idle = jobs.is_empty() && read < MAIL;
-            if !idle {
-                self.pass(&jobs);
+            self.pass(&jobs);
+            if jobs.is_empty() && read < MAIL {
+                return State::Idle;
             }
         }
+    }
+
+    fn take(&mut self, inbound: Inbound) {
+        let effects = match inbound {
+            Inbound::Frame(from, frame, _room) => self.stage.handle(from, frame),
+            Inbound::Gone(node) => self.stage.gone(node),
+            Inbound::Leave => {
+                self.stage.leave();
+                self.leaving = true;
+                Vec::new()
+            }
+            Inbound::Stop => {
+                self.over = true;
+                Vec::new()
+            }
+        };
+        self.act(effects);
     }
 
     fn act(&mut self, effects: Vec<Effect>) {
@@ -228,9 +315,11 @@ impl<'a> Computer<'a> {
         }
         let width = self.engine.shape().width;
         let positions: usize = jobs.iter().map(|job| job.input.positions(width)).sum();
+        let took = started.elapsed().as_secs_f64().max(1e-6);
         if positions >= PIECE {
-            let speed = positions as f64 / started.elapsed().as_secs_f64().max(1e-6);
-            self.speed += 0.3 * (speed - self.speed);
+            self.speed += 0.3 * (positions as f64 / took - self.speed);
+        } else if positions > 0 {
+            self.least += 0.1 * (took - self.least);
         }
     }
 
@@ -253,7 +342,7 @@ impl<'a> Computer<'a> {
             });
             self.engine.forward(x, &mut parts.collect::<Vec<_>>())
         } else {
-            Err(ailo_training::TrainingError::Generate("a session has no cache"))
+            Err(TrainingError::Generate("a session has no cache"))
         };
         self.caches.extend(caches);
         let x = computed?;

@@ -480,7 +480,7 @@ impl Context {
         let gone = asked.0.clone();
         let made = self.worker.run(move || {
             let mut control = |_: &str| if gone.load(Ordering::Relaxed) { Control::Stop } else { Control::Continue };
-            Generator::new(&config, &held.state.weights)?.generate(&request.prompt, &sampling, &mut control)
+            Generator::new(&config, held.state.weights.clone())?.generate(&request.prompt, &sampling, &mut control)
         });
         let made = made.await.map_err(|e| error(code::UNAVAILABLE, e.to_string()))?;
         let made = made.map_err(|e| invalid(e.to_string()))?;

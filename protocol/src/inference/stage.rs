@@ -45,8 +45,14 @@ pub struct Served {
     pub memory: u64,
 }
 
-/// Guesses what follows a text.
-pub type Drafter = Box<dyn FnMut(&[u32]) -> Vec<u32> + Send>;
+/// Guesses what follows a text, where the first layer is.
+pub trait Draft: Send {
+    /// At most `most` tokens that may follow the text of a session.
+    fn draft(&mut self, session: &SessionId, text: &[u32], most: usize) -> Vec<u32>;
+
+    /// A session has ended.
+    fn end(&mut self, session: &SessionId);
+}
 
 /// What the shell has to do.
 #[derive(Clone, Debug, PartialEq)]
@@ -105,7 +111,7 @@ pub struct Stage {
     leaving: bool,
     effects: Vec<Effect>,
     /// What may follow a text.
-    draft: Drafter,
+    draft: Box<dyn Draft>,
 }
 
 struct Session {
@@ -183,8 +189,8 @@ fn node_of(bytes: &[u8]) -> Result<Option<NodeId>, Refusal> {
 }
 
 impl Stage {
-    /// A stage without sessions. `draft` may guess what follows a text; it is asked where the first layer is.
-    pub fn new(served: Served, draft: Drafter) -> Stage {
+    /// A stage without sessions.
+    pub fn new(served: Served, draft: Box<dyn Draft>) -> Stage {
         Stage {
             served,
             sessions: HashMap::new(),
@@ -240,6 +246,11 @@ impl Stage {
         self.sessions.len()
     }
 
+    /// Positions that could be computed.
+    pub fn waiting(&self) -> usize {
+        self.sessions.values().map(|session| session.waiting(&self.served)).sum()
+    }
+
     /// What to compute next: at most `positions` in all and `piece` of one session, all through the same layers. Whoever waited longest comes first, but
     /// single tokens before pieces of prompts, of which one at most is in a batch.
     pub fn batch(&mut self, positions: usize, piece: usize) -> Vec<Job> {
@@ -260,7 +271,7 @@ impl Stage {
             if left == 0 || layers != session.layers {
                 continue;
             }
-            if let Some(job) = session.job(&self.served, id, left.min(piece), &mut self.draft) {
+            if let Some(job) = session.job(&self.served, id, left.min(piece), &mut *self.draft) {
                 left -= job.input.positions(self.served.width).min(left);
                 self.turn += 1;
                 session.turn = self.turn;
@@ -443,6 +454,7 @@ impl Stage {
     /// Ends a session; what has `chunks` stays as long as its memory is not needed.
     fn end(&mut self, id: SessionId, chunks: Vec<Hash>) {
         let Some(mut session) = self.sessions.remove(&id) else { return };
+        self.draft.end(&id);
         if chunks.is_empty() || self.leaving {
             self.reserved -= session.bytes;
             self.effects.push(Effect::Free(id));
@@ -656,13 +668,7 @@ impl Session {
     }
 
     /// The next piece of work, of at most `most` positions.
-    fn job(
-        &mut self,
-        served: &Served,
-        id: SessionId,
-        most: usize,
-        draft: &mut dyn FnMut(&[u32]) -> Vec<u32>,
-    ) -> Option<Job> {
+    fn job(&mut self, served: &Served, id: SessionId, most: usize, draft: &mut dyn Draft) -> Option<Job> {
         let from = self.route.as_ref()?.from;
         if self.is_first() {
             let (at, end) = (self.computed, self.tokens.len().min(self.computed + most.max(1)));
@@ -670,7 +676,7 @@ impl Session {
             self.drafts.clear();
             if end == self.tokens.len() && end > from && most > tokens.len() {
                 let free = (self.room - end).min(most - tokens.len()).min(MAX_DRAFTS);
-                self.drafts = draft(&self.tokens);
+                self.drafts = draft.draft(&id, &self.tokens, free);
                 self.drafts.truncate(free);
                 self.drafts.retain(|token| *token < served.vocabulary);
                 tokens.extend(&self.drafts);

@@ -6,7 +6,7 @@
 
 use super::{
     client::{self, Client, Request, Routes},
-    stage::{self, Done, Input, Job, Served, Stage},
+    stage::{self, Done, Draft, Input, Job, Served, Stage},
     *,
 };
 use crate::{PublicKey, hash::Stream};
@@ -205,7 +205,7 @@ impl World {
                 memory: 1 << 20,
             };
             let stage =
-                Stage::new(served, if drafts { drafter(texts.clone(), seed) } else { Box::new(|_| Vec::new()) });
+                Stage::new(served, Box::new(Drafter::new(if drafts { texts.clone() } else { Vec::new() }, seed)));
             Machine {
                 stage,
                 caches: HashMap::new(),
@@ -440,14 +440,25 @@ impl World {
 }
 
 /// Guesses that are right four times of five, for texts that are known.
-fn drafter(texts: Vec<Vec<u32>>, seed: u8) -> stage::Drafter {
-    let draws = Arc::new(Mutex::new(Hash([seed ^ 0x55; 32]).stream()));
-    Box::new(move |text| {
-        let mut draws = draws.lock().unwrap();
-        let known = texts.iter().find(|known| known.starts_with(text));
-        let next = known.map_or(&[][..], |known| &known[text.len()..]);
-        next.iter().take(8).map(|token| if draws.below(5) > 0 { *token } else { (token + 1) % VOCABULARY }).collect()
-    })
+struct Drafter {
+    texts: Vec<Vec<u32>>,
+    draws: Stream,
+}
+
+impl Drafter {
+    fn new(texts: Vec<Vec<u32>>, seed: u8) -> Drafter {
+        Drafter { texts, draws: Hash([seed ^ 0x55; 32]).stream() }
+    }
+}
+
+impl Draft for Drafter {
+    fn draft(&mut self, _: &SessionId, text: &[u32], most: usize) -> Vec<u32> {
+        let known = self.texts.iter().find(|known| known.starts_with(text));
+        let next = known.map_or(&[][..], |known| &known[text.len()..]).iter().take(most.min(8));
+        next.map(|token| if self.draws.below(5) > 0 { *token } else { (token + 1) % VOCABULARY }).collect()
+    }
+
+    fn end(&mut self, _: &SessionId) {}
 }
 
 fn seeds() -> impl Iterator<Item = u8> {

@@ -5,6 +5,7 @@
 //! mapping, tensor by tensor.
 
 mod config;
+mod mapped;
 pub mod random;
 #[cfg(test)]
 mod tests;
@@ -16,16 +17,16 @@ use crate::{
     error::{Result, TrainingError},
 };
 use ailo_protocol::{Hash, hash::Domain};
+use bytes::Bytes;
+use mapped::mapped;
 use safetensors::SafeTensors;
 use std::{
-    borrow::Cow,
     collections::{BTreeMap, HashMap},
     fs::{self, File},
     ops::Range,
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
 };
-use vmap::Map;
 
 /// A JSON file of a model, at most.
 const MAX_JSON: u64 = 64 << 20;
@@ -39,7 +40,7 @@ pub struct Checkpoint {
     shape: Shape,
     /// Tokens that end a text.
     ends: Vec<u32>,
-    files: Vec<(PathBuf, File, Map)>,
+    files: Vec<(PathBuf, File, Bytes)>,
     tensors: HashMap<String, Stored>,
 }
 
@@ -52,9 +53,9 @@ struct Stored {
 }
 
 /// Layers that were loaded.
-pub struct Loaded<'a> {
+pub struct Loaded {
     /// The weights.
-    pub weights: Weights<'a>,
+    pub weights: Weights,
     /// A hash of what each layer's tensors hold in the files; the first one's is that of the embedding, too, and the last one's that of the end.
     pub hashes: Vec<Hash>,
 }
@@ -72,7 +73,7 @@ impl Checkpoint {
         }
         let (mut files, mut tensors) = (Vec::new(), HashMap::new());
         for path in names(folder)? {
-            let (map, file) = Map::with_options().open(&path).map_err(|e| bad(&path, &e))?;
+            let (file, map) = mapped(&path)?;
             let (header, metadata) = SafeTensors::read_metadata(&map).map_err(|e| bad(&path, &e))?;
             for (name, info) in metadata.tensors() {
                 // Eight bytes say how long the header is.
@@ -94,12 +95,7 @@ impl Checkpoint {
     /// # Errors
     ///
     /// [`TrainingError::Checkpoint`] if a tensor is missing or of another form than the configuration says.
-    pub fn load(
-        &self,
-        span: Range<usize>,
-        dtype: Option<Dtype>,
-        progress: &mut dyn FnMut(u64, u64),
-    ) -> Result<Loaded<'_>> {
+    pub fn load(&self, span: Range<usize>, dtype: Option<Dtype>, progress: &mut dyn FnMut(u64, u64)) -> Result<Loaded> {
         if span.is_empty() || span.end > self.shape.layers {
             let what = format!("{}..{} are no layers of a model of {}", span.start, span.end, self.shape.layers);
             return Err(TrainingError::Checkpoint(what));
@@ -186,19 +182,19 @@ impl Checkpoint {
 }
 
 /// Reads tensors one after another.
-struct Loader<'a, 'p> {
+struct Loader<'a> {
     of: &'a Checkpoint,
     dtype: Option<Dtype>,
     /// Of what was read since the last layer's end.
     hasher: BTreeMap<String, Hash>,
     done: u64,
     total: u64,
-    progress: &'p mut dyn FnMut(u64, u64),
+    progress: &'a mut dyn FnMut(u64, u64),
 }
 
-impl<'a> Loader<'a, '_> {
+impl Loader<'_> {
     /// A tensor of two dimensions; `transposed`: it lies as [in, out].
-    fn matrix(&mut self, name: &str, transposed: bool) -> Result<Matrix<'a>> {
+    fn matrix(&mut self, name: &str, transposed: bool) -> Result<Matrix> {
         let stored =
             self.of.find(name).ok_or_else(|| TrainingError::Checkpoint(format!("the model has no '{name}'")))?;
         let dtype = match stored.dtype {
@@ -224,12 +220,12 @@ impl<'a> Loader<'a, '_> {
         let (path, file, map) = &self.of.files[stored.file];
         let in_place = !transposed && stored.shape.len() == 2 && self.dtype.is_none_or(|wanted| wanted == dtype);
         let bytes = if in_place {
-            Cow::Borrowed(&map[stored.range.clone()])
+            map.slice(stored.range.clone())
         } else {
             let mut bytes = vec![0; stored.range.len()];
             let failed = |source| TrainingError::File { action: "read", path: path.clone(), source };
             file.read_exact_at(&mut bytes, stored.range.start as u64).map_err(failed)?;
-            Cow::Owned(bytes)
+            bytes.into()
         };
         let hash = Hash::of_parts(Domain::Blob, &[format!("{dtype} {:?}", stored.shape).as_bytes(), &bytes]);
         self.hasher.insert(name.into(), hash);
@@ -240,7 +236,7 @@ impl<'a> Loader<'a, '_> {
     }
 
     /// The same in the type that is wanted.
-    fn weight(&mut self, name: &str, transposed: bool) -> Result<Matrix<'a>> {
+    fn weight(&mut self, name: &str, transposed: bool) -> Result<Matrix> {
         let matrix = self.matrix(name, transposed)?;
         Ok(match self.dtype {
             Some(dtype) => matrix.to(dtype),
@@ -271,7 +267,7 @@ impl<'a> Loader<'a, '_> {
     }
 
     /// Linear maps that stand side by side; `biased`: each has a bias, else it may have one.
-    fn linear(&mut self, names: &[String], transposed: bool, biased: bool) -> Result<Linear<'a>> {
+    fn linear(&mut self, names: &[String], transposed: bool, biased: bool) -> Result<Linear> {
         let one = |name: &String| {
             let (weight, bias) = (self.weight(&format!("{name}.weight"), transposed)?, format!("{name}.bias"));
             Ok((weight, if biased { Some(self.vector(&bias)?) } else { self.optional(&bias)? }))
@@ -318,7 +314,7 @@ impl Family {
     }
 
     /// A layer, whose tensors' names `name` makes of their places.
-    fn block<'a>(self, loader: &mut Loader<'a, '_>, shape: &Shape, name: &dyn Fn(&str) -> String) -> Result<Block<'a>> {
+    fn block(self, loader: &mut Loader<'_>, shape: &Shape, name: &dyn Fn(&str) -> String) -> Result<Block> {
         if self == Family::Gpt2 {
             // Its maps lie as [in, out], queries, keys and values in one.
             let mut linear = |place: &str| loader.linear(&[name(place)], true, true);

@@ -16,13 +16,13 @@ use ailo_protocol::{
 };
 use serde_json::{Value, json};
 
-fn engine<'a>(checkpoint: &'a Checkpoint, span: Range<usize>, dtype: Option<Dtype>) -> Engine<'a> {
+fn engine(checkpoint: &Checkpoint, span: Range<usize>, dtype: Option<Dtype>) -> Engine {
     let loaded = checkpoint.load(span, dtype, &mut |_, _| ()).unwrap();
     Engine::new(checkpoint.shape().clone(), loaded.weights, 1).unwrap()
 }
 
 /// Logits of all tokens by the stages, which are given so many positions at once.
-fn logits(stages: &[Engine<'_>], tokens: &[u32], piece: usize) -> Vec<f32> {
+fn logits(stages: &[Engine], tokens: &[u32], piece: usize) -> Vec<f32> {
     let mut caches: Vec<_> = stages.iter().map(|stage| stage.cache(tokens.len())).collect();
     let mut out = Vec::new();
     for (i, piece_tokens) in tokens.chunks(piece).enumerate() {
@@ -91,7 +91,7 @@ fn the_networks_own_models_give_the_same_bits_as_checkpoints_of_them() {
         let checkpoint = Checkpoint::open(folder.path()).unwrap();
         let tokens: Vec<u32> = (0..100).map(|i| i * 37 % 256).collect();
         let theirs = logits(&[engine(&checkpoint, 0..2, None)], &tokens, 100);
-        let ours = logits(&[Engine::own(&cfg, &flat).unwrap()], &tokens, 100);
+        let ours = logits(&[Engine::own(&cfg, flat.clone()).unwrap()], &tokens, 100);
         // GPT-2's positions are learned, so nothing differs; rotary frequencies are rounded to float32 in checkpoints.
         let apart = apart(&ours, &theirs);
         assert!(apart < if cfg.style == Style::Gpt2 { f32::MIN_POSITIVE } else { 1e-5 }, "{:?}: {apart}", cfg.style);

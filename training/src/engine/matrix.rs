@@ -2,8 +2,8 @@
 //! Each type is widened to float32 exactly, wherever it is used.
 
 use crate::error::{Result, TrainingError};
+use bytes::Bytes;
 use pulp::bytemuck;
-use std::borrow::Cow;
 
 /// How weights are kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -57,21 +57,21 @@ impl std::str::FromStr for Dtype {
 
 /// A matrix [outs, width], row by row.
 #[derive(Clone, Debug)]
-pub struct Matrix<'a> {
+pub struct Matrix {
     dtype: Dtype,
-    bytes: Cow<'a, [u8]>,
+    bytes: Bytes,
     /// One a row for [`Dtype::Int8`], else none.
     scales: Vec<f32>,
     width: usize,
 }
 
-impl<'a> Matrix<'a> {
+impl Matrix {
     /// A matrix whose little-endian numbers lie in `bytes`.
     ///
     /// # Errors
     ///
     /// [`TrainingError::Checkpoint`] if they are no whole rows, or integers: those come from [`Matrix::to`] alone.
-    pub fn new(dtype: Dtype, bytes: impl Into<Cow<'a, [u8]>>, width: usize) -> Result<Matrix<'a>> {
+    pub fn new(dtype: Dtype, bytes: impl Into<Bytes>, width: usize) -> Result<Matrix> {
         let bytes = bytes.into();
         if dtype == Dtype::Int8 || width == 0 || !bytes.len().is_multiple_of(width * dtype.bytes()) {
             return Err(TrainingError::Checkpoint(format!("{} bytes of {dtype} are no rows of {width}", bytes.len())));
@@ -79,14 +79,18 @@ impl<'a> Matrix<'a> {
         Ok(Matrix { dtype, bytes, scales: Vec::new(), width })
     }
 
-    /// A matrix of float32 where they are.
-    pub fn of(values: &'a [f32], width: usize) -> Matrix<'a> {
-        let bytes = Cow::Borrowed(bytemuck::cast_slice(values));
+    /// A matrix of these numbers.
+    pub fn of(values: Vec<f32>, width: usize) -> Matrix {
+        Matrix::lying(floats(values), width)
+    }
+
+    /// A matrix of what [`floats`] gave.
+    pub(super) fn lying(bytes: Bytes, width: usize) -> Matrix {
         Matrix { dtype: Dtype::F32, bytes, scales: Vec::new(), width }
     }
 
     /// The same numbers as near as `dtype` holds them; where it is theirs already, nothing is copied.
-    pub fn to(self, dtype: Dtype) -> Matrix<'a> {
+    pub fn to(self, dtype: Dtype) -> Matrix {
         if self.dtype == dtype {
             return self;
         }
@@ -111,7 +115,7 @@ impl<'a> Matrix<'a> {
     }
 
     /// The transpose of float32, float16 or bfloat16 numbers.
-    pub fn transposed(&self) -> Matrix<'static> {
+    pub fn transposed(&self) -> Matrix {
         let (outs, size) = (self.outs(), self.dtype.bytes());
         let mut bytes = vec![0; self.bytes.len()];
         for (i, number) in self.bytes.chunks_exact(size).enumerate() {
@@ -158,6 +162,17 @@ impl<'a> Matrix<'a> {
     pub(super) fn scales(&self) -> &[f32] {
         &self.scales
     }
+}
+
+/// Numbers as bytes where they lie, for as long as somebody needs them.
+pub(super) fn floats(values: impl AsRef<[f32]> + Send + 'static) -> Bytes {
+    struct Floats<T>(T);
+    impl<T: AsRef<[f32]>> AsRef<[u8]> for Floats<T> {
+        fn as_ref(&self) -> &[u8] {
+            bytemuck::cast_slice(self.0.as_ref())
+        }
+    }
+    Bytes::from_owner(Floats(values))
 }
 
 /// The nearest bfloat16, ties to even.
@@ -217,18 +232,18 @@ mod tests {
     #[test]
     fn integers_are_off_by_half_a_step_at_most() {
         let values: Vec<f32> = (0..300).map(|i| ((i * 37) % 101) as f32 * 0.01 - 0.5).collect();
-        let matrix = Matrix::of(&values, 100).to(Dtype::Int8);
+        let matrix = Matrix::of(values.clone(), 100).to(Dtype::Int8);
         for out in 0..3 {
             for (x, y) in values[out * 100..].iter().zip(matrix.row(out)) {
                 assert!((x - y).abs() <= matrix.scales[out] * 0.5001, "{x} {y}");
             }
         }
-        assert_eq!(Matrix::of(&[0.0; 8], 8).to(Dtype::Int8).row(0), [0.0; 8]);
+        assert_eq!(Matrix::of(vec![0.0; 8], 8).to(Dtype::Int8).row(0), [0.0; 8]);
     }
 
     #[test]
     fn a_transpose_and_rows_that_are_none() {
-        let matrix = Matrix::of(&[1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 3);
+        let matrix = Matrix::of(vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0], 3);
         assert_eq!(matrix.transposed().row(1), [2.0, 5.0]);
         assert!(Matrix::new(Dtype::F32, vec![0; 10], 2).is_err());
         assert!("q4".parse::<Dtype>().unwrap_err().to_string().contains("int8"));

@@ -31,9 +31,9 @@ use pulp::Arch;
 use std::ops::Range;
 
 /// Layers of a decoder, which reads its weights where they are.
-pub struct Engine<'a> {
+pub struct Engine {
     shape: Shape,
-    weights: Weights<'a>,
+    weights: Weights,
     arch: Arch,
     threads: usize,
 }
@@ -46,7 +46,7 @@ pub struct Part<'c> {
     pub positions: usize,
 }
 
-impl Engine<'_> {
+impl Engine {
     /// The residual stream `x` [T, C] of all positions of `parts`, one after another, after the layers that their caches are of, which are the
     /// same for all.
     ///
@@ -169,13 +169,13 @@ impl Engine<'_> {
     }
 }
 
-impl<'a> Engine<'a> {
+impl Engine {
     /// Layers with these weights, on up to `threads` threads at once.
     ///
     /// # Errors
     ///
     /// [`TrainingError::Checkpoint`] if a weight has another form than the shape asks for.
-    pub fn new(shape: Shape, weights: Weights<'a>, threads: usize) -> Result<Engine<'a>> {
+    pub fn new(shape: Shape, weights: Weights, threads: usize) -> Result<Engine> {
         weights.check(&shape)?;
         Ok(Engine { shape, weights, arch: Arch::new(), threads: threads.max(1) })
     }
@@ -185,13 +185,13 @@ impl<'a> Engine<'a> {
     /// # Errors
     ///
     /// [`TrainingError::WeightCount`] if they are not as many as the model has.
-    pub fn own(cfg: &ModelConfig, weights: &'a [f32]) -> Result<Engine<'a>> {
+    pub fn own(cfg: &ModelConfig, weights: impl AsRef<[f32]> + Send + 'static) -> Result<Engine> {
         Engine::new(Shape::of(cfg), Weights::own(cfg, weights)?, 1)
     }
 
     /// The same with the instructions of `arch`.
     #[cfg(test)]
-    fn on(self, arch: Arch) -> Engine<'a> {
+    fn on(self, arch: Arch) -> Engine {
         Engine { arch, ..self }
     }
 }

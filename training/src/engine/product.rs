@@ -29,7 +29,7 @@ const SHARE: usize = 1 << 20;
 pub(super) type Lanes = [f32; LANES];
 
 /// `x` [T, width] times the transpose of `weights` [outs, width], on up to `threads` threads: [T, outs].
-pub(super) fn product(arch: Arch, threads: usize, x: &[f32], weights: &Matrix<'_>) -> Vec<f32> {
+pub(super) fn product(arch: Arch, threads: usize, x: &[f32], weights: &Matrix) -> Vec<f32> {
     let (rows, outs) = (x.len() / weights.width(), weights.outs());
     // No thread is to have less than eight rows of weights.
     let shares = threads.min(rows * outs * weights.width() / SHARE).min(outs.div_ceil(8)).max(1);
@@ -415,7 +415,7 @@ mod tests {
                 (2, 1030, 2048),
             ] {
                 let (x, w) = (values(rows * width, 1), values(outs * width, 2));
-                let w = Matrix::of(&w, width).to(dtype);
+                let w = Matrix::of(w.clone(), width).to(dtype);
                 let raw = |o: usize| match dtype {
                     Dtype::Int8 => w.bytes()[o * width..][..width].iter().map(|b| f32::from(b.cast_signed())).collect(),
                     _ => w.row(o),

@@ -38,13 +38,13 @@ fn tokens(count: usize) -> Vec<u32> {
 }
 
 /// The residual stream after all layers.
-fn forward(engine: &Engine<'_>, tokens: &[u32], cache: &mut Cache) -> Result<Vec<f32>> {
+fn forward(engine: &Engine, tokens: &[u32], cache: &mut Cache) -> Result<Vec<f32>> {
     let x = engine.embed(tokens, cache.len())?;
     engine.forward(x, &mut [Part { cache, positions: tokens.len() }])
 }
 
 /// Logits of every token, read in pieces of these lengths.
-fn logits(engine: &Engine<'_>, tokens: &[u32], piece: usize) -> Vec<f32> {
+fn logits(engine: &Engine, tokens: &[u32], piece: usize) -> Vec<f32> {
     let mut cache = engine.cache(tokens.len());
     let rows = tokens.chunks(piece).flat_map(|piece| forward(engine, piece, &mut cache).unwrap());
     engine.logits(&rows.collect::<Vec<f32>>()).unwrap()
@@ -62,7 +62,7 @@ fn it_agrees_with_the_model_that_trains() {
         let input: Vec<i64> = tokens(200).into_iter().map(i64::from).collect();
         let theirs = model.forward(&Tensor::from_slice(&input).view([1, -1])).get(0).view([-1]);
         let theirs: Vec<f32> = theirs.try_into().unwrap();
-        let ours = logits(&Engine::own(&cfg, &weights).unwrap(), &tokens(200), 200);
+        let ours = logits(&Engine::own(&cfg, weights.clone()).unwrap(), &tokens(200), 200);
         let apart = ours.iter().zip(&theirs).fold(0.0f32, |apart, (a, b)| apart.max((a - b).abs()));
         assert!(apart < 1e-5, "{cfg:?}: {apart}");
     }
@@ -71,7 +71,7 @@ fn it_agrees_with_the_model_that_trains() {
 #[test]
 fn tokens_read_one_by_one_or_together_give_the_same_bits() {
     for (cfg, weights) in models(8.0) {
-        let engine = Engine::own(&cfg, &weights).unwrap();
+        let engine = Engine::own(&cfg, weights.clone()).unwrap();
         let whole = bits(&logits(&engine, &tokens(60), 60));
         for piece in [1, 2, 7, 32] {
             assert!(bits(&logits(&engine, &tokens(60), piece)) == whole, "{cfg:?} by {piece}");
@@ -83,9 +83,9 @@ fn tokens_read_one_by_one_or_together_give_the_same_bits() {
 fn every_machine_computes_the_same_bits() {
     let mut hashes = Vec::new();
     for (cfg, weights) in models(8.0) {
-        let got = bits(&logits(&Engine::own(&cfg, &weights).unwrap(), &tokens(40), 40));
+        let got = bits(&logits(&Engine::own(&cfg, weights.clone()).unwrap(), &tokens(40), 40));
         for arch in arches() {
-            let other = logits(&Engine::own(&cfg, &weights).unwrap().on(arch), &tokens(40), 40);
+            let other = logits(&Engine::own(&cfg, weights.clone()).unwrap().on(arch), &tokens(40), 40);
             assert!(bits(&other) == got, "{cfg:?} with {arch:?}");
         }
         let bytes: Vec<u8> = got.iter().flat_map(|x| x.to_le_bytes()).collect();
@@ -97,7 +97,7 @@ fn every_machine_computes_the_same_bits() {
 #[test]
 fn no_token_sees_the_future_and_every_token_sees_its_past() {
     for (cfg, weights) in models(8.0) {
-        let engine = Engine::own(&cfg, &weights).unwrap();
+        let engine = Engine::own(&cfg, weights.clone()).unwrap();
         let (a, b) = (logits(&engine, &[1, 2, 3, 4, 5], 5), logits(&engine, &[1, 2, 9, 4, 5], 5));
         let vocabulary = a.len() / 5;
         assert_eq!(bits(&a[..2 * vocabulary]), bits(&b[..2 * vocabulary]), "{cfg:?}: the future leaks");
@@ -109,7 +109,7 @@ fn no_token_sees_the_future_and_every_token_sees_its_past() {
 #[test]
 fn what_does_not_fit_is_an_error() {
     let (cfg, weights) = models(8.0).remove(1);
-    let engine = Engine::own(&cfg, &weights).unwrap();
+    let engine = Engine::own(&cfg, weights.clone()).unwrap();
     let mut cache = engine.cache(256);
     assert!(forward(&engine, &tokens(257), &mut cache).unwrap_err().to_string().contains("longer"));
     assert!(forward(&engine, &[256], &mut cache).unwrap_err().to_string().contains("vocabulary"));
@@ -121,13 +121,13 @@ fn what_does_not_fit_is_an_error() {
     cache.truncate(255);
     forward(&engine, &[1], &mut cache).unwrap();
     assert!(forward(&engine, &[1], &mut engine.cache(0)).unwrap_err().to_string().contains("room"));
-    assert!(Engine::own(&cfg, &weights[1..]).is_err());
+    assert!(Engine::own(&cfg, weights[1..].to_vec()).is_err());
 }
 
 #[test]
 fn sequences_read_together_do_not_change_each_other() {
     for (cfg, weights) in models(8.0) {
-        let engine = Engine::own(&cfg, &weights).unwrap();
+        let engine = Engine::own(&cfg, weights.clone()).unwrap();
         let texts: Vec<Vec<u32>> = vec![tokens(9), tokens(23)[5..].into(), vec![7]];
         let alone: Vec<Vec<f32>> =
             texts.iter().map(|text| forward(&engine, text, &mut engine.cache(40)).unwrap()).collect();
@@ -142,9 +142,9 @@ fn sequences_read_together_do_not_change_each_other() {
 #[test]
 fn layers_on_several_machines_give_the_same_bits() {
     for (cfg, weights) in models(8.0) {
-        let whole = bits(&logits(&Engine::own(&cfg, &weights).unwrap(), &tokens(30), 30));
-        let mut first = Weights::own(&cfg, &weights).unwrap();
-        let mut second = Weights::own(&cfg, &weights).unwrap();
+        let whole = bits(&logits(&Engine::own(&cfg, weights.clone()).unwrap(), &tokens(30), 30));
+        let mut first = Weights::own(&cfg, weights.clone()).unwrap();
+        let mut second = Weights::own(&cfg, weights.clone()).unwrap();
         (second.blocks, second.head, second.embedding) = (first.blocks.split_off(1), first.embedding.clone(), None);
         first.norm = None;
         let [first, second] = [first, second].map(|weights| Engine::new(Shape::of(&cfg), weights, 2).unwrap());
@@ -158,7 +158,7 @@ fn layers_on_several_machines_give_the_same_bits() {
 #[test]
 fn some_layers_of_those_here_and_a_cache_that_grows_change_nothing() {
     for (cfg, weights) in models(8.0) {
-        let engine = Engine::own(&cfg, &weights).unwrap();
+        let engine = Engine::own(&cfg, weights.clone()).unwrap();
         let mut caches = [engine.cache_of(0..1, 10), engine.cache_of(1..2, 10)];
         let mut both = |tokens: &[u32], at| {
             let mut x = engine.embed(tokens, at).unwrap();
@@ -187,7 +187,7 @@ fn some_layers_of_those_here_and_a_cache_that_grows_change_nothing() {
 fn smaller_types_of_weights_are_near_and_have_their_golden_bits() {
     let (cfg, weights) = models(2.0).remove(2);
     let logits_of = |dtype: Dtype, arch: Arch| {
-        let mut weights = Weights::own(&cfg, &weights).unwrap();
+        let mut weights = Weights::own(&cfg, weights.clone()).unwrap();
         weights.convert(dtype);
         logits(&Engine::new(Shape::of(&cfg), weights, 1).unwrap().on(arch), &tokens(40), 7)
     };

@@ -2,7 +2,7 @@
 
 use super::{
     Shape, add,
-    matrix::{Dtype, Matrix},
+    matrix::{Dtype, Matrix, floats},
     product::product,
     shape::{Activation, Norm},
 };
@@ -11,15 +11,16 @@ use crate::{
     model::{Parameter, Part, Parts, layout},
 };
 use ailo_protocol::params::ModelConfig;
+use bytes::Bytes;
 use pulp::Arch;
 
 /// A linear map whose results stand side by side where its parts are kept apart, as queries, keys and values may be.
-pub struct Linear<'a>(pub Vec<(Matrix<'a>, Option<Vec<f32>>)>);
+pub struct Linear(pub Vec<(Matrix, Option<Vec<f32>>)>);
 
-impl Linear<'_> {
+impl Linear {
     /// [T, width] to [T, outs].
     pub(super) fn apply(&self, arch: Arch, threads: usize, x: &[f32]) -> Vec<f32> {
-        let part = |(matrix, bias): &(Matrix<'_>, Option<Vec<f32>>)| {
+        let part = |(matrix, bias): &(Matrix, Option<Vec<f32>>)| {
             let mut y = product(arch, threads, x, matrix);
             if let Some(bias) = bias {
                 y.chunks_exact_mut(bias.len()).for_each(|row| add(row, bias));
@@ -38,7 +39,7 @@ impl Linear<'_> {
     }
 
     fn check(&self, what: &str, outs: usize, width: usize) -> Result<()> {
-        let fits = |(matrix, bias): &(Matrix<'_>, Option<Vec<f32>>)| {
+        let fits = |(matrix, bias): &(Matrix, Option<Vec<f32>>)| {
             matrix.width() == width && bias.as_ref().is_none_or(|bias| bias.len() == matrix.outs())
         };
         let all = self.0.iter().map(|(matrix, _)| matrix.outs()).sum::<usize>();
@@ -72,58 +73,56 @@ impl NormWeights {
 }
 
 /// A decoder block.
-pub struct Block<'a> {
+pub struct Block {
     /// Before attention.
     pub norm1: NormWeights,
     /// Queries, keys and values.
-    pub qkv: Linear<'a>,
+    pub qkv: Linear,
     /// For the heads of queries and keys, where they have one.
     pub head_norms: Option<(NormWeights, NormWeights)>,
     /// After attention.
-    pub out: Linear<'a>,
+    pub out: Linear,
     /// Before the feed-forward part.
     pub norm2: NormWeights,
     /// Into it: what is activated, or gates and then what they gate.
-    pub up: Linear<'a>,
+    pub up: Linear,
     /// Out of it.
-    pub down: Linear<'a>,
+    pub down: Linear,
 }
 
 /// Some layers of a decoder, with what belongs to the first and the last one.
-pub struct Weights<'a> {
+pub struct Weights {
     /// [V, C], before the first layer.
-    pub embedding: Option<Matrix<'a>>,
+    pub embedding: Option<Matrix>,
     /// [context, C], before the first layer, where positions are learned.
-    pub positions: Option<Matrix<'a>>,
+    pub positions: Option<Matrix>,
     /// The layers.
-    pub blocks: Vec<Block<'a>>,
+    pub blocks: Vec<Block>,
     /// After the last layer.
     pub norm: Option<NormWeights>,
     /// [V, C] after the last layer; none there if it is the embedding, and that is here.
-    pub head: Option<Matrix<'a>>,
+    pub head: Option<Matrix>,
 }
 
-impl<'a> Weights<'a> {
+impl Weights {
     /// Those of the network's own model, in the order of [`layout`].
-    pub fn own(cfg: &ModelConfig, weights: &'a [f32]) -> Result<Weights<'a>> {
+    pub fn own(cfg: &ModelConfig, weights: impl AsRef<[f32]> + Send + 'static) -> Result<Weights> {
         let layout = layout(cfg);
         let want = layout.iter().map(Parameter::len).sum();
-        if weights.len() != want {
-            return Err(TrainingError::WeightCount { got: weights.len(), want });
+        let got = weights.as_ref().len();
+        if got != want {
+            return Err(TrainingError::WeightCount { got, want });
         }
-        let mut rest = weights;
-        let parameters = layout.iter().map(|parameter| {
-            let (this, after) = rest.split_at(parameter.len());
-            rest = after;
-            this
-        });
+        let mut rest = floats(weights);
+        let parameters = layout.iter().map(|parameter| rest.split_to(4 * parameter.len()));
         let parts = Parts::new(cfg, parameters);
         let (width, ffn) = (cfg.width as usize, cfg.ffn as usize);
-        let linear = |part: &Part<&'a [f32]>, width| {
-            Linear(vec![(Matrix::of(part.weight, width), part.bias.map(<[f32]>::to_vec))])
-        };
+        let numbers = |bytes: &Bytes| bytes.as_chunks().0.iter().map(|x| f32::from_le_bytes(*x)).collect::<Vec<f32>>();
+        let matrix = |bytes: &Bytes, width| Matrix::lying(bytes.clone(), width);
+        let linear =
+            |part: &Part<Bytes>, width| Linear(vec![(matrix(&part.weight, width), part.bias.as_ref().map(numbers))]);
         let norm =
-            |part: &Part<&'a [f32]>| NormWeights { weight: part.weight.to_vec(), bias: part.bias.map(<[f32]>::to_vec) };
+            |part: &Part<Bytes>| NormWeights { weight: numbers(&part.weight), bias: part.bias.as_ref().map(numbers) };
         let blocks = parts.blocks.iter().map(|block| Block {
             norm1: norm(&block.norm1),
             qkv: linear(&block.qkv, width),
@@ -135,8 +134,8 @@ impl<'a> Weights<'a> {
         });
         Ok(Weights {
             blocks: blocks.collect(),
-            embedding: Some(Matrix::of(parts.embedding, width)),
-            positions: parts.positions.map(|positions| Matrix::of(positions, width)),
+            embedding: Some(matrix(&parts.embedding, width)),
+            positions: parts.positions.as_ref().map(|positions| matrix(positions, width)),
             norm: Some(norm(&parts.norm)),
             head: None,
         })
@@ -148,19 +147,19 @@ impl<'a> Weights<'a> {
         let linears =
             self.blocks.iter_mut().flat_map(|block| [&mut block.qkv, &mut block.out, &mut block.up, &mut block.down]);
         for matrix in tables.chain(linears.flat_map(|linear| linear.0.iter_mut().map(|(matrix, _)| matrix))) {
-            let empty = Matrix::of(&[], 1);
+            let empty = Matrix::of(Vec::new(), 1);
             *matrix = std::mem::replace(matrix, empty).to(dtype);
         }
     }
 
     /// The last linear map, if it is here.
-    pub(super) fn head(&self) -> Option<&Matrix<'a>> {
+    pub(super) fn head(&self) -> Option<&Matrix> {
         self.head.as_ref().or(self.embedding.as_ref())
     }
 
     pub(super) fn check(&self, shape: &Shape) -> Result<()> {
         let Shape { width, head_width, ffn, vocabulary, .. } = *shape;
-        let table = |what: &str, matrix: &Option<Matrix<'_>>, outs| match matrix {
+        let table = |what: &str, matrix: &Option<Matrix>, outs| match matrix {
             Some(matrix) if matrix.outs() != outs || matrix.width() != width => {
                 Err(TrainingError::Checkpoint(format!("{what} does not have {outs} rows of {width} numbers")))
             }
