@@ -1,14 +1,22 @@
 //! A model in stages, each a process of its own on this machine: what a token costs, what each stage adds, and how long a text pauses
 //! when a stage is killed. `scripts/bench pipeline` runs it.
 //!
-//!     cargo run -p ailo-node --example pipeline -- [--kills N]
+//!     cargo run -p ailo-node --example pipeline -- [--kills N | --namespaces NAME]
+//!
+//! With --namespaces node i runs in the network namespace NAMEi and has the address 10.77.0.(i + 1) there; whoever made them says how long
+//! packets take between them.
 
 #[path = "../../tests/common/pipeline.rs"]
 mod pipeline;
 
+use ailo_training::{
+    checkpoint::{Checkpoint, random},
+    engine::{Engine, Part},
+};
 use pipeline::{TOKENS, World};
 use serde_json::{Value, json};
 use std::{
+    path::Path,
     process::Command,
     time::{Duration, Instant},
 };
@@ -25,16 +33,27 @@ fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let kills =
         arguments.iter().position(|argument| argument == "--kills").and_then(|at| arguments.get(at + 1)?.parse().ok());
+    let namespaces = arguments.iter().position(|argument| argument == "--namespaces");
+    let namespaces = namespaces.and_then(|at| arguments.get(at + 1)).cloned();
     let load = || std::fs::read_to_string("/proc/loadavg").unwrap_or_else(|_| "unknown".into());
     println!("pipeline; load average {}", load().trim());
-    runtime.block_on(run(kills));
+    runtime.block_on(async {
+        match namespaces {
+            Some(name) => apart(&name).await,
+            None => run(kills).await,
+        }
+    });
     println!("load average afterwards {}", load().trim());
 }
 
-async fn run(kills: Option<usize>) {
+fn program() -> String {
     let example = std::env::current_exe().unwrap_or_default();
     let program = example.parent().and_then(|folder| folder.parent()).unwrap_or(&example).join("ailo-node");
-    let program = program.to_string_lossy();
+    program.to_string_lossy().into_owned()
+}
+
+async fn run(kills: Option<usize>) {
+    let program = program();
     if let Some(kills) = kills {
         pauses(&program, kills).await;
         return;
@@ -68,6 +87,96 @@ async fn run(kills: Option<usize>) {
 
 fn prompt() -> Vec<u32> {
     (0..20).map(|i| i * 37 % 256).collect()
+}
+
+/// Four stages in namespaces, so that packets take their time: without drafts, with those of a small model, and sixteen texts at once.
+async fn apart(name: &str) {
+    let layers = ["0..6", "6..12", "12..18", "18..24"];
+    let (deep, scale) = drafted(&config(24, 64), 2);
+    let small = tempfile::tempdir().unwrap_or_else(|e| panic!("no folder can be made: {e}"));
+    World::write_model(small.path(), &config(2, 64), &scaled(&config(2, 64), 1.0));
+    let met = agreement(&deep, small.path());
+    println!(
+        " 24 layers of width 64 in 4 stages, greedy, {TOKENS} tokens; a draft of 2 layers is met {:.0} of 100 times",
+        100.0 * met
+    );
+    println!("  (the target's layers from the third on are scaled by {scale:.3})");
+    for draft in ["none", &small.path().to_string_lossy()] {
+        let mut world = World::new(&program(), &config(24, 64), &layers);
+        World::write_model(world.folder.path(), &config(24, 64), &deep);
+        world.spread(name);
+        world.start_with(&[0, 1, 2, 3], &["--draft", draft]);
+        world.wait_for_stages(4);
+        let mut times: Vec<Duration> =
+            (0..3).map(|_| world.write(&prompt(), |_| ()).unwrap_or_else(|why| panic!("{why}")).token).collect();
+        times.sort_unstable();
+        let what = if draft == "none" { "no drafts" } else { "drafts" };
+        println!("  {what}: {:.1} tokens/s (median of 3; {:.1?} a token)", 1.0 / times[1].as_secs_f64(), times[1]);
+        let _ = world.net.stop_all().await; // What is left of them is killed.
+    }
+    let gpt2 = json!({ "model_type": "gpt2", "n_embd": 768, "n_layer": 12, "n_head": 12, "n_positions": 1024, "vocab_size": 50257 });
+    let mut world = World::new(&program(), &gpt2, &["0..3", "3..6", "6..9", "9..12"]);
+    world.spread(name);
+    world.start_with(&[0, 1, 2, 3], &["--draft", "none", "--dtype", "bf16", "--memory", "4096"]);
+    world.wait_for_stages(4);
+    let alone = world.write(&prompt(), |_| ()).unwrap_or_else(|why| panic!("{why}")).token;
+    let all = world.write_many(&prompt(), 16);
+    println!(" GPT-2 of 124 M, bf16, in 4 stages:");
+    println!("  one text {:.1} tokens/s; 16 texts {all:.1} tokens/s together", 1.0 / alone.as_secs_f64());
+    let _ = world.net.stop_all().await; // What is left of them is killed.
+}
+
+/// Made-up weights whose layers from the third on change the residual stream `scale` times as much.
+fn scaled(config: &Value, scale: f32) -> random::Tensors {
+    let mut tensors = random::tensors(config);
+    for (name, (_, values)) in &mut tensors {
+        let layer = name.strip_prefix("model.layers.").and_then(|rest| rest.split('.').next()?.parse::<u32>().ok());
+        if layer.is_some_and(|layer| layer >= 2) && (name.contains("o_proj") || name.contains("down_proj")) {
+            values.iter_mut().for_each(|x| *x *= scale);
+        }
+    }
+    tensors
+}
+
+/// A model that its first layers alone foresee four times of five, and its scale.
+fn drafted(config: &Value, layers: u32) -> (random::Tensors, f32) {
+    let small = tempfile::tempdir().unwrap_or_else(|e| panic!("no folder can be made: {e}"));
+    let mut first = config.clone();
+    first["num_hidden_layers"] = json!(layers);
+    World::write_model(small.path(), &first, &scaled(&first, 1.0));
+    let (mut low, mut high) = (0.0, 1.0);
+    for _ in 0..10 {
+        let middle = (low + high) / 2.0;
+        if agreement(&scaled(config, middle), small.path()) > 0.8 { low = middle } else { high = middle }
+    }
+    (scaled(config, low), low)
+}
+
+/// How often the small model's likeliest token is the large one's, in a text of the large one.
+fn agreement(tensors: &random::Tensors, small: &Path) -> f64 {
+    let large = tempfile::tempdir().unwrap_or_else(|e| panic!("no folder can be made: {e}"));
+    World::write_model(large.path(), &config(24, 64), tensors);
+    let [large, small] = [large.path(), small].map(|folder| {
+        let checkpoint = Checkpoint::open(folder).unwrap_or_else(|e| panic!("{e}"));
+        let layers = 0..checkpoint.shape().layers;
+        let weights = checkpoint.load(layers, None, &mut |_, _| ()).unwrap_or_else(|e| panic!("{e}")).weights;
+        Engine::new(checkpoint.shape().clone(), weights, 1).unwrap_or_else(|e| panic!("{e}"))
+    });
+    let mut caches = [large.cache(512), small.cache(512)];
+    let (mut next, mut met) = (prompt(), 0);
+    for _ in 0..TOKENS {
+        let mut likeliest = [&large, &small].into_iter().zip(&mut caches).map(|(engine, cache)| {
+            let x = engine.embed(&next, cache.len()).unwrap_or_else(|e| panic!("{e}"));
+            let x = engine.forward(x, &mut [Part { cache, positions: next.len() }]).unwrap_or_else(|e| panic!("{e}"));
+            let mut logits = engine.logits(&x[x.len() - 64..]).unwrap_or_else(|e| panic!("{e}"));
+            logits[260..].fill(f32::MIN);
+            (0..logits.len()).max_by(|a, b| logits[*a].total_cmp(&logits[*b])).unwrap_or(0) as u32
+        });
+        let (large, small) = (likeliest.next(), likeliest.next());
+        met += usize::from(large == small);
+        next = large.into_iter().collect();
+    }
+    met as f64 / TOKENS as f64
 }
 
 /// Kills the stage in the middle of a text, again and again, while another one has its layers.

@@ -181,10 +181,14 @@ pub struct RunOptions {
     /// With --model: how to keep the weights: f32, f16, bf16 or int8 [default: as they are in the files].
     #[arg(long, env = "AILO_DTYPE", value_name = "TYPE")]
     pub dtype: Option<String>,
-    /// With --model, where its first layer is served: the folder of a small checkpoint with the same vocabulary, which guesses what follows
-    /// [default: what followed before].
-    #[arg(long, env = "AILO_DRAFT", value_name = "FOLDER")]
+    /// With --model, where its first layer is served: the folder of a small checkpoint with the same vocabulary, which guesses what follows;
+    /// or none [default: what followed before].
+    #[arg(long, env = "AILO_DRAFT", value_name = "FOLDER|none")]
     pub draft: Option<PathBuf>,
+    /// Share of the texts asked for here that this node reads again, to find stages that did not compute what they signed, 0 to 1
+    /// [default: 0.05].
+    #[arg(long, env = "AILO_CHECKS", value_name = "SHARE")]
+    pub checks: Option<f64>,
     /// The network's dataset: a packed dataset or a text (repeatable; joined in order). Must match the dataset root.
     #[arg(long, value_name = "PATH")]
     pub data: Option<Vec<PathBuf>>,
@@ -649,8 +653,8 @@ pub struct ServeArgs {
     /// Memory for texts that are being written, in MiB.
     #[arg(long, default_value_t = 1024, value_name = "MIB")]
     pub memory: u64,
-    /// The folder of a small checkpoint with the same vocabulary, which guesses what follows [default: what followed before].
-    #[arg(long, value_name = "FOLDER")]
+    /// The folder of a small checkpoint with the same vocabulary, which guesses what follows; or none [default: what followed before].
+    #[arg(long, value_name = "FOLDER|none")]
     pub draft: Option<PathBuf>,
 }
 

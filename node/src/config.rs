@@ -16,6 +16,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// Share of texts that are read again, unless told otherwise.
+const CHECKS: f64 = 0.05;
+
 /// What `run` runs with.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -51,6 +54,8 @@ pub struct Settings {
     pub cpu: bool,
     /// A checkpoint to serve instead of the network's own model.
     pub serves: Option<Checkpoint>,
+    /// Share of this node's own texts that it reads again.
+    pub checks: f64,
 }
 
 /// Reads a config file: the options of `run` under their flags' names.
@@ -133,6 +138,10 @@ impl Settings {
         }
         let checkpoint = flags.checkpoint.or(file.checkpoint).map(|text| text.parse()).transpose();
         let checkpoint = checkpoint.map_err(|e: NotACheckpoint| NodeError::Usage(format!("--checkpoint: {e}")))?;
+        let checks = flags.checks.or(file.checks).unwrap_or(CHECKS);
+        if !(0.0..=1.0).contains(&checks) {
+            return Err(NodeError::Usage(format!("--checks is {checks}: choose a share from 0 to 1")));
+        }
         let serves = flags.model.or(file.model).map(|folder| {
             let (layers, dtype) = (flags.layers.or(file.layers), flags.dtype.or(file.dtype));
             served(
@@ -161,6 +170,7 @@ impl Settings {
             http,
             power,
             serves: serves.transpose()?,
+            checks,
         })
     }
 }

@@ -89,5 +89,6 @@ body_from! {
         Place: Place,
         Ping: Ping,
         Pong: Pong,
+        Signed: Signed,
     }
 }

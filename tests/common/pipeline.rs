@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpStream},
+    path::Path,
     time::{Duration, Instant},
 };
 
@@ -37,8 +38,7 @@ pub struct World {
 impl World {
     pub fn new(program: &str, config: &Value, layers: &[&str]) -> World {
         let (dir, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        random::write(folder.path(), config, &random::tensors(config), 2).unwrap();
-        random::write_tokenizer(folder.path(), None).unwrap();
+        World::write_model(folder.path(), config, &random::tensors(config));
         let mut params = genesis::local_params(1, 0);
         params.ledger.idle_block_ms = 2000;
         let nodes = layers.len() as u32;
@@ -55,10 +55,27 @@ impl World {
         World { net: Net::found(spec).unwrap(), folder, layers, _dir: dir }
     }
 
+    pub fn write_model(folder: &Path, config: &Value, tensors: &random::Tensors) {
+        random::write(folder, config, tensors, 2).unwrap();
+        random::write_tokenizer(folder, None).unwrap();
+    }
+
+    /// Node i runs in the namespace `{name}{i}` and has the address 10.77.0.{i + 1} there.
+    pub fn spread(&mut self, name: &str) {
+        for (i, node) in self.net.nodes.iter_mut().enumerate() {
+            node.namespace = Some((format!("{name}{i}"), format!("10.77.0.{}", i + 1)));
+        }
+    }
+
     pub fn start(&mut self, nodes: &[usize]) {
+        self.start_with(nodes, &[]);
+    }
+
+    pub fn start_with(&mut self, nodes: &[usize], more: &[&str]) {
         for i in nodes {
             let model = self.folder.path().to_str().unwrap();
-            self.net.start_with(*i, &["--inference-only", "--model", model, "--layers", &self.layers[*i]]).unwrap();
+            let flags = ["--inference-only", "--model", model, "--layers", &self.layers[*i]];
+            self.net.start_with(*i, &[&flags, more].concat()).unwrap();
         }
     }
 
@@ -69,7 +86,11 @@ impl World {
 
     /// A stream of tokens.
     pub fn ask(&self, body: &Value) -> std::io::Result<BufReader<TcpStream>> {
-        let mut stream = TcpStream::connect(self.address())?;
+        World::ask_at(self.address(), body)
+    }
+
+    fn ask_at(address: SocketAddr, body: &Value) -> std::io::Result<BufReader<TcpStream>> {
+        let mut stream = TcpStream::connect(address)?;
         let (body, timeout) = (body.to_string(), Duration::from_secs(60));
         stream.set_read_timeout(Some(timeout))?;
         let length = body.len();
@@ -99,6 +120,33 @@ impl World {
             assert!(started.elapsed() < Duration::from_secs(60), "not {count} stages: {answer}");
             std::thread::sleep(Duration::from_millis(100));
         }
+    }
+
+    /// Tokens a second of so many texts that are written at once, from the first token of all to the last.
+    pub fn write_many(&self, prompt: &[u32], texts: usize) -> f64 {
+        let (address, tokens) = (self.address(), TOKENS);
+        let threads: Vec<_> = (0..texts as u32)
+            .map(|i| {
+                let prompt: Vec<u32> = prompt.iter().map(|token| (token + i) % 256).collect();
+                std::thread::spawn(move || {
+                    let body = json!({ "prompt": prompt, "max_tokens": tokens, "temperature": 0, "stream": true });
+                    let (mut stream, mut line, mut first) =
+                        (World::ask_at(address, &body).unwrap(), String::new(), None);
+                    while stream.read_line(&mut line).unwrap() > 0 {
+                        if line.starts_with("data: {") {
+                            assert!(!line.contains("\"error\""), "{line}");
+                            first.get_or_insert_with(Instant::now);
+                        }
+                        line.clear();
+                    }
+                    (first.unwrap(), Instant::now())
+                })
+            })
+            .collect();
+        let times: Vec<(Instant, Instant)> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
+        let first = times.iter().map(|(first, _)| *first).min().unwrap();
+        let last = times.iter().map(|(_, last)| *last).max().unwrap();
+        (texts * tokens) as f64 / (last - first).as_secs_f64()
     }
 
     /// Reads a text to its end; what `act` does happens at its 128th token.

@@ -1,17 +1,57 @@
 //! A second look at a text: the whole model reads it as a prompt, which is much faster than writing it, and whoever signed something else than
 //! comes out is found.
 
-use super::worker::sampling_of;
+use super::{hub::Hub, model::Model, worker::sampling_of};
 use ailo_proto::Sampling as Wire;
-use ailo_protocol::inference::proof::{Signed, Truth};
+use ailo_protocol::{
+    Hash,
+    inference::proof::{Signed, Truth},
+    keys,
+};
 use ailo_training::{
     Result,
     engine::{Engine, Part},
     sample::sample,
 };
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+
 /// Positions that are read at once.
 const PIECE: usize = 128;
+/// A check waits for everything else.
+const NICENESS: i32 = 15;
+
+/// Reads a text again if the lot falls on it, others took part, and no other one is being read.
+pub fn perhaps(hub: &Arc<Hub>, model: &Arc<Model>, tokens: &[u32], wire: &Wire, signed: Vec<Signed>) {
+    static BUSY: AtomicBool = AtomicBool::new(false);
+    let lot = Hash(keys::random_bytes()).stream().next_u64() as f64 / u64::MAX as f64;
+    let others = signed.iter().any(|signed| signed.node != *hub.node());
+    if !others || lot >= hub.checks || BUSY.swap(true, Ordering::Relaxed) {
+        return;
+    }
+    let (hub, model, tokens, wire) = (hub.clone(), model.clone(), tokens.to_vec(), wire.clone());
+    let work = move || {
+        let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICENESS); // Costs responsiveness only.
+        let found = model.whole().map(|engine| liar(engine, &tokens, &wire, &signed));
+        match found {
+            Some(Ok(Some(signed))) => {
+                let layers = signed.statement.first..signed.statement.end;
+                tracing::warn!(node = %signed.node.short(), ?layers, "it signed what it did not compute: it is left out");
+                hub.distrust(signed);
+            }
+            Some(Ok(None)) => tracing::debug!(tokens = tokens.len(), "a text was read again: nobody lied"),
+            Some(Err(e)) => tracing::debug!(error = %e, "a text could not be read again"),
+            None => tracing::debug!("the model can't be loaded as a whole: nothing is checked"),
+        }
+        BUSY.store(false, Ordering::Relaxed);
+    };
+    if std::thread::Builder::new().name("check".into()).spawn(work).is_err() {
+        BUSY.store(false, Ordering::Relaxed);
+    }
+}
 
 /// The first statement that is wrong, of those about `tokens`, of which `wire.prompt` were given and the others written. `engine` has all layers.
 ///
@@ -31,7 +71,9 @@ pub fn liar(engine: &Engine, tokens: &[u32], wire: &Wire, statements: &[Signed])
         let mut cache = engine.cache_of(first..end, tokens.len());
         let mut out = Vec::with_capacity(rows.len());
         for piece in rows.chunks(PIECE * width) {
-            out.extend(engine.forward(piece.to_vec(), &mut [Part { cache: &mut cache, positions: piece.len() / width }])?);
+            out.extend(
+                engine.forward(piece.to_vec(), &mut [Part { cache: &mut cache, positions: piece.len() / width }])?,
+            );
         }
         (rows, first) = (out, end);
         known.push((end as u32, rows.clone()));
@@ -49,4 +91,156 @@ pub fn liar(engine: &Engine, tokens: &[u32], wire: &Wire, statements: &[Signed])
     }
     let truth = Truth { tokens, sampling: wire, written: &written, rows: &known, width, layers: layers as u32 };
     Ok(truth.liar(statements).cloned())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use ailo_protocol::{
+        Keypair,
+        inference::{
+            CHUNK, chunks,
+            proof::{self, Statement},
+        },
+    };
+    use ailo_training::{
+        checkpoint::{Checkpoint, random},
+        engine::Dtype,
+    };
+    use serde_json::json;
+
+    const PROMPT: usize = 40;
+    const LENGTH: usize = 70;
+
+    /// What a stage does with rows that come from position `at` on.
+    type Stage<'a> = Box<dyn FnMut(usize, Vec<f32>) -> Vec<f32> + 'a>;
+
+    struct Models {
+        keys: [Keypair; 2],
+        bf16: Engine,
+        int8: Engine,
+        width: usize,
+    }
+
+    fn engine(folder: &std::path::Path, dtype: Dtype) -> Engine {
+        let checkpoint = Checkpoint::open(folder).unwrap();
+        let weights = checkpoint.load(0..4, Some(dtype), &mut |_, _| ()).unwrap().weights;
+        Engine::new(checkpoint.shape().clone(), weights, 1).unwrap()
+    }
+
+    fn models() -> Models {
+        let config = json!({ "model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4,
+                             "num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 262, "max_position_embeddings": 128,
+                             "tie_word_embeddings": true, "rope_theta": 10000.0, "rms_norm_eps": 1e-6 });
+        let folder = tempfile::tempdir().unwrap();
+        random::write(folder.path(), &config, &random::tensors(&config), 1).unwrap();
+        let [bf16, int8] = [Dtype::Bf16, Dtype::Int8].map(|dtype| engine(folder.path(), dtype));
+        Models { keys: [Keypair::generate(), Keypair::generate()], bf16, int8, width: 32 }
+    }
+
+    impl Models {
+        /// A stage that computes these spans, one after another, with one of the models.
+        fn stage<'a>(&'a self, engine: &'a Engine, spans: &[std::ops::Range<usize>]) -> Stage<'a> {
+            let mut caches: Vec<_> = spans.iter().map(|span| engine.cache_of(span.clone(), LENGTH)).collect();
+            Box::new(move |_, mut rows| {
+                let positions = rows.len() / self.width;
+                for cache in &mut caches {
+                    rows = engine.forward(rows, &mut [Part { cache, positions }]).unwrap();
+                }
+                rows
+            })
+        }
+
+        fn honest(&self) -> [Stage<'_>; 2] {
+            [self.stage(&self.bf16, &[0..2]), self.stage(&self.bf16, &[2..4])]
+        }
+
+        /// Two stages write a text and sign what came and what they gave; then somebody reads it again.
+        fn found(
+            &self,
+            prompt: &[u32],
+            mut stages: [Stage<'_>; 2],
+            read: &dyn Fn(&[u32]) -> Vec<u32>,
+        ) -> Option<usize> {
+            let wire = Wire {
+                limit: LENGTH as u32,
+                temperature: 0.7,
+                top_p: 1.0,
+                prompt: PROMPT as u32,
+                seed: 3,
+                ..Wire::default()
+            };
+            let (mut tokens, mut at, mut passed) = (prompt.to_vec(), 0, [Vec::new(), Vec::new()]);
+            while tokens.len() < LENGTH {
+                let mut x = self.bf16.embed(&read(&tokens)[at..], at).unwrap();
+                for (stage, passed) in stages.iter_mut().zip(&mut passed) {
+                    x = stage(at, x);
+                    passed.extend_from_slice(&x);
+                }
+                let logits = self.bf16.logits(&x[x.len() - self.width..]).unwrap();
+                at = tokens.len();
+                tokens.push(sample(&logits, &sampling_of(&wire), &tokens[PROMPT..], at).token);
+            }
+            let mut signed = Vec::new();
+            for chunk in 0..LENGTH / CHUNK {
+                let (start, end) = (chunk * CHUNK, (chunk + 1) * CHUNK);
+                let between = proof::rows(&passed[0][start * self.width..end * self.width]);
+                let next = proof::next(&wire, &tokens[start + 1..=end]);
+                let last = proof::rows(&passed[1][start * self.width..end * self.width]);
+                for (key, (first, end), (came, gave, next)) in [
+                    (&self.keys[0], (0, 2), (chunks(&tokens)[chunk], between, Hash::ZERO)),
+                    (&self.keys[1], (2, 4), (between, last, next)),
+                ] {
+                    let (session, model, chunk) = ([1; 16], Hash::ZERO, chunk as u32);
+                    let statement = Statement { session, model, first, end, chunk, came, gave, next };
+                    signed.push(statement.sign(&Hash::ZERO, key));
+                }
+            }
+            let found = liar(&self.bf16, &tokens, &wire, &signed).unwrap()?;
+            self.keys.iter().position(|key| *key.public() == found.node)
+        }
+    }
+
+    /// `AILO_TRIALS=1000` tries more.
+    #[test]
+    fn who_computes_less_or_something_else_is_found_each_time_and_nobody_else_ever() {
+        let trials = std::env::var("AILO_TRIALS").ok().and_then(|trials| trials.parse().ok()).unwrap_or(60);
+        let models = models();
+        let same = |tokens: &[u32]| tokens.to_vec();
+        let changed = |tokens: &[u32]| [vec![(tokens[0] + 1) % 256], tokens[1..].to_vec()].concat();
+        let mut draws = Hash::ZERO.stream();
+        for trial in 0..trials {
+            let prompt: Vec<u32> = (0..PROMPT).map(|_| draws.below(256) as u32).collect();
+            let other: Vec<u32> = (0..LENGTH).map(|_| draws.below(256) as u32).collect();
+            assert_eq!(
+                models.found(&prompt, models.honest(), &same),
+                None,
+                "trial {trial}: an honest stage is accused"
+            );
+            let liar = (trial % 2) as usize;
+            let with = |lying: Stage<'_>| -> Option<usize> {
+                let [first, second] = models.honest();
+                models.found(&prompt, if liar == 0 { [lying, second] } else { [first, lying] }, &same)
+            };
+            let own = [0..2, 2..4][liar].clone();
+            let wrong = [2..4, 0..2][liar].clone();
+            // Another session's rows in place of this one's.
+            let earlier = models.bf16.embed(&other, 0).unwrap();
+            let mut honest = models.stage(&models.bf16, &[own.clone()]);
+            let replayed = honest(0, earlier);
+            let replay: Stage<'_> = Box::new(|at, rows| replayed[at * models.width..][..rows.len()].to_vec());
+            let attacks = [
+                ("int8 for bf16", with(models.stage(&models.int8, &[own.clone()]))),
+                ("a skipped layer", with(models.stage(&models.bf16, &[own.start..own.start + 1]))),
+                ("another shard", with(models.stage(&models.bf16, &[wrong]))),
+                ("replayed activations", with(replay)),
+            ];
+            for (attack, found) in attacks {
+                assert_eq!(found, Some(liar), "trial {trial}: {attack}");
+            }
+            assert_eq!(models.found(&prompt, models.honest(), &changed), Some(0), "trial {trial}: a changed prompt");
+        }
+        println!("{trials} trials");
+    }
 }

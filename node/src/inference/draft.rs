@@ -56,6 +56,11 @@ impl Drafts {
         let own = model.as_ref().map_or(Duration::ZERO, |model| super::host::pass(model, 1));
         Drafts { model, position: (position + own).as_secs_f64(), sessions: HashMap::new() }
     }
+
+    /// Never guesses.
+    pub fn none() -> Drafts {
+        Drafts { model: None, position: f64::INFINITY, sessions: HashMap::new() }
+    }
 }
 
 impl Draft for Drafts {
@@ -66,6 +71,7 @@ impl Draft for Drafts {
         guesses.learn(text, now, self.position);
         let count = guesses.best(self.position).min(most);
         let drafts = match &self.model {
+            _ if count == 0 => Vec::new(),
             Some(model) if read < MAX_READ || guesses.cache.is_some() => {
                 let cache = guesses.cache.get_or_insert_with(|| model.cache(model.shape().context));
                 written(model, cache, text, count).unwrap_or_default() // A text that it can't go on with is not guessed.

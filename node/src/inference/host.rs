@@ -48,7 +48,7 @@ pub struct Hosting {
     pub memory: u64,
     /// How much less of a busy processor it gets, 0 to 19.
     pub niceness: i32,
-    /// The folder of a model that guesses what follows.
+    /// As [`Setup::draft`].
     pub draft: Option<PathBuf>,
 }
 

@@ -7,14 +7,15 @@ use super::{
 };
 use ailo_proto::{Frame, Message, frame::Body};
 use ailo_protocol::{
-    Hash, NodeId,
+    Hash, Keypair, NodeId,
     inference::{
         SessionId,
         announce::{Announce, Known},
+        proof::{Signed, Statement},
     },
 };
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Instant, SystemTime, UNIX_EPOCH},
 };
@@ -28,6 +29,8 @@ const CLOCKS_MS: u64 = 600_000;
 
 /// Bytes of a frame for a session, at most: a token for each draft, with probabilities.
 const MAX_NEWS: usize = 32 << 10;
+/// Nodes that are left out, at most.
+const MAX_LIARS: usize = 4096;
 /// Frames for a session that are no tokens, at most.
 const OTHER_NEWS: usize = 256;
 
@@ -36,6 +39,7 @@ pub type Room = Option<Arc<OwnedSemaphorePermit>>;
 
 /// The hub of a node.
 pub struct Hub {
+    key: Keypair,
     node: NodeId,
     network: Hash,
     /// Sessions that this node asks in. What waits for one of them is bounded by its text's length.
@@ -44,6 +48,10 @@ pub struct Hub {
     workers: Mutex<Vec<Worker>>,
     links: OnceLock<Arc<Links>>,
     known: Mutex<Known>,
+    /// Who was found to have signed what it did not compute, and the statement.
+    liars: Mutex<HashMap<NodeId, Signed>>,
+    /// The share of texts that are read again.
+    pub checks: f64,
     started: Instant,
 }
 
@@ -57,11 +65,14 @@ pub enum News {
 }
 
 impl Hub {
-    /// A hub without workers, that reaches nobody else.
-    pub fn new(node: NodeId, network: Hash) -> Arc<Hub> {
+    /// A hub without workers, that reaches nobody else. `checks` is the share of texts that are read again to see who lies.
+    pub fn new(key: Keypair, network: Hash, checks: f64) -> Arc<Hub> {
         Arc::new(Hub {
-            node,
+            node: *key.public(),
+            key,
             network,
+            liars: Mutex::default(),
+            checks,
             clients: Mutex::default(),
             workers: Mutex::default(),
             links: OnceLock::new(),
@@ -78,6 +89,24 @@ impl Hub {
     /// This node.
     pub fn node(&self) -> &NodeId {
         &self.node
+    }
+
+    /// Signs what was computed here.
+    pub fn sign(&self, statement: Statement) -> Signed {
+        statement.sign(&self.network, &self.key)
+    }
+
+    /// Whoever signed this computed something else: it is left out from now on.
+    pub fn distrust(&self, signed: Signed) {
+        let mut liars = self.liars.lock().unwrap_or_else(PoisonError::into_inner);
+        if liars.len() < MAX_LIARS {
+            liars.entry(signed.node).or_insert(signed);
+        }
+    }
+
+    /// Who is left out.
+    pub fn liars(&self) -> HashSet<NodeId> {
+        self.liars.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
     }
 
     /// The network that announcements are signed for.
@@ -187,10 +216,10 @@ impl Hub {
     /// Takes a frame for this node. What nobody waits for is dropped, and so is what exceeds all that a text can bring.
     pub fn take(&self, from: NodeId, frame: Frame, room: Room) {
         let Some(body) = &frame.body else { return };
-        // Two kinds go both ways; who they are not for drops them.
+        // Some kinds go both ways; who they are not for drops them.
         let (client, stage) = match body {
             Body::Opened(_) | Body::Failed(_) | Body::Place(_) => (true, false),
-            Body::Tokens(_) | Body::Have(_) => (true, true),
+            Body::Tokens(_) | Body::Have(_) | Body::Signed(_) => (true, true),
             _ => (false, true),
         };
         if client

@@ -13,7 +13,11 @@ use ailo_training::{
     engine::{Dtype, Engine, Shape, Weights},
     text::Text,
 };
-use std::{ops::Range, path::Path, sync::Arc};
+use std::{
+    ops::Range,
+    path::Path,
+    sync::{Arc, OnceLock},
+};
 
 /// Tokens that end a text, at most.
 const MAX_ENDS: usize = 64;
@@ -33,6 +37,8 @@ pub struct Model {
     /// Bytes of all weights.
     bytes: u64,
     source: Source,
+    /// All of it, for checks.
+    whole: OnceLock<Option<Engine>>,
 }
 
 enum Source {
@@ -90,6 +96,7 @@ impl Model {
             ends,
             bytes: read,
             source: Source::Folder(checkpoint, dtype),
+            whole: OnceLock::new(),
         })
     }
 
@@ -101,7 +108,16 @@ impl Model {
         let ends = if config.tokenizer == Tokenizer::Gpt2 { text.ends() } else { Vec::new() };
         let id = Hash::of_parts(Domain::Model, &[b"own", &held.root.0]);
         let bytes = 4 * held.state.weights.len() as u64;
-        Model { id, name, shape: Shape::of(&config), text, ends, bytes, source: Source::Own(config, held) }
+        Model {
+            id,
+            name,
+            shape: Shape::of(&config),
+            text,
+            ends,
+            bytes,
+            source: Source::Own(config, held),
+            whole: OnceLock::new(),
+        }
     }
 
     /// Bytes that a layer takes, about: what is kept in smaller numbers takes less.
@@ -112,6 +128,11 @@ impl Model {
     /// Longest text.
     pub fn context(&self) -> usize {
         self.shape.context.min(MAX_ROOM)
+    }
+
+    /// All of it on one thread, loaded when it is first asked for; none if that can't be.
+    pub fn whole(&self) -> Option<&Engine> {
+        self.whole.get_or_init(|| self.load(0..self.shape.layers, 1).ok()).as_ref()
     }
 
     /// Loads some of its layers, which compute on up to `threads` threads.

@@ -33,7 +33,7 @@ pub struct Checkpoint {
     pub dtype: Option<Dtype>,
     /// Bytes for sessions.
     pub memory: u64,
-    /// The folder of a model that guesses what follows.
+    /// The folder of a model that guesses what follows, or `none`.
     pub draft: Option<PathBuf>,
 }
 
@@ -49,13 +49,13 @@ pub struct Inference {
 impl Inference {
     /// Starts what is to run until `stop`. A checkpoint is opened first.
     pub async fn start(
-        checkpoint: Option<Checkpoint>,
+        (checkpoint, checks): (Option<Checkpoint>, f64),
         (key, network): (Keypair, Hash),
         net: net::Handle,
         (models, chain): (Models, Chain),
         stop: watch::Receiver<bool>,
     ) -> Result<Inference, NodeError> {
-        let hub = Hub::new(*key.public(), network);
+        let hub = Hub::new(key.clone(), network, checks);
         hub.connect(Links::start(net.clone(), &hub, stop.clone()));
         let (model, current) = watch::channel(None);
         let (served, announced) = watch::channel(None);

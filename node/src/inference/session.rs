@@ -1,13 +1,17 @@
 //! One text that this node asks for: drives the client's core, and gives tokens as they come.
 
 use super::{
+    check,
     hub::{Hub, News},
     model::Model,
 };
 use ailo_proto::{Finish, Logprob, Sampling};
 use ailo_protocol::{
     Hash, NodeId,
-    inference::client::{Client, Effect, Request, Routes},
+    inference::{
+        client::{Client, Effect, Request, Routes},
+        proof::Signed,
+    },
     keys,
 };
 use std::{
@@ -39,9 +43,12 @@ pub struct Session {
     news: Receiver<News>,
     /// Round trips that this node has measured, in microseconds.
     near: HashMap<NodeId, u32>,
-    model: Hash,
+    model: Arc<Model>,
+    sampling: Sampling,
     started: Instant,
     events: VecDeque<Event>,
+    /// What stages signed.
+    signed: Vec<Signed>,
     over: bool,
 }
 
@@ -54,7 +61,8 @@ struct Now<'a> {
 
 impl Routes for Now<'_> {
     fn route(&mut self, layers: Range<u32>, without: &HashSet<NodeId>) -> Option<Vec<(NodeId, Range<u32>)>> {
-        self.hub.known().routes(self.model, *self.hub.node(), self.near).route(layers, without)
+        let without = without | &self.hub.liars();
+        self.hub.known().routes(self.model, *self.hub.node(), self.near).route(layers, &without)
     }
 }
 
@@ -62,23 +70,25 @@ impl Session {
     /// Asks for what follows `tokens`, which are one at least.
     pub fn start(
         hub: &Arc<Hub>,
-        model: &Model,
+        model: &Arc<Model>,
         near: HashMap<NodeId, u32>,
         tokens: Vec<u32>,
         sampling: Sampling,
     ) -> Session {
         let nonce = Hash(keys::random_bytes()).stream().next_u64();
         let request = Request { model: model.id, layers: model.shape.layers as u32, tokens, sampling };
-        let limit = request.sampling.limit as usize;
+        let (limit, sampling) = (request.sampling.limit as usize, request.sampling.clone());
         let client = Client::new(hub.node(), nonce, request);
         let mut session = Session {
             news: hub.listen(client.id(), limit),
             hub: hub.clone(),
             client,
             near,
-            model: model.id,
+            model: model.clone(),
+            sampling,
             started: Instant::now(),
             events: VecDeque::new(),
+            signed: Vec::new(),
             over: false,
         };
         let effects = session.client.start(0, &mut Now { hub, model: model.id, near: &session.near });
@@ -98,7 +108,7 @@ impl Session {
             }
             let news = tokio::time::timeout(TICK, self.news.recv()).await;
             let now = self.started.elapsed().as_millis() as u64;
-            let mut routes = Now { hub: &self.hub, model: self.model, near: &self.near };
+            let mut routes = Now { hub: &self.hub, model: self.model.id, near: &self.near };
             let effects = match news {
                 Ok(Some(News::Frame(from, frame))) => self.client.handle(now, from, frame, &mut routes),
                 Ok(Some(News::Gone(node))) => self.client.gone(now, node, &mut routes),
@@ -117,9 +127,20 @@ impl Session {
             match effect {
                 Effect::Send(to, frame) => self.hub.send(to, frame),
                 Effect::Token(token, logprob) => self.events.push_back(Event::Token(token, logprob)),
-                Effect::Finished(finish) => self.events.push_back(Event::Finished(finish)),
+                Effect::Finished(finish) => {
+                    self.events.push_back(Event::Finished(finish));
+                    let signed = std::mem::take(&mut self.signed);
+                    check::perhaps(&self.hub, &self.model, self.client.tokens(), &self.sampling, signed);
+                }
                 Effect::Failed(why) => self.events.push_back(Event::Failed(why)),
                 Effect::LeftOut(node, why) => tracing::info!(node = %node.short(), why, "a stage was left out"),
+                Effect::Signed(signed) if signed.verify(self.hub.network()) => self.signed.push(signed),
+                Effect::Signed(signed) => {
+                    let now = self.started.elapsed().as_millis() as u64;
+                    let mut routes = Now { hub: &self.hub, model: self.model.id, near: &self.near };
+                    let effects = self.client.lied(now, signed.node, &mut routes);
+                    self.act(effects);
+                }
             }
         }
     }

@@ -9,7 +9,7 @@ use super::{
 };
 use ailo_proto::{Candidate, Frame, Logprob, Sampling as Wire};
 use ailo_protocol::{
-    NodeId,
+    Hash, NodeId,
     inference::{
         MAX_ROOM, SessionId,
         stage::{Done, Draft, Effect, Input, Job, Served, Stage},
@@ -69,7 +69,7 @@ pub struct Setup {
     pub memory: u64,
     /// How much less of a busy processor it gets, 0 to 19.
     pub niceness: i32,
-    /// The folder of a model that guesses what follows, where the first layer is.
+    /// The folder of a model that guesses what follows, where the first layer is; `none`: nothing is guessed.
     pub draft: Option<PathBuf>,
 }
 
@@ -77,6 +77,9 @@ impl Setup {
     /// Guesses for the sessions that begin here.
     fn drafts(&self, engine: &Engine, one: Duration) -> Result<Drafts> {
         const SEVERAL: usize = 9;
+        if self.draft.as_ref().is_some_and(|draft| draft.as_os_str() == "none") {
+            return Ok(Drafts::none());
+        }
         let shape = engine.shape();
         let more = pass(engine, SEVERAL).saturating_sub(one) / (SEVERAL as u32 - 1);
         let all = more * shape.layers as u32 / engine.layers().max(1) as u32;
@@ -280,6 +283,23 @@ impl Computer {
                         hub.send(to, frame);
                     }
                 }
+                Effect::Sign(to, epoch, statement) => {
+                    let Some(hub) = self.hub.upgrade() else { continue };
+                    let signed = hub.sign(statement);
+                    let statement = &signed.statement;
+                    let bytes = |hash: &Hash| hash.0.to_vec().into();
+                    let frame = Frame::of(
+                        statement.session,
+                        ailo_proto::Signed {
+                            epoch,
+                            chunk: statement.chunk,
+                            came: bytes(&statement.came),
+                            gave: bytes(&statement.gave),
+                            signature: signed.signature.0.to_vec().into(),
+                        },
+                    );
+                    to.into_iter().for_each(|to| hub.send(to, frame.clone()));
+                }
                 Effect::Cache(id, layers, room) => {
                     let layers = layers.start as usize - self.first..layers.end as usize - self.first;
                     self.caches.insert(id, self.engine.cache_of(layers, room));
@@ -358,7 +378,7 @@ impl Computer {
         let mut at = 0;
         let done = jobs.iter().map(|job| {
             let end = at + job.input.positions(width) * width;
-            let rows = if job.sample > 0 { Vec::new() } else { x[at..end].to_vec() };
+            let rows = x[at..end].to_vec();
             at = end;
             let own: Vec<&[f32]> = logits.by_ref().take(job.sample).collect();
             Done { rows, sampled: self.sample(job, &own) }
@@ -388,7 +408,8 @@ impl Computer {
     }
 }
 
-fn sampling_of(wire: &Wire) -> Sampling {
+/// How the last stage chooses tokens, as the engine has it.
+pub(super) fn sampling_of(wire: &Wire) -> Sampling {
     Sampling {
         temperature: wire.temperature,
         top_k: wire.top_k,

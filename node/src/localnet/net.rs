@@ -50,6 +50,8 @@ pub struct Node {
     pub program: PathBuf,
     /// Variables of its environment, beside this process's.
     pub env: Vec<(String, String)>,
+    /// A network namespace that it runs in, and its address there; none is this one, and 127.0.0.1.
+    pub namespace: Option<(String, String)>,
     port: u16,
     child: Option<Child>,
     client: Option<Client>,
@@ -89,7 +91,7 @@ impl Net {
             let port = socket.local_addr().map_err(|e| NodeError::io("find a free port", e))?.port();
             sockets.push(socket);
             let (program, env) = (spec.program.clone(), Vec::new());
-            nodes.push(Node { dir, wallet, program, env, port, child: None, client: None });
+            nodes.push(Node { dir, wallet, program, env, namespace: None, port, child: None, client: None });
         }
         let data = genesis::open_data(&spec.data, &spec.params.model)?;
         let genesis = genesis::found("localnet", spec.seed, founders, &data, spec.params)?;
@@ -99,7 +101,9 @@ impl Net {
     }
 
     fn address(&self, i: usize) -> String {
-        format!("/ip4/127.0.0.1/tcp/{}", self.nodes[i].port)
+        let node = &self.nodes[i];
+        let host = node.namespace.as_ref().map_or("127.0.0.1", |(_, host)| host);
+        format!("/ip4/{host}/tcp/{}", node.port)
     }
 
     /// Starts (or restarts) a node; it joins through two other nodes and finds the rest itself.
@@ -117,7 +121,14 @@ impl Net {
         let log = log.map_err(|e| NodeError::file("open", &log_path, e))?;
         let _ = fs::remove_file(dir.join("rpc")); // of the process before
         let program = self.nodes[i].program.clone();
-        let mut command = Command::new(&program);
+        let mut command = match &self.nodes[i].namespace {
+            None => Command::new(&program),
+            Some((name, _)) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", name]).arg(&program);
+                command
+            }
+        };
         command.envs(self.nodes[i].env.iter().cloned());
         command.arg("--log").arg(std::env::var("AILO_LOG").unwrap_or_else(|_| NODE_LOG.into()));
         command.arg("run").arg("--network").arg(&self.network_file).arg("--data-dir").arg(&dir);

@@ -138,7 +138,7 @@ pub async fn run_with(
         law: Mutex::default(),
     });
     let inference = Inference::start(
-        settings.serves,
+        (settings.serves, settings.checks),
         (key.clone(), network),
         net.clone(),
         (models.clone(), chain.clone()),

@@ -3,8 +3,12 @@
 //! It holds the text, so whatever is lost elsewhere can be computed again; and it alone changes the route. Times are milliseconds of any clock
 //! that goes on.
 
-use super::{SessionId, chunks, session_id};
-use crate::{Hash, NodeId};
+use super::{
+    CHUNK, SessionId, chunk_after,
+    proof::{self, Signed, Statement},
+    session_id,
+};
+use crate::{Hash, NodeId, Signature};
 use ailo_proto::{
     Bytes, Close, FailedWhy, Finish, Frame, Have, Input, Logprob, Open, Place, Route, Sampling, Tokens, Where,
     frame::Body,
@@ -67,6 +71,8 @@ pub enum Effect {
     Failed(String),
     /// This node was left out because of what it did, or did not do.
     LeftOut(NodeId, String),
+    /// A stage says what it computed: keep it, and tell [`Client::lied`] if its signature is none.
+    Signed(Signed),
 }
 
 /// A session, seen from who asked.
@@ -93,6 +99,12 @@ pub struct Client {
     failures: (usize, usize),
     /// Why the last node was left out.
     last: String,
+    /// The text's chunks.
+    texts: Vec<Hash>,
+    /// Who signed what for a chunk and layers: the hashes of what came and of what was given out.
+    signed: HashMap<(u32, u32, u32), (NodeId, Hash, Hash)>,
+    /// What was signed of a text that has not come yet.
+    early: Vec<(NodeId, ailo_proto::Signed)>,
     /// Routes since the last token.
     reroutes: u32,
     ended: bool,
@@ -131,6 +143,9 @@ impl Client {
             asked: None,
             failures: (0, 0),
             last: String::new(),
+            texts: Vec::new(),
+            signed: HashMap::new(),
+            early: Vec::new(),
             reroutes: 0,
             ended: false,
             effects: Vec::new(),
@@ -170,8 +185,16 @@ impl Client {
                     self.proceed(now);
                 }
                 Body::Have(have) if hop == 0 => self.feed(&have),
-                Body::Tokens(tokens) if hop == last => self.learn(now, tokens),
+                Body::Tokens(tokens) if hop == last => {
+                    self.learn(now, tokens);
+                    for (node, signed) in std::mem::take(&mut self.early) {
+                        if let Some(hop) = self.hops.iter().position(|hop| hop.node == node) {
+                            self.take(now, hop, signed, routes);
+                        }
+                    }
+                }
                 Body::Failed(failed) => self.failed(now, hop, failed, routes),
+                Body::Signed(signed) => self.take(now, hop, signed, routes),
                 Body::Place(place) => {
                     if let Some(asked) = self.asked.as_mut().filter(|_| place.epoch == self.epoch) {
                         asked.answers.insert(from, place);
@@ -188,6 +211,12 @@ impl Client {
         if !self.ended && self.hops.iter().any(|hop| hop.node == node) {
             self.lose(now, node, "it is gone", false, routes);
         }
+        std::mem::take(&mut self.effects)
+    }
+
+    /// What a node signed, it did not.
+    pub fn lied(&mut self, now: u64, node: NodeId, routes: &mut dyn Routes) -> Vec<Effect> {
+        self.lose(now, node, "its signature is none", true, routes);
         std::mem::take(&mut self.effects)
     }
 
@@ -364,6 +393,58 @@ impl Client {
         }
     }
 
+    /// A stage says what came to it and what it gave out. What came must be what the one before gave, and the text at both ends.
+    fn take(&mut self, now: u64, hop: usize, signed: ailo_proto::Signed, routes: &mut dyn Routes) {
+        let (node, layers, chunk) = (self.hops[hop].node, self.hops[hop].layers.clone(), signed.chunk);
+        let (Ok(came), Ok(gave), Ok(signature)) = (
+            <[u8; 32]>::try_from(&signed.came[..]),
+            <[u8; 32]>::try_from(&signed.gave[..]),
+            <[u8; 64]>::try_from(&signed.signature[..]),
+        ) else {
+            return self.lose(now, node, "it signs what can't be read", false, routes);
+        };
+        let (came, gave, last) = (Hash(came), Hash(gave), hop + 1 == self.hops.len());
+        let after = chunk as usize * CHUNK + 1;
+        let (Some(text), Some(next)) = (self.text(chunk as usize), self.tokens.get(after..after + CHUNK)) else {
+            // It may be faster than the token that makes the chunk whole, but not by much.
+            if self.early.len() < 2 * self.hops.len() {
+                self.early.push((node, signed));
+            }
+            return;
+        };
+        let next = proof::next(&self.request.sampling, next);
+        if layers.start == 0 && came != text {
+            return self.lose(now, node, "it signs another text", false, routes);
+        }
+        let of = |hop: &Hop| self.signed.get(&(chunk, hop.layers.start, hop.layers.end));
+        let before = hop.checked_sub(1).map(|before| &self.hops[before]);
+        let behind = self.hops.get(hop + 1);
+        let other = before.filter(|hop| of(hop).is_some_and(|(_, _, gave)| *gave != came));
+        let other = other.or(behind.filter(|hop| of(hop).is_some_and(|(_, came, _)| *came != gave)));
+        if let Some(other) = other.map(|hop| hop.node) {
+            // One of them signs two different things, and nobody knows which.
+            self.lose(now, node, "its neighbour signs something else", false, routes);
+            return self.lose(now, other, "its neighbour signs something else", false, routes);
+        }
+        let key = (chunk, layers.start, layers.end);
+        if self.signed.insert(key, (node, came, gave)) != Some((node, came, gave)) {
+            let (session, model) = (self.id, self.request.model);
+            let next = if last { next } else { Hash::ZERO };
+            let statement = Statement { session, model, first: layers.start, end: layers.end, chunk, came, gave, next };
+            self.effects.push(Effect::Signed(Signed { node, statement, signature: Signature(signature) }));
+        }
+    }
+
+    /// The hash of the text up to a chunk's end, if it is written.
+    fn text(&mut self, chunk: usize) -> Option<Hash> {
+        while self.texts.len() <= chunk {
+            let start = self.texts.len() * CHUNK;
+            let tokens = self.tokens.get(start..start + CHUNK)?;
+            self.texts.push(chunk_after(self.texts.last().unwrap_or(&Hash::ZERO), tokens));
+        }
+        self.texts.get(chunk).copied()
+    }
+
     fn failed(&mut self, now: u64, hop: usize, failed: ailo_proto::Failed, routes: &mut dyn Routes) {
         let why = failed.why();
         // At most what a person can read.
@@ -466,8 +547,10 @@ impl Client {
     }
 
     /// What the text's beginnings are found by.
-    fn chunks(&self) -> Vec<Bytes> {
-        chunks(&self.tokens).into_iter().map(|hash| hash.0.to_vec().into()).collect()
+    fn chunks(&mut self) -> Vec<Bytes> {
+        let whole = self.tokens.len() / CHUNK;
+        let _ = whole.checked_sub(1).and_then(|last| self.text(last)); // Makes them, up to the last.
+        self.texts[..whole].iter().map(|hash| hash.0.to_vec().into()).collect()
     }
 
     fn end(&mut self, why: String) {

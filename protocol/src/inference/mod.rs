@@ -3,6 +3,7 @@
 
 pub mod announce;
 pub mod client;
+pub mod proof;
 pub mod stage;
 #[cfg(test)]
 mod tests;
@@ -29,9 +30,14 @@ pub fn session_id(client: &NodeId, nonce: u64) -> SessionId {
 pub fn chunks(tokens: &[u32]) -> Vec<Hash> {
     let mut last = Hash::ZERO;
     let link = |chunk: &[u32]| {
-        let bytes: Vec<u8> = chunk.iter().flat_map(|token| token.to_le_bytes()).collect();
-        last = Hash::of_parts(Domain::Session, &[b"text", &last.0, &bytes]);
+        last = chunk_after(&last, chunk);
         last
     };
     tokens.chunks_exact(CHUNK).map(link).collect()
+}
+
+/// What a text is found by that goes on with a chunk.
+fn chunk_after(last: &Hash, chunk: &[u32]) -> Hash {
+    let bytes: Vec<u8> = chunk.iter().flat_map(|token| token.to_le_bytes()).collect();
+    Hash::of_parts(Domain::Session, &[b"text", &last.0, &bytes])
 }

@@ -5,7 +5,11 @@
 //! and those that came and are not computed yet. What was given out is kept (`log`), so that whoever comes after this stage can
 //! get it again.
 
-use super::{CHUNK, MAX_ROOM, SessionId, session_id};
+use super::{
+    CHUNK, MAX_ROOM, SessionId, chunk_after,
+    proof::{self, Book, Statement},
+    session_id,
+};
 use crate::{Hash, NodeId, PublicKey};
 use ailo_proto::{
     Failed, FailedWhy, Finish, Frame, Have, Logprob, Open, Opened, Place, Route, Rows, Sampling, Tokens, frame::Body,
@@ -60,6 +64,8 @@ pub trait Draft: Send {
 pub enum Effect {
     /// Send a frame.
     Send(NodeId, Frame),
+    /// Sign what was computed, and send it to these, in this epoch.
+    Sign(Vec<NodeId>, u64, Statement),
     /// Make a cache for layers and positions.
     Cache(SessionId, Range<u32>, usize),
     /// The cache of one session is another's from now on, with room for so many positions at least.
@@ -135,8 +141,10 @@ struct Session {
     sure: usize,
     /// Tokens of the computed positions that are drafts.
     drafts: Vec<u32>,
-    /// Rows of the computed positions, where there is a stage behind.
+    /// Rows of the computed positions.
     log: Vec<f32>,
+    /// What is signed of them.
+    book: Book,
     ended: bool,
     turn: u64,
 }
@@ -383,6 +391,7 @@ impl Stage {
         self.effects.push(Effect::Adopt(old, id, room));
         (session.route, session.ended) = (None, false);
         session.early.clear();
+        session.book.reset();
         session.rewind(shared * CHUNK, self.served.width);
         Some(session)
     }
@@ -414,14 +423,26 @@ impl Stage {
                 Ok(())
             }
             Body::Have(have) => session.told(served, id, from, have, &mut self.effects),
+            Body::Signed(signed) if Some(signed.epoch) == epoch => {
+                let right = session.route.as_ref().is_some_and(|route| route.before == Some(from));
+                match <[u8; 32]>::try_from(&signed.gave[..]) {
+                    Ok(gave) if right => session.book.hear(signed.chunk as usize, Hash(gave), session.room),
+                    _ => {}
+                }
+                session.sign(served, id, &mut self.effects)
+            }
             Body::Input(input) if by_client && Some(input.epoch) == epoch => {
-                session.learn(served, input.at, &input.tokens, false)
+                session.learn(served, input.at, &input.tokens, false)?;
+                session.sign(served, id, &mut self.effects)
             }
             Body::Tokens(tokens) if Some(tokens.epoch) == epoch => {
                 let right = session.route.as_ref().is_some_and(|route| route.last == from);
                 let finished = tokens.finish != i32::from(Finish::None);
                 let blamed = |refusal| Refusal { why: FailedWhy::Neighbour, node: Some(from), ..refusal };
-                if right { session.learn(served, tokens.at, &tokens.tokens, finished).map_err(blamed) } else { Ok(()) }
+                if right {
+                    session.learn(served, tokens.at, &tokens.tokens, finished).map_err(blamed)?;
+                }
+                session.sign(served, id, &mut self.effects)
             }
             Body::Rows(rows) if Some(rows.epoch) == epoch => {
                 let right = session.route.as_ref().is_some_and(|route| route.before == Some(from));
@@ -493,6 +514,7 @@ impl Session {
             sure: 0,
             drafts: Vec::new(),
             log: Vec::new(),
+            book: Book::default(),
             ended: false,
             turn: 0,
         }
@@ -520,6 +542,7 @@ impl Session {
         self.sure = self.sure.min(at);
         self.drafts.truncate(self.computed - self.sure);
         self.log.truncate(self.computed * width);
+        self.book.rewind(self.computed, width);
         if let Some(cursor) = self.route.as_mut().and_then(|route| route.cursor.as_mut()) {
             *cursor = (*cursor).min(at);
         }
@@ -547,9 +570,10 @@ impl Session {
         if from >= self.room || self.is_last(served) && route.tokens.len() != from + 1 {
             return Err(client_error("the text does not fit, or is not the one that is known"));
         }
-        let have = self.sure.min(from);
+        let have = self.book.rewound(self.sure.min(from));
         self.route = Some(Placed { epoch: route.epoch, before, after, first, last, from, cursor: None });
         self.rewind(have, served.width);
+        self.book.reset();
         self.pieces.clear();
         (self.received, self.confirmed) = (self.computed, self.computed);
         self.ended = false;
@@ -589,6 +613,7 @@ impl Session {
             }
             route.cursor = Some(have.have as usize);
             self.hand_on(served, id, effects);
+            self.sign(served, id, effects)?;
         }
         Ok(())
     }
@@ -708,17 +733,17 @@ impl Session {
         }
         self.computed = job.at + positions;
         self.sure = self.computed - self.drafts.len();
-        if !self.is_last(served) {
-            if done.rows.len() != positions * served.width || !done.rows.iter().all(|x| x.is_finite()) {
-                return Err(refusal(FailedWhy::Compute, "numbers that are not finite came out here"));
-            }
-            self.log.truncate(job.at * served.width);
-            self.log.extend(done.rows);
-            self.hand_on(served, job.session, effects);
-            return Ok(());
+        if let Input::Rows(rows) = &job.input {
+            self.book.take(job.at, rows, served.width);
         }
-        if job.sample == 0 {
-            return Ok(());
+        if done.rows.len() != positions * served.width || !done.rows.iter().all(|x| x.is_finite()) {
+            return Err(refusal(FailedWhy::Compute, "numbers that are not finite came out here"));
+        }
+        self.log.truncate(job.at * served.width);
+        self.log.extend(done.rows);
+        if job.sample == 0 || !self.is_last(served) {
+            self.hand_on(served, job.session, effects);
+            return self.sign(served, job.session, effects);
         }
         let Some(route) = &self.route else { return Ok(()) };
         let (at, first, last, epoch) = (self.tokens.len(), route.first, route.last, route.epoch);
@@ -734,6 +759,7 @@ impl Session {
         self.drafts.clear();
         self.pieces.clear();
         (self.received, self.confirmed, self.computed, self.sure) = (end, end, end, end);
+        self.log.truncate(end * served.width);
         let finish = match sampled.last() {
             Some(token) if self.sampling.ends.contains(token) => Finish::Stop,
             _ if self.tokens.len() >= (self.sampling.limit as usize).min(self.room) => Finish::Length,
@@ -748,7 +774,39 @@ impl Session {
                 .push(Effect::Send(first, Frame::of(job.session, Tokens { logprobs: Vec::new(), ..tokens.clone() })));
         }
         effects.push(Effect::Send(self.client, Frame::of(job.session, tokens)));
-        Ok(())
+        self.sign(served, job.session, effects)
+    }
+
+    /// Signs all whole chunks that nothing takes back, once the stage before has signed what came, and there is one behind that hears it.
+    fn sign(&mut self, served: &Served, id: SessionId, effects: &mut Vec<Effect>) -> Result<(), Refusal> {
+        let Some(route) = &self.route else { return Ok(()) };
+        let (first, last, width) = (self.is_first(), self.is_last(served), served.width);
+        while (self.book.chunks() + 1) * CHUNK <= self.sure {
+            let (start, end) = (self.book.chunks() * CHUNK, (self.book.chunks() + 1) * CHUNK);
+            let text = first.then(|| chunk_after(&self.book.came(), &self.tokens[start..end]));
+            self.book.close(text, &self.log[start * width..end * width], width);
+        }
+        if route.after.is_some() && route.cursor.is_none() {
+            return Ok(());
+        }
+        loop {
+            let chunk = self.book.signed();
+            // After the last layer it signs the tokens that follow, too.
+            if last && self.tokens.len() <= (chunk + 1) * CHUNK {
+                return Ok(());
+            }
+            let reason = "it gave out other rows than it signed";
+            let before = route.before;
+            let wrong = |()| Refusal { why: FailedWhy::Neighbour, reason: reason.into(), node: before };
+            let Some((chunk, came, gave)) = self.book.next(first).map_err(wrong)? else { return Ok(()) };
+            let after = chunk * CHUNK + 1;
+            let written = || proof::next(&self.sampling, &self.tokens[after..after + CHUNK]);
+            let next = if last { written() } else { Hash::ZERO };
+            let (Range { start: first, end }, chunk) = (self.layers.clone(), chunk as u32);
+            let statement = Statement { session: id, model: served.model, first, end, chunk, came, gave, next };
+            let to = [Some(self.client), route.after].into_iter().flatten().collect();
+            effects.push(Effect::Sign(to, route.epoch, statement));
+        }
     }
 
     /// Sends the stage behind what it does not have.

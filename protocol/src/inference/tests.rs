@@ -15,7 +15,6 @@ use std::{
     cmp::Reverse,
     collections::{BTreeMap, BinaryHeap, HashMap, HashSet, VecDeque},
     ops::Range,
-    sync::{Arc, Mutex},
 };
 
 const LAYERS: u32 = 6;
@@ -103,6 +102,8 @@ enum Fault {
     Wake(usize),
     /// Flips a number in what the node gives out next.
     Nan(usize),
+    /// It computes something else from now on.
+    Lie(usize),
 }
 
 struct Machine {
@@ -113,6 +114,7 @@ struct Machine {
     alive: bool,
     hangs: bool,
     spoils: bool,
+    lies: bool,
     layers: Range<u32>,
 }
 
@@ -125,6 +127,8 @@ struct Asker {
     last: u64,
     slowest: u64,
     left_out: Vec<NodeId>,
+    signed: Vec<proof::Signed>,
+    sampling: Sampling,
 }
 
 struct World {
@@ -178,7 +182,7 @@ impl World {
                 let (me, text_seed) = (node(100 + i), 1000 + i as u64);
                 let sampling = Sampling { limit: limit as u32, seed: text_seed, ..Sampling::default() };
                 let expected = reference(&tokens, text_seed, limit);
-                let request = Request { model: MODEL, layers: LAYERS, tokens, sampling };
+                let request = Request { model: MODEL, layers: LAYERS, tokens, sampling: sampling.clone() };
                 let client = Client::new(&me, 5, request);
                 Asker {
                     node: me,
@@ -189,6 +193,8 @@ impl World {
                     last: 0,
                     slowest: 0,
                     left_out: Vec::new(),
+                    signed: Vec::new(),
+                    sampling,
                 }
             })
             .collect();
@@ -214,6 +220,7 @@ impl World {
                 alive: true,
                 hangs: false,
                 spoils: false,
+                lies: false,
                 layers: layers.clone(),
             }
         };
@@ -270,6 +277,10 @@ impl World {
                 client::Effect::Finished(finish) => asker.outcome = Some(Ok(finish)),
                 client::Effect::Failed(why) => asker.outcome = Some(Err(why)),
                 client::Effect::LeftOut(node, _) => asker.left_out.push(node),
+                client::Effect::Signed(signed) => {
+                    asker.signed.retain(|known| known.statement.session == signed.statement.session);
+                    asker.signed.push(signed);
+                }
             }
         }
     }
@@ -286,6 +297,16 @@ impl World {
                         self.machines[i].spoils = false;
                     }
                     self.send(node(i), to, frame);
+                }
+                stage::Effect::Sign(to, epoch, said) => {
+                    let bytes = |hash: Hash| hash.0.to_vec().into();
+                    let (came, gave, signature) = (bytes(said.came), bytes(said.gave), vec![0; 64].into());
+                    for to in to {
+                        let (came, gave) = (Clone::clone(&came), Clone::clone(&gave));
+                        let signature = Clone::clone(&signature);
+                        let signed = ailo_proto::Signed { epoch, chunk: said.chunk, came, gave, signature };
+                        self.send(node(i), to, Frame::of(said.session, signed));
+                    }
                 }
                 stage::Effect::Cache(id, layers, _) => drop(caches.insert(id, ToyCache::new(layers))),
                 stage::Effect::Adopt(old, new, _) => {
@@ -330,7 +351,10 @@ impl World {
                 Input::Tokens(tokens) => tokens.iter().flat_map(|token| embed(*token)).collect(),
                 Input::Rows(rows) => rows.clone(),
             };
-            let out = forward(cache, job.at, &rows);
+            let mut out = forward(cache, job.at, &rows);
+            if machine.lies {
+                out.iter_mut().for_each(|x| *x += 1.0);
+            }
             let mut done = Done { rows: out.clone(), sampled: Vec::new() };
             if job.sample > 0 {
                 let (sampling, text, drafts) = machine.stage.sampling(&job).unwrap();
@@ -412,6 +436,7 @@ impl World {
                 self.poke(i);
             }
             Event::Fault(Fault::Nan(i)) => self.machines[i].spoils = true,
+            Event::Fault(Fault::Lie(i)) => self.machines[i].lies = true,
         }
         true
     }
@@ -432,6 +457,15 @@ impl World {
             assert_eq!(asker.outcome, Some(Ok(Finish::Length)), "{what}, client {i}");
             assert_eq!(asker.got, asker.expected[prompt..], "{what}, client {i}");
             assert_eq!(asker.client.tokens(), asker.expected, "{what}, client {i}");
+            let liar = asker.liar();
+            assert!(liar.is_none(), "{what}, client {i}: {liar:?} did not lie");
+            // All stages have signed all chunks, but what came together with the end.
+            for chunk in 0..(asker.expected.len() as u32 / CHUNK as u32).saturating_sub(2) {
+                let of: Vec<_> =
+                    asker.signed.iter().map(|signed| &signed.statement).filter(|said| said.chunk == chunk).collect();
+                let covered = |layer: u32| of.iter().any(|said| (said.first..said.end).contains(&layer));
+                assert!((0..LAYERS).all(covered), "{what}, client {i}: chunk {chunk} is signed by {of:?}");
+            }
         }
         for machine in self.machines.iter().filter(|machine| machine.alive && !machine.hangs) {
             assert_eq!(machine.stage.sessions(), 0, "{what}: a session was left");
@@ -461,6 +495,32 @@ impl Draft for Drafter {
     fn end(&mut self, _: &SessionId) {}
 }
 
+impl Asker {
+    /// Who signed something else than the model gives for the text that came, as somebody finds who reads it again.
+    fn liar(&self) -> Option<NodeId> {
+        let tokens = self.client.tokens();
+        let mut rows: Vec<f32> = tokens.iter().flat_map(|token| embed(*token)).collect();
+        let mut boundaries = Vec::new();
+        for layer in 0..LAYERS {
+            rows = forward(&mut ToyCache::new(layer..layer + 1), 0, &rows);
+            boundaries.push((layer + 1, rows.clone()));
+        }
+        let prompt = tokens.len() - self.got.len();
+        let seed = self.sampling.seed;
+        let write = |at: usize| sample(&rows[(at - 1) * WIDTH..at * WIDTH], seed, at);
+        let written: Vec<u32> = (0..tokens.len()).map(|at| if at < prompt { tokens[at] } else { write(at) }).collect();
+        let truth = proof::Truth {
+            tokens,
+            sampling: &self.sampling,
+            written: &written,
+            rows: &boundaries,
+            width: WIDTH,
+            layers: LAYERS,
+        };
+        truth.liar(&self.signed).map(|signed| signed.node)
+    }
+}
+
 fn seeds() -> impl Iterator<Item = u8> {
     // A fixed set, and a few fresh ones, which are printed.
     let fresh = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().subsec_nanos();
@@ -470,6 +530,22 @@ fn seeds() -> impl Iterator<Item = u8> {
 }
 
 const PAIRS: [Range<u32>; 8] = [0..2, 2..4, 4..6, 0..3, 3..6, 0..6, 0..4, 2..6];
+
+#[test]
+fn who_computes_something_else_is_convicted_by_its_own_signature_and_nobody_else() {
+    for seed in seeds() {
+        for liar in 0..3 {
+            let mut world = World::new(seed, &[0..2, 2..4, 4..6], &[1, 40], 200, seed % 2 == 0);
+            let from = world.draws.below(100);
+            world.at(from, Event::Fault(Fault::Lie(liar)));
+            world.run();
+            for asker in &world.askers {
+                assert_eq!(asker.outcome, Some(Ok(Finish::Length)), "seed {seed}, liar {liar}");
+                assert_eq!(asker.liar(), Some(node(liar)), "seed {seed}");
+            }
+        }
+    }
+}
 
 #[test]
 #[allow(clippy::single_range_in_vec_init)] // One stage has all layers.
@@ -579,6 +655,7 @@ fn the_next_text_of_a_client_begins_where_the_last_one_ended() {
     let asker = &mut world.askers[0];
     let tokens = [asker.expected.clone(), vec![1, 2, 3]].concat();
     let sampling = Sampling { limit: 400, seed: 77, ..Sampling::default() };
+    asker.sampling = sampling.clone();
     asker.expected = reference(&tokens, 77, 400);
     asker.client = Client::new(&asker.node, 6, Request { model: MODEL, layers: LAYERS, tokens, sampling });
     (asker.outcome, asker.last, asker.slowest) = (None, world.now, 0);
