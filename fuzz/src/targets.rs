@@ -23,7 +23,7 @@ use ailo_ledger::{
         tree,
     },
     store::{ConsensusFiles, SnapshotHead},
-    transaction::{Consent, Evidence, SignedAttest},
+    transaction::{Claim, Consent, Evidence, SignedAttest},
 };
 use ailo_proto::{
     BlockWithCertificate, BlocksRequest, BlocksResponse, Close, Consensus, Frame, Gossip, Have, Head, HeadRequest,
@@ -41,7 +41,9 @@ use ailo_protocol::{
         session_id,
         stage::{Done, Draft, Served, Stage},
     },
-    keystore, merkle, net, presets,
+    keystore, merkle, net,
+    payment::Receipt,
+    presets,
 };
 use serde::de::DeserializeOwned;
 use std::{
@@ -450,6 +452,20 @@ fn transaction_seeds() -> Vec<Vec<u8>> {
     let ballot = |block: u8| {
         Ballot { height: 1, round: 0, step: Step::Prevote, block: Some(Hash([block; 32])) }.sign(&network, &node_key(2))
     };
+    let receipt = Receipt {
+        payer: *node_key(3).public(),
+        node,
+        session: [1; 16],
+        model: hash,
+        first: 0,
+        end: 2,
+        total: 4,
+        units: 100,
+        price: Amount(10_000),
+        expires_age: 60_000,
+        latency_ms: 300,
+    };
+    let claim = Claim { units: 100, receipt: receipt.sign(&network, &node_key(3)) };
     let attest = |except: Vec<Hash>| SignedAttest { time_ms: 1, except, signature: consent.signature };
     let bodies = [
         Body::Transfer { to: wallet(1), amount: Amount::alc(1), memo: "thanks".into() },
@@ -471,6 +487,9 @@ fn transaction_seeds() -> Vec<Vec<u8>> {
         Body::Judge { round: 0, node, found: hash },
         Body::Evidence(Evidence::Ballots { first: ballot(1), second: ballot(2) }),
         Body::Evidence(Evidence::Attestations { node, height: 1, first: attest(vec![]), second: attest(vec![hash]) }),
+        Body::Deposit { amount: Amount::alc(3) },
+        Body::WithdrawDeposit { amount: Amount::alc(1) },
+        Body::ClaimReceipts { claims: vec![claim] },
         Body::Heartbeat { trains: true, class: Hash::ZERO },
         Body::CommitLots { number: 1, tip: hash },
         Body::Attest { height: 1, except: vec![hash] },

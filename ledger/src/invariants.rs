@@ -6,8 +6,9 @@ use crate::{
     block::ValidatorSet,
     consensus::{Ballot, Step, verify_certificate},
     state::{Event, State, SupplyViolation},
+    transaction::Claim,
 };
-use ailo_protocol::{Address, Hash, NodeId, PublicKey, hash::Domain};
+use ailo_protocol::{Address, Amount, Hash, NodeId, PublicKey, hash::Domain, inference::SessionId};
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     fmt,
@@ -53,15 +54,16 @@ invariants! {
     Recovery 9 "a node ends only by a fault, and starts again after it",
     Lock 10 "no honest validator prevotes against its lock",
     Memory 11 "a restarted validator goes on from the round that it had signed in",
-    Minted 12 "coins are made by rounds that close and epochs that end, and no more than pot, bonus and the cap on uptime",
+    Minted 12 "coins are made by rounds that close, epochs that end and claims that are paid, and no more than pot, bonus, the cap on uptime and half of what a claim burns",
     Confirmed 13 "a transfer is confirmed by enough different nodes that hold a seat",
     FalselyAccused 14 "nobody honest is accused of equivocation, and no message of the honest is rejected",
     Slashed 15 "every provable equivocation is slashed within 20 blocks",
     LifeCycle 16 "a transfer is PENDING, then CONFIRMED and FINAL, or ends REFUNDED or REVERSED, and never changes again",
-    RotatedKey 17 "a key that a recovery has replaced signs for nothing",
+    RotatedKey 17 "a key that a recovery has replaced signs no transaction and no consent",
     Reversed 18 "a transfer is reversed by reports of enough different nodes, none of them its sender's or recipient's",
     Judged 19 "a contribution is found forged by more than two thirds of the power, and only if it is",
     Drawn 20 "a block reveals what its proposer had committed before, link by link, and the seed follows from that",
+    Receipts 21 "a node is paid for a unit that a requester signed for once, and no more than it signed for; and nobody draws what another node was promised",
 }
 
 impl fmt::Display for Invariant {
@@ -151,7 +153,12 @@ pub fn coins_and_confirmations(before: &State, after: &State, events: &[Event]) 
         Event::RoundSettled { round, .. } => Some(before.promised(*round)),
         _ => None,
     });
-    let most = settled.map(|promised| u128::from(promised.0)).sum::<u128>() + u128::from(uptime);
+    let topped_up = events.iter().map(|event| match event {
+        Event::ReceiptPaid { burned, .. } => burned.0 / 2,
+        _ => 0,
+    });
+    let topped_up = topped_up.map(u128::from).sum::<u128>() + u128::from(after.params().inference.subsidy_cap.0);
+    let most = settled.map(|promised| u128::from(promised.0)).sum::<u128>() + u128::from(uptime) + topped_up;
     let minted =
         u128::from(after.supply().minted.0) - u128::from(before.supply().minted.0.min(after.supply().minted.0));
     Invariant::Minted.check(minted <= most && after.supply().minted >= before.supply().minted, || {
@@ -408,6 +415,68 @@ impl Draws {
         self.0.retain(|node, _| after.node(node).is_some());
         let waiting = self.0.values().map(VecDeque::len).max().unwrap_or(0);
         Invariant::Drawn.check(waiting <= 2, || format!("a node has {waiting} chains after block {height}"))
+    }
+}
+
+/// I21, over a chain of blocks from the first on, as the transactions tell of it. Nodes are trusted with so much of each other's
+/// promises as [`State::trusts`] says, so what is left of a deposit must always reach for what others may still draw.
+#[derive(Clone, Debug, Default)]
+pub struct Receipts {
+    /// By payer, session, expiry and node: units claimed.
+    units: BTreeMap<(Address, SessionId, u64, NodeId), u64>,
+    /// By payer, in the epoch: what there was to draw, and what each node drew.
+    drawn: BTreeMap<Address, (Amount, BTreeMap<NodeId, Amount>)>,
+    epoch: u64,
+}
+
+impl Receipts {
+    /// Takes in the next block, between the states before and after it.
+    pub fn add(&mut self, before: &State, after: &State, block: &Block, events: &[Event]) -> Result<(), Violation> {
+        let height = block.header.height;
+        let mut paid = events.iter().filter_map(|event| match event {
+            Event::ReceiptPaid { payer, amount, .. } => Some((*payer, *amount)),
+            _ => None,
+        });
+        if after.epoch() != self.epoch {
+            (self.epoch, self.drawn) = (after.epoch(), BTreeMap::new());
+        }
+        let there = |wallet: &Address| before.deposit(wallet).amount;
+        for event in events {
+            let Event::Deposited { wallet, amount } = event else { continue };
+            let (basis, _) = self.drawn.entry(*wallet).or_insert_with(|| (there(wallet), BTreeMap::new()));
+            basis.0 = basis.0.saturating_add(amount.0);
+        }
+        for transaction in &block.transactions {
+            let Body::ClaimReceipts { claims } = &transaction.unsigned.body else { continue };
+            for Claim { units, receipt } in claims {
+                let (receipt, node) = (&receipt.receipt, transaction.unsigned.signer);
+                let Some((payer, amount)) = paid.next() else {
+                    return Err(Invariant::Receipts.broken(format!("a claim in block {height} is not paid")));
+                };
+                let known = self.units.entry((payer, receipt.session, receipt.expires_age, node)).or_default();
+                let fresh = units.saturating_sub(*known);
+                let worth = receipt.worth(fresh, receipt.price, &after.params().inference).unwrap_or_default();
+                let good = fresh > 0 && *units <= receipt.units && amount <= worth && receipt.node == node;
+                Invariant::Receipts.check(good, || {
+                    format!(
+                        "{amount} for {fresh} units of {} in block {height}, which are worth {worth}",
+                        receipt.units
+                    )
+                })?;
+                *known = *units;
+                let (basis, of) = self.drawn.entry(payer).or_insert_with(|| (there(&payer), BTreeMap::new()));
+                let all = of.entry(node).or_default();
+                all.0 = all.0.saturating_add(amount.0);
+                // Half of it is for seats, the other half for all: nobody has more than its part of both.
+                let seats = after.seats(self.epoch).map_or(0, |seats| seats.0.len());
+                let least = seats.min(after.node_count() as usize).max(1) as u64;
+                Invariant::Receipts.check(u128::from(all.0) * u128::from(least) <= u128::from(basis.0), || {
+                    format!("{} drew {all} of {basis} in block {height}, with {seats} seats", node.short())
+                })?;
+            }
+        }
+        self.units.retain(|(_, _, expires_age, _), _| *expires_age > after.age_ms());
+        Invariant::Receipts.check(paid.next().is_none(), || format!("a payment in block {height} is nobody's claim"))
     }
 }
 

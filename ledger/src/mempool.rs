@@ -8,7 +8,7 @@
 //!
 //! *Order.* First what nodes sign (contributions, verdicts, votes, attestations, heartbeats: few, free of fee, and the
 //! state limits each node), in order of arrival; then what wallets sign, of each wallet the first, then of each the
-//! second and so on, so that who sends much does not make others wait. Attestations
+//! second and so on, so that who sends much does not make others wait. Attestations, claims
 //! and registrations get no more than their quotas of a block, and what does not fit lets the next one pass.
 //!
 //! *Bounds.* Number and bytes for nodes' and wallets' transactions apart, so that neither can crowd out the other; and
@@ -371,6 +371,7 @@ impl Mempool {
         let ledger = &state.params().ledger;
         let mut bytes = u64::from(ledger.block_bytes);
         let mut attest_bytes = bytes * ledger.attest_quota_ppm / PPM;
+        let mut claim_bytes = state.params().claim_bytes();
         let mut registrations = u64::from(ledger.registrations_per_block);
         let mut passed_over = BTreeSet::new();
         let mut chosen = Vec::new();
@@ -378,6 +379,7 @@ impl Mempool {
             let (signer, size) = (transaction.unsigned.signer, *size as u64);
             let (quota, share) = match transaction.unsigned.body {
                 Body::Attest { .. } => (Some(&mut attest_bytes), size),
+                Body::ClaimReceipts { .. } => (Some(&mut claim_bytes), size),
                 Body::RegisterNode { .. } => (Some(&mut registrations), 1),
                 _ => (None, 0),
             };

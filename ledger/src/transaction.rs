@@ -7,6 +7,7 @@ use ailo_protocol::{
     contribution::{Contribution, Finding, MicroNats},
     hash::Domain,
     keys::{BadSignature, signing_bytes},
+    payment::SignedReceipt,
 };
 use serde::{Deserialize, Serialize};
 
@@ -96,6 +97,16 @@ pub enum Body {
         /// Its maker.
         node: NodeId,
     },
+    /// Puts coins where nodes that serve the wallet's requests are paid from.
+    Deposit {
+        /// Coins moved, the fee not included.
+        amount: Amount,
+    },
+    /// Takes coins of the deposit back, after a time.
+    WithdrawDeposit {
+        /// How many.
+        amount: Amount,
+    },
     /// Makes the signing node known and names the wallet it works for.
     RegisterNode {
         /// The wallet that the node's rewards go to.
@@ -153,6 +164,11 @@ pub enum Body {
     },
     /// Two signatures of one node that exclude each other.
     Evidence(Evidence),
+    /// What the signing node has coming for inference: see [`Claim`]. 1 to [`MAX_CLAIMS`].
+    ClaimReceipts {
+        /// Of one requester, or of several.
+        claims: Vec<Claim>,
+    },
     /// A drawn replayer's report on a contribution that it trained again.
     Replayed {
         /// Round of the contribution.
@@ -184,6 +200,18 @@ pub enum Body {
         /// The commitment to the next recovery key.
         next: Hash,
     },
+}
+
+/// Claims of one transaction, at most.
+pub const MAX_CLAIMS: usize = 32;
+
+/// What a node claims of a receipt now. What the deposit does not let it have yet it claims later, of the same receipt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct Claim {
+    /// Units since the session's first, those claimed before included; at most the receipt's.
+    pub units: u64,
+    /// The requester's word for it.
+    pub receipt: SignedReceipt,
 }
 
 /// A wallet's word that a node works for it.
@@ -325,6 +353,7 @@ impl Transaction {
                 consent.verify(network, signer, wallet)
             }
             Body::Evidence(evidence) => evidence.verify(network),
+            Body::ClaimReceipts { claims } => claims.iter().try_for_each(|claim| claim.receipt.verify(network)),
             Body::Recover { account, count, key, agreed, .. } => {
                 key.verify(&signing_bytes(network, "recovered key", &(*account, *count)), agreed)
             }
@@ -363,7 +392,9 @@ impl Body {
             | Body::SetRecovery { .. }
             | Body::Propose { .. }
             | Body::Vote { .. }
-            | Body::Challenge { .. } => true,
+            | Body::Challenge { .. }
+            | Body::Deposit { .. }
+            | Body::WithdrawDeposit { .. } => true,
             Body::RegisterNode { .. }
             | Body::BindNode { .. }
             | Body::Heartbeat { .. }
@@ -373,6 +404,7 @@ impl Body {
             | Body::Verdict { .. }
             | Body::ModelVote { .. }
             | Body::Evidence(_)
+            | Body::ClaimReceipts { .. }
             | Body::Replayed { .. }
             | Body::Judge { .. }
             | Body::Recover { .. } => false,

@@ -56,6 +56,8 @@ pub enum Command {
     Vote(VoteArgs),
     /// List what is voted on.
     Proposals(ClientArgs),
+    /// Show what inference costs now.
+    Market(ClientArgs),
     /// List who decides the next block, or show what one node did and earned.
     Validators(ValidatorsArgs),
     /// Show a round, or what became of a node's contribution to it, and why: checks, losses, replay, pay.
@@ -324,6 +326,22 @@ pub enum WalletCommand {
     Report(ReportArgs),
     /// Take a report back, and the coins that it binds.
     WithdrawReport(ReportArgs),
+    /// Deposit coins that nodes are paid from for serving this wallet's requests.
+    Deposit {
+        /// Amount in ALC.
+        amount: Amount,
+        /// Which wallet, which node.
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Take coins of the deposit back; they are free after a time.
+    WithdrawDeposit {
+        /// Amount in ALC.
+        amount: Amount,
+        /// Which wallet, which node.
+        #[command(flatten)]
+        client: ClientArgs,
+    },
     /// Take a user name, instead of the last one.
     Username {
         /// The name, or none to give the last one up.

@@ -35,6 +35,7 @@ pub async fn dispatch(cli: Cli) -> Result<(), NodeError> {
         Command::Propose(args) => holders::propose(args).await,
         Command::Vote(args) => holders::vote(args).await,
         Command::Proposals(args) => holders::proposals(args).await,
+        Command::Market(args) => holders::market(args).await,
         Command::Validators(args) => holders::validators(args).await,
         Command::Round(args) if args.dry_run => replay::dry_run(&args).await,
         Command::Round(args) => round::command(args).await,
@@ -151,6 +152,15 @@ async fn wallet_show(args: &ClientArgs) -> Result<(), NodeError> {
     println!("pending    {} ALC", account.pending);
     println!("staked     {} ALC", account.staked);
     println!("unbonding  {} ALC", account.unbonding);
+    let deposit = &account.deposit;
+    let leaving = match deposit.leaving.0 {
+        0 => String::new(),
+        _ => format!(", {} of it free in {} s", deposit.leaving, deposit.free_in_ms / 1000),
+    };
+    println!("deposited  {} ALC for inference{leaving}", deposit.amount);
+    if deposit.short {
+        println!("           short of what nodes were promised: they serve again after the next `wallet deposit`");
+    }
     if account.owes.0 > 0 {
         println!("owes       {} ALC for reversed transfers: whatever comes in pays it first", account.owes);
     }
@@ -224,6 +234,13 @@ pub(crate) fn describe(own: Option<&Address>, event: &Event) -> String {
         Event::Staked { node, amount, .. } => format!("staked     {amount} ALC behind node {}", node.short()),
         Event::Unstaked { node, amount, .. } => format!("unbonding  {amount} ALC from node {}", node.short()),
         Event::Unbonded { node, amount, .. } => format!("unbonded   {amount} ALC from node {}", node.short()),
+        Event::Deposited { amount, .. } => format!("deposited  {amount} ALC for inference"),
+        Event::DepositLeaving { amount, .. } => format!("leaving    {amount} ALC of the deposit"),
+        Event::DepositReturned { amount, .. } => format!("returned   {amount} ALC of the deposit"),
+        Event::ReceiptPaid { payer, node, units, amount, burned, minted, .. } => match own == Some(payer) {
+            true => format!("inference  {amount} ALC to node {} for {units} units", node.short()),
+            false => format!("inference  {amount} ALC for {units} units, {burned} burned, {minted} on top"),
+        },
         Event::NodeRegistered { node, .. } => format!("registered node {}", node.short()),
         Event::LotsCommitted { epoch, .. } => format!("lots       its next chain counts from epoch {epoch} on"),
         Event::NodeBound { node, .. } => format!("bound      node {} to this wallet", node.short()),

@@ -14,7 +14,7 @@ use ailo_ledger::{
     store::Subject,
     transaction::{Consent, agree_to_recovery, recovery_commitment},
 };
-use ailo_protocol::{Address, Hash, Keypair, NodeId, amount::PPM, canonical, keystore};
+use ailo_protocol::{Address, Amount, Hash, Keypair, NodeId, amount::PPM, canonical, keystore};
 use std::io::IsTerminal;
 
 /// Runs a command of `wallet` that is about an account's rights.
@@ -30,6 +30,11 @@ pub async fn wallet(command: WalletCommand) -> Result<(), NodeError> {
             let done = "report withdrawn; what it had bound is back, the fee is paid";
             send(&args.client, Body::WithdrawReport { transfer: args.transfer, node }, true, done).await
         }
+        WalletCommand::Deposit { amount, client } => {
+            let done = format!("deposited {amount} ALC: nodes that serve this wallet are paid from it");
+            send(&client, Body::Deposit { amount }, true, &done).await
+        }
+        WalletCommand::WithdrawDeposit { amount, client } => withdraw_deposit(amount, &client).await,
         WalletCommand::Username { name, client } => {
             let done = name.map_or("user name given up".into(), |name| {
                 format!("the wallet's name is {name}: `ailo-node wallet send @{name} ...` pays it")
@@ -47,6 +52,19 @@ pub async fn wallet(command: WalletCommand) -> Result<(), NodeError> {
 async fn include(args: &ClientArgs, body: Body) -> Result<Included, NodeError> {
     let (client, id) = submit(args, body).await?;
     Included::wait(client, &id).await
+}
+
+async fn withdraw_deposit(amount: Amount, args: &ClientArgs) -> Result<(), NodeError> {
+    let included = include(args, Body::WithdrawDeposit { amount }).await?;
+    let leaving = |event: &Event| match event {
+        Event::DepositLeaving { amount, .. } => Some(*amount),
+        _ => None,
+    };
+    let all = included.event(leaving).await?.unwrap_or(amount);
+    let done =
+        format!("{all} ALC of the deposit are on their way back: `ailo-node wallet show` says when they are free");
+    included.say(args, &done);
+    Ok(())
 }
 
 async fn report(ReportArgs { transfer, node, client: args }: ReportArgs) -> Result<(), NodeError> {
@@ -225,6 +243,19 @@ pub async fn vote(VoteArgs { proposal, vote, client: args }: VoteArgs) -> Result
 /// A span of ledger age for a person.
 fn span(from_age: u64, to_age: u64) -> String {
     format!("{} s", to_age.saturating_sub(from_age).div_ceil(1000))
+}
+
+/// Shows what inference costs.
+pub async fn market(args: ClientArgs) -> Result<(), NodeError> {
+    let reply: At<MarketView> = Client::find(&args)?.call("ailo_market", &[]).await?;
+    if args.json {
+        print_json(&reply);
+        return Ok(());
+    }
+    let view = reply.value;
+    println!("price  {} ALC for {} tokens through all layers, in epoch {}", view.price, view.unit_tokens, view.epoch);
+    println!("paid   {} ALC in this epoch, to {} nodes with a seat among others", view.paid, view.servers);
+    Ok(())
 }
 
 /// Lists proposals.

@@ -1,5 +1,5 @@
 //! What every part of an ailo network agrees on before anything is stored or trained: hashes, canonical bytes,
-//! keys and addresses, amounts, Merkle roots, the genesis parameters, contributions, and the peer-to-peer swarm.
+//! keys and addresses, amounts, Merkle roots, the genesis parameters, contributions, payment for inference, and the peer-to-peer swarm.
 //!
 //! ```
 //! use ailo_protocol::{canonical, keys::Keypair, Hash};
@@ -35,6 +35,7 @@ pub mod keystore;
 pub mod merkle;
 pub mod net;
 pub mod params;
+pub mod payment;
 pub mod presets;
 pub mod username;
 

@@ -1,4 +1,4 @@
-//! Network parameters: the numbers of ledger, rounds, model and training, typed and range-checked. They are part of the genesis, and so of
+//! Network parameters: the numbers of ledger, rounds, inference, model and training, typed and range-checked. They are part of the genesis, and so of
 //! the network's id; code holds no literal of theirs (`crate::presets` reads them from `config/`). Durations are in milliseconds of ledger age (see `docs/ledger.md`).
 
 use crate::{
@@ -29,6 +29,8 @@ pub struct Params {
     pub ledger: LedgerParams,
     /// Phases, deadlines and pay of a training round.
     pub round: RoundParams,
+    /// Prices and payment of inference.
+    pub inference: InferenceParams,
     /// The model's shape.
     pub model: ModelConfig,
     /// Inner and outer optimisation.
@@ -36,10 +38,21 @@ pub struct Params {
 }
 
 impl Params {
+    /// Bytes of a block that claims of receipts may fill.
+    pub fn claim_bytes(&self) -> u64 {
+        u64::from(self.ledger.block_bytes) * self.inference.block_ppm.min(PPM) / PPM
+    }
+
     /// Checks every range.
     pub fn validate(&self) -> Result<(), ParamError> {
         self.ledger.validate()?;
         self.round.validate()?;
+        self.inference.validate()?;
+        check(
+            self.claim_bytes() >= 16 << 10,
+            "block_ppm",
+            "at least 16 KiB of a block, or no claim would ever be paid",
+        )?;
         // Two replayers, one after another, and a trial: until then what could be slashed is still there.
         let found_out = self.round.replay_ms.saturating_mul(3).saturating_add(self.ledger.challenge_ms);
         check(
@@ -399,6 +412,88 @@ impl RoundParams {
         check(self.vest_ms <= 4 * WEEK, "vest_ms", "at most four weeks")?;
         check(self.unverified_ppm <= PPM, "unverified_ppm", "at most 1 000 000")?;
         check((1..=1000).contains(&self.keep_rounds), "keep_rounds", "1 to 1000")
+    }
+}
+
+/// Prices and payment of inference.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct InferenceParams {
+    /// Positions of a text that make a unit, which is what has a price.
+    pub unit_tokens: u32,
+    /// Share of the price for the first layer, in ppm.
+    pub first_ppm: u64,
+    /// Share of the price for the last layer, in ppm; what is left is shared by all layers alike.
+    pub last_ppm: u64,
+    /// Share of what is paid that burns, in ppm.
+    pub burn_ppm: u64,
+    /// Minted on top of a claim, at most...
+    pub top_up: Amount,
+    /// ...and with a session's first claim so much more, for a first token at once...
+    pub latency_bonus: Amount,
+    /// ...down to nothing for one that takes this long...
+    pub latency_ms: u64,
+    /// ...but no more than this share of what the claim burned, in ppm.
+    pub top_up_ppm: u64,
+    /// Minted beyond that share in one epoch, at most: for development networks.
+    pub subsidy_cap: Amount,
+    /// A claim is worth at least this: it takes room in the state until the receipt expires.
+    pub receipt_min: Amount,
+    /// A receipt may expire this far ahead.
+    pub receipt_ms: u64,
+    /// Receipts that one node may claim in an epoch, at most.
+    pub receipt_quota: u32,
+    /// Share of a block's bytes open to claims, in ppm.
+    pub block_ppm: u64,
+    /// Time from a withdrawal to the coins; at least `receipt_ms`.
+    pub withdraw_ms: u64,
+    /// The market price of a unit at first, and at least.
+    pub price_floor: Amount,
+    /// The market price at most.
+    pub price_max: Amount,
+    /// Share of the old price in the next one, in ppm.
+    pub price_memory_ppm: u64,
+    /// The price changes by at most this share of itself in an epoch, in ppm.
+    pub price_step_ppm: u64,
+    /// A receipt's price counts up to this share of the market's, in ppm.
+    pub price_cap_ppm: u64,
+    /// Units that a seated node is taken to be able to serve in an epoch.
+    pub capacity: u64,
+}
+
+impl InferenceParams {
+    pub(crate) fn validate(&self) -> Result<(), ParamError> {
+        check((1..=1 << 20).contains(&self.unit_tokens), "unit_tokens", "1 to 1 048 576")?;
+        check(
+            self.first_ppm.saturating_add(self.last_ppm) <= PPM,
+            "first_ppm",
+            "the shares of the first and the last layer are at most 1 000 000 ppm together",
+        )?;
+        check((1..=PPM).contains(&self.burn_ppm), "burn_ppm", "1 to 1 000 000 (asking oneself must cost something)")?;
+        check(
+            self.top_up_ppm <= PPM / 2,
+            "top_up_ppm",
+            "at most 500 000 (who asks itself must lose half of what burns)",
+        )?;
+        check((1..=3_600 * SECOND).contains(&self.latency_ms), "latency_ms", "1 to 3 600 000")?;
+        check(self.receipt_min <= Amount::alc(1), "receipt_min", "at most 1 ALC")?;
+        check((SECOND..=WEEK).contains(&self.receipt_ms), "receipt_ms", "1 000 to a week")?;
+        check(self.receipt_quota > 0, "receipt_quota", "positive")?;
+        check(self.block_ppm <= PPM, "block_ppm", "at most 1 000 000")?;
+        check(
+            (self.receipt_ms..=4 * WEEK).contains(&self.withdraw_ms),
+            "withdraw_ms",
+            "receipt_ms to four weeks (what is promised must still be there)",
+        )?;
+        check(
+            self.price_floor > Amount::ZERO && self.price_floor <= self.price_max,
+            "price_floor",
+            "positive, at most price_max",
+        )?;
+        check(self.price_memory_ppm <= PPM, "price_memory_ppm", "at most 1 000 000")?;
+        check((1..=PPM / 2).contains(&self.price_step_ppm), "price_step_ppm", "1 to 500 000")?;
+        check((PPM..=100 * PPM).contains(&self.price_cap_ppm), "price_cap_ppm", "1 000 000 to 100 000 000")?;
+        check((1..=1 << 40).contains(&self.capacity), "capacity", "1 to 2^40")
     }
 }
 

@@ -70,6 +70,8 @@ pub fn genesis(validators: usize, followers: usize) -> Genesis {
     (round.replay_ppm, round.replay_ms, round.vest_rounds, round.vest_ms) = (300_000, 6_000, 2, 15_000);
     let wallet = |i| Address::from(member_wallet_key(i).public());
     let founder = |i| Founder { node: *node_key(i).public(), wallet: wallet(i), validator: i < validators };
+    let inference = &mut params.inference;
+    (inference.receipt_ms, inference.withdraw_ms, inference.receipt_min) = (30_000, 30_000, Amount(20_000));
     Genesis {
         name: "simulation".into(),
         time_ms: GENESIS_MS,

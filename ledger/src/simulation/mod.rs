@@ -12,6 +12,7 @@ mod disk;
 mod faults;
 mod member;
 mod network;
+mod receipts;
 mod sweep;
 #[cfg(test)]
 mod tests;

@@ -359,9 +359,18 @@ fn all_claims_hold_in_a_fixed_set_of_seeds_and_in_fresh_ones() {
     assert_all_hold(&summary, "");
     assert!(summary.heights >= 60 * HEIGHTS && summary.transfers >= 60 * TRANSFERS, "{summary:?}");
     assert!(summary.faults.values().sum::<u64>() >= 60 * FAULTS && summary.faults.len() == Kind::ALL.len());
-    for what in
-        ["reversed", "debts paid", "reports withdrawn", "recoveries", "user names", "unstakes", "changed parameters"]
-    {
+    for what in [
+        "reversed",
+        "debts paid",
+        "reports withdrawn",
+        "recoveries",
+        "user names",
+        "unstakes",
+        "changed parameters",
+        "receipts paid",
+        "deposits returned",
+        "prices",
+    ] {
         assert!(summary.happened.contains_key(what), "{what}: {:?}", summary.happened);
     }
     for seed in seeds(0) {

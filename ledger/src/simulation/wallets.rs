@@ -1,5 +1,5 @@
 //! What the owners of wallets do. Clients send transfers, and again what they see nothing of, now and then two different
-//! ones with one nonce; they take transfers back, take user names, and lose their keys and recover. Members' wallets stake
+//! ones with one nonce; they take transfers back, take user names, deposit coins for inference and take them back, and lose their keys and recover. Members' wallets stake
 //! and unstake, unjail, report, challenge, propose and vote. What becomes of a transfer, its id decides ([`Fate`]).
 
 use super::{
@@ -217,8 +217,24 @@ impl World {
                 let key = cast::recovery_key(number, 0);
                 Some(Body::SetRecovery { commitment: recovery_commitment(&self.network_id, key.public()) })
             }
+            3..7 => {
+                let amount = Amount::alc(1 + self.wallets[number].next % 4);
+                let fee = self.ledger.params().ledger.fee;
+                let most = Amount(amount.0 + fee.0);
+                (self.ledger.account(&account).free > most).then_some(Body::Deposit { amount })
+            }
+            7 | 8 => {
+                let deposit = self.ledger.deposit(&account);
+                let amount = Amount(deposit.amount.0.saturating_sub(deposit.leaving.0) / 2);
+                (amount > Amount::ZERO).then_some(Body::WithdrawDeposit { amount })
+            }
             _ => None,
         }
+    }
+
+    /// The clients' present keys.
+    pub fn requesters(&self) -> impl Iterator<Item = (usize, &Keypair)> {
+        self.wallets.iter().filter(|wallet| wallet.member.is_none()).map(|wallet| (wallet.number, &wallet.key))
     }
 
     fn transfer(&mut self, number: usize, small: bool) -> Body {

@@ -33,6 +33,7 @@ enum Duty {
     Vote(u64),
     Replay(u64, NodeId),
     Judge(u64, NodeId),
+    Claim(u64),
 }
 
 impl Duties {
@@ -61,7 +62,11 @@ impl World {
                     perjures: !member.is_honest(),
                     doubtful: &self.doubtful,
                 };
-                owed(&state, &key, knows, &mut self.duties[i], now)
+                let mut bodies = owed(&state, &key, knows, &mut self.duties[i], now);
+                if self.duties[i].due(Duty::Claim(state.height()), now) {
+                    bodies.extend(self.claims(i, &state));
+                }
+                bodies
             }
         };
         let mut transactions: Vec<Transaction> =
@@ -243,6 +248,10 @@ pub fn name(event: &Event) -> Option<&'static str> {
         Event::Counted { .. } => "polls",
         Event::Activated { .. } => "changed parameters",
         Event::LotsCommitted { .. } => "chains of lots",
+        Event::Deposited { .. } => "deposits",
+        Event::DepositReturned { .. } => "deposits returned",
+        Event::ReceiptPaid { .. } => "receipts paid",
+        Event::MarketPrice { .. } => "prices",
         _ => return None,
     })
 }

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     Block, Body, Certificate, Transaction,
     consensus::{HostError, Message, Verdict},
-    invariants::{self, Draws, Invariant, Lives, Signatures, Spending, Trials, Violation},
+    invariants::{self, Draws, Invariant, Lives, Receipts, Signatures, Spending, Trials, Violation},
     participant::{Action, Gossip, Head, ParticipantError},
     state::{Event as LedgerEvent, State, execute_block},
     store::StoreError,
@@ -108,6 +108,7 @@ pub struct World {
     lives: Lives,
     trials: Trials,
     draws: Draws,
+    receipts: Receipts,
     signatures: Signatures,
     /// Transfers in the chain.
     pub transfers: u64,
@@ -184,6 +185,7 @@ impl World {
             lives: Lives::default(),
             trials: Trials::default(),
             draws: Draws::default(),
+            receipts: Receipts::default(),
             signatures: Signatures::default(),
             transfers: 0,
             rounds_closed: 0,
@@ -464,6 +466,7 @@ impl World {
             *self.happened.entry("lots revealed").or_default() += 1;
         }
         self.draws.add(&before, &after, block)?;
+        self.receipts.add(&before, &after, block, events)?;
         self.forged.extend(block.transactions.iter().filter_map(|transaction| workload::forgery(&before, transaction)));
         for event in events {
             let LedgerEvent::ChallengeEnded { round, node, forged: true } = event else { continue };

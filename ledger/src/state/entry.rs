@@ -9,6 +9,7 @@ use ailo_protocol::{
     Address, Amount, Hash, NodeId, PublicKey, Username,
     canonical::{Decode, Encode},
     contribution::MicroNats,
+    inference::SessionId,
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -72,6 +73,16 @@ pub enum Key {
     EpochStart(u64),
     /// [`Seats`] in force from an epoch on, until the next such entry.
     Seats(u64),
+    /// [`Market`].
+    Market,
+    /// [`Deposit`] of a wallet.
+    Deposit(Address),
+    /// [`Withdrawal`]: the age at which coins of a wallet's deposit are free.
+    Withdrawal(u64, Address),
+    /// [`Claimed`] of a wallet's session by a node, by the age at which its receipts expire.
+    Claimed(u64, Address, SessionId, NodeId),
+    /// [`Drawn`] in an epoch, of a wallet's deposit, by a node.
+    Drawn(u64, Address, NodeId),
     /// [`Tip`]. The root leaves it out, because the root stands in the block that it names.
     Tip,
 }
@@ -112,7 +123,8 @@ pub(super) trait Record: Sized + Clone {
 
 entries!(
     Chain, Supply, Validators, Model, Round, PastRound, Replay, Changes, Account, Alias, Owner, Iou, Node, Lots,
-    Transfer, Report, Inclusion, Expiry, Unbonding, Challenge, Poll, PollVote, EpochStart, Seats, Tip,
+    Transfer, Report, Inclusion, Expiry, Unbonding, Challenge, Poll, PollVote, EpochStart, Seats, Market, Deposit,
+    Withdrawal, Claimed, Drawn, Tip,
 );
 
 /// Where the chain stands.
@@ -167,7 +179,7 @@ pub struct Supply {
     pub staked: Amount,
     /// On the way back from behind nodes.
     pub unbonding: Amount,
-    /// Fees of PENDING transfers, and what reports, challenges and proposals bind.
+    /// Fees of PENDING transfers, what reports, challenges and proposals bind, and deposits for inference.
     pub escrow: Amount,
     /// Gone.
     pub burned: Amount,
@@ -190,6 +202,8 @@ pub struct Account {
     pub owes: Amount,
     /// The key that signs for it, once a recovery has replaced the one that the address is made of.
     pub key: Option<PublicKey>,
+    /// The key before that, if it is not the one that the address is made of: receipts that it signed are still paid.
+    pub replaced: Option<PublicKey>,
     /// Commitment to the recovery key.
     pub recovery: Option<Hash>,
     /// Recoveries so far.
@@ -239,6 +253,8 @@ pub struct Node {
     pub up_ms: u64,
     /// Reports made in the epoch that is named.
     pub reports: (u64, u32),
+    /// Receipts claimed in the epoch that is named.
+    pub receipts: (u64, u32),
     /// Slashed: without rights until its wallet unjails it, not before this age.
     pub jailed_until: Option<u64>,
     /// Height of the last slash: it covers everything signed before. While evidence of that time is admissible the entry
@@ -274,6 +290,7 @@ impl Node {
             stake: Amount::ZERO,
             up_ms: 0,
             reports: (0, 0),
+            receipts: (0, 0),
             jailed_until: None,
             slashed_height: 0,
             score_ppm: 0,
@@ -480,6 +497,8 @@ pub struct EpochStart {
     pub height: u64,
     /// The seed after it, which stamps are made for.
     pub lot: Hash,
+    /// Nodes that were registered when it began: those that share deposits in this epoch.
+    pub nodes: u32,
 }
 
 /// A transfer's standing on the ledger; REFUNDED, REVERSED and FINAL ones have none left.
@@ -573,6 +592,51 @@ pub struct Expiry;
 /// Coins that leave stake.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 pub struct Unbonding(pub Amount);
+
+/// What inference costs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct Market {
+    /// Market price of a unit.
+    pub price: Amount,
+    /// Paid out of deposits in the running epoch: the demand.
+    pub paid: Amount,
+    /// Nodes with a seat that were paid in the running epoch: the capacity.
+    pub servers: u32,
+    /// Minted in the running epoch beyond the share of what burned.
+    pub subsidy: Amount,
+}
+
+/// Coins of a wallet that pay for inference.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct Deposit {
+    /// All of them.
+    pub amount: Amount,
+    /// Those on their way back; they pay until then.
+    pub leaving: Amount,
+    /// Age at which those are free.
+    pub due_age: u64,
+    /// A reversal has seized from it: what nodes were promised may not be covered. Until the next deposit.
+    pub short: bool,
+    /// Epoch of `basis`.
+    pub epoch: u64,
+    /// What the parts of all nodes in that epoch are parts of.
+    pub basis: Amount,
+}
+
+/// A mark in the queue of withdrawals.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Withdrawal;
+
+/// What a node has claimed of a session's receipts.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct Claimed {
+    /// Units.
+    pub units: u64,
+}
+
+/// What a node has had of a deposit in an epoch.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+pub struct Drawn(pub Amount);
 
 /// A node that confirms transfers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]

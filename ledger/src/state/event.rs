@@ -5,6 +5,7 @@ use ailo_protocol::{
     Address, Amount, Hash, NodeId, PublicKey, Username,
     canonical::{Decode, Encode},
     contribution::MicroNats,
+    inference::SessionId,
 };
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -25,6 +26,8 @@ pub enum RewardKind {
     Replay,
     /// For being up while holding a seat.
     Uptime,
+    /// On top of what a requester paid for inference.
+    Inference,
 }
 
 /// Why a round ended without a new model.
@@ -85,6 +88,26 @@ pub enum Event {
     Unstaked { wallet: Address, node: NodeId, amount: Amount, due_age: u64 },
     /// Unbonded coins are free.
     Unbonded { wallet: Address, node: NodeId, amount: Amount },
+    /// Coins were put where a wallet's requests are paid from.
+    Deposited { wallet: Address, amount: Amount },
+    /// Coins of a deposit are on their way back, all together free at ledger age `due_age`.
+    DepositLeaving { wallet: Address, amount: Amount, due_age: u64 },
+    /// They are free.
+    DepositReturned { wallet: Address, amount: Amount },
+    /// A node was paid for inference: `amount` of the payer's deposit, of which `burned` burned; `minted` came on top.
+    ReceiptPaid {
+        payer: Address,
+        node: NodeId,
+        wallet: Address,
+        session: SessionId,
+        model: Hash,
+        units: u64,
+        amount: Amount,
+        burned: Amount,
+        minted: Amount,
+    },
+    /// What a unit of inference costs in the epoch that begins; in the last one so much was paid, to nodes of which so many hold seats.
+    MarketPrice { epoch: u64, price: Amount, paid: Amount, servers: u32 },
     /// A node is known.
     NodeRegistered { node: NodeId, wallet: Address },
     /// A node committed its next chain of lots, which counts from an epoch on.
@@ -182,6 +205,7 @@ impl Event {
             | Event::ChallengeEnded { node, .. }
             | Event::Contributed { node, .. }
             | Event::ReplayDecided { node, .. }
+            | Event::ReceiptPaid { node, .. }
             | Event::Reward { node, .. } => vec![*node],
             Event::ReplayDrawn { node, replayer, .. } | Event::Replayed { node, replayer, .. } => {
                 vec![*node, *replayer]
@@ -201,6 +225,7 @@ impl Event {
             | Event::TransferReversed { from, to, .. }
             | Event::TransferFinal { from, to, .. } => vec![*from, *to],
             Event::DebtPaid { debtor, creditor, .. } => vec![*debtor, *creditor],
+            Event::ReceiptPaid { payer, wallet, .. } => vec![*payer, *wallet],
             Event::Slashed { wallet, reporter, .. } => match wallet == reporter {
                 true => vec![*wallet],
                 false => vec![*wallet, *reporter],
@@ -221,6 +246,9 @@ impl Event {
             | Event::UsernameChanged { wallet, .. }
             | Event::Proposed { wallet, .. }
             | Event::Voted { wallet, .. }
+            | Event::Deposited { wallet, .. }
+            | Event::DepositLeaving { wallet, .. }
+            | Event::DepositReturned { wallet, .. }
             | Event::Reward { wallet, .. } => vec![*wallet],
             Event::Attested { .. }
             | Event::LotsCommitted { .. }
@@ -237,6 +265,7 @@ impl Event {
             | Event::RoundSettled { .. }
             | Event::RoundAborted { .. }
             | Event::Burned { .. }
+            | Event::MarketPrice { .. }
             | Event::ValidatorsChanged { .. }
             | Event::EpochChanged { .. } => vec![],
         }

@@ -51,6 +51,7 @@ pub(super) struct Used {
     bytes: u64,
     attest_bytes: u64,
     registrations: u32,
+    claim_bytes: u64,
 }
 
 /// A block's outcome.
@@ -284,6 +285,12 @@ impl Executor {
                     return Err(Rejection::AttestQuota);
                 }
             }
+            Body::ClaimReceipts { .. } => {
+                used.claim_bytes += bytes;
+                if used.claim_bytes > self.state.params().claim_bytes() {
+                    return Err(Rejection::ClaimSpace);
+                }
+            }
             Body::RegisterNode { .. } => {
                 used.registrations += 1;
                 if used.registrations > ledger.registrations_per_block {
@@ -317,6 +324,8 @@ impl Executor {
             Body::Propose { changes, why } => self.propose(wallet, nonce, changes, why),
             Body::Vote { proposal, approve } => self.vote(wallet, nonce, *proposal, *approve),
             Body::Challenge { round, node } => self.challenge(wallet, nonce, *round, *node),
+            Body::Deposit { amount } => self.deposit(wallet, nonce, *amount),
+            Body::WithdrawDeposit { amount } => self.withdraw_deposit(wallet, nonce, *amount),
             _ => unreachable!("Body::is_wallets names exactly the kinds above"),
         }
     }
@@ -332,6 +341,7 @@ impl Executor {
             Body::Verdict { round, findings } => self.verdict(signer, *round, findings),
             Body::ModelVote { round, root, loss } => self.model_vote(signer, *round, *root, *loss),
             Body::Evidence(evidence) => self.evidence(signer, evidence),
+            Body::ClaimReceipts { claims } => self.claim(signer, claims),
             Body::Replayed { round, node, trace } => self.replayed(signer, *round, *node, *trace),
             Body::Judge { round, node, found } => self.judge(signer, *round, *node, *found),
             Body::Recover { account, count, key, next, .. } => self.recover(signer, *account, *count, *key, *next),
@@ -344,6 +354,7 @@ impl Executor {
         self.include_transfers();
         self.sweep_transfers();
         self.sweep_unbonding();
+        self.sweep_deposits();
         self.sweep_nodes();
         self.end_challenges();
         self.count_polls();

@@ -17,6 +17,7 @@ pub mod entry;
 pub mod event;
 mod evidence;
 mod executor;
+mod inference;
 mod lots;
 mod money;
 mod nodes;
@@ -39,8 +40,8 @@ pub mod tree;
 
 pub(crate) use endow::endow;
 pub use entry::{
-    Account, Attestation, Chain, Challenge, Entry, Inclusion, Iou, Key, LotChainLeft, Lots, Model, Node, Outcome,
-    PastRound, Poll, Replay, Report, Seat, Seats, Share, Supply, Transfer, TransferStatus, Validators,
+    Account, Attestation, Chain, Challenge, Deposit, Entry, Inclusion, Iou, Key, LotChainLeft, Lots, Market, Model,
+    Node, Outcome, PastRound, Poll, Replay, Report, Seat, Seats, Share, Supply, Transfer, TransferStatus, Validators,
 };
 pub use event::{AbortReason, Event, RewardKind};
 pub use executor::{BlockContext, Executed, Executor, InvalidBlock, build_block, execute_block};
@@ -139,6 +140,7 @@ impl Sums {
             Entry::Report(report) => change(|s| &mut s.escrow, report.bond),
             Entry::Challenge(challenge) => change(|s| &mut s.escrow, challenge.bond),
             Entry::Poll(poll) => change(|s| &mut s.escrow, poll.deposit),
+            Entry::Deposit(deposit) => change(|s| &mut s.escrow, deposit.amount),
             Entry::Iou(iou) => change(|s| &mut s.owed, iou.amount),
             _ => {}
         }
@@ -215,7 +217,9 @@ impl State {
         state.set(Key::Supply, Supply::default());
         let set = state.constants.founding_validators.clone();
         state.set(Key::Validators, Validators { reference: set.clone(), set, latched: false, epoch: 0 });
-        state.set(Key::EpochStart(0), EpochStart { height: 1, lot: seed });
+        state.set(Key::EpochStart(0), EpochStart { height: 1, lot: seed, nodes: genesis.founders.len() as u32 });
+        let price = params.inference.price_floor;
+        state.set(Key::Market, Market { price, paid: Amount::ZERO, servers: 0, subsidy: Amount::ZERO });
         state.set(
             Key::Model,
             Model {
@@ -258,7 +262,7 @@ impl State {
             state.put(key, Some(entry));
             keys.push(key);
         }
-        let missing = [Key::Chain, Key::Tip, Key::Supply, Key::Validators, Key::Model, Key::Round];
+        let missing = [Key::Chain, Key::Tip, Key::Supply, Key::Validators, Key::Model, Key::Round, Key::Market];
         if let Some(missing) = missing.into_iter().find(|key| !state.entries.contains_key(key)) {
             return Err(RestoreError::Missing(missing));
         }
@@ -543,7 +547,7 @@ impl State {
 
     /// An entry that genesis makes, restore demands, and nothing removes.
     fn singleton<T: Record>(&self, key: &Key) -> &T {
-        self.get(key).expect("every state has its chain, tip, supply, validators, model and round")
+        self.get(key).expect("every state has its chain, tip, supply, validators, model, round and market")
     }
 
     fn set<T: Record>(&mut self, key: Key, record: T) {

@@ -126,8 +126,8 @@ impl Executor {
         }
     }
 
-    /// Takes up to `amount` from a wallet against its will: free coins, then what unbonds, then stake. The total is
-    /// in [`Pool::Free`] afterwards.
+    /// Takes up to `amount` from a wallet against its will: free coins, then what unbonds, then stake, and at last the
+    /// deposit, which others have served for already. The total is in [`Pool::Free`] afterwards.
     pub(super) fn seize(&mut self, wallet: Address, amount: Amount) -> Amount {
         let mut left = amount;
         let free = self.state.account(&wallet).free.min(left);
@@ -148,6 +148,8 @@ impl Executor {
                 take(&mut left, part);
             }
         }
+        let part = self.seize_deposit(wallet, left);
+        take(&mut left, part);
         Amount(amount.0 - left.0)
     }
 

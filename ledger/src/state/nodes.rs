@@ -211,7 +211,8 @@ impl Executor {
         let ledger = self.state.params().ledger.clone();
         let before = self.state.seats(epoch).cloned().unwrap_or_default();
         let nodes: Vec<(NodeId, Node)> = self.state.nodes().map(|(id, node)| (id, node.clone())).collect();
-        self.set(Key::EpochStart(epoch), EpochStart { height: self.context.height, lot: seed });
+        let start = EpochStart { height: self.context.height, lot: seed, nodes: self.state.node_count() };
+        self.set(Key::EpochStart(epoch), start);
         let (mut seats, mut waiting, mut uptime) = (Vec::new(), Vec::new(), Vec::new());
         for (id, mut node) in nodes {
             let old = node.clone();
@@ -251,6 +252,7 @@ impl Executor {
             self.set(Key::Seats(epoch), Seats(seats));
         }
         self.pay_uptime(&uptime);
+        self.set_price();
         // Keep the snapshots that were in force at or after the inclusion of any transfer that is not final.
         let age = self.state.age_ms();
         let epoch_of = |since_ms: u64| age.saturating_sub(since_ms) / ledger.epoch_ms;

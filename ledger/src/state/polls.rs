@@ -61,6 +61,17 @@ pub const CHANGEABLE: &[&str] = &[
     "round.stake_bonus_unit",
     "round.uptime_pay",
     "round.uptime_cap",
+    "inference.top_up",
+    "inference.latency_bonus",
+    "inference.receipt_min",
+    "inference.receipt_quota",
+    "inference.block_ppm",
+    "inference.price_floor",
+    "inference.price_max",
+    "inference.price_memory_ppm",
+    "inference.price_step_ppm",
+    "inference.price_cap_ppm",
+    "inference.capacity",
 ];
 
 /// Changes of one proposal, at most, and bytes of each.

@@ -5,7 +5,7 @@
 //!   each works once. A thief of the signing key can't replace the recovery key. The new key has signed that it agrees.
 //! - `Recover` has no nonce of the account's, which a thief could run away with, but the number of recoveries so far. It
 //!   costs the fee, or what there is, and comes once an epoch.
-//! - The address stays. The old key signs for nothing any more; the new one signs for the account, and its own address
+//! - The address stays. The old key signs for nothing any more, but what it signed of receipts before is still paid; the new one signs for the account, and its own address
 //!   takes no coins, which nobody could move.
 //! - A user name is unique and free again when its owner takes another one or gives it up.
 
@@ -34,6 +34,21 @@ impl State {
             true => Ok(account),
             false => Err(Rejection::KeyRotated { account }),
         }
+    }
+}
+
+impl State {
+    /// The account that a receipt of `key` is paid by: the one that it signs for. What the key before the last recovery signed is paid
+    /// too, as far as it may be of before: else a requester would void all that it has promised by recovering its account.
+    pub(super) fn pays_for(&self, key: &PublicKey, expires_age: u64) -> Result<Address, Rejection> {
+        self.signs_for(key).or_else(|reason| {
+            let wallet = self.account_of(key);
+            let account = self.account(&wallet);
+            let own = Address::from(key) == wallet;
+            let was_key = account.replaced.map_or(own, |replaced| replaced == *key);
+            let newest = account.recovered_age.saturating_add(self.params().inference.receipt_ms);
+            if was_key && expires_age <= newest { Ok(wallet) } else { Err(reason) }
+        })
     }
 }
 
@@ -82,6 +97,7 @@ impl Executor {
         let fee = ledger.fee.min(account.free);
         let age = self.state.age_ms();
         self.account(wallet, |account| {
+            account.replaced = account.key;
             account.key = Some(key);
             account.recovery = Some(next);
             account.recoveries += 1;

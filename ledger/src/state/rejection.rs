@@ -40,6 +40,8 @@ rejections! {
         BlockFull;
     "ATTEST_QUOTA": "the block's share for attestations is full: the attestation waits for the next one",
         AttestQuota;
+    "CLAIM_SPACE": "the block's share for claims of receipts is full: the claim waits for the next one",
+        ClaimSpace;
     "REGISTRATION_QUOTA": "the block has its number of registrations: this one waits for the next block",
         RegistrationQuota;
 
@@ -195,6 +197,28 @@ rejections! {
         NoSuchPoll;
     "NO_STAKE": "the wallet has no stake to vote with",
         NoStake;
+
+    // Inference.
+    "NOT_DEPOSITED": "{deposited} ALC of the wallet's deposit are not on their way back yet, {asked} ALC are asked",
+        NotDeposited { deposited: Amount, asked: Amount };
+    "BAD_CLAIM": "claim 1 to {max} receipts, each made out to this node for layers that there are, and no more units than each promises",
+        BadClaim { max: usize };
+    "NODE_TOO_NEW": "the node registered in this epoch: it is paid from the next one on",
+        NodeTooNew;
+    "CLAIM_QUOTA": "the node has claimed its {quota} receipts of this epoch: wait for the next one",
+        ClaimQuota { quota: u32 };
+    "RECEIPT_EXPIRED": "the receipt has expired (ledger age is {age})",
+        ReceiptExpired { age: u64 };
+    "RECEIPT_TOO_LONG": "the receipt expires more than {max_ms} ms ahead: ask for another one, or wait",
+        ReceiptTooLong { max_ms: u64 };
+    "OWN_RECEIPT": "the payer is the node's own wallet: nobody is paid for serving itself",
+        OwnReceipt;
+    "ALREADY_CLAIMED": "{units} units of this receipt's session are claimed already",
+        AlreadyClaimed { units: u64 };
+    "CLAIM_TOO_SMALL": "the claim is worth {worth} ALC, the least is {min}: let units add up",
+        ClaimTooSmall { worth: Amount, min: Amount };
+    "OVER_PART": "the node may have {left} ALC more of this deposit in this epoch, the claim is worth {worth}: claim fewer units now, and the others later",
+        OverPart { left: Amount, worth: Amount };
 
     // Rounds.
     "WRONG_ROUND": "the open round is {open}, not {got}",

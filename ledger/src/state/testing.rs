@@ -13,7 +13,7 @@ use ailo_protocol::{
     compression::Codec,
     contribution::{Contribution, Finding, trace_commitment},
     genesis::{Dataset, Founder},
-    params::{LedgerParams, ModelConfig, Params, RoundParams, Style, Tokenizer, TrainingParams},
+    params::{InferenceParams, LedgerParams, ModelConfig, Params, RoundParams, Style, Tokenizer, TrainingParams},
 };
 
 /// The key of the founder `i`'s node.
@@ -105,7 +105,9 @@ pub fn genesis(founders: u8, edit: impl FnOnce(&mut Params)) -> Genesis {
         codec: Codec::Int8,
         aggregation: Aggregation::DEFAULT,
     };
-    let mut params = Params { ledger, round, model, training };
+    let inference =
+        InferenceParams { receipt_ms: 100_000, withdraw_ms: 120_000, ..ailo_protocol::presets::main().inference };
+    let mut params = Params { ledger, round, inference, model, training };
     edit(&mut params);
     let founder = |i| Founder { node: *node_key(i).public(), wallet: wallet(i), validator: true };
     let genesis = Genesis {

@@ -10,6 +10,7 @@
 //! | `ailo_owner` | `name` | [`AccountView`] of who has the user name |
 //! | `ailo_validators` | | [`ValidatorsView`] |
 //! | `ailo_proposals` | | [`ProposalsView`] |
+//! | `ailo_market` | | [`MarketView`] |
 //! | `ailo_history` | `address` or `node`, `cursor`?, `limit`? | [`HistoryView`] |
 //! | `ailo_round` | `number` (the open one) | [`RoundView`], or null for one that the ledger does not keep |
 //! | `ailo_model` | | [`ModelStatus`] |
@@ -377,6 +378,21 @@ impl Context {
         Ok(self.at(&head, view))
     }
 
+    fn market(&self) -> Answer<MarketView> {
+        let head = self.chain.head();
+        let (market, params) = (*head.state.market(), &head.state.params().inference);
+        let view = MarketView {
+            price: market.price,
+            unit_tokens: params.unit_tokens,
+            most: market.price.share(params.price_cap_ppm).unwrap_or(Amount(u64::MAX)),
+            epoch: head.state.epoch(),
+            paid: market.paid,
+            servers: market.servers,
+            age_ms: head.state.age_ms(),
+        };
+        Ok(self.at(&head, view))
+    }
+
     fn history(&self, params: &Params<'_>) -> Answer<HistoryView> {
         let by: HistoryParams = parse(params)?;
         let head = self.chain.head();
@@ -507,6 +523,7 @@ impl Drop for Asked {
 fn account_view(head: &Head, address: &Address) -> AccountView {
     let address = head.state.account_at(address);
     let account = head.state.account(&address);
+    let deposit = head.state.deposit(&address);
     let debt = |(transfer, iou): (Hash, &Iou)| DebtView { transfer, creditor: iou.creditor, amount: iou.amount };
     AccountView {
         address,
@@ -514,6 +531,12 @@ fn account_view(head: &Head, address: &Address) -> AccountView {
         pending: account.incoming,
         staked: account.staked,
         unbonding: account.unbonding,
+        deposit: DepositView {
+            amount: deposit.amount,
+            leaving: deposit.leaving,
+            free_in_ms: deposit.due_age.saturating_sub(head.state.age_ms()),
+            short: deposit.short,
+        },
         nonce: account.nonce,
         owes: account.owes,
         debts: head.state.debts(&address).take(MAX_PAGE).map(debt).collect(),
@@ -538,6 +561,7 @@ fn methods(context: Arc<Context>) -> Result<RpcModule<Arc<Context>>, NodeError> 
     module.register_method("ailo_owner", |p, c, _| c.owner(&p)).map_err(twice)?;
     module.register_method("ailo_validators", |_, c, _| c.validators()).map_err(twice)?;
     module.register_method("ailo_proposals", |_, c, _| c.proposals()).map_err(twice)?;
+    module.register_method("ailo_market", |_, c, _| c.market()).map_err(twice)?;
     module.register_blocking_method("ailo_history", |p, c, _| c.history(&p)).map_err(twice)?;
     module.register_method("ailo_round", |p, c, _| c.round(&p)).map_err(twice)?;
     module

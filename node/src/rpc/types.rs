@@ -121,6 +121,8 @@ pub struct AccountView {
     pub staked: Amount,
     /// On its way back from a stake.
     pub unbonding: Amount,
+    /// Deposited for inference.
+    pub deposit: DepositView,
     /// Number of the next transaction.
     pub nonce: u64,
     /// Owed for reversed transfers; whatever comes in pays it first.
@@ -137,6 +139,38 @@ pub struct AccountView {
     pub recoverable: bool,
     /// How many recoveries it has had.
     pub recoveries: u64,
+}
+
+/// What an account has deposited for inference.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct DepositView {
+    /// All of it.
+    pub amount: Amount,
+    /// What of it is on its way back.
+    pub leaving: Amount,
+    /// Time until that is free, by the ledger's age, in milliseconds.
+    pub free_in_ms: u64,
+    /// A reversal has seized from it: no node serves for it until the next deposit.
+    pub short: bool,
+}
+
+/// `ailo_market`: what inference costs now.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct MarketView {
+    /// Market price of a unit, through all layers.
+    pub price: Amount,
+    /// Positions of a text that make a unit.
+    pub unit_tokens: u32,
+    /// The most that a receipt's unit is paid.
+    pub most: Amount,
+    /// Epoch that the price is of.
+    pub epoch: u64,
+    /// Paid for inference in this epoch so far.
+    pub paid: Amount,
+    /// Nodes with a seat that were paid in it.
+    pub servers: u32,
+    /// Ledger age: what receipts expire by.
+    pub age_ms: u64,
 }
 
 /// A debt of an account.

@@ -139,8 +139,8 @@ fn a_known_history_has_a_known_root() {
     assert_eq!(
         [first, ledger.state.root()].map(|root| root.to_string()),
         [
-            "b2ce5a585f394f6d4c5f944c52a1e3f127c2c91c9e6386433ed1e243d5d2028b",
-            "c2d2e98728c1d527360b56906aac642ebf431dca51145b35ebbc2c2fc724535d"
+            "2373f0a9efb376011323543f61360fe6c2ea5cc204c5a21e38112678ce878680",
+            "0fd3403cbdd34e4c284441651d49dfdbd42173b8b2ced1905e9ed9d7b9806fe5"
         ]
     );
 }

@@ -4,6 +4,7 @@
 mod attacks;
 mod blocks;
 mod evidence;
+mod inference;
 mod lots;
 mod nodes;
 mod polls;

@@ -1,10 +1,14 @@
 use super::*;
-use crate::consensus::{Ballot, Step};
+use crate::{
+    consensus::{Ballot, Step},
+    transaction::Claim,
+};
 use ailo_protocol::{
     canonical,
     contribution::{Contribution, Finding},
     hash::{Domain, Stream},
     keys::PublicKey,
+    payment::Receipt,
 };
 
 /// Random actors who do random things, right and wrong ones.
@@ -47,7 +51,10 @@ impl Chaos {
     fn body(&mut self, ledger: &Ledger, i: u8) -> (Keypair, Body) {
         let (state, node) = (&ledger.state, self.node());
         let id = *node.public();
-        let body = match self.below(28) {
+        let body = match self.below(32) {
+            28 => Body::Deposit { amount: self.amount(ledger, i) },
+            29 => Body::WithdrawDeposit { amount: self.amount(ledger, i) },
+            30..32 => return (node, self.claim_body(ledger, i, id)),
             16..28 => return self.dispute_body(ledger, i),
             0..4 => Body::Transfer {
                 to: wallet(self.below(u64::from(self.founders) + 1) as u8),
@@ -67,6 +74,27 @@ impl Chaos {
             _ => self.round_body(ledger, &id),
         };
         (if body.is_wallets() { self.signing_key(ledger, i) } else { node }, body)
+    }
+
+    /// A claim of what the founder's wallet promises, or what looks like it.
+    fn claim_body(&mut self, ledger: &Ledger, i: u8, node: NodeId) -> Body {
+        let (key, state) = (self.signing_key(ledger, i), &ledger.state);
+        let units = self.below(30_000);
+        let receipt = Receipt {
+            payer: *key.public(),
+            node,
+            session: [self.below(3) as u8; 16],
+            model: self.hash(),
+            first: 0,
+            end: 1,
+            total: self.below(3) as u32,
+            units,
+            price: Amount(self.below(40_000)),
+            expires_age: (state.age_ms() / 40_000 + self.below(4)) * 40_000,
+            latency_ms: 0,
+        };
+        let claim = Claim { units: units + u64::from(self.one_in(8)), receipt: receipt.sign(&state.network(), &key) };
+        Body::ClaimReceipts { claims: vec![claim; 1 + usize::from(self.one_in(8))] }
     }
 
     /// Somebody who is or calls another one a fraud, or changes who or what counts.
@@ -261,7 +289,7 @@ fn run(seed: u64, blocks: u32) -> Seen {
 
 #[test]
 fn whatever_is_sent_the_supply_law_holds_and_every_node_gets_the_same_state() {
-    const RARE: [&str; 20] = [
+    const RARE: [&str; 23] = [
         "TransferConfirmed",
         "TransferRefunded",
         "TransferFinal",
@@ -282,6 +310,9 @@ fn whatever_is_sent_the_supply_law_holds_and_every_node_gets_the_same_state() {
         "Activated",
         "NodeBound",
         "LotsCommitted",
+        "ReceiptPaid",
+        "DepositReturned",
+        "MarketPrice",
     ];
     let mut seen = std::collections::BTreeSet::new();
     // At least eight runs, and as many as it takes to come to everything that can happen.
