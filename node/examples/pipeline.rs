@@ -63,7 +63,7 @@ async fn run(kills: Option<usize>) {
     for layers in [&["0..24"][..], &["0..0", "0..24"], &["0..12", "12..24"], &["0..6", "6..12", "12..18", "18..24"]] {
         let mut world = World::new(&program, &config(24, 64), layers);
         let serving = layers.iter().filter(|layers| **layers != "0..0").count();
-        world.start(&(0..layers.len()).collect::<Vec<_>>());
+        world.start_with(&(0..layers.len()).collect::<Vec<_>>(), &["--draft", "none"]);
         world.wait_for_stages(serving);
         let mut times: Vec<Duration> =
             (0..9).map(|_| world.write(&prompt(), |_| ()).unwrap_or_else(|why| panic!("{why}")).token).collect();

@@ -145,16 +145,15 @@ impl Worker {
             return;
         }
         self.post().push_back(inbound);
-        while self.brief && !self.post().is_empty() {
+        let mut state = if self.brief { State::Idle } else { State::Busy };
+        while state == State::Idle && !self.post().is_empty() {
             // Who has it looks into the mail once more afterwards.
             let Ok(mut computer) = self.computer.try_lock() else { return };
-            let state = computer.work(&self.mail, Some(BRIEF));
-            drop(computer);
-            if state != State::Idle {
-                break;
-            }
+            state = computer.work(&self.mail, Some(BRIEF));
         }
-        self.thread.unpark();
+        if state != State::Idle {
+            self.thread.unpark();
+        }
     }
 
     fn post(&self) -> MutexGuard<'_, VecDeque<Inbound>> {
