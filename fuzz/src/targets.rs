@@ -237,6 +237,7 @@ fn stage_frames(data: &[u8]) {
         vocabulary: 100,
         context: 64,
         memory: 1 << 16,
+        paid: false,
     };
     let mut stage = Stage::new(served, Box::new(Echo));
     while let Some(([from, low, high], after)) = rest.split_first_chunk() {
@@ -489,7 +490,7 @@ fn transaction_seeds() -> Vec<Vec<u8>> {
         Body::Evidence(Evidence::Attestations { node, height: 1, first: attest(vec![]), second: attest(vec![hash]) }),
         Body::Deposit { amount: Amount::alc(3) },
         Body::WithdrawDeposit { amount: Amount::alc(1) },
-        Body::ClaimReceipts { claims: vec![claim] },
+        Body::InferenceReceipt { claims: vec![claim] },
         Body::Heartbeat { trains: true, class: Hash::ZERO },
         Body::CommitLots { number: 1, tip: hash },
         Body::Attest { height: 1, except: vec![hash] },

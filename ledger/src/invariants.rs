@@ -447,7 +447,7 @@ impl Receipts {
             basis.0 = basis.0.saturating_add(amount.0);
         }
         for transaction in &block.transactions {
-            let Body::ClaimReceipts { claims } = &transaction.unsigned.body else { continue };
+            let Body::InferenceReceipt { claims } = &transaction.unsigned.body else { continue };
             for Claim { units, receipt } in claims {
                 let (receipt, node) = (&receipt.receipt, transaction.unsigned.signer);
                 let Some((payer, amount)) = paid.next() else {

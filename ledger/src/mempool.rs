@@ -379,7 +379,7 @@ impl Mempool {
             let (signer, size) = (transaction.unsigned.signer, *size as u64);
             let (quota, share) = match transaction.unsigned.body {
                 Body::Attest { .. } => (Some(&mut attest_bytes), size),
-                Body::ClaimReceipts { .. } => (Some(&mut claim_bytes), size),
+                Body::InferenceReceipt { .. } => (Some(&mut claim_bytes), size),
                 Body::RegisterNode { .. } => (Some(&mut registrations), 1),
                 _ => (None, 0),
             };

@@ -165,7 +165,7 @@ pub enum Body {
     /// Two signatures of one node that exclude each other.
     Evidence(Evidence),
     /// What the signing node has coming for inference: see [`Claim`]. 1 to [`MAX_CLAIMS`].
-    ClaimReceipts {
+    InferenceReceipt {
         /// Of one requester, or of several.
         claims: Vec<Claim>,
     },
@@ -353,7 +353,7 @@ impl Transaction {
                 consent.verify(network, signer, wallet)
             }
             Body::Evidence(evidence) => evidence.verify(network),
-            Body::ClaimReceipts { claims } => claims.iter().try_for_each(|claim| claim.receipt.verify(network)),
+            Body::InferenceReceipt { claims } => claims.iter().try_for_each(|claim| claim.receipt.verify(network)),
             Body::Recover { account, count, key, agreed, .. } => {
                 key.verify(&signing_bytes(network, "recovered key", &(*account, *count)), agreed)
             }
@@ -404,7 +404,7 @@ impl Body {
             | Body::Verdict { .. }
             | Body::ModelVote { .. }
             | Body::Evidence(_)
-            | Body::ClaimReceipts { .. }
+            | Body::InferenceReceipt { .. }
             | Body::Replayed { .. }
             | Body::Judge { .. }
             | Body::Recover { .. } => false,

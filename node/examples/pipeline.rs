@@ -1,7 +1,7 @@
 //! A model in stages, each a process of its own on this machine: what a token costs, what each stage adds, and how long a text pauses
 //! when a stage is killed. `scripts/bench pipeline` runs it.
 //!
-//!     cargo run -p ailo-node --example pipeline -- [--kills N | --namespaces NAME]
+//!     cargo run -p ailo-node --example pipeline -- [--kills N | --namespaces NAME | --large]
 //!
 //! With --namespaces node i runs in the network namespace NAMEi and has the address 10.77.0.(i + 1) there; whoever made them says how long
 //! packets take between them.
@@ -35,11 +35,13 @@ fn main() {
         arguments.iter().position(|argument| argument == "--kills").and_then(|at| arguments.get(at + 1)?.parse().ok());
     let namespaces = arguments.iter().position(|argument| argument == "--namespaces");
     let namespaces = namespaces.and_then(|at| arguments.get(at + 1)).cloned();
+    let large = arguments.iter().any(|argument| argument == "--large");
     let load = || std::fs::read_to_string("/proc/loadavg").unwrap_or_else(|_| "unknown".into());
     println!("pipeline; load average {}", load().trim());
     runtime.block_on(async {
         match namespaces {
             Some(name) => apart(&name).await,
+            None if large => wide().await,
             None => run(kills).await,
         }
     });
@@ -87,6 +89,55 @@ async fn run(kills: Option<usize>) {
 
 fn prompt() -> Vec<u32> {
     (0..20).map(|i| i * 37 % 256).collect()
+}
+
+/// AILO-1B in one stage and in four, with weights of two bytes and of one.
+async fn wide() {
+    let ailo = json!({ "model_type": "gpt2", "n_embd": 1600, "n_layer": 24, "n_head": 25, "n_positions": 2048, "vocab_size": 50257 });
+    println!(" AILO-1B (24 layers of width 1600), greedy, {TOKENS} tokens after a prompt of 20:");
+    let read = reading();
+    for (dtype, bytes) in [("bf16", 2.0), ("int8", 1.0)] {
+        // All weights but the table of positions and most of the embedding are read for a token, and the head once.
+        let limit = read / (0.821 * bytes);
+        for layers in [&["0..24"][..], &["0..6", "6..12", "12..18", "18..24"]] {
+            let mut world = World::new(&program(), &ailo, layers);
+            let all: Vec<usize> = (0..layers.len()).collect();
+            world.start_with(&all, &["--draft", "none", "--dtype", dtype, "--memory", "4096"]);
+            world.wait_for_stages(layers.len());
+            let token = world.write(&prompt(), |_| ()).unwrap_or_else(|why| panic!("{why}")).token;
+            let speed = 1.0 / token.as_secs_f64();
+            let share = 100.0 * speed / limit;
+            println!(
+                "  {dtype}, {} stage(s): {speed:.1} tokens/s, {share:.0} % of what reading the weights allows",
+                layers.len()
+            );
+            let _ = world.net.stop_all().await; // What is left of them is killed.
+        }
+    }
+}
+
+/// Gigabytes a second that this machine's memory gives to all cores together.
+fn reading() -> f64 {
+    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+    let values: Vec<u64> = (0..(1u64 << 27)).collect();
+    let mut best = f64::MAX;
+    for _ in 0..5 {
+        let started = Instant::now();
+        let sums = std::thread::scope(|scope| {
+            let share = |part| scope.spawn(move || values_sum(part));
+            let threads: Vec<_> = values.chunks(values.len().div_ceil(cores)).map(share).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap_or(0)).fold(0, u64::wrapping_add)
+        });
+        std::hint::black_box(sums);
+        best = best.min(started.elapsed().as_secs_f64());
+    }
+    let speed = (values.len() * 8) as f64 / 1e9 / best;
+    println!("  reading memory on {cores} cores: {speed:.1} GB/s");
+    speed
+}
+
+fn values_sum(values: &[u64]) -> u64 {
+    values.iter().fold(0, |sum, value| sum.wrapping_add(*value))
 }
 
 /// Four stages in namespaces, so that packets take their time: without drafts, with those of a small model, and sixteen texts at once.

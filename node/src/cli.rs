@@ -187,6 +187,12 @@ pub struct RunOptions {
     /// or none [default: what followed before].
     #[arg(long, env = "AILO_DRAFT", value_name = "FOLDER|none")]
     pub draft: Option<PathBuf>,
+    /// What a unit of inference costs here: free, market, or ALC [default: market, and free on a development network].
+    #[arg(long, env = "AILO_PRICE", value_name = "free|market|ALC")]
+    pub price: Option<String>,
+    /// What this node's wallet may pay in a day for the texts asked for here, in ALC, out of what it has deposited [default: 0].
+    #[arg(long, env = "AILO_SPEND", value_name = "ALC")]
+    pub spend: Option<String>,
     /// Share of the texts asked for here that this node reads again, to find stages that did not compute what they signed, 0 to 1
     /// [default: 0.05].
     #[arg(long, env = "AILO_CHECKS", value_name = "SHARE")]

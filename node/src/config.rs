@@ -4,13 +4,13 @@ use crate::{
     cli::{RunArgs, RunOptions},
     datadir,
     error::NodeError,
-    inference::{host::Share, run::Checkpoint},
+    inference::{host::Share, payment::Ask, run::Checkpoint},
 };
 use ailo_ledger::{
     light::{self, NotACheckpoint},
     transaction::Consent,
 };
-use ailo_protocol::{Address, canonical};
+use ailo_protocol::{Address, Amount, canonical};
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -54,6 +54,10 @@ pub struct Settings {
     pub cpu: bool,
     /// A checkpoint to serve instead of the network's own model.
     pub serves: Option<Checkpoint>,
+    /// What a unit of inference costs here; none: the market's price, and nothing on development networks.
+    pub ask: Option<Ask>,
+    /// What this node may pay for inference in a day.
+    pub spend: Amount,
     /// Share of this node's own texts that it reads again.
     pub checks: f64,
 }
@@ -142,6 +146,9 @@ impl Settings {
         if !(0.0..=1.0).contains(&checks) {
             return Err(NodeError::Usage(format!("--checks is {checks}: choose a share from 0 to 1")));
         }
+        let ask = flags.price.or(file.price).map(|text| text.parse()).transpose()?;
+        let spend = flags.spend.or(file.spend).map(|text| text.parse::<Amount>()).transpose();
+        let spend = spend.map_err(|e| NodeError::Usage(format!("--spend: {e}; write ALC a day, like 0.5")))?;
         let serves = flags.model.or(file.model).map(|folder| {
             let (layers, dtype) = (flags.layers.or(file.layers), flags.dtype.or(file.dtype));
             served(
@@ -171,6 +178,8 @@ impl Settings {
             power,
             serves: serves.transpose()?,
             checks,
+            ask,
+            spend: spend.unwrap_or_default(),
         })
     }
 }

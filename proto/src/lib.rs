@@ -90,5 +90,6 @@ body_from! {
         Ping: Ping,
         Pong: Pong,
         Signed: Signed,
+        Pay: Pay,
     }
 }

@@ -6,6 +6,7 @@ use ailo_node::{
     genesis,
     localnet::net::{Net, Spec},
 };
+use ailo_protocol::params::Params;
 use ailo_training::checkpoint::random;
 use serde_json::{Value, json};
 use std::{
@@ -37,10 +38,14 @@ pub struct World {
 
 impl World {
     pub fn new(program: &str, config: &Value, layers: &[&str]) -> World {
-        let (dir, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        World::write_model(folder.path(), config, &random::tensors(config));
         let mut params = genesis::local_params(1, 0);
         params.ledger.idle_block_ms = 2000;
+        World::found(program, config, layers, params)
+    }
+
+    pub fn found(program: &str, config: &Value, layers: &[&str], params: Params) -> World {
+        let (dir, folder) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        World::write_model(folder.path(), config, &random::tensors(config));
         let nodes = layers.len() as u32;
         let spec = Spec {
             program: program.into(),

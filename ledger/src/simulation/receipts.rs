@@ -20,7 +20,7 @@ impl World {
             let again = claim.filter(|_| !works_honestly);
             [claim, again].into_iter().flatten()
         });
-        claims.map(|claim| Body::ClaimReceipts { claims: vec![claim] }).collect()
+        claims.map(|claim| Body::InferenceReceipt { claims: vec![claim] }).collect()
     }
 
     fn claim(&self, i: usize, client: usize, key: &Keypair, state: &State, honest: bool) -> Option<Claim> {

@@ -285,7 +285,7 @@ impl Executor {
                     return Err(Rejection::AttestQuota);
                 }
             }
-            Body::ClaimReceipts { .. } => {
+            Body::InferenceReceipt { .. } => {
                 used.claim_bytes += bytes;
                 if used.claim_bytes > self.state.params().claim_bytes() {
                     return Err(Rejection::ClaimSpace);
@@ -341,7 +341,7 @@ impl Executor {
             Body::Verdict { round, findings } => self.verdict(signer, *round, findings),
             Body::ModelVote { round, root, loss } => self.model_vote(signer, *round, *root, *loss),
             Body::Evidence(evidence) => self.evidence(signer, evidence),
-            Body::ClaimReceipts { claims } => self.claim(signer, claims),
+            Body::InferenceReceipt { claims } => self.claim(signer, claims),
             Body::Replayed { round, node, trace } => self.replayed(signer, *round, *node, *trace),
             Body::Judge { round, node, found } => self.judge(signer, *round, *node, *found),
             Body::Recover { account, count, key, next, .. } => self.recover(signer, *account, *count, *key, *next),

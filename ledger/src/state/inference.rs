@@ -48,7 +48,7 @@ impl State {
     }
 
     /// The age at which the next epoch begins.
-    fn epoch_ends(&self) -> u64 {
+    pub fn epoch_ends(&self) -> u64 {
         self.epoch().saturating_add(1).saturating_mul(self.params().ledger.epoch_ms)
     }
 

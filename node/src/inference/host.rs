@@ -7,7 +7,11 @@ use super::{
 };
 use crate::error::NodeError;
 use ailo_proto::Serving;
-use ailo_protocol::{Keypair, NodeId, inference::announce::Announce, net};
+use ailo_protocol::{
+    Keypair, NodeId,
+    inference::announce::{Announce, MAX_ADDRESSES},
+    net,
+};
 use ailo_training::engine::{Engine, Part};
 use std::{
     collections::HashMap,
@@ -102,7 +106,9 @@ pub async fn host(hub: &Arc<Hub>, hosting: Hosting) -> Result<Option<Announce>, 
         total: total as u32,
         layer_us,
         room: memory,
+        price: hub.price(),
         near: Vec::new(),
+        addresses: Vec::new(),
     };
     hub.announce(announce.clone());
     Ok(Some(announce))
@@ -128,6 +134,8 @@ pub async fn announce(
         }
         peers = net.peers().len();
         let Some(mut announce) = served.borrow_and_update().clone() else { continue };
+        announce.price = hub.price();
+        announce.addresses = net.listeners().iter().take(MAX_ADDRESSES).map(ToString::to_string).collect();
         announce.at_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64);
         announce.near = near(&net).into_iter().take(NEAR).collect();
         let canonical = announce.sign(hub.network(), &key).into();

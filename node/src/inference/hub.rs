@@ -3,11 +3,12 @@
 
 use super::{
     links::Links,
+    payment::{Cashier, Pays},
     worker::{Inbound, Worker},
 };
 use ailo_proto::{Frame, Message, frame::Body};
 use ailo_protocol::{
-    Hash, Keypair, NodeId,
+    Amount, Hash, Keypair, NodeId,
     inference::{
         SessionId,
         announce::{Announce, Known},
@@ -52,6 +53,10 @@ pub struct Hub {
     liars: Mutex<HashMap<NodeId, Signed>>,
     /// The share of texts that are read again.
     pub checks: f64,
+    /// What is paid here, and what this node pays.
+    pub cashier: Option<Arc<Cashier>>,
+    /// See `cashier`.
+    pub pays: Option<Pays>,
     started: Instant,
 }
 
@@ -66,13 +71,20 @@ pub enum News {
 
 impl Hub {
     /// A hub without workers, that reaches nobody else. `checks` is the share of texts that are read again to see who lies.
-    pub fn new(key: Keypair, network: Hash, checks: f64) -> Arc<Hub> {
+    pub fn new(
+        key: Keypair,
+        network: Hash,
+        checks: f64,
+        (cashier, pays): (Option<Arc<Cashier>>, Option<Pays>),
+    ) -> Arc<Hub> {
         Arc::new(Hub {
             node: *key.public(),
             key,
             network,
             liars: Mutex::default(),
             checks,
+            cashier,
+            pays,
             clients: Mutex::default(),
             workers: Mutex::default(),
             links: OnceLock::new(),
@@ -89,6 +101,11 @@ impl Hub {
     /// This node.
     pub fn node(&self) -> &NodeId {
         &self.node
+    }
+
+    /// What a unit costs here.
+    pub fn price(&self) -> Amount {
+        self.cashier.as_ref().map_or(Amount::ZERO, |cashier| cashier.price())
     }
 
     /// Signs what was computed here.
@@ -162,6 +179,9 @@ impl Hub {
         let clock = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64);
         if announce.node == self.node || announce.at_ms.abs_diff(clock) > CLOCKS_MS {
             return false;
+        }
+        if let Some(links) = self.links.get() {
+            links.learn(announce.node, &announce.addresses);
         }
         let now = self.started.elapsed().as_millis() as u64;
         self.known.lock().unwrap_or_else(PoisonError::into_inner).hear(now, announce)

@@ -132,6 +132,13 @@ impl Links {
         }
     }
 
+    /// Where a node says that it listens, in case it has to be dialled.
+    pub fn learn(&self, node: NodeId, addresses: &[String]) {
+        if !self.reaches(&node) {
+            self.net.learn(node, addresses.iter().filter_map(|address| address.parse().ok()).collect());
+        }
+    }
+
     /// Whether a node is connected.
     pub fn reaches(&self, node: &NodeId) -> bool {
         self.net.peers().iter().any(|peer| peer.node == *node)

@@ -12,6 +12,7 @@ pub mod host;
 pub mod hub;
 pub mod links;
 pub mod model;
+pub mod payment;
 pub mod run;
 pub mod serve;
 pub mod session;

@@ -6,19 +6,22 @@ use super::{
     hub::Hub,
     links::Links,
     model::Model,
+    payment::{Ask, Cashier, Pays},
     serve::progress,
 };
 use crate::{
     error::NodeError,
     service::{chain::Chain, models::Models},
 };
-use ailo_protocol::{Hash, Keypair, inference::announce::Announce, net};
+use ailo_protocol::{Hash, Keypair, inference::announce::Announce, keys, net};
 use ailo_training::engine::Dtype;
 use std::{path::PathBuf, sync::Arc};
 use tokio::sync::watch;
 
 /// Bytes for sessions with the network's own model.
 const OWN_MEMORY: u64 = 256 << 20;
+/// How often a node considers serving other layers, about.
+const LOOK_AROUND: std::time::Duration = std::time::Duration::from_secs(60);
 /// How often it is looked whether the state of the head has come.
 const LOOK: std::time::Duration = std::time::Duration::from_secs(1);
 
@@ -50,34 +53,57 @@ impl Inference {
     /// Starts what is to run until `stop`. A checkpoint is opened first.
     pub async fn start(
         (checkpoint, checks): (Option<Checkpoint>, f64),
+        (ask, pays, receipts): (Ask, Option<Pays>, PathBuf),
         (key, network): (Keypair, Hash),
         net: net::Handle,
         (models, chain): (Models, Chain),
         stop: watch::Receiver<bool>,
     ) -> Result<Inference, NodeError> {
-        let hub = Hub::new(key.clone(), network, checks);
+        let cashier = (ask != Ask::Free).then(|| Cashier::new(chain.clone(), (key.clone(), network), ask, receipts));
+        let hub = Hub::new(key.clone(), network, checks, (cashier.clone(), pays));
         hub.connect(Links::start(net.clone(), &hub, stop.clone()));
         let (model, current) = watch::channel(None);
         let (served, announced) = watch::channel(None);
         let api = Api::new(hub.clone(), Some(net.clone()), current);
         let mut tasks = vec![tokio::spawn(host::announce(hub.clone(), net, key, announced, stop.clone()))];
+        tasks.extend(cashier.map(|cashier| tokio::spawn(cashier.run(stop.clone()))));
         if let Some(Checkpoint { folder, share, dtype, memory, draft }) = checkpoint {
             let opened = tokio::task::spawn_blocking(move || Model::open(&folder, dtype, &mut progress())).await;
             let opened = Arc::new(opened.map_err(|e| NodeError::io("open the model", std::io::Error::other(e)))??);
             let (hub, mut stop) = (hub.clone(), stop);
             tasks.push(tokio::spawn(async move {
                 let threads = std::thread::available_parallelism().map_or(1, |cores| cores.get());
-                let hosting = Hosting { model: opened.clone(), share, threads, memory, niceness: 0, draft };
-                tokio::select! {
-                    hosted = host(&hub, hosting) => match hosted {
-                        Ok(hosted) => {
-                            let _ = (served.send(hosted), model.send(Some(opened))); // Nobody is left to tell at the end.
+                let moves = matches!(share, Share::Bytes(_));
+                let mut next = Some(share);
+                loop {
+                    if let Some(share) = next.take() {
+                        let draft = draft.clone();
+                        let hosting = Hosting { model: opened.clone(), share, threads, memory, niceness: 0, draft };
+                        tokio::select! {
+                            hosted = host(&hub, hosting) => match hosted {
+                                // Nobody is left to tell at the end.
+                                Ok(hosted) => drop((served.send(hosted), model.send(Some(opened.clone())))),
+                                Err(e) => tracing::error!(error = %e, "the model is not served"),
+                            },
+                            _ = stop.changed() => return,
                         }
-                        Err(e) => tracing::error!(error = %e, "the model is not served"),
-                    },
-                    _ = stop.changed() => return,
+                    }
+                    // Not all at once, or all would move to the same place.
+                    let wait = LOOK_AROUND.mul_f64(0.5 + f64::from(keys::random_bytes()[0]) / 255.0);
+                    tokio::select! {
+                        () = tokio::time::sleep(wait) => {}
+                        _ = stop.changed() => return,
+                    }
+                    let span = served.borrow().as_ref().map(|announce| announce.first..announce.end);
+                    if let Some(span) = span.filter(|_| moves) {
+                        let total = opened.shape.layers as u32;
+                        let weak = hub.known().needs(hub.node(), &opened.id, total, &span);
+                        if let Some(to) = weak {
+                            tracing::info!(from = ?span, ?to, "others serve these layers: moves to where fewer do");
+                            next = Some(Share::Layers(to.start as usize..to.end as usize));
+                        }
+                    }
                 }
-                let _ = stop.changed().await; // What is said stands until the node stops.
             }));
         } else {
             tasks.push(tokio::spawn(own(hub.clone(), models, chain, (model, served), stop)));

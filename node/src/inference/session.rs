@@ -4,13 +4,15 @@ use super::{
     check,
     hub::{Hub, News},
     model::Model,
+    payment::Pays,
 };
-use ailo_proto::{Finish, Logprob, Sampling};
+use ailo_proto::{Finish, Frame, Logprob, Pay, Sampling, frame::Body};
 use ailo_protocol::{
-    Hash, NodeId,
+    Amount, Hash, NodeId, canonical,
     inference::{
         client::{Client, Effect, Request, Routes},
         proof::Signed,
+        tabs::Service,
     },
     keys,
 };
@@ -22,6 +24,8 @@ use std::{
 };
 use tokio::sync::mpsc::Receiver;
 
+/// Positions that are paid for ahead.
+const AHEAD: u32 = 64;
 /// How often a session looks at the clock.
 const TICK: Duration = Duration::from_millis(50);
 
@@ -49,6 +53,10 @@ pub struct Session {
     events: VecDeque<Event>,
     /// What stages signed.
     signed: Vec<Signed>,
+    /// Positions that each stage is paid for.
+    paid: HashMap<NodeId, u32>,
+    /// From the request to the first token.
+    latency_ms: u32,
     over: bool,
 }
 
@@ -61,7 +69,11 @@ struct Now<'a> {
 
 impl Routes for Now<'_> {
     fn route(&mut self, layers: Range<u32>, without: &HashSet<NodeId>) -> Option<Vec<(NodeId, Range<u32>)>> {
-        let without = without | &self.hub.liars();
+        // Who lied, and who costs more than this node pays.
+        let most = self.hub.pays.as_ref().map_or(Amount::ZERO, Pays::most);
+        let mut without = without | &self.hub.liars();
+        without.extend(self.hub.known().all().filter(|known| known.price > most).map(|known| known.node));
+        without.remove(self.hub.node());
         self.hub.known().routes(self.model, *self.hub.node(), self.near).route(layers, &without)
     }
 }
@@ -89,10 +101,13 @@ impl Session {
             started: Instant::now(),
             events: VecDeque::new(),
             signed: Vec::new(),
+            paid: HashMap::new(),
+            latency_ms: u32::MAX,
             over: false,
         };
         let effects = session.client.start(0, &mut Now { hub, model: model.id, near: &session.near });
         session.act(effects);
+        session.settle();
         session
     }
 
@@ -119,14 +134,51 @@ impl Session {
             let later = self.client.tick(now, &mut routes);
             self.act(effects);
             self.act(later);
+            self.settle();
+        }
+    }
+
+    /// Pays all stages ahead. What can't be paid ends the text.
+    fn settle(&mut self) {
+        let known = self.client.tokens().len() as u32;
+        let route: Vec<_> = self.client.route().filter(|(node, _)| node != self.hub.node()).collect();
+        for (node, layers) in route {
+            let paid = self.paid.get(&node).copied().unwrap_or(0);
+            let (Some(price), true) = (self.hub.known().price(&node), paid < known + AHEAD / 2) else { continue };
+            let (Some(pays), true) = (&self.hub.pays, price > Amount::ZERO) else { continue };
+            let (model, total, upto) = (self.model.id, self.model.shape.layers as u32, known + AHEAD);
+            let service = Service { node, model, first: layers.start, end: layers.end, total, price };
+            match pays.pay(service, u64::from(upto - paid), self.latency_ms) {
+                Ok(receipt) => {
+                    let pay = Pay { receipt: canonical::encode(&receipt).into(), upto };
+                    self.hub.send(node, Frame::of(self.client.id(), pay));
+                    self.paid.insert(node, upto);
+                }
+                Err(why) => {
+                    let effects = self.client.close();
+                    self.act(effects);
+                    self.events.push_back(Event::Failed(why));
+                    return;
+                }
+            }
         }
     }
 
     fn act(&mut self, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
-                Effect::Send(to, frame) => self.hub.send(to, frame),
-                Effect::Token(token, logprob) => self.events.push_back(Event::Token(token, logprob)),
+                Effect::Send(to, frame) => {
+                    // A stage that begins anew has been paid for nothing.
+                    if matches!(frame.body, Some(Body::Open(_))) {
+                        self.paid.remove(&to);
+                    }
+                    self.hub.send(to, frame);
+                }
+                Effect::Token(token, logprob) => {
+                    let waited = u32::try_from(self.started.elapsed().as_millis()).unwrap_or(u32::MAX);
+                    self.latency_ms = self.latency_ms.min(waited);
+                    self.events.push_back(Event::Token(token, logprob));
+                }
                 Effect::Finished(finish) => {
                     self.events.push_back(Event::Finished(finish));
                     let signed = std::mem::take(&mut self.signed);

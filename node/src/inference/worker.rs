@@ -7,13 +7,15 @@ use super::{
     hub::{Hub, Room},
     model::Model,
 };
-use ailo_proto::{Candidate, Frame, Logprob, Sampling as Wire};
+use ailo_proto::{Candidate, Failed, FailedWhy, Frame, Logprob, Pay, Sampling as Wire, frame::Body};
 use ailo_protocol::{
-    Hash, NodeId,
+    Amount, Hash, NodeId, canonical,
     inference::{
         MAX_ROOM, SessionId,
         stage::{Done, Draft, Effect, Input, Job, Served, Stage},
+        tabs::{Service, Unpaid},
     },
+    payment::SignedReceipt,
 };
 use ailo_training::{
     Result, TrainingError,
@@ -41,6 +43,10 @@ const PASS: Duration = Duration::from_millis(30);
 const BRIEF: Duration = Duration::from_millis(1);
 /// Frames that are read before something is computed, at most.
 const MAIL: usize = 256;
+/// A session that nothing is heard of for twice as long is over.
+const IDLE: Duration = Duration::from_secs(60);
+/// Bytes of a receipt, at most.
+const MAX_RECEIPT: usize = 1024;
 /// The least piece of a prompt.
 const PIECE: usize = 4;
 
@@ -188,6 +194,7 @@ enum State {
 
 struct Computer {
     engine: Engine,
+    model: Hash,
     stage: Stage,
     caches: HashMap<SessionId, Cache>,
     hub: Weak<Hub>,
@@ -198,11 +205,13 @@ struct Computer {
     speed: f64,
     leaving: bool,
     over: bool,
+    swept: Instant,
 }
 
 impl Computer {
     fn new(setup: &Setup, engine: Engine, layer_us: u32, draft: Box<dyn Draft>, hub: Weak<Hub>) -> Computer {
         let shape = engine.shape();
+        let paid_for = hub.upgrade().is_some_and(|hub| hub.price() > Amount::ZERO);
         let served = Served {
             model: setup.model.id,
             layers: setup.layers.start as u32..setup.layers.end as u32,
@@ -212,9 +221,11 @@ impl Computer {
             vocabulary: shape.vocabulary as u32,
             context: shape.context.min(MAX_ROOM),
             memory: setup.memory,
+            paid: paid_for,
         };
         let least = f64::from(layer_us) * engine.layers() as f64 / 1e6;
         Computer {
+            model: setup.model.id,
             stage: Stage::new(served, draft),
             engine,
             caches: HashMap::new(),
@@ -224,6 +235,7 @@ impl Computer {
             speed: 1.0 / least,
             leaving: false,
             over: false,
+            swept: Instant::now(),
         }
     }
 
@@ -238,6 +250,11 @@ impl Computer {
                 let Some(inbound) = next else { break };
                 self.take(inbound);
                 read += 1;
+            }
+            if self.swept.elapsed() > IDLE {
+                self.swept = Instant::now();
+                let effects = self.stage.sweep();
+                self.act(effects);
             }
             if self.over || self.leaving && self.stage.sessions() == 0 {
                 self.over = true;
@@ -259,7 +276,21 @@ impl Computer {
 
     fn take(&mut self, inbound: Inbound) {
         let effects = match inbound {
-            Inbound::Frame(from, frame, _room) => self.stage.handle(from, frame),
+            Inbound::Frame(from, Frame { session, body: Some(Body::Pay(pay)) }, _room) => {
+                self.paid(from, &session, &pay)
+            }
+            Inbound::Frame(from, frame, _room) => {
+                let own =
+                    SessionId::try_from(&*frame.session).ok().filter(|_| matches!(frame.body, Some(Body::Open(_))));
+                let effects = self.stage.handle(from, frame);
+                // Nobody pays itself.
+                if let (Some(id), Some(hub)) = (own, self.hub.upgrade())
+                    && *hub.node() == from
+                {
+                    self.stage.pay(&id, usize::MAX);
+                }
+                effects
+            }
             Inbound::Gone(node) => self.stage.gone(node),
             Inbound::Leave => {
                 self.stage.leave();
@@ -272,6 +303,31 @@ impl Computer {
             }
         };
         self.act(effects);
+    }
+
+    /// A client pays for positions.
+    fn paid(&mut self, from: NodeId, session: &[u8], pay: &Pay) -> Vec<Effect> {
+        let Ok(id) = SessionId::try_from(session) else { return Vec::new() };
+        let (Some(hub), Some((layers, paid))) = (self.hub.upgrade(), self.stage.account(&from, &id)) else {
+            return Vec::new();
+        };
+        let (Some(cashier), upto) = (&hub.cashier, pay.upto as usize) else { return Vec::new() };
+        let Some(more) = upto.checked_sub(paid).filter(|more| *more > 0) else { return Vec::new() };
+        let (total, model) = (self.engine.shape().layers as u32, self.model);
+        let (node, price) = (*hub.node(), Amount::ZERO);
+        let service = Service { node, model, first: layers.start, end: layers.end, total, price };
+        let receipt = canonical::decode::<SignedReceipt>(&pay.receipt, MAX_RECEIPT);
+        let taken = receipt.map_err(|_| Unpaid::Other).and_then(|receipt| cashier.take(service, &receipt, more as u64));
+        match taken {
+            Ok(()) => {
+                self.stage.pay(&id, upto);
+                Vec::new()
+            }
+            Err(e) => {
+                let failed = Failed { why: FailedWhy::Full.into(), reason: e.to_string(), ..Failed::default() };
+                vec![Effect::Send(from, Frame::of(id, failed))]
+            }
+        }
     }
 
     fn act(&mut self, effects: Vec<Effect>) {

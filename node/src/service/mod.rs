@@ -21,13 +21,17 @@ use crate::{
     datadir::DataDir,
     error::NodeError,
     genesis,
-    inference::{hub::Hub, run::Inference},
+    inference::{
+        hub::Hub,
+        payment::{Ask, Pays},
+        run::Inference,
+    },
     rpc,
 };
 use ailo_ledger::transaction::Consent;
 use ailo_proto::gossip;
 use ailo_protocol::{
-    Address, Genesis, Hash, Keypair,
+    Address, Amount, Genesis, Hash, Keypair,
     genesis::Founder,
     inference::announce::Announce,
     keystore,
@@ -137,8 +141,21 @@ pub async fn run_with(
         generating: Arc::new(tokio::sync::Semaphore::new(rpc::MAX_GENERATIONS)),
         law: Mutex::default(),
     });
+    // Coins of a development network buy nothing.
+    let development = genesis.params.ledger.confirmations < 10;
+    let ask = settings.ask.unwrap_or(if development { Ask::Free } else { Ask::Market });
+    let pays = match (settings.spend, &wallet_key) {
+        (Amount::ZERO, _) => None,
+        (limit, Some(key)) => Some(Pays::new(chain.clone(), network, key.clone(), limit)),
+        (_, None) => {
+            return Err(NodeError::Usage(
+                "--spend needs the wallet's key in the data folder: start without it, or without --wallet".into(),
+            ));
+        }
+    };
     let inference = Inference::start(
         (settings.serves, settings.checks),
+        (ask, pays, dir.path("receipts")),
         (key.clone(), network),
         net.clone(),
         (models.clone(), chain.clone()),

@@ -2,7 +2,7 @@
 
 use super::client::Routes;
 use crate::{
-    Hash, Keypair, NodeId, Signature,
+    Amount, Hash, Keypair, NodeId, Signature,
     canonical::{self, Decode, Encode},
     hash::Domain,
 };
@@ -22,6 +22,9 @@ const MAX_KNOWN: usize = 4096;
 /// Round trip times in one, and characters of a model's name, at most.
 const MAX_NEAR: usize = 32;
 const MAX_NAME: usize = 100;
+/// Addresses, and characters of one, at most.
+pub const MAX_ADDRESSES: usize = 4;
+const MAX_ADDRESS: usize = 128;
 /// Bytes of a signed announcement, at most.
 const MAX_BYTES: usize = 4096;
 /// What is taken for a round trip that nobody has measured, in microseconds.
@@ -48,8 +51,12 @@ pub struct Announce {
     pub layer_us: u32,
     /// Bytes that are left for sessions.
     pub room: u64,
+    /// What a unit of positions through all layers costs; nothing: it is free.
+    pub price: Amount,
     /// Round trip times to other nodes, in microseconds.
     pub near: Vec<(NodeId, u32)>,
+    /// Multiaddrs that it listens on.
+    pub addresses: Vec<String>,
 }
 
 /// The same, signed.
@@ -74,7 +81,9 @@ impl Announce {
     /// Reads and checks gossip.
     pub fn open(network: &Hash, bytes: &[u8]) -> Option<Announce> {
         let Signed { announce, signature } = canonical::decode(bytes, MAX_BYTES).ok()?;
-        let bounded = announce.near.len() <= MAX_NEAR && announce.name.len() <= MAX_NAME;
+        let addresses = &announce.addresses;
+        let listens = addresses.len() <= MAX_ADDRESSES && addresses.iter().all(|one| one.len() <= MAX_ADDRESS);
+        let bounded = announce.near.len() <= MAX_NEAR && announce.name.len() <= MAX_NAME && listens;
         let sane = announce.first < announce.end && announce.end <= announce.total && announce.total <= 512;
         let signed = || announce.node.verify(&bytes_of(network, &announce).0, &signature).is_ok();
         (bounded && sane && signed()).then_some(announce)
@@ -109,6 +118,11 @@ impl Known {
         self.nodes.remove(node);
     }
 
+    /// What a node asks for a unit.
+    pub fn price(&self, node: &NodeId) -> Option<Amount> {
+        self.nodes.get(node).map(|(_, announce)| announce.price)
+    }
+
     /// Who serves something.
     pub fn all(&self) -> impl Iterator<Item = &Announce> {
         self.nodes.values().map(|(_, announce)| &**announce)
@@ -116,11 +130,7 @@ impl Known {
 
     /// A span of `size` layers of a model that is served least: where the summed speed of those that have it is lowest.
     pub fn weakest(&self, model: &Hash, total: u32, size: u32) -> Range<u32> {
-        let speed = |layer: u32| -> u64 {
-            let has = self.all().filter(|known| known.model == *model && (known.first..known.end).contains(&layer));
-            has.map(|known| 1_000_000 / u64::from(known.layer_us.max(1))).sum()
-        };
-        let speeds: Vec<u64> = (0..total).map(speed).collect();
+        let speeds: Vec<u64> = (0..total).map(|layer| self.speed(model, layer)).collect();
         let size = size.clamp(1, total);
         let weakest = (0..=total - size).min_by_key(|first| {
             let mut span: Vec<u64> = speeds[*first as usize..(first + size) as usize].to_vec();
@@ -129,6 +139,23 @@ impl Known {
         });
         let first = weakest.unwrap_or(0);
         first..first + size
+    }
+
+    /// Where `node`, which serves `span`, would be needed at least twice as much, if it can be spared where it is: all layers of `span` are
+    /// served by others, and some span of that size is served half as fast as what would be left here.
+    pub fn needs(&self, node: &NodeId, model: &Hash, total: u32, span: &Range<u32>) -> Option<Range<u32>> {
+        let mut others = self.clone();
+        others.forget(node);
+        let least = |span: &Range<u32>| span.clone().map(|layer| others.speed(model, layer)).min().unwrap_or(0);
+        let weakest = others.weakest(model, total, span.len() as u32);
+        let (here, there) = (least(span), least(&weakest));
+        (here > 0 && there <= here / 2 && weakest != *span).then_some(weakest)
+    }
+
+    /// Tokens a second that all who serve a layer compute of it together.
+    fn speed(&self, model: &Hash, layer: u32) -> u64 {
+        let has = self.all().filter(|known| known.model == *model && (known.first..known.end).contains(&layer));
+        has.map(|known| 1_000_000 / u64::from(known.layer_us.max(1))).sum()
     }
 
     /// The ways through a model for a client that has measured some round trips, in microseconds.
@@ -239,6 +266,8 @@ mod tests {
             total: 8,
             layer_us,
             room: 0,
+            price: Amount::ZERO,
+            addresses: Vec::new(),
             near: near.iter().map(|(i, rtt)| (node(*i), *rtt)).collect(),
         }
     }
@@ -302,5 +331,22 @@ mod tests {
         );
         known.hear(VALID_MS, announce(2, 0..1, 1, &[]));
         assert_eq!(known.all().map(|known| known.node).collect::<Vec<_>>(), [node(2)]);
+    }
+
+    #[test]
+    fn a_node_moves_to_where_fewer_serve_and_never_leaves_layers_that_nobody_else_has() {
+        let mut known = Known::default();
+        for (i, layers) in [(1, 0..4), (2, 0..4), (3, 0..4), (4, 4..8)] {
+            known.hear(0, announce(i, layers, 100, &[]));
+        }
+        // Three here, one there: one of the three moves, and then there are two of each.
+        assert_eq!(known.needs(&node(1), &MODEL, 8, &(0..4)), Some(4..8));
+        assert_eq!(known.needs(&node(4), &MODEL, 8, &(4..8)), None);
+        known.forget(&node(1));
+        assert_eq!(known.needs(&node(2), &MODEL, 8, &(0..4)), None, "two of three");
+        known.forget(&node(4));
+        assert_eq!(known.needs(&node(2), &MODEL, 8, &(0..4)), Some(4..8), "nobody is there");
+        known.forget(&node(3));
+        assert_eq!(known.needs(&node(2), &MODEL, 8, &(0..4)), None, "nobody else is here");
     }
 }

@@ -28,6 +28,8 @@ pub const STALL_MS: u64 = 400;
 pub const WHERE_MS: u64 = 600;
 /// Tokens in one frame, at most.
 const INPUT: usize = 1 << 16;
+/// Who seemed gone is asked again after about so long, then twice as long, and so on four times.
+const AGAIN_MS: u64 = 50;
 /// Routes without a token between them, at most.
 const MAX_REROUTES: u32 = 16;
 /// A stage that computes for others may let a text wait so long.
@@ -107,6 +109,8 @@ pub struct Client {
     early: Vec<(NodeId, ailo_proto::Signed)>,
     /// Routes since the last token.
     reroutes: u32,
+    /// When a node that seemed gone may be asked again: each time without a token in between, a while later.
+    again: u64,
     ended: bool,
     effects: Vec<Effect>,
 }
@@ -147,6 +151,7 @@ impl Client {
             signed: HashMap::new(),
             early: Vec::new(),
             reroutes: 0,
+            again: 0,
             ended: false,
             effects: Vec::new(),
         }
@@ -235,7 +240,7 @@ impl Client {
                 self.lose(now, node, "it did not answer in time", false, routes);
             }
             if self.broken.is_some() && self.opening.is_none() {
-                self.repair(now, true, routes);
+                self.repair(now, now >= self.again, routes);
             } else if self.running {
                 self.watch(now, routes);
             }
@@ -484,6 +489,7 @@ impl Client {
         (self.running, self.asked, self.opening) = (false, None, None);
         self.broken.get_or_insert(now);
         self.last = why.into();
+        self.again = now + (AGAIN_MS << self.reroutes.min(4)) / 2;
         self.repair(now, false, routes);
     }
 

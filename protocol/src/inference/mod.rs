@@ -5,6 +5,7 @@ pub mod announce;
 pub mod client;
 pub mod proof;
 pub mod stage;
+pub mod tabs;
 #[cfg(test)]
 mod tests;
 

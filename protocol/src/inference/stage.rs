@@ -47,6 +47,8 @@ pub struct Served {
     pub context: usize,
     /// Bytes that all sessions together may take.
     pub memory: u64,
+    /// Whether positions are computed only once they are paid for: see [`Stage::pay`].
+    pub paid: bool,
 }
 
 /// Guesses what follows a text, where the first layer is.
@@ -147,6 +149,10 @@ struct Session {
     book: Book,
     ended: bool,
     turn: u64,
+    /// Positions that are paid for.
+    paid: usize,
+    /// Whether anything happened since the last [`Stage::sweep`].
+    touched: bool,
 }
 
 /// A session's place in its route.
@@ -252,6 +258,29 @@ impl Stage {
     /// Sessions that are open.
     pub fn sessions(&self) -> usize {
         self.sessions.len()
+    }
+
+    /// Ends sessions that nothing was heard of since the last time: a client that has forgotten one does not hold memory for ever.
+    pub fn sweep(&mut self) -> Vec<Effect> {
+        let idle = |session: &mut Session| !std::mem::take(&mut session.touched);
+        let idle: Vec<_> = self.sessions.iter_mut().filter_map(|(id, s)| idle(s).then_some((*id, s.client))).collect();
+        for (id, client) in idle {
+            self.fail(client, id, refusal(FailedWhy::Full, "nothing was heard of the session for too long"));
+        }
+        std::mem::take(&mut self.effects)
+    }
+
+    /// Positions of a session are paid for, up to `upto`.
+    pub fn pay(&mut self, id: &SessionId, upto: usize) {
+        if let Some(session) = self.sessions.get_mut(id) {
+            session.paid = session.paid.max(upto);
+        }
+    }
+
+    /// Of a session of `client`: its layers, and up to where it is paid for.
+    pub fn account(&self, client: &NodeId, id: &SessionId) -> Option<(Range<u32>, usize)> {
+        let session = self.sessions.get(id).filter(|session| session.client == *client)?;
+        Some((session.layers.clone(), session.paid))
     }
 
     /// Positions that could be computed.
@@ -368,6 +397,8 @@ impl Stage {
         self.reserved += bytes;
         self.turn += 1;
         (session.room, session.bytes, session.sampling, session.turn) = (room, bytes, sampling, self.turn);
+        session.paid = if self.served.paid { 0 } else { usize::MAX };
+        session.touched = true;
         self.effects.push(Effect::Send(from, Frame::of(id, Opened { have: session.sure as u32 })));
         self.sessions.insert(id, session);
         Ok(())
@@ -400,6 +431,7 @@ impl Stage {
     fn route(&mut self, from: NodeId, id: SessionId, body: Body) -> Result<(), Refusal> {
         let served = &self.served;
         let Some(session) = self.sessions.get_mut(&id) else { return Ok(()) };
+        session.touched = true;
         let by_client = from == session.client;
         let epoch = session.route.as_ref().map(|route| route.epoch);
         match body {
@@ -517,6 +549,8 @@ impl Session {
             book: Book::default(),
             ended: false,
             turn: 0,
+            paid: 0,
+            touched: true,
         }
     }
 
@@ -683,7 +717,7 @@ impl Session {
 
     /// Positions that could be computed.
     fn waiting(&self, served: &Served) -> usize {
-        if self.route.is_none() || self.is_first() && self.ended {
+        if self.route.is_none() || self.is_first() && self.ended || self.computed >= self.paid {
             0
         } else if self.is_first() {
             self.tokens.len().saturating_sub(self.computed)

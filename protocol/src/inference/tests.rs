@@ -209,6 +209,7 @@ impl World {
                 vocabulary: VOCABULARY,
                 context: 4096,
                 memory: 1 << 20,
+                paid: false,
             };
             let stage =
                 Stage::new(served, Box::new(Drafter::new(if drafts { texts.clone() } else { Vec::new() }, seed)));
@@ -673,6 +674,20 @@ fn the_next_text_of_a_client_begins_where_the_last_one_ended() {
     world.run();
     world.check("second");
     assert_eq!(read, 303 - 299 / CHUNK * CHUNK, "tokens that were read again");
+}
+
+#[test]
+fn a_session_that_its_client_has_forgotten_ends_at_the_second_sweep() {
+    let mut world = World::new(11, &[0..6], &[50], 200, false);
+    while world.askers[0].got.is_empty() {
+        world.step();
+    }
+    let stage = &mut world.machines[0].stage;
+    assert_eq!((stage.sweep(), stage.sessions()), (Vec::new(), 1));
+    let ended = stage.sweep();
+    let failed =
+        |effect: &stage::Effect| matches!(effect, stage::Effect::Send(_, Frame { body: Some(Body::Failed(_)), .. }));
+    assert!(ended.iter().any(failed) && stage.sessions() == 0, "{ended:?}");
 }
 
 #[test]

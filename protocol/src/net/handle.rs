@@ -124,6 +124,7 @@ pub(super) enum Command {
     Publish(Gossip),
     Request { node: NodeId, request: Request, answer: oneshot::Sender<Result<response::Body, RequestError>> },
     Report(NodeId, Offence),
+    Learn(NodeId, Vec<Multiaddr>),
     Shutdown,
 }
 
@@ -175,6 +176,11 @@ impl Handle {
         let opening = control.open_stream(peer, self.streams.protocol.clone());
         let opened = tokio::time::timeout(self.limits.handshake_timeout, opening).await;
         opened.map_err(|_| RequestError::Timeout)?.map_err(|e| unreachable(&e))
+    }
+
+    /// Where a node says that it listens: used when it is dialled next. Forgotten if the command queue is full.
+    pub fn learn(&self, node: NodeId, addresses: Vec<Multiaddr>) {
+        let _ = self.commands.try_send(Command::Learn(node, addresses)); // It will be said again.
     }
 
     /// The streams that peers open from now on; one caller has them.

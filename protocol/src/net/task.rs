@@ -35,6 +35,8 @@ use tracing::{debug, error, info, warn};
 
 /// How often time-outs, redials and walks are looked at.
 const TICK: Duration = Duration::from_millis(250);
+/// Addresses that are taken at a node's word, at most.
+const MAX_TOLD: usize = 4;
 /// Dials begun at one look, at most.
 const DIALS_PER_TICK: usize = 8;
 /// Pause between two walks through kademlia: the first, and the longest.
@@ -594,6 +596,14 @@ impl Task {
             Command::Report(node, offence) => {
                 if let Ok(peer) = peer_id(&node) {
                     self.offend(peer, offence);
+                }
+            }
+            Command::Learn(node, addresses) => {
+                let Ok(peer) = peer_id(&node) else { return };
+                let local = |a: &Multiaddr| ip_and_port(a).is_some_and(|(ip, _)| ip.is_loopback());
+                let on_loopback = self.swarm.listeners().any(local);
+                for address in usable(&addresses, on_loopback).into_iter().take(MAX_TOLD) {
+                    self.swarm.add_peer_address(peer, address);
                 }
             }
             // Ends the loop in `run`.

@@ -51,7 +51,7 @@ fn receipt(ledger: &Ledger, node: u8, units: u64) -> Receipt {
 
 fn claim_by(ledger: &Ledger, node: u8, units: u64, receipt: Receipt, payer: &Keypair) -> Transaction {
     let receipt = receipt.sign(&ledger.state.network(), payer);
-    ledger.sign(&node_key(node), Body::ClaimReceipts { claims: vec![Claim { units, receipt }] })
+    ledger.sign(&node_key(node), Body::InferenceReceipt { claims: vec![Claim { units, receipt }] })
 }
 
 /// The founder `node` claims all of a receipt.
@@ -157,17 +157,17 @@ fn whoever_claims_what_was_not_promised_to_it_is_refused() {
         ledger.refusal(&claim(&ledger, 1, Receipt { units: 9, ..good })),
         Rejection::ClaimTooSmall { worth, min }
     );
-    let empty = Body::ClaimReceipts { claims: vec![] };
+    let empty = Body::InferenceReceipt { claims: vec![] };
     assert_eq!(ledger.refusal(&ledger.sign(&node_key(1), empty)), bad);
     let claims =
         vec![Claim { units: 1, receipt: good.sign(&ledger.state.network(), &wallet_key(ASKER)) }; MAX_CLAIMS + 1];
-    assert_eq!(ledger.refusal(&ledger.sign(&node_key(1), Body::ClaimReceipts { claims })), bad);
+    assert_eq!(ledger.refusal(&ledger.sign(&node_key(1), Body::InferenceReceipt { claims })), bad);
     let nobody = Receipt { node: *stranger(0).public(), ..good }.sign(&ledger.state.network(), &wallet_key(ASKER));
-    let by_stranger = Body::ClaimReceipts { claims: vec![Claim { units: 100, receipt: nobody }] };
+    let by_stranger = Body::InferenceReceipt { claims: vec![Claim { units: 100, receipt: nobody }] };
     assert_eq!(ledger.refusal(&ledger.sign(&stranger(0), by_stranger)), Rejection::UnknownNode);
     // What the requester did not sign never comes so far.
     let mut forged = claim(&ledger, 1, good);
-    let Body::ClaimReceipts { claims } = &mut forged.unsigned.body else { unreachable!() };
+    let Body::InferenceReceipt { claims } = &mut forged.unsigned.body else { unreachable!() };
     claims[0].receipt.receipt.units = 100_000;
     let resigned = ledger.sign(&node_key(1), forged.unsigned.body.clone());
     assert!(resigned.verify(&ledger.state.network()).is_err());
@@ -182,7 +182,7 @@ fn a_node_is_paid_from_the_epoch_after_its_registration_on() {
     let promise = |ledger: &Ledger| {
         let receipt = Receipt { node: *node.public(), ..receipt(ledger, 0, 100) };
         let receipt = receipt.sign(&ledger.state.network(), &wallet_key(ASKER));
-        ledger.sign(&node, Body::ClaimReceipts { claims: vec![Claim { units: 100, receipt }] })
+        ledger.sign(&node, Body::InferenceReceipt { claims: vec![Claim { units: 100, receipt }] })
     };
     assert_eq!(ledger.refusal(&promise(&ledger)), Rejection::NodeTooNew);
     let payer = *wallet_key(ASKER).public();
@@ -425,7 +425,7 @@ fn a_node_claims_no_more_receipts_an_epoch_than_its_quota() {
     let mut ledger = ledger_of(4, |params| params.receipt_quota = 3);
     let session = |i: u8| Receipt { session: [i; 16], ..receipt(&ledger, 0, 20) };
     let signed = |i: u8| Claim { units: 20, receipt: session(i).sign(&ledger.state.network(), &wallet_key(ASKER)) };
-    let body = |sessions: &[u8]| Body::ClaimReceipts { claims: sessions.iter().map(|i| signed(*i)).collect() };
+    let body = |sessions: &[u8]| Body::InferenceReceipt { claims: sessions.iter().map(|i| signed(*i)).collect() };
     let [two, other] = [body(&[1, 2]), body(&[3, 4])].map(|body| ledger.sign(&node_key(0), body));
     ledger.block(vec![two]);
     assert_eq!(ledger.refusal(&other), Rejection::ClaimQuota { quota: 3 });

@@ -94,7 +94,7 @@ impl Chaos {
             latency_ms: 0,
         };
         let claim = Claim { units: units + u64::from(self.one_in(8)), receipt: receipt.sign(&state.network(), &key) };
-        Body::ClaimReceipts { claims: vec![claim; 1 + usize::from(self.one_in(8))] }
+        Body::InferenceReceipt { claims: vec![claim; 1 + usize::from(self.one_in(8))] }
     }
 
     /// Somebody who is or calls another one a fraud, or changes who or what counts.

@@ -1,0 +1,286 @@
+//! Payment in a node that runs: what it pays for the texts that it asks for, what it takes for those it serves, and the claims of it.
+//! The arithmetic of tabs is in `ailo_protocol::inference::tabs`; what a receipt is worth only the ledger says.
+
+use crate::{
+    error::NodeError,
+    genesis::now_ms,
+    service::chain::{Chain, Head},
+};
+use ailo_ledger::{
+    Body, Transaction,
+    state::State,
+    transaction::{Claim, MAX_CLAIMS},
+};
+use ailo_protocol::{
+    Amount, Hash, Keypair, NodeId, PublicKey, canonical,
+    inference::tabs::{Ledger, Purse, Service, Tab, Till, Unpaid},
+    keys,
+    payment::{Receipt, SignedReceipt},
+};
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+use tokio::sync::watch;
+
+/// How often receipts are kept, and claims considered.
+const TURN: Duration = Duration::from_secs(2);
+/// Claims go out this long before an epoch ends, at the latest.
+const BEFORE_END_MS: u64 = 20_000;
+/// A claim is sent again after so many turns.
+const AGAIN: u32 = 5;
+/// Bytes of the file of receipts, at most.
+const MAX_FILE: usize = 16 << 20;
+
+/// What a node asks for its service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Ask {
+    /// Nothing.
+    #[default]
+    Free,
+    /// What the ledger's market says.
+    Market,
+    /// So much a unit.
+    Fixed(Amount),
+}
+
+impl std::str::FromStr for Ask {
+    type Err = NodeError;
+
+    fn from_str(text: &str) -> Result<Ask, NodeError> {
+        match text {
+            "free" => Ok(Ask::Free),
+            "market" => Ok(Ask::Market),
+            text => text.parse().map(Ask::Fixed).map_err(|_| {
+                NodeError::Usage(format!(
+                    "--price {text}: write free, market, or what a unit costs in ALC, like 0.0002"
+                ))
+            }),
+        }
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The ledger as its head has it, for this node.
+struct At<'a>(&'a State, NodeId);
+
+impl Ledger for At<'_> {
+    fn worth(&self, receipt: &Receipt, units: u64) -> Result<Amount, String> {
+        let payer = self.0.check_receipt(&self.1, receipt).map_err(|e| e.to_string())?;
+        self.0.claim_worth(&payer, receipt, units).map_err(|e| e.to_string())
+    }
+
+    fn trusts(&self, payer: &PublicKey, unclaimed: Amount) -> Amount {
+        self.0.trusts(payer, &self.1, unclaimed)
+    }
+}
+
+/// What this node pays.
+pub struct Pays {
+    chain: Chain,
+    purse: Mutex<Purse>,
+    /// ALC a day.
+    limit: Amount,
+    /// The day, and what was promised in it.
+    spent: Mutex<(u64, Amount)>,
+}
+
+impl Pays {
+    /// Pays with `key`, at most `limit` a day.
+    pub fn new(chain: Chain, network: Hash, key: Keypair, limit: Amount) -> Pays {
+        let unit = chain.head().state.params().inference.unit_tokens.into();
+        Pays { chain, purse: Mutex::new(Purse::new(key, network, unit)), limit, spent: Mutex::default() }
+    }
+
+    /// What a unit may cost: what the ledger lets count.
+    pub fn most(&self) -> Amount {
+        let head = self.chain.head();
+        let cap = head.state.params().inference.price_cap_ppm;
+        head.state.market().price.share(cap).unwrap_or(Amount(u64::MAX))
+    }
+
+    /// Pays for `more` positions.
+    ///
+    /// # Errors
+    ///
+    /// Why not, for the person who asks.
+    pub fn pay(&self, service: Service, more: u64, latency_ms: u32) -> Result<SignedReceipt, String> {
+        let head = self.chain.head();
+        let (state, params) = (&head.state, &head.state.params().inference);
+        let mut purse = locked(&self.purse);
+        let units = purse.adds(&service, more);
+        let age = state.age_ms();
+        let fresh: [u8; 16] = std::array::from_fn({
+            let random: [u8; 32] = keys::random_bytes();
+            move |i| random[i]
+        });
+        let cost = {
+            let Service { node, model, first, end, total, price } = service;
+            let (payer, session) = (*purse.payer(), fresh);
+            let receipt =
+                Receipt { payer, node, session, model, first, end, total, units, price, expires_age: age, latency_ms };
+            receipt.worth(units, price, params).ok_or("the price can't be paid")?
+        };
+        let wallet = ailo_protocol::Address::from(purse.payer());
+        let deposit = state.deposit(&wallet);
+        let left = Amount(deposit.amount.0.saturating_sub(deposit.leaving.0));
+        if cost > left {
+            return Err(format!(
+                "{left} ALC are deposited for inference and {cost} are asked for: `ailo-node wallet deposit` adds to it"
+            ));
+        }
+        let day = now_ms() / 86_400_000;
+        let mut spent = locked(&self.spent);
+        if spent.0 != day {
+            *spent = (day, Amount::ZERO);
+        }
+        let all = Amount(spent.1.0.saturating_add(cost.0));
+        if all > self.limit {
+            return Err(format!(
+                "{} ALC were spent today of {}, and {cost} are asked for: --spend sets the limit",
+                spent.1, self.limit
+            ));
+        }
+        spent.1 = all;
+        // Half of the time is left at least for who serves to claim.
+        Ok(purse.pay(service, more, latency_ms, (fresh, age + params.receipt_ms / 2, age + params.receipt_ms * 9 / 10)))
+    }
+}
+
+/// What this node is paid.
+pub struct Cashier {
+    chain: Chain,
+    key: Keypair,
+    network: Hash,
+    ask: Ask,
+    till: Mutex<Till>,
+    path: PathBuf,
+    /// The lowest price that was asked of late: who has read it pays it.
+    asked: Mutex<[Amount; 2]>,
+}
+
+impl Cashier {
+    /// Takes `ask`; what it holds is kept in the file at `path`.
+    pub fn new(chain: Chain, (key, network): (Keypair, Hash), ask: Ask, path: PathBuf) -> Arc<Cashier> {
+        let mut till = Till::new(network, chain.head().state.params().inference.unit_tokens.into());
+        till.restore(kept(&path));
+        let cashier = Cashier { chain, key, network, ask, till: Mutex::new(till), path, asked: Mutex::default() };
+        let price = cashier.price();
+        *locked(&cashier.asked) = [price; 2];
+        Arc::new(cashier)
+    }
+
+    /// What a unit costs now.
+    pub fn price(&self) -> Amount {
+        match self.ask {
+            Ask::Free => Amount::ZERO,
+            Ask::Fixed(price) => price,
+            Ask::Market => self.chain.head().state.market().price,
+        }
+    }
+
+    /// Takes a receipt for `more` positions.
+    ///
+    /// # Errors
+    ///
+    /// [`Unpaid`], for who asks.
+    pub fn take(&self, service: Service, receipt: &SignedReceipt, more: u64) -> Result<(), Unpaid> {
+        let head = self.chain.head();
+        let least = locked(&self.asked).iter().copied().fold(self.price(), Amount::min);
+        let ledger = At(&head.state, *self.key.public());
+        locked(&self.till).take(&Service { price: least, ..service }, receipt, more, &ledger)
+    }
+
+    /// Claims what is due and keeps what is held, until `stop`.
+    pub async fn run(self: Arc<Cashier>, mut stop: watch::Receiver<bool>) {
+        let (mut tick, mut turn, mut sent, mut old) = (tokio::time::interval(TURN), 0u32, None, Vec::new());
+        loop {
+            let last = tokio::select! {
+                _ = tick.tick() => false,
+                _ = stop.changed() => true,
+            };
+            turn = turn.wrapping_add(1);
+            let head = self.chain.head();
+            let (due, tabs) = {
+                let mut till = locked(&self.till);
+                till.forget(head.state.age_ms());
+                let tabs: Vec<_> = till.tabs().map(|tab| (tab.receipt, tab.used)).collect();
+                (self.due(&till, &head), tabs)
+            };
+            if turn % 30 == 0 {
+                let mut asked = locked(&self.asked);
+                *asked = [asked[1], self.price()];
+            }
+            let again = sent.is_none_or(|at| turn.wrapping_sub(at) >= AGAIN);
+            if !due.is_empty() && again {
+                sent = Some(turn);
+                for claims in due.chunks(MAX_CLAIMS) {
+                    let body = Body::InferenceReceipt { claims: claims.to_vec() };
+                    let transaction = Transaction::sign(&self.network, &self.key, 0, now_ms(), body);
+                    match self.chain.submit(transaction).await {
+                        Ok(_) => tracing::info!(receipts = claims.len(), "claimed what inference has earned"),
+                        Err(e) => tracing::debug!(error = %e, "the ledger does not take the claim yet"),
+                    }
+                }
+            }
+            if tabs != old {
+                let (path, bytes) = (self.path.clone(), canonical::encode(&tabs));
+                let kept = tokio::task::spawn_blocking(move || crate::datadir::write_atomically(&path, &bytes)).await;
+                if let Ok(Err(e)) = kept {
+                    tracing::warn!(error = %e, "receipts can't be kept: what is not claimed is lost when the node ends");
+                }
+                old = tabs;
+            }
+            if last {
+                return;
+            }
+        }
+    }
+
+    /// What is claimed now: whatever is worth a claim, as far as the node's part of each deposit goes.
+    fn due(&self, till: &Till, head: &Head) -> Vec<Claim> {
+        let (state, me) = (&head.state, *self.key.public());
+        let params = &state.params().inference;
+        let ends = state.epoch_ends().saturating_sub(state.age_ms()) < BEFORE_END_MS;
+        let ledger = At(state, me);
+        let (mut left, mut claims) = (HashMap::new(), Vec::new());
+        for receipt in till.due(params.receipt_min, &ledger) {
+            let Ok(payer) = state.check_receipt(&me, &receipt.receipt) else { continue };
+            let part = left.entry(payer).or_insert_with(|| state.drawable(&payer, &me));
+            let worth = |units| ledger.worth(&receipt.receipt, units).unwrap_or_default();
+            // As many units as the part is worth; what is over waits for the next epoch.
+            let (mut low, mut high) = (0, receipt.receipt.units);
+            while low < high {
+                let middle = high - (high - low) / 2;
+                if worth(middle) <= *part { low = middle } else { high = middle - 1 }
+            }
+            // Seldom, if nothing presses: each claim takes a place in a block.
+            let least = if ends { params.receipt_min } else { Amount(part.0 / 10).max(params.receipt_min) };
+            if worth(low) >= least.max(Amount(1)) {
+                part.0 -= worth(low).0;
+                claims.push(Claim { units: low, receipt });
+            }
+        }
+        claims
+    }
+}
+
+/// What was held when the node last ended.
+fn kept(path: &Path) -> Vec<Tab> {
+    let bytes = std::fs::read(path).unwrap_or_default(); // There is none at first.
+    if bytes.is_empty() {
+        return Vec::new();
+    }
+    match canonical::decode::<Vec<(SignedReceipt, u64)>>(&bytes, MAX_FILE) {
+        Ok(tabs) => tabs.into_iter().map(|(receipt, used)| Tab { receipt, used }).collect(),
+        Err(e) => {
+            tracing::warn!(path = %path.display(), error = %e, "the receipts that were kept can't be read");
+            Vec::new()
+        }
+    }
+}
