@@ -1,22 +1,12 @@
 //! OpenAI's own Python client against the server, as a process.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, missing_docs)]
 
-use ailo_training::checkpoint::random;
-use serde_json::json;
-use std::{
-    io::{BufRead, BufReader},
-    process::{Child, Command, Stdio},
-};
+#[path = "common/server.rs"]
+mod server;
 
-struct Killed(Child);
-
-impl Drop for Killed {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
+use server::{Server, says};
+use std::process::{Command, Stdio};
 
 /// Which Python to ask: `AILO_PYTHON`, for one of a virtual environment.
 fn python() -> String {
@@ -33,27 +23,19 @@ fn openais_own_client_finds_what_it_expects() {
         );
         return;
     }
-    let folder = tempfile::tempdir().unwrap();
-    let config = json!({ "model_type": "llama", "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": 3,
-        "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 262, "max_position_embeddings": 512,
-        "rope_theta": 10000.0, "rms_norm_eps": 1e-6, "eos_token_id": 261 });
-    let template = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}<|im_start|>assistant\n";
-    random::write(folder.path(), &config, &random::tensors(&config), 1).unwrap();
-    random::write_tokenizer(folder.path(), Some(template)).unwrap();
-
-    let mut serve = Command::new(env!("CARGO_BIN_EXE_ailo-node"));
-    serve.args(["serve", "--http", "127.0.0.1:0", "--threads", "1", "--memory", "64", "--model"]).arg(folder.path());
-    let mut serve = Killed(serve.stdout(Stdio::piped()).spawn().unwrap());
-    let mut line = String::new();
-    BufReader::new(serve.0.stdout.take().unwrap()).read_line(&mut line).unwrap();
-    let url = line
-        .split_whitespace()
-        .find(|word| word.starts_with("http://"))
-        .unwrap_or_else(|| panic!("{line}"))
-        .to_string();
+    let dir = tempfile::tempdir().unwrap();
+    let keys = dir.path().join("keys.json");
+    let keys = keys.to_str().unwrap();
+    let limits = ["--requests-per-minute", "600", "--tokens-per-day", "1000000", "--concurrent", "20"];
+    let create = ["api-keys", "create", "--file", keys, "--name"];
+    let key = says(&[&create, &["python"][..], &limits].concat());
+    let few = says(&[&create, &["few", "--requests-per-minute", "1"][..]].concat());
+    let server = Server::start("127.0.0.1:0", &["--api-keys", keys, "--require-api-key"]);
 
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/openai_client.py");
-    let checked = Command::new(python()).args([script, &url]).output().unwrap();
+    let mut check = Command::new(python());
+    check.args([script, &server.url()]).env("AILO_API_KEY", key.trim()).env("AILO_API_KEY_FEW", few.trim());
+    let checked = check.output().unwrap();
     let said = String::from_utf8_lossy(&checked.stdout);
     assert!(checked.status.success(), "{said}{}", String::from_utf8_lossy(&checked.stderr));
     println!("{said}");

@@ -1,16 +1,25 @@
-"""What OpenAI's own Python client sees of `ailo-node serve`: about forty checks, each a sentence.
+"""What OpenAI's own Python client sees of `ailo-node serve --require-api-key`: about fifty checks, each a sentence.
 
-usage: tests/openai_client.py http://127.0.0.1:PORT/v1
+usage: AILO_API_KEY=KEY AILO_API_KEY_FEW=KEY tests/openai_client.py http://127.0.0.1:PORT/v1
+
+The first key may send many requests, the second one a minute.
 
 The model is a small one with made-up weights (tests/openai.rs), so what it says makes no sense, but each claim can fail.
 """
 
+import os
 import sys
 import threading
 
 import openai
 
-client = openai.OpenAI(base_url=sys.argv[1], api_key="none", max_retries=0)
+
+
+def asks_with(key):
+    return openai.OpenAI(base_url=sys.argv[1], api_key=key, max_retries=0)
+
+
+client = asks_with(os.environ["AILO_API_KEY"])
 checks = 0
 
 
@@ -105,6 +114,9 @@ check("the system's word counts", chat(messages=[{"role": "system", "content": "
       .choices[0].message.content != said.choices[0].message.content)
 likely = chat(logprobs=True, top_logprobs=4).choices[0].logprobs.content
 check("an answer's tokens have their probabilities", len(likely) == 16 and all(len(t.top_logprobs) == 4 for t in likely))
+# What is no character at all is marked as such, once or several times.
+spelled = bytes(b for t in likely for b in t.bytes).decode(errors="replace").replace("\ufffd", "")
+check("bytes of tokens spell the answer", spelled == said.choices[0].message.content.replace("\ufffd", ""))
 check("max_completion_tokens is understood", client.chat.completions.create(
     model=model, messages=[{"role": "user", "content": "a"}], max_completion_tokens=3).usage.completion_tokens == 3)
 
@@ -114,6 +126,21 @@ refused("a hot temperature is refused", openai.BadRequestError, "from 0 to 2", l
 refused("an unknown field is refused", openai.BadRequestError, "'beam'", lambda: complete(extra_body={"beam": 4}))
 refused("a long text is refused", openai.BadRequestError, "tokens in all", lambda: complete(max_tokens=100_000))
 refused("no messages are refused", openai.BadRequestError, "messages", lambda: chat(messages=[]))
+
+refused("a wrong key is refused", openai.AuthenticationError, "API key", lambda: asks_with("none").models.list())
+raw = client.models.with_raw_response.list().headers
+check("limits are told", raw["x-ratelimit-limit-requests"] == "600" and int(raw["x-ratelimit-remaining-requests"]) < 600)
+check("those of tokens, too", 0 < int(raw["x-ratelimit-remaining-tokens"]) < int(raw["x-ratelimit-limit-tokens"]))
+few = asks_with(os.environ["AILO_API_KEY_FEW"])
+few.models.list()
+try:
+    few.models.list()
+    check("the second request in a minute is refused", False)
+except openai.RateLimitError as error:
+    check("it says how long to wait", 1 <= int(error.response.headers["retry-after"]) <= 60)
+    check("it is known by its code", error.code == "rate_limit_exceeded")
+refused("more texts than a key may have are refused", openai.BadRequestError, "texts at once",
+        lambda: complete(prompt=["a", "b"], n=16))
 
 stream = complete(stream=True, max_tokens=200)
 next(iter(stream))

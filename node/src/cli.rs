@@ -11,7 +11,11 @@ use ailo_protocol::{
 use ailo_training::{engine::Dtype, simulation::Attack};
 use clap::{Args, Parser, Subcommand};
 use serde::Deserialize;
-use std::{path::PathBuf, str::FromStr};
+use std::{
+    num::{NonZeroU32, NonZeroU64},
+    path::PathBuf,
+    str::FromStr,
+};
 
 /// libp2p warns of what is normal in a small network: messages said twice, nobody known yet.
 const DEFAULT_LOG: &str = "warn,libp2p_gossipsub=error,libp2p_kad=error";
@@ -37,6 +41,9 @@ pub enum Command {
     Genesis(Box<GenesisArgs>),
     /// Make the keys of a node's folder where they are missing, and show what `genesis --founder` takes.
     Keys(KeysArgs),
+    /// Make, list and revoke the keys with which programs ask a node's API for texts.
+    #[command(subcommand, after_help = API_KEYS_HELP)]
+    ApiKeys(ApiKeysCommand),
     /// Make and use a wallet.
     #[command(subcommand)]
     Wallet(WalletCommand),
@@ -215,6 +222,12 @@ pub struct RunOptions {
     /// Address of JSON-RPC, loopback unless told otherwise [default: 127.0.0.1:8645].
     #[arg(long, env = "AILO_HTTP", value_name = "ADDR")]
     pub http: Option<String>,
+    /// Answer the API on loopback to whoever has an API key alone; elsewhere it always needs one.
+    #[arg(long, env = "AILO_REQUIRE_API_KEY", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub require_api_key: Option<bool>,
+    /// A name that the API may be called by on loopback, beside localhost and 127.0.0.1: that of a proxy before it (repeatable).
+    #[arg(long, value_name = "NAME")]
+    pub allow_host: Option<Vec<String>>,
     /// A block that somebody you trust vouches for, younger than the trust period: a node without a ledger starts from a
     /// snapshot near it, and any node stops when its history is another one. `ailo-node status` of theirs shows one.
     #[arg(long, env = "AILO_CHECKPOINT", value_name = "HEIGHT:ID")]
@@ -268,6 +281,65 @@ pub struct KeysArgs {
     /// Folder of the node's keys; `run` takes the same one.
     #[arg(long, env = "AILO_DATA_DIR", value_name = "DIR")]
     pub data_dir: PathBuf,
+}
+
+const API_KEYS_HELP: &str = "\
+A running node sees a change within a second. Programs send a key as `Authorization: Bearer KEY`; `ailo-node chat` takes it from the
+environment, AILO_API_KEY.
+
+Examples:
+  ailo-node api-keys create --data-dir mine --name ann --requests-per-minute 60 --tokens-per-day 1000000 --concurrent 4
+  ailo-node api-keys revoke --data-dir mine ann";
+
+/// `api-keys ...`
+#[derive(Debug, Subcommand)]
+pub enum ApiKeysCommand {
+    /// Make a key and print it, this once.
+    Create {
+        /// Whose it is, for `list` and `revoke`.
+        #[arg(long)]
+        name: String,
+        /// Requests a minute, at most.
+        #[arg(long, value_name = "R")]
+        requests_per_minute: Option<NonZeroU32>,
+        /// Tokens a day (UTC), read and written, at most.
+        #[arg(long, value_name = "T")]
+        tokens_per_day: Option<NonZeroU64>,
+        /// Texts at once, at most.
+        #[arg(long, value_name = "C")]
+        concurrent: Option<NonZeroU32>,
+        /// Where it goes.
+        #[command(flatten)]
+        file: KeyFileArgs,
+    },
+    /// List keys by name, with their limits.
+    List {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+        /// Of which node.
+        #[command(flatten)]
+        file: KeyFileArgs,
+    },
+    /// Revoke a key.
+    Revoke {
+        /// Its name.
+        name: String,
+        /// Of which node.
+        #[command(flatten)]
+        file: KeyFileArgs,
+    },
+}
+
+/// Where API keys are kept.
+#[derive(Debug, Args)]
+pub struct KeyFileArgs {
+    /// Data folder of the node [default: that of `run --network dev`].
+    #[arg(long, env = "AILO_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// The file itself, as `serve --api-keys` takes it [default: api-keys.json in the data folder].
+    #[arg(long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
 }
 
 /// How a command finds the node that it talks to.
@@ -671,6 +743,15 @@ pub struct ServeArgs {
     /// Address of the API.
     #[arg(long, default_value = "127.0.0.1:8650", value_name = "ADDRESS")]
     pub http: std::net::SocketAddr,
+    /// The file of API keys, which `ailo-node api-keys create --file` makes. Elsewhere than on loopback it is needed.
+    #[arg(long, value_name = "FILE")]
+    pub api_keys: Option<PathBuf>,
+    /// Answer on loopback to whoever has an API key alone.
+    #[arg(long, requires = "api_keys")]
+    pub require_api_key: bool,
+    /// A name that the API may be called by on loopback, beside localhost and 127.0.0.1: that of a proxy before it (repeatable).
+    #[arg(long, value_name = "NAME")]
+    pub allow_host: Vec<String>,
     /// Threads that compute [default: one for each core].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=256))]
     pub threads: Option<u32>,

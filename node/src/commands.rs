@@ -26,6 +26,7 @@ pub async fn dispatch(cli: Cli) -> Result<(), NodeError> {
         Command::Run(args) => service::run(Settings::resolve(&args)?, args.stop_on_eof).await,
         Command::Genesis(args) => genesis::command(&args),
         Command::Keys(args) => keys(&args),
+        Command::ApiKeys(command) => inference::api::keys::command(command),
         Command::Wallet(command) => wallet(command).await,
         Command::Stake(args) => stake(args, true).await,
         Command::Unstake(args) => stake(args, false).await,

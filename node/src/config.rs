@@ -42,6 +42,10 @@ pub struct Settings {
     pub bootstrap: Vec<String>,
     /// Address of JSON-RPC.
     pub http: SocketAddr,
+    /// Answer the API to nobody without a key.
+    pub require_api_key: bool,
+    /// Names that the API may be called by, beside the machine's own for itself.
+    pub allow_host: Vec<String>,
     /// A block that the operator knows to be the network's.
     pub checkpoint: Option<light::Checkpoint>,
     /// Keep all blocks.
@@ -168,6 +172,8 @@ impl Settings {
             listen: flags.listen.or(file.listen).unwrap_or_else(|| vec![default_listen.into()]),
             bootstrap: flags.bootstrap.or(file.bootstrap).unwrap_or_default(),
             cpu: flags.cpu.or(file.cpu).unwrap_or(false),
+            require_api_key: flags.require_api_key.or(file.require_api_key).unwrap_or(false),
+            allow_host: flags.allow_host.or(file.allow_host).unwrap_or_default(),
             checkpoint,
             allow_new_journal: flags.allow_new_journal.unwrap_or(false),
             archive: flags.archive.or(file.archive).unwrap_or(network.is_none()),
@@ -200,10 +206,15 @@ mod tests {
     fn flags_win_over_the_file_and_the_file_over_defaults() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("node.toml");
-        std::fs::write(&file, "network = \"dev\"\npower = 40\nhttp = \"127.0.0.1:1\"\nvalidator = true\n").unwrap();
-        let settings = resolve(&["--config", file.to_str().unwrap(), "--power", "60"]).unwrap();
+        std::fs::write(
+            &file,
+            "network = \"dev\"\npower = 40\nhttp = \"127.0.0.1:1\"\nvalidator = true\nallow-host = [\"a.org\"]\n",
+        )
+        .unwrap();
+        let settings = resolve(&["--config", file.to_str().unwrap(), "--power", "60", "--require-api-key"]).unwrap();
         assert_eq!((settings.power, settings.http.port(), settings.validator), (60, 1, true));
-        assert!(!settings.inference_only);
+        assert!(!settings.inference_only && settings.require_api_key);
+        assert_eq!(settings.allow_host, ["a.org"]);
     }
 
     #[test]

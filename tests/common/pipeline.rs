@@ -101,7 +101,7 @@ impl World {
         let length = body.len();
         write!(
             stream,
-            "POST /v1/completions HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+            "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
         )?;
         Ok(BufReader::new(stream))
     }
@@ -114,7 +114,7 @@ impl World {
             if self.net.nodes[0].dir.join("rpc").exists()
                 && let Ok(mut stream) = TcpStream::connect(self.address())
             {
-                let _ = write!(stream, "GET /v1/models HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+                let _ = write!(stream, "GET /v1/models HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
                 let _ = stream.read_to_string(&mut answer);
             }
             let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);

@@ -9,6 +9,7 @@ use ailo_protocol::params::Tokenizer;
 use minijinja::{Environment, Error, ErrorKind, context};
 use serde_json::Value;
 use std::{fs, path::Path};
+use tokenizers::DecoderWrapper;
 
 /// Steps of a chat template, at most.
 const FUEL: u64 = 1_000_000;
@@ -100,14 +101,26 @@ impl Text {
         }
     }
 
-    /// The tokenizer's own name of a token, for people who look at probabilities.
-    pub fn name(&self, token: u32) -> String {
-        match self {
-            Text::Own(_) => self.decode(&[token]),
-            Text::Checkpoint(of) => {
-                let text = of.tokenizer.decode(&[token], false).unwrap_or_default();
-                if text.is_empty() { of.tokenizer.id_to_token(token).unwrap_or_default() } else { text }
+    /// The bytes that a token stands for: it may be a part of a character. A mark stands for its name.
+    pub fn bytes(&self, token: u32) -> Vec<u8> {
+        let of = match self {
+            Text::Own(own) => {
+                return u16::try_from(token).map(|token| tokenizer::token_bytes(*own, token)).unwrap_or_default();
             }
+            Text::Checkpoint(of) => of,
+        };
+        let piece = of.tokenizer.id_to_token(token).unwrap_or_default();
+        if of.tokenizer.get_added_vocabulary().get_added_tokens_decoder().contains_key(&token) {
+            return piece.into_bytes();
+        }
+        if of.tokenizer.get_decoder().is_some_and(in_bytes) {
+            let bytes: Option<Vec<u8>> = piece.chars().map(byte_of).collect();
+            return bytes.unwrap_or_else(|| piece.into_bytes());
+        }
+        let byte = piece.strip_prefix("<0x").and_then(|hex| hex.strip_suffix('>'));
+        match byte.and_then(|hex| u8::from_str_radix(hex, 16).ok()) {
+            Some(byte) => vec![byte],
+            None => piece.replace('\u{2581}', " ").into_bytes(),
         }
     }
 
@@ -163,6 +176,24 @@ impl Text {
             unk_token => token("unk_token"),
         });
         rendered.map_err(failed)
+    }
+}
+
+/// Whether pieces are written in GPT-2's alphabet, which has a character for each byte.
+fn in_bytes(decoder: &DecoderWrapper) -> bool {
+    match decoder {
+        DecoderWrapper::ByteLevel(_) => true,
+        DecoderWrapper::Sequence(several) => several.get_decoders().iter().any(in_bytes),
+        _ => false,
+    }
+}
+
+/// The byte of a character of that alphabet: what can be seen stands for itself, the other bytes follow from U+0100 on.
+fn byte_of(c: char) -> Option<u8> {
+    let seen = |byte: &u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..);
+    match u8::try_from(c) {
+        Ok(byte) => Some(byte).filter(seen),
+        Err(_) => (0..=255).filter(|byte| !seen(byte)).nth((u32::from(c) - 0x100) as usize),
     }
 }
 
@@ -235,6 +266,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::checkpoint::random::write_tokenizer;
+    use std::collections::HashSet;
 
     fn folder(template: Option<&str>) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
@@ -265,8 +297,8 @@ mod tests {
             assert_eq!(pieces.concat(), words);
             assert!(pieces.iter().all(|piece| !piece.contains(char::REPLACEMENT_CHARACTER)), "{pieces:?}");
         }
-        let names: Vec<String> = text.encode("hello", true).unwrap().iter().map(|token| text.name(*token)).collect();
-        assert_eq!(names, ["hell", "o"]);
+        let pieces: Vec<_> = text.encode("hello", true).unwrap().iter().map(|token| text.bytes(*token)).collect();
+        assert_eq!(pieces, [b"hell".to_vec(), b"o".to_vec()]);
         assert_eq!(text.ends(), [261]);
         // Bytes that are no text are shown as such, not held back for ever.
         let mut stream = TextStream::new(&Text::Own(Tokenizer::Bytes));
@@ -276,6 +308,40 @@ mod tests {
         let shown: Vec<String> = [0xc3, 0xc3, 0xc3, 0xc3, 0xa9].iter().map(|token| stream.push(*token)).collect();
         assert_eq!(shown.concat().matches('é').count(), 1, "{shown:?}");
         assert!(shown[4].chars().count() <= 2, "nothing is shown twice: {shown:?}");
+    }
+
+    #[test]
+    fn a_token_has_its_bytes_even_where_they_are_no_character() {
+        let folder = folder(None);
+        let text = Text::open(folder.path()).unwrap();
+        let words = " hello wörld 日本語 🦀\n\0";
+        for text in [&text, &Text::Own(Tokenizer::Bytes), &Text::Own(Tokenizer::Gpt2)] {
+            let tokens = text.encode(words, true).unwrap();
+            let bytes: Vec<u8> = tokens.iter().flat_map(|token| text.bytes(*token)).collect();
+            assert_eq!(bytes, words.as_bytes());
+            assert!(tokens.iter().any(|token| std::str::from_utf8(&text.bytes(*token)).is_err()));
+            assert!(text.bytes(99_999).is_empty());
+        }
+        assert_eq!(text.bytes(261), b"<|im_end|>");
+        assert_eq!((0..256).filter_map(|token| text.bytes(token).pop()).collect::<HashSet<_>>().len(), 256);
+    }
+
+    #[test]
+    fn pieces_of_sentences_keep_their_spaces_and_bytes() {
+        let folder = tempfile::tempdir().unwrap();
+        let tokenizer = serde_json::json!({
+            "version": "1.0", "added_tokens": [], "normalizer": null, "pre_tokenizer": null, "post_processor": null,
+            "decoder": { "type": "Sequence", "decoders": [
+                { "type": "Replace", "pattern": { "String": "\u{2581}" }, "content": " " },
+                { "type": "ByteFallback" }, { "type": "Fuse" }, { "type": "Strip", "content": " ", "start": 1, "stop": 0 }] },
+            "model": { "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+                       "end_of_word_suffix": null, "fuse_unk": true, "byte_fallback": true,
+                       "vocab": { "<0xE6>": 0, "\u{2581}a": 1, "é": 2 }, "merges": [] }
+        });
+        fs::write(folder.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
+        let text = Text::open(folder.path()).unwrap();
+        let bytes: Vec<_> = (0..3).map(|token| text.bytes(token)).collect();
+        assert_eq!(bytes, [vec![0xe6], b" a".to_vec(), "é".into()]);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::{
 };
 use axum::{
     body::{Body, Bytes},
-    http::{Method, Request, header},
+    http::{HeaderValue, Method, Request, StatusCode, header},
 };
 use futures::{Stream, StreamExt};
 use hyper_util::{
@@ -20,6 +20,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// The variable that an API key is taken from: a flag would show it in the list of processes.
+const KEY: &str = "AILO_API_KEY";
 /// A line of what comes back, at most.
 const MAX_LINE: usize = 1 << 20;
 
@@ -29,7 +31,13 @@ pub async fn command(args: ChatArgs) -> Result<(), NodeError> {
         Some(url) => url.trim_end_matches('/').to_string(),
         None => format!("{}/v1", Client::find(&args.client)?.url().trim_end_matches("/rpc")),
     };
-    let api = Api { http: Http::builder(TokioExecutor::new()).build_http(), base };
+    let key = std::env::var(KEY).ok().filter(|key| !key.is_empty()).map(|key| {
+        let mut value = HeaderValue::try_from(format!("Bearer {key}"))
+            .map_err(|_| NodeError::Usage(format!("what {KEY} holds is no API key")))?;
+        value.set_sensitive(true);
+        Ok::<_, NodeError>(value)
+    });
+    let api = Api { http: Http::builder(TokioExecutor::new()).build_http(), base, key: key.transpose()? };
     let mut messages: Vec<Value> = Vec::new();
     if let Some(system) = &args.system {
         messages.push(json!({ "role": "system", "content": system }));
@@ -76,6 +84,7 @@ struct Answer {
 struct Api {
     http: Http<HttpConnector, Body>,
     base: String,
+    key: Option<HeaderValue>,
 }
 
 impl Api {
@@ -135,8 +144,11 @@ impl Api {
         let wrong = |e: &dyn std::fmt::Display| {
             NodeError::Usage(format!("'{url}' is no address of an API (like http://127.0.0.1:8650/v1): {e}"))
         };
-        let request =
+        let mut request =
             Request::builder().method(Method::POST).uri(&url).header(header::CONTENT_TYPE, "application/json");
+        if let Some(key) = &self.key {
+            request = request.header(header::AUTHORIZATION, key);
+        }
         let request = request.body(Body::from(body.to_string())).map_err(|e| wrong(&e))?;
         let silent =
             |e| NodeError::Rpc(format!("nobody answers at {}: {e}; is `ailo-node serve` or `run` running?", self.base));
@@ -152,7 +164,9 @@ impl Api {
         }
         let said: Value = serde_json::from_slice(&text).unwrap_or_default();
         let why = said["error"]["message"].as_str().map_or_else(|| status.to_string(), str::to_string);
-        Err(NodeError::Rpc(why))
+        let hint =
+            if status == StatusCode::UNAUTHORIZED { format!(" (chat takes it from {KEY})") } else { String::new() };
+        Err(NodeError::Rpc(why + &hint))
     }
 }
 

@@ -1,7 +1,10 @@
 //! `ailo-node serve`: a checkpoint on this machine behind the API, with no network.
 
 use super::{
-    api::Api,
+    api::{
+        Api,
+        access::{Access, Rules},
+    },
     host::{Hosting, Share, host},
     hub::Hub,
     model::Model,
@@ -43,6 +46,9 @@ pub struct Server {
 impl Server {
     /// Loads the model and listens.
     pub async fn start(args: &ServeArgs) -> Result<Server, NodeError> {
+        let rules =
+            Rules { keys: args.api_keys.clone(), required: args.require_api_key, hosts: args.allow_host.clone() };
+        let access = Access::open(rules, args.http)?;
         let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
         let (folder, dtype, threads) = (args.model.clone(), args.dtype, args.threads.map_or(cores, |n| n as usize));
         let memory = args.memory << 20;
@@ -58,7 +64,7 @@ impl Server {
         let address = listener.local_addr().map_err(busy)?;
         // It stays the model as long as the server runs: who sends is not needed.
         let api = Api::new(hub.clone(), None, watch::channel(Some(model.clone())).1);
-        let router = api.router();
+        let router = api.router(access);
         let task = tokio::spawn(async move {
             if let Err(e) = axum::serve(listener, router).await {
                 tracing::error!(error = %e, "the HTTP server ended");

@@ -44,6 +44,9 @@ async fn server_with(folder: &Path, memory: u64, draft: Option<&Path>) -> Server
         model: folder.into(),
         dtype: None,
         http: SocketAddr::from(([127, 0, 0, 1], 0)),
+        api_keys: None,
+        require_api_key: false,
+        allow_host: Vec::new(),
         threads: Some(1),
         memory,
         draft: draft.map(Path::to_path_buf),
@@ -56,7 +59,7 @@ async fn ask(address: SocketAddr, method: &str, path: &str, body: &str) -> (u16,
     let mut stream = TcpStream::connect(address).await.unwrap();
     let length = body.len();
     let request = format!(
-        "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+        "{method} {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
     );
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
@@ -297,7 +300,7 @@ async fn who_goes_away_frees_what_was_kept_for_the_text() {
     for _ in 0..20 {
         let mut stream = TcpStream::connect(server.address).await.unwrap();
         let request = format!(
-            "POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
             body.len()
         );
         stream.write_all(request.as_bytes()).await.unwrap();

@@ -109,6 +109,8 @@ pub struct Context {
     pub models: Models,
     /// What training does.
     pub progress: watch::Receiver<Progress>,
+    /// Whether texts are written for whoever asks: not where the API needs keys.
+    pub generates: bool,
     /// Thread that generates.
     pub worker: Worker,
     /// Places for [`MAX_GENERATIONS`].
@@ -473,6 +475,10 @@ impl Context {
     }
 
     async fn generate(&self, params: &Params<'_>) -> Answer<Generated> {
+        if !self.generates {
+            let message = "this node writes texts for those who have an API key, at /v1: `ailo-node chat` asks there";
+            return Err(error(code::UNAVAILABLE, message));
+        }
         let request = parse::<GenerateParams>(params)?.request().map_err(invalid)?;
         let head = self.chain.head();
         let root = head.state.model().root;

@@ -22,6 +22,10 @@ use crate::{
     error::NodeError,
     genesis,
     inference::{
+        api::{
+            access::{Access, Rules},
+            keys,
+        },
         hub::Hub,
         payment::{Ask, Pays},
         run::Inference,
@@ -125,6 +129,9 @@ pub async fn run_with(
     let (progress, progress_seen) = watch::channel(Progress::default());
     let trains = !settings.inference_only;
 
+    let rules =
+        Rules { keys: Some(dir.path(keys::FILE)), required: settings.require_api_key, hosts: settings.allow_host };
+    let access = Access::open(rules, settings.http)?;
     let context = Arc::new(rpc::Context {
         genesis: genesis.clone(),
         node: *key.public(),
@@ -137,6 +144,7 @@ pub async fn run_with(
         net: net.clone(),
         models: models.clone(),
         progress: progress_seen,
+        generates: !access.required(),
         worker: writer,
         generating: Arc::new(tokio::sync::Semaphore::new(rpc::MAX_GENERATIONS)),
         law: Mutex::default(),
@@ -162,7 +170,7 @@ pub async fn run_with(
         stopped.clone(),
     )
     .await?;
-    let server = rpc::Server::start(settings.http, context.clone(), inference.api.router()).await?;
+    let server = rpc::Server::start(settings.http, context.clone(), inference.api.router(access)).await?;
     let url = format!("http://{}/rpc", server.address);
     crate::datadir::write_atomically(&dir.path("rpc"), url.as_bytes())?;
 

@@ -1,8 +1,12 @@
 //! The API that OpenAI's clients speak: `/v1/models`, `/v1/completions`, `/v1/chat/completions`, with streams of server-sent events.
 //!
+//! A request's way: [`access`] decides who may ask, [`request`] understands it on a thread for blocking work, and [`reply`] tells what sessions write.
 //! Errors are JSON, `{"error": {"message", "type", "param", "code"}}`. What waits for a place is bounded; beyond that the answer is 429 with a
 //! `Retry-After`. A client that goes away ends its texts everywhere.
 
+pub mod access;
+pub mod keys;
+pub mod limits;
 mod reply;
 mod request;
 
@@ -12,14 +16,16 @@ use super::{
     model::Model,
     session::{Event, Session},
 };
+use access::{Access, Caller, Grant};
 use ailo_proto::{Finish, Logprob};
 use ailo_protocol::net;
 use ailo_training::text::TextStream;
 use axum::{
-    Router,
+    Extension, Router,
     body::{Body, Bytes},
-    extract::{DefaultBodyLimit, State},
+    extract::{DefaultBodyLimit, FromRequest, Path, Request, State, rejection::PathRejection},
     http::{HeaderMap, HeaderValue, StatusCode, header},
+    middleware,
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -35,11 +41,14 @@ use std::{
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
-/// Bytes of a request, at most.
+/// Bytes of a request, at most, and how long they may take to come.
 const MAX_BODY: usize = 4 << 20;
+const COMES: Duration = Duration::from_secs(30);
 /// Texts that are written at once, and requests that wait for a place, at most.
 const WRITING: usize = 64;
 const WAITING: usize = 256;
+/// Requests that are being understood at once, at most: tokenizers and templates take their time.
+const READING: usize = 4;
 /// Pieces that a slow reader may be behind, and how long.
 const BEHIND: usize = 64;
 const UNREAD: Duration = Duration::from_secs(60);
@@ -50,6 +59,7 @@ pub struct Api {
     net: Option<net::Handle>,
     /// The model that is served now, if there is one yet.
     model: watch::Receiver<Option<Arc<Model>>>,
+    readers: Arc<Semaphore>,
     places: Arc<Semaphore>,
     waiting: AtomicUsize,
 }
@@ -57,11 +67,12 @@ pub struct Api {
 impl Api {
     /// The API for what the hub serves.
     pub fn new(hub: Arc<Hub>, net: Option<net::Handle>, model: watch::Receiver<Option<Arc<Model>>>) -> Arc<Api> {
-        Arc::new(Api { hub, net, model, places: Arc::new(Semaphore::new(WRITING)), waiting: AtomicUsize::new(0) })
+        let (readers, places) = (Arc::new(Semaphore::new(READING)), Arc::new(Semaphore::new(WRITING)));
+        Arc::new(Api { hub, net, model, readers, places, waiting: AtomicUsize::new(0) })
     }
 
-    /// Its routes.
-    pub fn router(self: &Arc<Api>) -> Router {
+    /// Its routes, for those whom `access` lets in.
+    pub fn router(self: &Arc<Api>, access: Arc<Access>) -> Router {
         Router::new()
             .route("/v1/models", get(models))
             .route("/v1/models/{name}", get(model))
@@ -75,7 +86,16 @@ impl Api {
                     "no such path: /v1/models, /v1/completions and /v1/chat/completions are here",
                 )
             })
+            .method_not_allowed_fallback(|| async {
+                Refusal::new(
+                    StatusCode::METHOD_NOT_ALLOWED,
+                    "",
+                    "method_not_allowed",
+                    "the wrong method for this path: GET what is listed, POST what is to be written",
+                )
+            })
             .layer(DefaultBodyLimit::max(MAX_BODY))
+            .layer(middleware::from_fn_with_state(access, access::guard))
             .with_state(self.clone())
     }
 
@@ -85,20 +105,54 @@ impl Api {
             Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "", "no_model", "this node has no model yet: try again soon")
         })
     }
+
+    /// A place among the requests that wait, until it is dropped.
+    fn wait(&self) -> Result<Waits<'_>, Refusal> {
+        let waits = Waits(&self.waiting);
+        if self.waiting.fetch_add(1, Ordering::Relaxed) >= WAITING {
+            return Err(full());
+        }
+        Ok(waits)
+    }
+
+    /// What a request asks for. Threads are held until they are done, whoever still waits for it.
+    async fn understand(&self, body: Bytes, model: &Arc<Model>, kind: Kind) -> Result<Plan, Refusal> {
+        let reader = self.readers.clone().acquire_owned().await.map_err(|_| full())?;
+        let model = model.clone();
+        let read = move || {
+            let _reader = reader;
+            match kind {
+                Kind::Chat => Plan::chat(&body, &model),
+                Kind::Completion => Plan::completion(&body, &model),
+            }
+        };
+        let failed =
+            |_| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "", "unreadable", "reading this request failed");
+        tokio::task::spawn_blocking(read).await.map_err(failed)?
+    }
 }
 
 /// Why a request is not answered.
 #[derive(Debug)]
 pub struct Refusal {
     status: StatusCode,
+    kind: &'static str,
     param: String,
     code: &'static str,
     message: String,
+    /// Seconds after which it may work; 0 if that is not a matter of time.
+    wait: u64,
 }
 
 impl Refusal {
     fn new(status: StatusCode, param: &str, code: &'static str, message: &str) -> Refusal {
-        Refusal { status, param: param.into(), code, message: message.into() }
+        let kind = match status {
+            StatusCode::TOO_MANY_REQUESTS => "requests",
+            _ if status.is_server_error() => "server_error",
+            _ => "invalid_request_error",
+        };
+        let wait = matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE).into();
+        Refusal { status, kind, param: param.into(), code, message: message.into(), wait }
     }
 
     fn no_model(name: &str) -> Refusal {
@@ -111,9 +165,8 @@ impl Refusal {
     }
 
     fn body(&self) -> serde_json::Value {
-        let kind = if self.status.is_server_error() { "server_error" } else { "invalid_request_error" };
         let param = (!self.param.is_empty()).then_some(&self.param);
-        json!({ "error": { "message": self.message, "type": kind, "param": param, "code": self.code } })
+        json!({ "error": { "message": self.message, "type": self.kind, "param": param, "code": self.code } })
     }
 }
 
@@ -121,11 +174,19 @@ fn invalid(param: &str, message: &str) -> Refusal {
     Refusal::new(StatusCode::BAD_REQUEST, param, "invalid_value", message)
 }
 
+fn full() -> Refusal {
+    let message = "as many texts are written as can be: try again soon";
+    Refusal::new(StatusCode::TOO_MANY_REQUESTS, "", "rate_limit_exceeded", message)
+}
+
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let mut response = (self.status, json_of(&self.body())).into_response();
-        if matches!(self.status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        if self.wait > 0 {
+            response.headers_mut().insert(header::RETRY_AFTER, self.wait.into());
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response
     }
@@ -140,11 +201,9 @@ async fn models(State(api): State<Arc<Api>>) -> Response {
     json_of(&json!({ "object": "list", "data": all })).into_response()
 }
 
-async fn model(
-    State(api): State<Arc<Api>>,
-    axum::extract::Path(name): axum::extract::Path<String>,
-) -> Result<Response, Refusal> {
+async fn model(State(api): State<Arc<Api>>, name: Result<Path<String>, PathRejection>) -> Result<Response, Refusal> {
     let model = api.model()?;
+    let Path(name) = name.map_err(|_| Refusal::no_model("?"))?;
     if model.name != name {
         return Err(Refusal::no_model(&name));
     }
@@ -165,18 +224,24 @@ fn json_only(headers: &HeaderMap) -> Result<(), Refusal> {
     ))
 }
 
-async fn completions(State(api): State<Arc<Api>>, headers: HeaderMap, body: Bytes) -> Result<Response, Refusal> {
-    json_only(&headers)?;
-    let model = api.model()?;
-    let plan = Plan::completion(&body, &model)?;
-    answer(&api, model, plan, Kind::Completion).await
+/// The bytes of a request.
+async fn body(request: Request) -> Result<Bytes, Refusal> {
+    let late = |_| Refusal::new(StatusCode::REQUEST_TIMEOUT, "", "too_slow", "the request did not come within 30 s");
+    let bytes = tokio::time::timeout(COMES, Bytes::from_request(request, &())).await.map_err(late)?;
+    bytes.map_err(|why| match why.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => {
+            Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "", "too_large", "a request has 4 MiB at most")
+        }
+        _ => invalid("", "the request broke off"),
+    })
 }
 
-async fn chat(State(api): State<Arc<Api>>, headers: HeaderMap, body: Bytes) -> Result<Response, Refusal> {
-    json_only(&headers)?;
-    let model = api.model()?;
-    let plan = Plan::chat(&body, &model)?;
-    answer(&api, model, plan, Kind::Chat).await
+async fn completions(state: State<Arc<Api>>, caller: Extension<Caller>, request: Request) -> Result<Response, Refusal> {
+    answer(state.0, caller.0, request, Kind::Completion).await
+}
+
+async fn chat(state: State<Arc<Api>>, caller: Extension<Caller>, request: Request) -> Result<Response, Refusal> {
+    answer(state.0, caller.0, request, Kind::Chat).await
 }
 
 /// A piece of one of the texts.
@@ -187,25 +252,27 @@ pub(super) struct Piece {
     finish: Option<Finish>,
 }
 
-async fn answer(api: &Arc<Api>, model: Arc<Model>, plan: Plan, kind: Kind) -> Result<Response, Refusal> {
+/// What a text holds until it ends.
+struct Place {
+    _permit: OwnedSemaphorePermit,
+    grant: Grant,
+}
+
+async fn answer(api: Arc<Api>, caller: Caller, request: Request, kind: Kind) -> Result<Response, Refusal> {
+    json_only(request.headers())?;
+    let model = api.model()?;
+    let body = body(request).await?;
+    let waits = api.wait()?;
+    let plan = api.understand(body, &model, kind).await?;
     let texts = plan.prompts.len() as u32 * plan.choices;
     if texts as usize > WRITING {
         return Err(invalid("n", "at most 64 texts are written for one request"));
     }
-    let full = || {
-        Refusal::new(
-            StatusCode::TOO_MANY_REQUESTS,
-            "",
-            "rate_limit_exceeded",
-            "as many texts are written as can be: try again soon",
-        )
-    };
-    let waits = Waits(&api.waiting);
-    if api.waiting.fetch_add(1, Ordering::Relaxed) >= WAITING {
-        return Err(full());
-    }
-    // Each text holds the place until it ends, whoever still reads it.
-    let place = Arc::new(api.places.clone().acquire_many_owned(texts).await.map_err(|_| full())?);
+    let grant = caller.begin(texts, plan.most(model.context()))?;
+    // All texts of a request hold its place until the last one ends, whoever still reads it.
+    let permit = api.places.clone().acquire_many_owned(texts).await.map_err(|_| full())?;
+    grant.used(plan.prompts.iter().map(Vec::len).sum());
+    let place = Arc::new(Place { _permit: permit, grant });
     drop(waits);
 
     let round_trips = api.net.as_ref().map(near).unwrap_or_default();
@@ -215,7 +282,7 @@ async fn answer(api: &Arc<Api>, model: Arc<Model>, plan: Plan, kind: Kind) -> Re
             let sampling = plan.sampling(prompt, choice, model.context());
             let session = Session::start(&api.hub, &model, round_trips.clone(), prompt.clone(), sampling);
             let choice = i as u32 * plan.choices + choice;
-            let begin = if plan.echo { model.text.decode(prompt) } else { String::new() };
+            let begin = plan.begins.get(i).cloned().unwrap_or_default();
             let (stops, place) = (plan.stops.clone(), place.clone());
             let stream = prompt.clone();
             tokio::spawn(write(session, (model.clone(), stream), (begin, stops), choice, sender.clone(), place));
@@ -276,7 +343,7 @@ async fn write(
     (begin, stops): (String, Vec<String>),
     choice: u32,
     out: mpsc::Sender<Result<Piece, String>>,
-    _place: Arc<OwnedSemaphorePermit>,
+    place: Arc<Place>,
 ) {
     let (mut stream, mut held) = (TextStream::after(&model.text, &prompt), String::new());
     if !begin.is_empty() && out.send(Ok(Piece { choice, text: begin, tokens: Vec::new(), finish: None })).await.is_err()
@@ -293,6 +360,7 @@ async fn write(
         let mut piece = Piece { choice, text: String::new(), tokens: Vec::new(), finish: None };
         match event {
             Event::Token(token, logprob) => {
+                place.grant.used(1);
                 // What ends a text is no part of it.
                 if !model.ends.contains(&token) {
                     held.push_str(&stream.push(token));

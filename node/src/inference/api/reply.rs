@@ -10,6 +10,8 @@ use ailo_protocol::{
 };
 use serde_json::{Map, Value, json};
 use std::{
+    collections::BTreeMap,
+    str::Utf8Chunk,
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -37,7 +39,7 @@ struct Choice {
     text: String,
     tokens: Vec<(u32, Option<Logprob>)>,
     written: usize,
-    /// Characters of the tokens whose probabilities were told.
+    /// Characters that began in the tokens whose probabilities were told.
     told: usize,
     finish: Option<Finish>,
 }
@@ -115,8 +117,7 @@ impl Answer {
         }
         let choice = &mut self.choices[piece.choice as usize];
         let offset = choice.told;
-        choice.told +=
-            piece.tokens.iter().map(|(token, _)| self.model.text.name(*token).chars().count()).sum::<usize>();
+        choice.told += piece.tokens.iter().map(|(token, _)| characters(&self.model.text.bytes(*token))).sum::<usize>();
         choice.text.push_str(&piece.text);
         choice.written += piece.tokens.len();
         let logprobs = self.probabilities(&piece.tokens, offset);
@@ -165,12 +166,12 @@ impl Answer {
     /// How likely tokens were, in the form of the kind; null if nobody asked.
     fn probabilities(&self, tokens: &[(u32, Option<Logprob>)], offset: usize) -> Value {
         let Some(top) = self.logprobs else { return Value::Null };
-        let text = |token: u32| self.model.text.name(token);
+        let bytes = |token: u32| self.model.text.bytes(token);
         let known = tokens.iter().filter_map(|(token, logprob)| Some((*token, logprob.as_ref()?)));
         if self.kind == Kind::Chat {
             let entry = |token: u32, logprob: f32| {
-                let text = text(token);
-                json!({ "token": text, "logprob": logprob, "bytes": text.as_bytes() })
+                let bytes = bytes(token);
+                json!({ "token": shown(&bytes).0, "logprob": logprob, "bytes": bytes })
             };
             let content = known.map(|(token, logprob)| {
                 let mut value = entry(token, logprob.logprob);
@@ -179,16 +180,24 @@ impl Answer {
             });
             return json!({ "content": content.collect::<Vec<_>>(), "refusal": null });
         }
+        let name = |bytes: &[u8]| match shown(bytes) {
+            (text, true) => text,
+            (text, false) => format!("bytes:{text}"),
+        };
         let (mut texts, mut own, mut tops, mut offsets, mut at) =
             (Vec::new(), Vec::new(), Vec::new(), Vec::new(), offset);
         for (token, logprob) in known {
-            let text_of = text(token);
+            let bytes_of = bytes(token);
             offsets.push(at);
-            at += text_of.chars().count();
-            texts.push(text_of);
+            at += characters(&bytes_of);
+            texts.push(name(&bytes_of));
             own.push(logprob.logprob);
-            let best: Map<String, Value> =
-                logprob.top.iter().map(|one| (text(one.token), json!(one.logprob))).collect();
+            // The form is a map of texts: of tokens that read the same, the likeliest is in it.
+            let mut best: BTreeMap<String, f32> = BTreeMap::new();
+            for one in &logprob.top {
+                let most = best.entry(name(&bytes(one.token))).or_insert(one.logprob);
+                *most = most.max(one.logprob);
+            }
             tops.push(best);
         }
         let tops = if top == 0 { Value::Null } else { json!(tops) };
@@ -196,6 +205,36 @@ impl Answer {
     }
 }
 
+/// The text of a token's bytes, and whether that is all of them: what is no whole character is written as `\xe6\x97`.
+fn shown(bytes: &[u8]) -> (String, bool) {
+    if let Ok(text) = std::str::from_utf8(bytes) {
+        return (text.into(), true);
+    }
+    let chunk = |chunk: Utf8Chunk<'_>| {
+        let rest: String = chunk.invalid().iter().map(|byte| format!("\\x{byte:02x}")).collect();
+        format!("{}{rest}", chunk.valid())
+    };
+    (bytes.utf8_chunks().map(chunk).collect(), false)
+}
+
+/// Characters that begin in these bytes.
+fn characters(bytes: &[u8]) -> usize {
+    bytes.iter().filter(|byte| **byte & 0xc0 != 0x80).count()
+}
+
 fn name(finish: Finish) -> &'static str {
     if finish == Finish::Stop { "stop" } else { "length" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_a_character_is_shown_by_its_bytes() {
+        assert_eq!(shown("日本".as_bytes()), ("日本".into(), true));
+        assert_eq!(shown(b" \xe6\x97"), (" \\xe6\\x97".into(), false));
+        assert_eq!(shown(b"\xa5ok\xff"), ("\\xa5ok\\xff".into(), false));
+        assert_eq!([&b"a"[..], b"\xe6\x97", b"\xa5b", b""].map(characters), [1, 1, 1, 0]);
+    }
 }

@@ -87,8 +87,8 @@ pub struct Plan {
     pub stream: bool,
     /// Whether their last one tells the numbers of tokens.
     pub usage: bool,
-    /// Whether the text begins with the prompt.
-    pub echo: bool,
+    /// What the texts of each prompt begin with, if that was asked for: the prompt.
+    pub begins: Vec<String>,
 }
 
 impl Plan {
@@ -112,7 +112,10 @@ impl Plan {
             ));
         }
         if echo && logprobs.is_some() {
-            return Err(invalid("echo", "'echo' together with 'logprobs' is not supported"));
+            return Err(invalid(
+                "echo",
+                "'echo' together with 'logprobs' is not supported: how likely a prompt is, nobody computes here",
+            ));
         }
         let encode = |text: &String| model.text.encode(text, true).map_err(|e| invalid("prompt", &e.to_string()));
         plan.prompts = match &prompt {
@@ -124,9 +127,12 @@ impl Plan {
             return Err(invalid("prompt", "1 to 16 prompts go into one request"));
         }
         plan.max_tokens = plan.max_tokens.or(Some(DEFAULT_TOKENS));
-        plan.echo = echo;
         plan.probabilities(logprobs)?;
-        plan.check(model)
+        let mut plan = plan.check(model)?;
+        if echo {
+            plan.begins = plan.prompts.iter().map(|prompt| model.text.decode(prompt)).collect();
+        }
+        Ok(plan)
     }
 
     /// The body of a request for an answer in a conversation.
@@ -232,7 +238,7 @@ impl Plan {
             choices,
             stream,
             usage: options.unwrap_or_default().include_usage.unwrap_or(false),
-            echo: false,
+            begins: Vec::new(),
         })
     }
 
@@ -268,12 +274,22 @@ impl Plan {
         Ok(self)
     }
 
+    /// Tokens that are read and written at most.
+    pub fn most(&self, context: usize) -> u64 {
+        let written = |prompt: &Vec<u32>| u64::from(self.choices) * (self.limit(prompt, context) - prompt.len()) as u64;
+        self.prompts.iter().map(|prompt| prompt.len() as u64 + written(prompt)).sum()
+    }
+
+    /// Positions of a prompt's text, at most.
+    fn limit(&self, prompt: &[u32], context: usize) -> usize {
+        let room = context - prompt.len();
+        prompt.len() + self.max_tokens.map_or(room.min(DEFAULT_ANSWER), |tokens| (tokens as usize).min(room))
+    }
+
     /// How a text of the prompt is sampled; of several the seeds follow each other.
     pub fn sampling(&self, prompt: &[u32], choice: u32, context: usize) -> Sampling {
-        let room = context - prompt.len();
-        let tokens = self.max_tokens.map_or(room.min(DEFAULT_ANSWER), |tokens| (tokens as usize).min(room));
         Sampling {
-            limit: (prompt.len() + tokens) as u32,
+            limit: self.limit(prompt, context) as u32,
             prompt: prompt.len() as u32,
             seed: self.sampling.seed.wrapping_add(u64::from(choice)),
             ..self.sampling.clone()
