@@ -44,7 +44,7 @@ pub fn perhaps(hub: &Arc<Hub>, model: &Arc<Model>, tokens: &[u32], wire: &Wire, 
             }
             Some(Ok(None)) => tracing::debug!(tokens = tokens.len(), "a text was read again: nobody lied"),
             Some(Err(e)) => tracing::debug!(error = %e, "a text could not be read again"),
-            None => tracing::debug!("the model can't be loaded as a whole: nothing is checked"),
+            None => tracing::debug!("the model would take memory as a whole: nothing is checked"),
         }
         BUSY.store(false, Ordering::Relaxed);
     };
@@ -61,7 +61,8 @@ pub fn perhaps(hub: &Arc<Hub>, model: &Arc<Model>, tokens: &[u32], wire: &Wire, 
 pub fn liar(engine: &Engine, tokens: &[u32], wire: &Wire, statements: &[Signed]) -> Result<Option<Signed>> {
     let (shape, prompt) = (engine.shape(), wire.prompt as usize);
     let (width, layers) = (shape.width, shape.layers);
-    let mut ends: Vec<usize> = statements.iter().map(|signed| signed.statement.end as usize).collect();
+    let of = |signed: &Signed| [signed.statement.first as usize, signed.statement.end as usize];
+    let mut ends: Vec<usize> = statements.iter().flat_map(of).filter(|end| *end > 0).collect();
     ends.push(layers);
     ends.retain(|end| *end <= layers);
     ends.sort_unstable();
@@ -182,12 +183,15 @@ mod tests {
                 at = tokens.len();
                 tokens.push(sample(&logits, &sampling_of(&wire), &tokens[PROMPT..], at).token);
             }
-            let mut signed = Vec::new();
+            let (mut signed, mut chain) = (Vec::new(), (Hash::ZERO, Hash::ZERO));
             for chunk in 0..LENGTH / CHUNK {
                 let (start, end) = (chunk * CHUNK, (chunk + 1) * CHUNK);
-                let between = proof::rows(&passed[0][start * self.width..end * self.width]);
+                let rows = |stage: usize, last: &Hash| {
+                    proof::rows_after(last, &passed[stage][start * self.width..end * self.width])
+                };
+                let (between, last) = (rows(0, &chain.0), rows(1, &chain.1));
+                chain = (between, last);
                 let next = proof::next(&wire, &tokens[start + 1..=end]);
-                let last = proof::rows(&passed[1][start * self.width..end * self.width]);
                 for (key, (first, end), (came, gave, next)) in [
                     (&self.keys[0], (0, 2), (chunks(&tokens)[chunk], between, Hash::ZERO)),
                     (&self.keys[1], (2, 4), (between, last, next)),

@@ -32,6 +32,8 @@ const MEMORY: f64 = 0.95;
 /// Guesses for all sessions of a first stage.
 pub struct Drafts {
     model: Option<Engine>,
+    /// Texts that it keeps what it has read of, at most.
+    texts: usize,
     /// Seconds that a draft costs, in all stages together and in the model that makes it.
     position: f64,
     sessions: HashMap<SessionId, Guesses>,
@@ -51,15 +53,18 @@ struct Guesses {
 }
 
 impl Drafts {
-    /// Guesses by `model`, if there is one; `position` is what all stages take for one more position of a pass.
-    pub fn new(model: Option<Engine>, position: Duration) -> Drafts {
+    /// Guesses by `model`, if there is one; `position` is what all stages take for one more position of a pass; what it has
+    /// read of texts takes up to `memory` bytes.
+    pub fn new(model: Option<Engine>, position: Duration, memory: u64) -> Drafts {
+        let of_text = |model: &Engine| (model.shape().cache_bytes() * model.layers() * model.shape().context) as u64;
+        let texts = model.as_ref().map_or(0, |model| (memory / of_text(model).max(1)) as usize).min(MAX_READ);
         let own = model.as_ref().map_or(Duration::ZERO, |model| super::host::pass(model, 1));
-        Drafts { model, position: (position + own).as_secs_f64(), sessions: HashMap::new() }
+        Drafts { model, texts, position: (position + own).as_secs_f64(), sessions: HashMap::new() }
     }
 
     /// Never guesses.
     pub fn none() -> Drafts {
-        Drafts { model: None, position: f64::INFINITY, sessions: HashMap::new() }
+        Drafts { model: None, texts: 0, position: f64::INFINITY, sessions: HashMap::new() }
     }
 }
 
@@ -72,7 +77,7 @@ impl Draft for Drafts {
         let count = guesses.best(self.position).min(most);
         let drafts = match &self.model {
             _ if count == 0 => Vec::new(),
-            Some(model) if read < MAX_READ || guesses.cache.is_some() => {
+            Some(model) if read < self.texts || guesses.cache.is_some() => {
                 let cache = guesses.cache.get_or_insert_with(|| model.cache(model.shape().context));
                 written(model, cache, text, count).unwrap_or_default() // A text that it can't go on with is not guessed.
             }

@@ -133,7 +133,7 @@ pub async fn announce(
             _ = stop.changed() => return,
         }
         peers = net.peers().len();
-        let Some(mut announce) = served.borrow_and_update().clone() else { continue };
+        let Some(mut announce) = served.borrow_and_update().clone().filter(|_| hub.computes()) else { continue };
         announce.price = hub.price();
         announce.addresses = net.listeners().iter().take(MAX_ADDRESSES).map(ToString::to_string).collect();
         announce.at_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64);

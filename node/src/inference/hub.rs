@@ -160,7 +160,7 @@ impl Hub {
 
     /// What comes for a session of so many tokens that this node asks in, until the receiver is dropped.
     pub fn listen(&self, session: SessionId, tokens: usize) -> Receiver<News> {
-        let (sender, receiver) = channel(tokens + OTHER_NEWS);
+        let (sender, receiver) = channel(2 * tokens + OTHER_NEWS);
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         clients.retain(|_, client| !client.is_closed());
         clients.insert(session, sender);
@@ -235,17 +235,14 @@ impl Hub {
 
     /// Takes a frame for this node. What nobody waits for is dropped, and so is what exceeds all that a text can bring.
     pub fn take(&self, from: NodeId, frame: Frame, room: Room) {
-        let Some(body) = &frame.body else { return };
+        let (Some(body), Ok(session)) = (&frame.body, SessionId::try_from(&*frame.session)) else { return };
         // Some kinds go both ways; who they are not for drops them.
         let (client, stage) = match body {
             Body::Opened(_) | Body::Failed(_) | Body::Place(_) => (true, false),
             Body::Tokens(_) | Body::Have(_) | Body::Signed(_) => (true, true),
             _ => (false, true),
         };
-        if client
-            && frame.encoded_len() <= MAX_NEWS
-            && let Ok(session) = SessionId::try_from(&*frame.session)
-        {
+        if client && frame.encoded_len() <= MAX_NEWS {
             let clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(client) = clients.get(&session) {
                 let _ = client.try_send(News::Frame(from, frame.clone())); // It has gone, then.

@@ -233,7 +233,7 @@ async fn read(hub: Weak<Hub>, links: Weak<Links>, from: NodeId, stream: Stream, 
             }
             Some(Body::Pong(_)) => {}
             _ => {
-                let size = u32::try_from(size.max(1)).unwrap_or(u32::MAX);
+                let size = u32::try_from(size + size_of::<Frame>()).unwrap_or(u32::MAX);
                 let Ok(taken) = room.clone().acquire_many_owned(size).await else { break };
                 hub.take(from, frame, Some(Arc::new(taken)));
             }

@@ -130,9 +130,10 @@ impl Model {
         self.shape.context.min(MAX_ROOM)
     }
 
-    /// All of it on one thread, loaded when it is first asked for; none if that can't be.
+    /// All of it on one thread, where it lies, loaded when it is first asked for; none where it would take memory of its own.
     pub fn whole(&self) -> Option<&Engine> {
-        self.whole.get_or_init(|| self.load(0..self.shape.layers, 1).ok()).as_ref()
+        let lies = !matches!(self.source, Source::Folder(_, Some(_)));
+        self.whole.get_or_init(|| lies.then(|| self.load(0..self.shape.layers, 1).ok()).flatten()).as_ref()
     }
 
     /// Loads some of its layers, which compute on up to `threads` threads.

@@ -29,6 +29,8 @@ use tokio::sync::watch;
 const TURN: Duration = Duration::from_secs(2);
 /// Claims go out this long before an epoch ends, at the latest.
 const BEFORE_END_MS: u64 = 20_000;
+/// Claims of one turn, at most: the dearest.
+const MOST_CLAIMS: usize = 4 * MAX_CLAIMS;
 /// A claim is sent again after so many turns.
 const AGAIN: u32 = 5;
 /// Bytes of the file of receipts, at most.
@@ -78,6 +80,10 @@ impl Ledger for At<'_> {
     fn trusts(&self, payer: &PublicKey, unclaimed: Amount) -> Amount {
         self.0.trusts(payer, &self.1, unclaimed)
     }
+
+    fn lasts(&self, expires_age: u64) -> bool {
+        expires_age > self.0.age_ms().saturating_add(self.0.params().inference.receipt_ms / 3)
+    }
 }
 
 /// What this node pays.
@@ -113,8 +119,9 @@ impl Pays {
         let head = self.chain.head();
         let (state, params) = (&head.state, &head.state.params().inference);
         let mut purse = locked(&self.purse);
-        let units = purse.adds(&service, more);
         let age = state.age_ms();
+        let from = age + params.receipt_ms / 2;
+        let units = purse.adds(&service, more, from);
         let fresh: [u8; 16] = std::array::from_fn({
             let random: [u8; 32] = keys::random_bytes();
             move |i| random[i]
@@ -148,7 +155,7 @@ impl Pays {
         }
         spent.1 = all;
         // Half of the time is left at least for who serves to claim.
-        Ok(purse.pay(service, more, latency_ms, (fresh, age + params.receipt_ms / 2, age + params.receipt_ms * 9 / 10)))
+        Ok(purse.pay(service, more, latency_ms, (fresh, from, age + params.receipt_ms * 9 / 10)))
     }
 }
 
@@ -246,10 +253,16 @@ impl Cashier {
     fn due(&self, till: &Till, head: &Head) -> Vec<Claim> {
         let (state, me) = (&head.state, *self.key.public());
         let params = &state.params().inference;
-        let ends = state.epoch_ends().saturating_sub(state.age_ms()) < BEFORE_END_MS;
+        let (age, ends) = (state.age_ms(), state.epoch_ends().saturating_sub(state.age_ms()) < BEFORE_END_MS);
         let ledger = At(state, me);
         let (mut left, mut claims) = (HashMap::new(), Vec::new());
-        for receipt in till.due(params.receipt_min, &ledger) {
+        let all = |receipt: &SignedReceipt| ledger.worth(&receipt.receipt, receipt.receipt.units).unwrap_or_default();
+        let mut due = till.due(params.receipt_min, &ledger);
+        // One that expires on its way would void the others of its transaction.
+        due.retain(|receipt| receipt.receipt.expires_age > age.saturating_add(BEFORE_END_MS));
+        due.sort_by_key(|receipt| std::cmp::Reverse(all(receipt)));
+        for receipt in due.into_iter().take(MOST_CLAIMS) {
+            let ends = ends || receipt.receipt.expires_age < age.saturating_add(5 * BEFORE_END_MS);
             let Ok(payer) = state.check_receipt(&me, &receipt.receipt) else { continue };
             let part = left.entry(payer).or_insert_with(|| state.drawable(&payer, &me));
             let worth = |units| ledger.worth(&receipt.receipt, units).unwrap_or_default();

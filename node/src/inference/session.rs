@@ -53,8 +53,8 @@ pub struct Session {
     events: VecDeque<Event>,
     /// What stages signed.
     signed: Vec<Signed>,
-    /// Positions that each stage is paid for.
-    paid: HashMap<NodeId, u32>,
+    /// What each stage asked for a unit, and positions that it is paid for.
+    paid: HashMap<NodeId, (Amount, u32)>,
     /// From the request to the first token.
     latency_ms: u32,
     over: bool,
@@ -140,19 +140,30 @@ impl Session {
 
     /// Pays all stages ahead. What can't be paid ends the text.
     fn settle(&mut self) {
-        let known = self.client.tokens().len() as u32;
-        let route: Vec<_> = self.client.route().filter(|(node, _)| node != self.hub.node()).collect();
-        for (node, layers) in route {
-            let paid = self.paid.get(&node).copied().unwrap_or(0);
-            let (Some(price), true) = (self.hub.known().price(&node), paid < known + AHEAD / 2) else { continue };
-            let (Some(pays), true) = (&self.hub.pays, price > Amount::ZERO) else { continue };
-            let (model, total, upto) = (self.model.id, self.model.shape.layers as u32, known + AHEAD);
+        let (known, limit) = (self.client.tokens().len() as u32, self.sampling.limit);
+        for (node, layers) in self.client.open_stages() {
+            let Some(pays) = self.hub.pays.as_ref().filter(|_| node != *self.hub.node()) else { continue };
+            // The price is that of the session's beginning.
+            let asked = || self.hub.known().price(&node).unwrap_or_default();
+            let (price, paid) = self.paid.get(&node).copied().unwrap_or_else(|| (asked(), 0));
+            let upto = (known + AHEAD).min(limit);
+            if price == Amount::ZERO || paid >= (known + AHEAD / 2).min(limit) {
+                continue;
+            }
+            if price > pays.most() {
+                let now = self.started.elapsed().as_millis() as u64;
+                let mut routes = Now { hub: &self.hub, model: self.model.id, near: &self.near };
+                let effects = self.client.gone(now, node, &mut routes);
+                self.act(effects);
+                continue;
+            }
+            let (model, total) = (self.model.id, self.model.shape.layers as u32);
             let service = Service { node, model, first: layers.start, end: layers.end, total, price };
             match pays.pay(service, u64::from(upto - paid), self.latency_ms) {
                 Ok(receipt) => {
                     let pay = Pay { receipt: canonical::encode(&receipt).into(), upto };
                     self.hub.send(node, Frame::of(self.client.id(), pay));
-                    self.paid.insert(node, upto);
+                    self.paid.insert(node, (price, upto));
                 }
                 Err(why) => {
                     let effects = self.client.close();
@@ -200,6 +211,9 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
+        // A text that was broken off is looked at, too.
+        let signed = std::mem::take(&mut self.signed);
+        check::perhaps(&self.hub, &self.model, self.client.tokens(), &self.sampling, signed);
         let effects = self.client.close();
         self.act(effects);
     }

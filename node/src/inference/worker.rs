@@ -90,7 +90,7 @@ impl Setup {
         let more = pass(engine, SEVERAL).saturating_sub(one) / (SEVERAL as u32 - 1);
         let all = more * shape.layers as u32 / engine.layers().max(1) as u32;
         let Some(folder) = self.draft.as_ref().filter(|_| self.layers.start == 0) else {
-            return Ok(Drafts::new(None, all));
+            return Ok(Drafts::new(None, all, 0));
         };
         let checkpoint = Checkpoint::open(folder)?;
         let small = checkpoint.shape().clone();
@@ -100,7 +100,7 @@ impl Setup {
             return Err(TrainingError::Checkpoint(what));
         }
         let weights = checkpoint.load(0..small.layers, None, &mut |_, _| ())?.weights;
-        Ok(Drafts::new(Some(Engine::new(small, weights, self.threads)?), all))
+        Ok(Drafts::new(Some(Engine::new(small, weights, self.threads)?), all, self.memory / 2))
     }
 }
 
@@ -142,7 +142,9 @@ impl Worker {
         };
         let thread = std::thread::Builder::new().name("inference".into()).spawn(work);
         let thread = thread.map_err(|_| TrainingError::Generate("no thread can be started"))?.thread().clone();
-        Ok(Worker { layer_us, brief: setup.niceness == 0, mail, computer, over, thread })
+        // A model that guesses takes as long as it takes.
+        let brief = setup.niceness == 0 && setup.draft.as_ref().is_none_or(|draft| draft.as_os_str() == "none");
+        Ok(Worker { layer_us, brief, mail, computer, over, thread })
     }
 
     /// Sends something; nothing happens once it has ended.
@@ -153,9 +155,8 @@ impl Worker {
         self.post().push_back(inbound);
         let mut state = if self.brief { State::Idle } else { State::Busy };
         while state == State::Idle && !self.post().is_empty() {
-            // Who has it looks into the mail once more afterwards.
-            let Ok(mut computer) = self.computer.try_lock() else { return };
-            state = computer.work(&self.mail, Some(BRIEF));
+            // Who has it may have looked into the mail for the last time: the thread looks again.
+            state = self.computer.try_lock().map_or(State::Busy, |mut computer| computer.work(&self.mail, Some(BRIEF)));
         }
         if state != State::Idle {
             self.thread.unpark();
@@ -261,6 +262,12 @@ impl Computer {
                 return State::Over;
             }
             let waiting = self.stage.waiting();
+            if waiting == 0 {
+                if read < MAIL {
+                    return State::Idle;
+                }
+                continue;
+            }
             let takes = self.least.max(waiting as f64 / self.speed);
             if brief.is_some_and(|brief| started.elapsed().as_secs_f64() + takes > brief.as_secs_f64()) {
                 return State::Busy;
@@ -351,6 +358,7 @@ impl Computer {
                             came: bytes(&statement.came),
                             gave: bytes(&statement.gave),
                             signature: signed.signature.0.to_vec().into(),
+                            wrote: statement.next != Hash::ZERO,
                         },
                     );
                     to.into_iter().for_each(|to| hub.send(to, frame.clone()));

@@ -26,6 +26,10 @@ pub const REPAIR_MS: u64 = 1500;
 pub const STALL_MS: u64 = 400;
 /// ...and once more after this; who has not moved is the one.
 pub const WHERE_MS: u64 = 600;
+/// Who signs nothing for so long that others wait for is left out.
+const UNSIGNED_MS: u64 = 1500;
+/// Statements of one stage that are ahead of the text, at most.
+const MAX_EARLY: usize = 4;
 /// Tokens in one frame, at most.
 const INPUT: usize = 1 << 16;
 /// Who seemed gone is asked again after about so long, then twice as long, and so on four times.
@@ -105,6 +109,10 @@ pub struct Client {
     texts: Vec<Hash>,
     /// Who signed what for a chunk and layers: the hashes of what came and of what was given out.
     signed: HashMap<(u32, u32, u32), (NodeId, Hash, Hash)>,
+    /// The text's length when the last stage began.
+    wrote: usize,
+    /// Whose signature is missing, and since when.
+    unsigned: Option<(NodeId, u64)>,
     /// What was signed of a text that has not come yet.
     early: Vec<(NodeId, ailo_proto::Signed)>,
     /// Routes since the last token.
@@ -149,6 +157,8 @@ impl Client {
             last: String::new(),
             texts: Vec::new(),
             signed: HashMap::new(),
+            wrote: 0,
+            unsigned: None,
             early: Vec::new(),
             reroutes: 0,
             again: 0,
@@ -170,6 +180,12 @@ impl Client {
     /// The stages in their order.
     pub fn route(&self) -> impl Iterator<Item = (NodeId, Range<u32>)> {
         self.hops.iter().map(|hop| (hop.node, hop.layers.clone()))
+    }
+
+    /// The stages that are open.
+    pub fn open_stages(&self) -> Vec<(NodeId, Range<u32>)> {
+        let open = self.hops.iter().filter(|hop| hop.open && !self.ended);
+        open.map(|hop| (hop.node, hop.layers.clone())).collect()
     }
 
     /// Opens the session.
@@ -241,7 +257,7 @@ impl Client {
             }
             if self.broken.is_some() && self.opening.is_none() {
                 self.repair(now, now >= self.again, routes);
-            } else if self.running {
+            } else if self.running && !self.is_unsigned(now, routes) {
                 self.watch(now, routes);
             }
         }
@@ -318,6 +334,9 @@ impl Client {
 
     fn open(&mut self, node: NodeId, layers: Range<u32>) {
         let last = layers.end == self.request.layers;
+        if last {
+            self.wrote = self.tokens.len();
+        }
         let open = Open {
             nonce: self.nonce,
             model: self.request.model.0.to_vec().into(),
@@ -412,16 +431,32 @@ impl Client {
         let after = chunk as usize * CHUNK + 1;
         let (Some(text), Some(next)) = (self.text(chunk as usize), self.tokens.get(after..after + CHUNK)) else {
             // It may be faster than the token that makes the chunk whole, but not by much.
-            if self.early.len() < 2 * self.hops.len() {
+            if self.early.iter().filter(|(known, _)| *known == node).count() < MAX_EARLY {
                 self.early.push((node, signed));
             }
             return;
         };
         let next = proof::next(&self.request.sampling, next);
-        if layers.start == 0 && came != text {
-            return self.lose(now, node, "it signs another text", false, routes);
+        // Who has chosen all tokens that were not given answers for them.
+        let prompt = self.request.sampling.prompt as usize;
+        let answers = after >= self.wrote || after + CHUNK <= prompt || self.wrote <= prompt;
+        if last && signed.wrote != answers {
+            return self.lose(now, node, "it does not answer for what it wrote", false, routes);
         }
-        let of = |hop: &Hop| self.signed.get(&(chunk, hop.layers.start, hop.layers.end));
+        if layers.start == 0 && came != text {
+            // It computes another text, or was told of other tokens than the client was.
+            let last = self.hops[self.hops.len() - 1].node;
+            self.lose(now, node, "it signs another text", false, routes);
+            return self.lose(now, last, "the first stage signs another text than it gave", false, routes);
+        }
+        let key = (chunk, layers.start, layers.end);
+        let known = self.signed.get(&key).filter(|(known, ..)| *known == node);
+        if known.is_some_and(|(_, known_came, known_gave)| (*known_came, *known_gave) != (came, gave)) {
+            return self.lose(now, node, "it signs two different things", true, routes);
+        }
+        let of = |hop: &Hop| {
+            self.signed.get(&(chunk, hop.layers.start, hop.layers.end)).filter(|(node, ..)| *node == hop.node)
+        };
         let before = hop.checked_sub(1).map(|before| &self.hops[before]);
         let behind = self.hops.get(hop + 1);
         let other = before.filter(|hop| of(hop).is_some_and(|(_, _, gave)| *gave != came));
@@ -431,13 +466,40 @@ impl Client {
             self.lose(now, node, "its neighbour signs something else", false, routes);
             return self.lose(now, other, "its neighbour signs something else", false, routes);
         }
-        let key = (chunk, layers.start, layers.end);
         if self.signed.insert(key, (node, came, gave)) != Some((node, came, gave)) {
             let (session, model) = (self.id, self.request.model);
-            let next = if last { next } else { Hash::ZERO };
+            let next = if last && answers { next } else { Hash::ZERO };
             let statement = Statement { session, model, first: layers.start, end: layers.end, chunk, came, gave, next };
             self.effects.push(Effect::Signed(Signed { node, statement, signature: Signature(signature) }));
         }
+    }
+
+    /// Leaves out the first stage that has not signed what is written long since, and the one before it, which may have kept its own word from
+    /// it.
+    fn is_unsigned(&mut self, now: u64, routes: &mut dyn Routes) -> bool {
+        let due = (self.tokens.len() / CHUNK).checked_sub(3).map(|chunk| chunk as u32);
+        let signs = |hop: &Hop, chunk| {
+            let by = self.signed.get(&(chunk, hop.layers.start, hop.layers.end)).map(|(node, ..)| *node);
+            hop.node == self.me || by == Some(hop.node)
+        };
+        let missing = due.and_then(|chunk| self.hops.iter().position(|hop| !signs(hop, chunk)));
+        let Some(at) = missing else {
+            self.unsigned = None;
+            return false;
+        };
+        let node = self.hops[at].node;
+        let since = self.unsigned.filter(|(known, _)| *known == node).map_or(now, |(_, since)| since);
+        self.unsigned = Some((node, since));
+        if now < since + UNSIGNED_MS {
+            return false;
+        }
+        self.unsigned = None;
+        let before = at.checked_sub(1).map(|before| self.hops[before].node).filter(|node| *node != self.me);
+        self.lose(now, node, "it does not sign what it computes", false, routes);
+        if let Some(before) = before {
+            self.lose(now, before, "the one behind it does not sign", false, routes);
+        }
+        true
     }
 
     /// The hash of the text up to a chunk's end, if it is written.

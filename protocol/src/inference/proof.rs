@@ -13,6 +13,7 @@ use crate::{
     keys::signing_bytes,
 };
 use ailo_proto::Sampling;
+use std::collections::HashMap;
 
 /// What a stage says of a chunk of a session's positions.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -27,11 +28,12 @@ pub struct Statement {
     pub end: u32,
     /// Which chunk: positions `CHUNK * chunk ..`.
     pub chunk: u32,
-    /// Hash of what came: the text up to the chunk's end before the first layer, rows before others.
+    /// Hash of all that came up to the chunk's end: the text before the first layer, rows before others.
     pub came: Hash,
-    /// Hash of the rows that it gave out, or would have.
+    /// Hash of all rows that it gave out up to there, or would have.
     pub gave: Hash,
-    /// After the last layer: hash of the tokens that follow. The client knows them, so they do not travel. Else zero.
+    /// After the last layer: hash of the tokens that follow, if it has chosen them itself. The client knows them, so they do not travel. Else
+    /// zero.
     pub next: Hash,
 }
 
@@ -61,18 +63,20 @@ impl Signed {
     }
 }
 
-/// The hash of rows.
-pub fn rows(rows: &[f32]) -> Hash {
+/// The hash of a chunk's rows and of all before them, of which `last` is the hash. So who was given something wrong once never again says
+/// that it got what is right.
+pub fn rows_after(last: &Hash, rows: &[f32]) -> Hash {
     let bytes: Vec<u8> = rows.iter().flat_map(|x| x.to_le_bytes()).collect();
-    Hash::of_parts(Domain::Session, &[b"rows", &bytes])
+    Hash::of_parts(Domain::Session, &[b"rows", &last.0, &bytes])
 }
 
 /// The hash of the tokens that follow a chunk's positions, and of how they were to be chosen.
 pub fn next(sampling: &Sampling, next: &[u32]) -> Hash {
     let Sampling { limit, ends, temperature, top_k, top_p, min_p, seed, presence, frequency, biases, prompt, .. } =
         sampling;
-    let biases: Vec<(u32, u64)> = biases.iter().map(|bias| (bias.token, bias.bias.to_bits())).collect();
-    let floats = [temperature, top_p, min_p, presence, frequency].map(|x| x.to_bits()).to_vec();
+    let biases: Vec<(u32, u64)> = biases.iter().map(|bias| (bias.token, (bias.bias + 0.0).to_bits())).collect();
+    // A zero has one sign on the wire.
+    let floats = [temperature, top_p, min_p, presence, frequency].map(|x| (x + 0.0).to_bits()).to_vec();
     let known = (*limit, ends.clone(), floats, *top_k, *seed, biases, (*prompt, next.to_vec()));
     Hash::of_parts(Domain::Session, &[b"next", &crate::canonical::encode(&known)])
 }
@@ -94,14 +98,18 @@ pub struct Truth<'a> {
 }
 
 impl Truth<'_> {
-    /// The hash of what stands before a layer, or of the rows after the last one, in a chunk.
-    fn at(&self, layer: u32, chunk: usize) -> Option<Hash> {
-        let positions = chunk * CHUNK..(chunk + 1) * CHUNK;
+    /// The hashes of what stands before a layer, or of the rows after the last one, in all whole chunks.
+    fn before(&self, layer: u32) -> Vec<Hash> {
         if layer == 0 {
-            return chunks(self.tokens.get(..positions.end)?).last().copied();
+            return chunks(self.tokens);
         }
-        let (_, all) = self.rows.iter().find(|(known, _)| *known == layer)?;
-        all.get(positions.start * self.width..positions.end * self.width).map(rows)
+        let known = self.rows.iter().find(|(known, _)| *known == layer).map_or(&[][..], |(_, rows)| rows);
+        let mut last = Hash::ZERO;
+        let link = |chunk: &[f32]| {
+            last = rows_after(&last, chunk);
+            last
+        };
+        known.chunks_exact(CHUNK * self.width.max(1)).map(link).collect()
     }
 
     /// The first that computed something else from what it should have got. What came to one that says it got something else is unknown
@@ -109,12 +117,17 @@ impl Truth<'_> {
     pub fn liar<'s>(&self, statements: &'s [Signed]) -> Option<&'s Signed> {
         let mut all: Vec<&Signed> = statements.iter().collect();
         all.sort_by_key(|signed| (signed.statement.chunk, signed.statement.first));
+        let mut known: HashMap<u32, Vec<Hash>> = HashMap::new();
+        for layer in all.iter().flat_map(|signed| [signed.statement.first, signed.statement.end]) {
+            known.entry(layer).or_insert_with(|| self.before(layer));
+        }
         all.into_iter().find(|signed| {
             let Statement { first, end, chunk, came, gave, .. } = signed.statement;
-            let at = |layer| self.at(layer, chunk as usize);
+            let at = |layer| known.get(&layer)?.get(chunk as usize).copied();
             let after = chunk as usize * CHUNK + 1;
             let written = self.written.get(after..after + CHUNK).map(|written| next(self.sampling, written));
-            let wrote = end != self.layers || written.is_none_or(|written| written == signed.statement.next);
+            let said = signed.statement.next;
+            let wrote = end != self.layers || said == Hash::ZERO || written.is_none_or(|written| written == said);
             at(first) == Some(came) && (at(end).is_some_and(|known| known != gave) || !wrote)
         })
     }
@@ -130,8 +143,18 @@ pub(super) struct Book {
     chunks: Vec<(Hash, Hash)>,
     /// What the one before has signed that it gave.
     before: Vec<Hash>,
-    /// How many were signed in this epoch.
+    /// How many were signed for who is behind now.
     signed: usize,
+    /// The first that was computed in this epoch.
+    fresh: usize,
+}
+
+/// What came is not what the one before signs.
+pub(super) enum Differs {
+    /// It is the one before that sent something else.
+    Before,
+    /// It came in an earlier epoch or session, from whomever.
+    Old,
 }
 
 impl Book {
@@ -146,9 +169,9 @@ impl Book {
         self.chunks.len()
     }
 
-    /// What came in the last whole chunk.
-    pub fn came(&self) -> Hash {
-        self.chunks.last().map_or(Hash::ZERO, |(came, _)| *came)
+    /// What came up to the last whole chunk, and what was given out.
+    pub fn last(&self) -> (Hash, Hash) {
+        self.chunks.last().copied().unwrap_or_default()
     }
 
     /// The chunk that is signed next.
@@ -161,9 +184,9 @@ impl Book {
         let start = self.chunks.len() * CHUNK;
         let came = text.unwrap_or_else(|| {
             let at = (start - self.from.min(start)) * width;
-            rows(self.came.get(at..at + CHUNK * width).unwrap_or_default())
+            rows_after(&self.last().0, self.came.get(at..at + CHUNK * width).unwrap_or_default())
         });
-        self.chunks.push((came, rows(gave)));
+        self.chunks.push((came, rows_after(&self.last().1, gave)));
         // The last closed one stays: a new epoch takes back a position of it at most.
         let gone = start.saturating_sub(self.from).min(self.came.len() / width);
         self.came.drain(..gone * width);
@@ -184,12 +207,18 @@ impl Book {
         }
         self.came.truncate((at - self.from) * width);
         self.signed = self.signed.min(self.chunks.len());
+        self.fresh = self.fresh.min(self.chunks.len());
     }
 
-    /// A new epoch: all is signed once more, for whoever is new.
-    pub fn reset(&mut self) {
-        self.before.clear();
-        self.signed = 0;
+    /// A new epoch. Who is new before says anew what it gave; for whom is new behind all is signed once more.
+    pub fn reset(&mut self, before_stays: bool, after_stays: bool) {
+        if !before_stays {
+            self.before.clear();
+        }
+        if !after_stays {
+            self.signed = 0;
+        }
+        self.fresh = self.chunks.len();
     }
 
     /// The one before has signed what it gave in a chunk; they come in order.
@@ -199,13 +228,15 @@ impl Book {
         }
     }
 
-    /// The next chunk that may be signed: its number, what came and what it gave out; or none, or that the one before says something else.
-    pub fn next(&mut self, first: bool) -> Result<Option<(usize, Hash, Hash)>, ()> {
+    /// The next chunk that may be signed: its number, what came and what it gave out; or none.
+    pub fn next(&mut self, first: bool) -> Result<Option<(usize, Hash, Hash)>, Differs> {
         let chunk = self.signed;
         let Some((came, gave)) = self.chunks.get(chunk).copied() else { return Ok(None) };
         match self.before.get(chunk) {
             None if !first => return Ok(None),
-            Some(said) if !first && *said != came => return Err(()),
+            Some(said) if !first && *said != came => {
+                return Err(if chunk < self.fresh { Differs::Old } else { Differs::Before });
+            }
             _ => {}
         }
         self.signed += 1;

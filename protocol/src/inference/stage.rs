@@ -7,7 +7,7 @@
 
 use super::{
     CHUNK, MAX_ROOM, SessionId, chunk_after,
-    proof::{self, Book, Statement},
+    proof::{self, Book, Differs, Statement},
     session_id,
 };
 use crate::{Hash, NodeId, PublicKey};
@@ -23,6 +23,8 @@ use std::{
 const MAX_SESSIONS: usize = 1024;
 /// Bytes of rows in one frame, at most: a token's frame never waits long behind it.
 const ROWS_BYTES: usize = 64 << 10;
+/// Positions that new epochs take back for nothing.
+const FREE_REWINDS: usize = 16 * 2 * CHUNK;
 /// Words of stages behind that wait for an epoch, at most.
 const MAX_EARLY: usize = 4;
 /// Drafts behind a token, at most.
@@ -151,6 +153,10 @@ struct Session {
     turn: u64,
     /// Positions that are paid for.
     paid: usize,
+    /// The first token that was chosen here, of those after which all were.
+    wrote: usize,
+    /// Positions that new epochs took back.
+    rewound: usize,
     /// Whether anything happened since the last [`Stage::sweep`].
     touched: bool,
 }
@@ -184,10 +190,12 @@ struct Refusal {
     why: FailedWhy,
     reason: String,
     node: Option<NodeId>,
+    /// It is this stage's own part that can't go on.
+    own: bool,
 }
 
 fn refusal(why: FailedWhy, reason: impl Into<String>) -> Refusal {
-    Refusal { why, reason: reason.into(), node: None }
+    Refusal { why, reason: reason.into(), node: None, own: false }
 }
 
 fn client_error(reason: impl Into<String>) -> Refusal {
@@ -262,7 +270,8 @@ impl Stage {
 
     /// Ends sessions that nothing was heard of since the last time: a client that has forgotten one does not hold memory for ever.
     pub fn sweep(&mut self) -> Vec<Effect> {
-        let idle = |session: &mut Session| !std::mem::take(&mut session.touched);
+        let served = &self.served;
+        let idle = |session: &mut Session| !std::mem::take(&mut session.touched) && session.waiting(served) == 0;
         let idle: Vec<_> = self.sessions.iter_mut().filter_map(|(id, s)| idle(s).then_some((*id, s.client))).collect();
         for (id, client) in idle {
             self.fail(client, id, refusal(FailedWhy::Full, "nothing was heard of the session for too long"));
@@ -274,6 +283,7 @@ impl Stage {
     pub fn pay(&mut self, id: &SessionId, upto: usize) {
         if let Some(session) = self.sessions.get_mut(id) {
             session.paid = session.paid.max(upto);
+            session.touched = true;
         }
     }
 
@@ -420,9 +430,9 @@ impl Stage {
         let Kept { id: old, mut session, .. } = self.kept.remove(place)?;
         self.reserved -= session.bytes;
         self.effects.push(Effect::Adopt(old, id, room));
-        (session.route, session.ended) = (None, false);
+        (session.route, session.ended, session.wrote) = (None, false, 0);
         session.early.clear();
-        session.book.reset();
+        session.book.reset(false, false);
         session.rewind(shared * CHUNK, self.served.width);
         Some(session)
     }
@@ -494,14 +504,15 @@ impl Stage {
         let failed = Failed { epoch, why: refusal.why.into(), reason: refusal.reason, node };
         self.effects.push(Effect::Send(client, Frame::of(id, failed)));
         // A stranger's frame ends nobody's session, and a neighbour's death does not end this stage's part.
-        if refusal.why != FailedWhy::Neighbour && session.is_some_and(|session| session.client == to) {
+        let ends = refusal.own || session.is_some_and(|session| session.client == to);
+        if refusal.why != FailedWhy::Neighbour && ends {
             self.end(id, Vec::new());
         }
     }
 
     fn blame(&mut self, id: SessionId, node: NodeId, reason: &str) {
         let Some(client) = self.sessions.get(&id).map(|session| session.client) else { return };
-        self.fail(client, id, Refusal { why: FailedWhy::Neighbour, reason: reason.into(), node: Some(node) });
+        self.fail(client, id, Refusal { node: Some(node), ..refusal(FailedWhy::Neighbour, reason) });
     }
 
     /// Ends a session; what has `chunks` stays as long as its memory is not needed.
@@ -550,6 +561,8 @@ impl Session {
             ended: false,
             turn: 0,
             paid: 0,
+            wrote: 0,
+            rewound: 0,
             touched: true,
         }
     }
@@ -605,13 +618,25 @@ impl Session {
             return Err(client_error("the text does not fit, or is not the one that is known"));
         }
         let have = self.book.rewound(self.sure.min(from));
+        // A route is laid anew for nothing a few times; then positions that are computed again are paid for again.
+        let lost = self.computed.saturating_sub(have);
+        self.rewound += lost;
+        if self.rewound > FREE_REWINDS {
+            self.paid = self.paid.saturating_sub(lost);
+        }
+        let stays = |of: fn(&Placed) -> Option<NodeId>, now| self.route.as_ref().is_some_and(|old| of(old) == now);
+        let (before_stays, after_stays) = (stays(|old| old.before, before), stays(|old| old.after, after));
         self.route = Some(Placed { epoch: route.epoch, before, after, first, last, from, cursor: None });
         self.rewind(have, served.width);
-        self.book.reset();
+        self.book.reset(before_stays, after_stays);
         self.pieces.clear();
         (self.received, self.confirmed) = (self.computed, self.computed);
         self.ended = false;
         if self.is_last(served) {
+            // What another one has chosen it does not answer for.
+            if !self.tokens.starts_with(&route.tokens) || self.wrote == 0 {
+                self.wrote = route.tokens.len();
+            }
             self.tokens = route.tokens;
         } else {
             self.tokens.truncate(have);
@@ -642,8 +667,8 @@ impl Session {
         };
         if have.epoch == route.epoch && route.after == Some(from) && route.cursor.is_none() {
             if have.have as usize > route.from {
-                let reason = "it claims what it can't have".into();
-                return Err(Refusal { why: FailedWhy::Neighbour, reason, node: Some(from) });
+                let reason = "it claims what it can't have";
+                return Err(Refusal { node: Some(from), ..refusal(FailedWhy::Neighbour, reason) });
             }
             route.cursor = Some(have.have as usize);
             self.hand_on(served, id, effects);
@@ -686,7 +711,7 @@ impl Session {
 
     /// Rows from the stage before.
     fn receive(&mut self, served: &Served, from: NodeId, rows: Rows) -> Result<(), Refusal> {
-        let wrong = |reason: &str| Refusal { why: FailedWhy::Neighbour, reason: reason.into(), node: Some(from) };
+        let wrong = |reason: &str| Refusal { node: Some(from), ..refusal(FailedWhy::Neighbour, reason) };
         let (at, size) = (rows.at as usize, 4 * served.width);
         let positions = rows.rows.len() / size;
         if positions == 0 || !rows.rows.len().is_multiple_of(size) || rows.drafts.len() > MAX_DRAFTS.min(positions - 1)
@@ -729,6 +754,7 @@ impl Session {
     /// The next piece of work, of at most `most` positions.
     fn job(&mut self, served: &Served, id: SessionId, most: usize, draft: &mut dyn Draft) -> Option<Job> {
         let from = self.route.as_ref()?.from;
+        let most = most.min(self.paid.saturating_sub(self.computed)).max(1);
         if self.is_first() {
             let (at, end) = (self.computed, self.tokens.len().min(self.computed + most.max(1)));
             let mut tokens = self.tokens.get(at..end)?.to_vec();
@@ -761,6 +787,7 @@ impl Session {
 
     /// Takes in what was computed, and hands it on.
     fn computed(&mut self, served: &Served, job: &Job, done: Done, effects: &mut Vec<Effect>) -> Result<(), Refusal> {
+        self.touched = true;
         let positions = job.input.positions(served.width);
         if let Some(piece) = self.pieces.pop_front() {
             self.drafts = piece.drafts;
@@ -817,7 +844,7 @@ impl Session {
         let (first, last, width) = (self.is_first(), self.is_last(served), served.width);
         while (self.book.chunks() + 1) * CHUNK <= self.sure {
             let (start, end) = (self.book.chunks() * CHUNK, (self.book.chunks() + 1) * CHUNK);
-            let text = first.then(|| chunk_after(&self.book.came(), &self.tokens[start..end]));
+            let text = first.then(|| chunk_after(&self.book.last().0, &self.tokens[start..end]));
             self.book.close(text, &self.log[start * width..end * width], width);
         }
         if route.after.is_some() && route.cursor.is_none() {
@@ -829,13 +856,23 @@ impl Session {
             if last && self.tokens.len() <= (chunk + 1) * CHUNK {
                 return Ok(());
             }
-            let reason = "it gave out other rows than it signed";
             let before = route.before;
-            let wrong = |()| Refusal { why: FailedWhy::Neighbour, reason: reason.into(), node: before };
+            let wrong = |differs| match differs {
+                Differs::Before => {
+                    Refusal { node: before, ..refusal(FailedWhy::Neighbour, "it gave out other rows than it signed") }
+                }
+                // Nothing of it is any good, and nobody who is here now is to blame.
+                Differs::Old => {
+                    Refusal { own: true, ..refusal(FailedWhy::Full, "what came before is not what the others have") }
+                }
+            };
             let Some((chunk, came, gave)) = self.book.next(first).map_err(wrong)? else { return Ok(()) };
             let after = chunk * CHUNK + 1;
+            let own = after >= self.wrote
+                || after + CHUNK <= self.sampling.prompt as usize
+                || self.wrote <= self.sampling.prompt as usize;
             let written = || proof::next(&self.sampling, &self.tokens[after..after + CHUNK]);
-            let next = if last { written() } else { Hash::ZERO };
+            let next = if last && own { written() } else { Hash::ZERO };
             let (Range { start: first, end }, chunk) = (self.layers.clone(), chunk as u32);
             let statement = Statement { session: id, model: served.model, first, end, chunk, came, gave, next };
             let to = [Some(self.client), route.after].into_iter().flatten().collect();

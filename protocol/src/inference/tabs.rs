@@ -14,6 +14,9 @@ use std::collections::HashMap;
 /// Tabs of one node, at most.
 const MAX_TABS: usize = 4096;
 
+/// Tabs of one requester at a node, at most: one for each part of a model that it asks for, and those that go over into others.
+const MAX_OF_PAYER: usize = 16;
+
 /// What is served of a model, and for how much a unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Service {
@@ -58,8 +61,9 @@ impl Purse {
         self.key.public()
     }
 
-    /// Units that `more` positions add to a tab.
-    pub fn adds(&self, service: &Service, more: u64) -> u64 {
+    /// Units that `more` positions add to a tab, where those that expire before `from` are over.
+    pub fn adds(&mut self, service: &Service, more: u64, from: u64) -> u64 {
+        self.tabs.retain(|_, tab| tab.expires_age > from);
         let (positions, units) = self.tabs.get(service).map_or((0, 0), |tab| (tab.positions, tab.units));
         (positions + more).div_ceil(self.unit).saturating_sub(units)
     }
@@ -120,6 +124,9 @@ pub enum Unpaid {
         /// What the receipt adds.
         asked: Amount,
     },
+    /// It expires too early to be claimed.
+    #[error("the receipt expires too early to be claimed: begin a new tab")]
+    Short,
     /// There are too many tabs.
     #[error("too many requesters have a tab here: try again later")]
     Full,
@@ -131,6 +138,8 @@ pub trait Ledger {
     fn worth(&self, receipt: &Receipt, units: u64) -> Result<Amount, String>;
     /// How much more may be taken on trust of a payer of whom `unclaimed` is held.
     fn trusts(&self, payer: &PublicKey, unclaimed: Amount) -> Amount;
+    /// Whether a receipt that expires at this age is good for long enough to be claimed.
+    fn lasts(&self, expires_age: u64) -> bool;
 }
 
 /// The side of who serves.
@@ -191,7 +200,12 @@ impl Till {
         let used = used.checked_add(more).filter(|used| used.div_ceil(self.unit) <= units);
         let used = used.ok_or(Unpaid::Units { units: receipt.units })?;
         if receipt.units > held {
-            if known.is_none() && self.tabs.len() >= MAX_TABS {
+            if !ledger.lasts(receipt.expires_age) {
+                return Err(Unpaid::Short);
+            }
+            // Many small tabs would be worth no claim each, and take the place of others'.
+            let of_payer = self.tabs.keys().filter(|(payer, ..)| *payer == receipt.payer).count();
+            if known.is_none() && (self.tabs.len() >= MAX_TABS || of_payer >= MAX_OF_PAYER) {
                 return Err(Unpaid::Full);
             }
             let asked = self.worth(receipt, ledger).map_err(Unpaid::Ledger)?;
@@ -270,6 +284,10 @@ mod tests {
         fn trusts(&self, _: &PublicKey, unclaimed: Amount) -> Amount {
             Amount(self.trust.saturating_sub(unclaimed.0))
         }
+
+        fn lasts(&self, expires_age: u64) -> bool {
+            expires_age > 5
+        }
     }
 
     fn service(price: u64) -> Service {
@@ -290,7 +308,7 @@ mod tests {
         let (mut purse, mut till, book) = (purse(1), Till::new(NETWORK, 256), Book { trust: 1000, claimed: 0 });
         let mut all = 0;
         for more in [10, 100, 146, 1, 255, 600, 3] {
-            let adds = purse.adds(&service(100), more);
+            let adds = purse.adds(&service(100), more, 0);
             let receipt = pay(&mut purse, service(100), more);
             all += more;
             assert_eq!(receipt.receipt.units, u64::div_ceil(all, 256), "{all}");
@@ -319,6 +337,9 @@ mod tests {
         assert_eq!(till.take(&service(100), &good, u64::MAX, &book), Err(Unpaid::Units { units: 1 }));
         assert_eq!(till.tabs().count(), 0);
         till.take(&service(100), &good, 10, &book).unwrap();
+        let short =
+            Receipt { session: [9; 16], expires_age: 5, ..good.receipt }.sign(&NETWORK, &Keypair::from_seed([1; 32]));
+        assert_eq!(till.take(&service(100), &short, 10, &book), Err(Unpaid::Short));
         // A dearer receipt of the same tab would make its first units dearer, too.
         let key = Keypair::from_seed([1; 32]);
         let dearer = Receipt { units: 2, price: Amount(200), ..good.receipt }.sign(&NETWORK, &key);

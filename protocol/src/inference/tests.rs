@@ -104,6 +104,10 @@ enum Fault {
     Nan(usize),
     /// It computes something else from now on.
     Lie(usize),
+    /// It sends other rows than it signs from now on.
+    Swap(usize),
+    /// It signs nothing from now on.
+    Mute(usize),
 }
 
 struct Machine {
@@ -115,6 +119,8 @@ struct Machine {
     hangs: bool,
     spoils: bool,
     lies: bool,
+    swaps: bool,
+    mute: bool,
     layers: Range<u32>,
 }
 
@@ -180,7 +186,8 @@ impl World {
             .map(|(i, length)| {
                 let tokens: Vec<u32> = (0..*length).map(|_| draws.below(u64::from(VOCABULARY)) as u32).collect();
                 let (me, text_seed) = (node(100 + i), 1000 + i as u64);
-                let sampling = Sampling { limit: limit as u32, seed: text_seed, ..Sampling::default() };
+                let (limit32, prompt) = (limit as u32, *length as u32);
+                let sampling = Sampling { limit: limit32, seed: text_seed, prompt, ..Sampling::default() };
                 let expected = reference(&tokens, text_seed, limit);
                 let request = Request { model: MODEL, layers: LAYERS, tokens, sampling: sampling.clone() };
                 let client = Client::new(&me, 5, request);
@@ -222,6 +229,8 @@ impl World {
                 hangs: false,
                 spoils: false,
                 lies: false,
+                swaps: false,
+                mute: false,
                 layers: layers.clone(),
             }
         };
@@ -288,7 +297,7 @@ impl World {
 
     fn act(&mut self, i: usize, effects: Vec<stage::Effect>) {
         for effect in effects {
-            let caches = &mut self.machines[i].caches;
+            let (mute, caches) = (self.machines[i].mute, &mut self.machines[i].caches);
             match effect {
                 stage::Effect::Send(to, mut frame) => {
                     if let (true, Some(Body::Rows(rows))) = (self.machines[i].spoils, &mut frame.body) {
@@ -297,15 +306,21 @@ impl World {
                         rows.rows = bytes.into();
                         self.machines[i].spoils = false;
                     }
+                    if let (true, Some(Body::Rows(rows))) = (self.machines[i].swaps, &mut frame.body) {
+                        let values = rows.rows.as_chunks().0.iter().map(|x| f32::from_le_bytes(*x) + 1.0);
+                        rows.rows = values.flat_map(f32::to_le_bytes).collect::<Vec<u8>>().into();
+                    }
                     self.send(node(i), to, frame);
                 }
+                stage::Effect::Sign(..) if mute => {}
                 stage::Effect::Sign(to, epoch, said) => {
                     let bytes = |hash: Hash| hash.0.to_vec().into();
                     let (came, gave, signature) = (bytes(said.came), bytes(said.gave), vec![0; 64].into());
                     for to in to {
                         let (came, gave) = (Clone::clone(&came), Clone::clone(&gave));
                         let signature = Clone::clone(&signature);
-                        let signed = ailo_proto::Signed { epoch, chunk: said.chunk, came, gave, signature };
+                        let wrote = said.next != Hash::ZERO;
+                        let signed = ailo_proto::Signed { epoch, chunk: said.chunk, came, gave, signature, wrote };
                         self.send(node(i), to, Frame::of(said.session, signed));
                     }
                 }
@@ -438,6 +453,8 @@ impl World {
             }
             Event::Fault(Fault::Nan(i)) => self.machines[i].spoils = true,
             Event::Fault(Fault::Lie(i)) => self.machines[i].lies = true,
+            Event::Fault(Fault::Swap(i)) => self.machines[i].swaps = true,
+            Event::Fault(Fault::Mute(i)) => self.machines[i].mute = true,
         }
         true
     }
@@ -549,6 +566,24 @@ fn who_computes_something_else_is_convicted_by_its_own_signature_and_nobody_else
 }
 
 #[test]
+fn who_sends_other_rows_than_it_signs_or_signs_nothing_is_left_out_and_the_text_goes_on() {
+    for seed in seeds() {
+        for (fault, bad) in
+            [(Fault::Swap(0), 0), (Fault::Swap(1), 1), (Fault::Mute(0), 0), (Fault::Mute(1), 1), (Fault::Mute(2), 2)]
+        {
+            let spans = [0..2, 2..4, 4..6, 0..2, 2..4, 4..6];
+            let mut world = World::new(seed, &spans, &[40], 900, seed % 2 == 0);
+            let from = world.draws.below(100);
+            world.at(from, Event::Fault(fault));
+            world.run();
+            let asker = &world.askers[0];
+            assert_eq!(asker.outcome, Some(Ok(Finish::Length)), "seed {seed}, {fault:?}");
+            assert!(asker.liar().is_none_or(|liar| liar == node(bad)), "seed {seed}, {fault:?}: {:?}", asker.liar());
+        }
+    }
+}
+
+#[test]
 #[allow(clippy::single_range_in_vec_init)] // One stage has all layers.
 fn a_text_through_stages_is_the_text_of_one_machine() {
     for spans in [&[0..6][..], &[0..2, 2..4, 4..6], &[0..1, 1..2, 2..3, 3..4, 4..5, 5..6], &[0..4, 2..6]] {
@@ -655,7 +690,7 @@ fn the_next_text_of_a_client_begins_where_the_last_one_ended() {
     world.check("first");
     let asker = &mut world.askers[0];
     let tokens = [asker.expected.clone(), vec![1, 2, 3]].concat();
-    let sampling = Sampling { limit: 400, seed: 77, ..Sampling::default() };
+    let sampling = Sampling { limit: 400, seed: 77, prompt: 303, ..Sampling::default() };
     asker.sampling = sampling.clone();
     asker.expected = reference(&tokens, 77, 400);
     asker.client = Client::new(&asker.node, 6, Request { model: MODEL, layers: LAYERS, tokens, sampling });
@@ -679,7 +714,7 @@ fn the_next_text_of_a_client_begins_where_the_last_one_ended() {
 #[test]
 fn a_session_that_its_client_has_forgotten_ends_at_the_second_sweep() {
     let mut world = World::new(11, &[0..6], &[50], 200, false);
-    while world.askers[0].got.is_empty() {
+    while world.machines[0].stage.sessions() == 0 {
         world.step();
     }
     let stage = &mut world.machines[0].stage;
