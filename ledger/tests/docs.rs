@@ -42,11 +42,11 @@ fn the_page_lists_the_codes_and_what_votes_may_change_as_the_program_has_them() 
 }
 
 #[test]
-fn the_page_explains_every_parameter_of_ledger_and_round() {
+fn the_page_explains_every_parameter_of_ledger_round_and_inference() {
     let page = fs::read_to_string(path()).unwrap();
     let (_, numbers) = page.split_once("\n## Numbers\n").unwrap();
     let params = toml::Table::try_from(presets::main()).unwrap();
-    for section in ["ledger", "round"] {
+    for section in ["ledger", "round", "inference"] {
         for name in params[section].as_table().unwrap().keys() {
             assert!(numbers.contains(&format!("`{name}`")), "{section}.{name}");
         }

@@ -48,11 +48,7 @@ impl Params {
         self.ledger.validate()?;
         self.round.validate()?;
         self.inference.validate()?;
-        check(
-            self.claim_bytes() >= 16 << 10,
-            "block_ppm",
-            "at least 16 KiB of a block, or no claim would ever be paid",
-        )?;
+        check(self.claim_bytes() >= 1 << 10, "block_ppm", "at least 1 KiB of a block, or no claim would ever be paid")?;
         // Two replayers, one after another, and a trial: until then what could be slashed is still there.
         let found_out = self.round.replay_ms.saturating_mul(3).saturating_add(self.ledger.challenge_ms);
         check(

@@ -47,7 +47,7 @@ impl State {
         self.get(&Key::Drawn(self.epoch(), *wallet, *node)).map_or(Amount::ZERO, |Drawn(amount)| *amount)
     }
 
-    /// The age at which the next epoch begins.
+    /// The age at which the next epoch begins: what is taken on trust is to be claimed before.
     pub fn epoch_ends(&self) -> u64 {
         self.epoch().saturating_add(1).saturating_mul(self.params().ledger.epoch_ms)
     }
@@ -84,7 +84,7 @@ impl State {
 
     /// How much more `node` takes on trust of the wallet that `payer` signs for, while it holds receipts for `unclaimed` that it
     /// has not claimed: what it may still draw in this epoch, without what is leaving. What it takes so and claims before
-    /// the epoch ends is covered, whatever the wallet promises to others.
+    /// [`State::epoch_ends`] is covered, whatever the wallet promises to others.
     pub fn trusts(&self, payer: &PublicKey, node: &NodeId, unclaimed: Amount) -> Amount {
         let (Ok(wallet), Some(entry)) = (self.signs_for(payer), self.node(node)) else { return Amount::ZERO };
         let deposit = self.deposit_now(&wallet);
@@ -185,6 +185,7 @@ impl Executor {
         if part > Amount::ZERO {
             take(&mut deposit.amount, part);
             (deposit.short, deposit.basis) = (true, deposit.basis.min(deposit.amount));
+            deposit.leaving = deposit.leaving.min(deposit.amount);
             self.shift(Pool::Escrow, Pool::Free, part);
             self.set_deposit(wallet, deposit);
         }
@@ -240,6 +241,8 @@ impl Executor {
         self.set(Key::Market, market);
         let mut deposit = self.state.deposit_now(&payer);
         take(&mut deposit.amount, amount);
+        // What is leaving is never more than what is there: else it would take of what comes in later.
+        deposit.leaving = deposit.leaving.min(deposit.amount);
         self.set_deposit(payer, deposit);
         let drawn = Amount(self.state.drawn(&payer, &node).0.saturating_add(amount.0));
         self.set(Key::Drawn(self.state.epoch(), payer, node), Drawn(drawn));
@@ -279,9 +282,12 @@ impl Executor {
         let over: Vec<Key> = expired.chain(drawn).map(|(key, _)| *key).collect();
         over.into_iter().for_each(|key| self.remove(key));
         for key in due {
-            let Key::Withdrawal(_, wallet) = key else { continue };
+            let Key::Withdrawal(due_age, wallet) = key else { continue };
             self.remove(key);
             let mut deposit = self.state.deposit_now(&wallet);
+            if deposit.due_age != due_age {
+                continue; // the mark of a deposit that was used up
+            }
             let amount = deposit.leaving.min(deposit.amount);
             take(&mut deposit.amount, amount);
             deposit.leaving = Amount::ZERO;

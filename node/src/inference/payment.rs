@@ -29,6 +29,8 @@ use tokio::sync::watch;
 const TURN: Duration = Duration::from_secs(2);
 /// Claims go out this long before an epoch ends, at the latest.
 const BEFORE_END_MS: u64 = 20_000;
+/// So long before an epoch ends nothing more is taken on trust.
+const LAST_MS: u64 = 3000;
 /// Claims of one turn, at most: the dearest.
 const MOST_CLAIMS: usize = 4 * MAX_CLAIMS;
 /// A claim is sent again after so many turns.
@@ -78,6 +80,10 @@ impl Ledger for At<'_> {
     }
 
     fn trusts(&self, payer: &PublicKey, unclaimed: Amount) -> Amount {
+        // No block of this epoch would hold a claim of it.
+        if self.0.epoch_ends().saturating_sub(self.0.age_ms()) < LAST_MS {
+            return Amount::ZERO;
+        }
         self.0.trusts(payer, &self.1, unclaimed)
     }
 
