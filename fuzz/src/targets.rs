@@ -670,9 +670,8 @@ fn rpc(data: &[u8]) {
                 self::transaction(&transaction.encode());
             }
         }
-        5 => drop(parse(json).map(GenerateParams::request)),
-        6 => drop(parse::<LightBlockParams>(json)),
-        7 => drop(parse(json).map(|params: HeadersParams| {
+        5 => drop(parse::<LightBlockParams>(json)),
+        6 => drop(parse(json).map(|params: HeadersParams| {
             let heights = params.heights();
             assert!(heights.end() - heights.start() < u64::from(MAX_HEADERS));
         })),

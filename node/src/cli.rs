@@ -780,6 +780,9 @@ pub struct GenerateArgs {
     /// Seed; the same seed, model and prompt give the same text.
     #[arg(long)]
     pub seed: Option<u64>,
+    /// Address of the API, like http://127.0.0.1:8650/v1 [default: that of the node].
+    #[arg(long, value_name = "URL")]
+    pub api: Option<String>,
     /// Which node.
     #[command(flatten)]
     pub client: ClientArgs,

@@ -15,7 +15,7 @@ use ailo_ledger::{Body, Transaction, state::Event, store::Subject};
 use ailo_protocol::{Address, Hash, Keypair, keystore};
 use ailo_training::{class::determinism_class, device, set_threads};
 use std::{
-    io::{IsTerminal, Write},
+    io::IsTerminal,
     time::{Duration, Instant},
 };
 
@@ -46,7 +46,7 @@ pub async fn dispatch(cli: Cli) -> Result<(), NodeError> {
         Command::Verify(command) => verify::command(command).await,
         Command::Chat(args) => inference::chat::command(args).await,
         Command::Serve(args) => inference::serve::command(args).await,
-        Command::Generate(args) => generate(args).await,
+        Command::Generate(args) => inference::chat::generate(args).await,
         Command::Aggregate(args) => aggregate::command(&args),
         Command::Localnet(args) => localnet::run(*args).await,
         Command::Simulate(SimulateCommand::Ledger(args)) => simulate::ledger::command(&args),
@@ -409,32 +409,5 @@ async fn status(args: ClientArgs) -> Result<(), NodeError> {
     for note in &s.notes {
         println!("note        {note}");
     }
-    Ok(())
-}
-
-async fn generate(args: GenerateArgs) -> Result<(), NodeError> {
-    let request = GenerateRequest {
-        prompt: args.prompt.clone(),
-        max_tokens: args.max_tokens,
-        temperature: args.temperature,
-        top_k: args.top_k,
-        seed: args.seed,
-    };
-    let reply: At<Generated> =
-        Client::find(&args.client)?.call("ailo_generate", &[("request", json(&request))]).await?;
-    if args.client.json {
-        print_json(&reply);
-        return Ok(());
-    }
-    let made = reply.value;
-    println!("{}{}", args.prompt, made.text);
-    let _ = std::io::stdout().flush(); // nothing is lost when nobody reads
-    eprintln!(
-        "{} tokens at {:.0} tokens/s, seed {}, model {}",
-        made.tokens,
-        made.tokens_per_s,
-        made.seed,
-        made.model.short()
-    );
     Ok(())
 }

@@ -38,7 +38,6 @@ pub mod engine;
 pub mod error;
 pub mod eval;
 mod file;
-pub mod generate;
 pub mod inner;
 pub mod model;
 pub mod outer;

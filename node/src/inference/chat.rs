@@ -1,10 +1,11 @@
-//! `ailo-node chat`: a conversation in the terminal, with whatever answers at `/v1`.
+//! `ailo-node chat` and `generate`: a conversation, or the continuation of a text, in the terminal, with whatever answers at `/v1`.
 
 use crate::{
-    cli::ChatArgs,
+    cli::{ChatArgs, ClientArgs, GenerateArgs},
     client::{Client, json},
     error::NodeError,
 };
+use ailo_protocol::{Hash, keys};
 use axum::{
     body::{Body, Bytes},
     http::{HeaderValue, Method, Request, StatusCode, header},
@@ -27,24 +28,14 @@ const MAX_LINE: usize = 1 << 20;
 
 /// Talks until the input ends, or says one thing.
 pub async fn command(args: ChatArgs) -> Result<(), NodeError> {
-    let base = match &args.api {
-        Some(url) => url.trim_end_matches('/').to_string(),
-        None => format!("{}/v1", Client::find(&args.client)?.url().trim_end_matches("/rpc")),
-    };
-    let key = std::env::var(KEY).ok().filter(|key| !key.is_empty()).map(|key| {
-        let mut value = HeaderValue::try_from(format!("Bearer {key}"))
-            .map_err(|_| NodeError::Usage(format!("what {KEY} holds is no API key")))?;
-        value.set_sensitive(true);
-        Ok::<_, NodeError>(value)
-    });
-    let api = Api { http: Http::builder(TokioExecutor::new()).build_http(), base, key: key.transpose()? };
+    let api = Api::find(args.api.as_deref(), &args.client)?;
     let mut messages: Vec<Value> = Vec::new();
     if let Some(system) = &args.system {
         messages.push(json!({ "role": "system", "content": system }));
     }
     if let Some(said) = &args.message {
         messages.push(json!({ "role": "user", "content": said }));
-        let answer = api.answer(&args, &messages).await?;
+        let answer = api.answer("chat/completions", asked(&args, &messages), args.client.json).await?;
         if args.client.json {
             println!("{}", json(&answer));
         }
@@ -66,9 +57,39 @@ pub async fn command(args: ChatArgs) -> Result<(), NodeError> {
             continue;
         }
         messages.push(json!({ "role": "user", "content": line }));
-        let answer = api.answer(&args, &messages).await?;
+        let answer = api.answer("chat/completions", asked(&args, &messages), args.client.json).await?;
         messages.push(json!({ "role": "assistant", "content": answer.text }));
     }
+}
+
+/// What is asked for.
+fn asked(args: &ChatArgs, messages: &[Value]) -> Value {
+    let mut body = json!({ "messages": messages, "temperature": args.temperature });
+    if let Some(seed) = args.seed {
+        body["seed"] = json!(seed);
+    }
+    if let Some(tokens) = args.max_tokens {
+        body["max_tokens"] = json!(tokens);
+    }
+    body
+}
+
+/// Goes on with a text.
+pub async fn generate(args: GenerateArgs) -> Result<(), NodeError> {
+    let api = Api::find(args.api.as_deref(), &args.client)?;
+    let seed = args.seed.unwrap_or_else(|| Hash(keys::random_bytes()).stream().next_u64() >> 1);
+    let body = json!({ "prompt": args.prompt, "max_tokens": args.max_tokens, "temperature": args.temperature,
+                       "top_k": args.top_k, "seed": seed });
+    if !args.client.json {
+        print!("{}", args.prompt);
+    }
+    let answer = api.answer("completions", body, args.client.json).await?;
+    if args.client.json {
+        println!("{}", json(&answer));
+    } else {
+        eprintln!("seed {seed}");
+    }
+    Ok(())
 }
 
 /// An answer, and how fast it came.
@@ -88,22 +109,26 @@ struct Api {
 }
 
 impl Api {
-    /// Shows an answer as it comes.
-    async fn answer(&self, args: &ChatArgs, messages: &[Value]) -> Result<Answer, NodeError> {
-        let mut body = json!({
-            "messages": messages,
-            "temperature": args.temperature,
-            "stream": true,
-            "stream_options": { "include_usage": true },
+    /// The API at `url`, or of a node.
+    fn find(url: Option<&str>, client: &ClientArgs) -> Result<Api, NodeError> {
+        let base = match url {
+            Some(url) => url.trim_end_matches('/').to_string(),
+            None => format!("{}/v1", Client::find(client)?.url().trim_end_matches("/rpc")),
+        };
+        let key = std::env::var(KEY).ok().filter(|key| !key.is_empty()).map(|key| {
+            let mut value = HeaderValue::try_from(format!("Bearer {key}"))
+                .map_err(|_| NodeError::Usage(format!("what {KEY} holds is no API key")))?;
+            value.set_sensitive(true);
+            Ok::<_, NodeError>(value)
         });
-        if let Some(seed) = args.seed {
-            body["seed"] = json!(seed);
-        }
-        if let Some(tokens) = args.max_tokens {
-            body["max_tokens"] = json!(tokens);
-        }
+        Ok(Api { http: Http::builder(TokioExecutor::new()).build_http(), base, key: key.transpose()? })
+    }
+
+    /// Shows an answer as it comes, unless it is to be `quiet`.
+    async fn answer(&self, path: &str, mut body: Value, quiet: bool) -> Result<Answer, NodeError> {
+        (body["stream"], body["stream_options"]) = (json!(true), json!({ "include_usage": true }));
         let started = Instant::now();
-        let mut lines = Lines { bytes: self.post("chat/completions", &body).await?, held: Vec::new() };
+        let mut lines = Lines { bytes: self.post(path, &body).await?, held: Vec::new() };
         let (mut text, mut tokens, mut first) = (String::new(), 0, None);
         let mut out = std::io::stdout();
         while let Some(line) = lines.next().await? {
@@ -114,11 +139,12 @@ impl Api {
                 return Err(NodeError::Rpc(why.into()));
             }
             tokens = event["usage"]["completion_tokens"].as_u64().unwrap_or(tokens);
-            let piece = event["choices"][0]["delta"]["content"].as_str().unwrap_or_default();
+            let choice = &event["choices"][0];
+            let piece = choice["delta"]["content"].as_str().or(choice["text"].as_str()).unwrap_or_default();
             if !piece.is_empty() {
                 first.get_or_insert(started.elapsed());
                 text.push_str(piece);
-                if !args.client.json {
+                if !quiet {
                     // Nobody is left to read it, then.
                     let _ = write!(out, "{}", shown(piece)).and_then(|()| out.flush());
                 }
@@ -127,7 +153,7 @@ impl Api {
         let first = first.unwrap_or_else(|| started.elapsed());
         let after = started.elapsed().saturating_sub(first).max(Duration::from_micros(1));
         let speed = tokens.saturating_sub(1) as f64 / after.as_secs_f64();
-        if !args.client.json {
+        if !quiet {
             let _ = writeln!(out); // The same.
             eprintln!("{tokens} tokens, the first after {} ms, then {speed:.1} a second", first.as_millis());
         }

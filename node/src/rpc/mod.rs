@@ -17,7 +17,6 @@
 //! | `ailo_peers` | | [`PeersView`] |
 //! | `ailo_submit` | `transaction`: canonical bytes in hexadecimal | [`Submitted`] |
 //! | `ailo_submitMany` | `transactions`: at most 256 of the same | [`SubmittedMany`] |
-//! | `ailo_generate` | `request`: [`GenerateRequest`] | [`Generated`] |
 //! | `ailo_lightBlock`, `ailo_headers`, `ailo_proof`, `ailo_transactionProof` | | see [`light`] |
 //! | `ailo_subscribeBlocks` | | a [`Header`](ailo_ledger::Header) for each new block |
 
@@ -30,7 +29,6 @@ use crate::{
     service::{
         anchor::Anchor,
         chain::{Chain, Head, SubmitError},
-        compute::Worker,
         models::Models,
         rounds::Progress,
     },
@@ -41,11 +39,7 @@ use ailo_ledger::{
     state::{Event, Iou, State, TransferStatus},
     store::{MAX_PAGE, Subject},
 };
-use ailo_protocol::{Address, Amount, Genesis, Hash, NodeId, keys, net};
-use ailo_training::{
-    Control,
-    generate::{Generator, Sampling},
-};
+use ailo_protocol::{Address, Amount, Genesis, Hash, NodeId, net};
 use jsonrpsee::{
     server::{
         BatchRequestConfig, RpcModule, ServerBuilder, ServerConfig, ServerHandle, SubscriptionMessage, stop_channel,
@@ -56,13 +50,9 @@ use params::*;
 use serde::de::DeserializeOwned;
 use std::{
     net::SocketAddr,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Instant,
+    sync::{Arc, Mutex, PoisonError},
 };
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use types::*;
 
 /// Bounds of the server.
@@ -71,9 +61,6 @@ const MAX_REQUEST_BYTES: u32 = 1 << 20;
 const MAX_RESPONSE_BYTES: u32 = 16 << 20;
 const MAX_BATCH: u32 = 64;
 const MAX_SUBSCRIPTIONS: u32 = 16;
-
-/// Texts that are being written or wait for it, at most.
-pub const MAX_GENERATIONS: usize = 4;
 
 /// Error codes, beside JSON-RPC's own.
 mod code {
@@ -109,12 +96,6 @@ pub struct Context {
     pub models: Models,
     /// What training does.
     pub progress: watch::Receiver<Progress>,
-    /// Whether texts are written for whoever asks: not where the API needs keys.
-    pub generates: bool,
-    /// Thread that generates.
-    pub worker: Worker,
-    /// Places for [`MAX_GENERATIONS`].
-    pub generating: Arc<Semaphore>,
     /// Whether the supply law held at the height that was looked at last: it takes a walk over the whole state.
     pub law: Mutex<Option<(u64, bool)>>,
 }
@@ -473,57 +454,10 @@ impl Context {
         let outcomes = decoded.into_iter().map(outcome).collect();
         Ok(self.at(&self.chain.head(), SubmittedMany { outcomes }))
     }
-
-    async fn generate(&self, params: &Params<'_>) -> Answer<Generated> {
-        if !self.generates {
-            let message = "this node writes texts for those who have an API key, at /v1: `ailo-node chat` asks there";
-            return Err(error(code::UNAVAILABLE, message));
-        }
-        let request = parse::<GenerateParams>(params)?.request().map_err(invalid)?;
-        let head = self.chain.head();
-        let root = head.state.model().root;
-        let held = self
-            .models
-            .get(&root)
-            .ok_or_else(|| error(code::UNAVAILABLE, "this node does not hold the model yet: try again soon"))?;
-        let config = *self.models.config();
-        let seed = request.seed.unwrap_or_else(|| Hash(keys::random_bytes()).stream().next_u64());
-        let started = Instant::now();
-        let sampling = Sampling {
-            max_tokens: request.max_tokens,
-            temperature: request.temperature,
-            top_k: request.top_k,
-            top_p: 1.0,
-            seed,
-        };
-        let full = |_| error(code::UNAVAILABLE, "the node is writing as many texts as it can: try again soon");
-        let _place = self.generating.try_acquire().map_err(full)?;
-        let asked = Asked::default();
-        let gone = asked.0.clone();
-        let made = self.worker.run(move || {
-            let mut control = |_: &str| if gone.load(Ordering::Relaxed) { Control::Stop } else { Control::Continue };
-            Generator::new(&config, held.state.weights.clone())?.generate(&request.prompt, &sampling, &mut control)
-        });
-        let made = made.await.map_err(|e| error(code::UNAVAILABLE, e.to_string()))?;
-        let made = made.map_err(|e| invalid(e.to_string()))?;
-        let tokens = made.tokens;
-        let speed = f64::from(tokens) / started.elapsed().as_secs_f64();
-        Ok(self.at(&head, Generated { text: made.text, tokens, tokens_per_s: speed, seed, model: root }))
-    }
 }
 
 fn count(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
-}
-
-/// Held by whoever waits for a text; its end tells the generator to stop.
-#[derive(Default)]
-struct Asked(Arc<AtomicBool>);
-
-impl Drop for Asked {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 fn account_view(head: &Head, address: &Address) -> AccountView {
@@ -579,7 +513,6 @@ fn methods(context: Arc<Context>) -> Result<RpcModule<Arc<Context>>, NodeError> 
     module.register_method("ailo_peers", |_, c, _| c.peers()).map_err(twice)?;
     module.register_async_method("ailo_submitMany", |p, c, _| async move { c.submit_many(&p).await }).map_err(twice)?;
     module.register_async_method("ailo_submit", |p, c, _| async move { c.submit(&p).await }).map_err(twice)?;
-    module.register_async_method("ailo_generate", |p, c, _| async move { c.generate(&p).await }).map_err(twice)?;
     light::register(&mut module).map_err(twice)?;
     module
         .register_subscription(

@@ -1,7 +1,6 @@
 //! What the methods take, and all that can be checked of it without a node: pure, so that any input can be tried on it.
 //! A refusal is a sentence for whoever asked.
 
-use super::types::GenerateRequest;
 use ailo_ledger::{
     Transaction,
     state::{Key, entry::MAX_KEY_BYTES},
@@ -13,9 +12,6 @@ use std::ops::RangeInclusive;
 
 /// Transactions in one call, at most.
 const MAX_SUBMITTED: usize = 256;
-/// A prompt, in bytes, at most; and tokens generated for one.
-const MAX_PROMPT_BYTES: usize = 64 << 10;
-const MAX_GENERATED_TOKENS: u32 = 4096;
 /// Headers in one answer, at most.
 pub const MAX_HEADERS: u32 = 256;
 
@@ -145,28 +141,6 @@ impl SubmitManyParams {
 pub struct OwnerParams {
     /// The user name.
     pub name: Username,
-}
-
-/// `ailo_generate`
-#[derive(Debug, Deserialize)]
-pub struct GenerateParams {
-    request: GenerateRequest,
-}
-
-impl GenerateParams {
-    /// The request, within its bounds.
-    pub fn request(self) -> Result<GenerateRequest, String> {
-        let request = self.request;
-        if request.prompt.len() > MAX_PROMPT_BYTES || !(1..=MAX_GENERATED_TOKENS).contains(&request.max_tokens) {
-            return Err(format!(
-                "a prompt has at most {MAX_PROMPT_BYTES} bytes, an answer 1 to {MAX_GENERATED_TOKENS} tokens"
-            ));
-        }
-        if !(0.0..=10.0).contains(&request.temperature) {
-            return Err("temperature is 0 to 10".into());
-        }
-        Ok(request)
-    }
 }
 
 /// `ailo_lightBlock`

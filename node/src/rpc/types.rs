@@ -399,33 +399,3 @@ pub struct RefusalView {
     /// Stable code; docs/ledger.md lists them.
     pub code: String,
 }
-
-/// Parameter of `ailo_generate`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct GenerateRequest {
-    /// Text to continue.
-    pub prompt: String,
-    /// Tokens at most.
-    pub max_tokens: u32,
-    /// Randomness.
-    pub temperature: f64,
-    /// Likeliest tokens considered; 0 for all.
-    pub top_k: u32,
-    /// Seed; none draws one.
-    pub seed: Option<u64>,
-}
-
-/// `ailo_generate`
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Generated {
-    /// The continuation.
-    pub text: String,
-    /// Tokens made.
-    pub tokens: u32,
-    /// Speed.
-    pub tokens_per_s: f64,
-    /// Seed that was used.
-    pub seed: u64,
-    /// Root of the model state that wrote it.
-    pub model: Hash,
-}

@@ -65,8 +65,6 @@ const STOP_WITHIN: Duration = Duration::from_secs(3);
 const COMPUTE_STOPS_WITHIN: Duration = Duration::from_millis(900);
 /// How much lower the training thread's priority is, so that network and RPC answer first.
 const TRAINER_NICENESS: i32 = 10;
-/// Texts that people wait for come before training, and after what the network waits for.
-const INFERENCE_NICENESS: i32 = 5;
 
 /// Runs a node until it is told to stop.
 pub async fn run(settings: Settings, stop_on_eof: bool) -> Result<(), NodeError> {
@@ -95,9 +93,7 @@ pub async fn run_with(
     let replayer =
         Worker::spawn("replay", TRAINER_NICENESS).map_err(|e| NodeError::io("start the replaying thread", e))?;
     let worker = Worker::spawn("compute", 0).map_err(|e| NodeError::io("start the compute thread", e))?;
-    let writer =
-        Worker::spawn("writer", INFERENCE_NICENESS).map_err(|e| NodeError::io("start the writing thread", e))?;
-    let workers = [trainer.clone(), replayer.clone(), worker.clone(), writer.clone()];
+    let workers = [trainer.clone(), replayer.clone(), worker.clone()];
     let device = ailo_training::device(!settings.cpu);
     let class = determinism_class(settings.cpu).await?;
 
@@ -144,9 +140,6 @@ pub async fn run_with(
         net: net.clone(),
         models: models.clone(),
         progress: progress_seen,
-        generates: !access.required(),
-        worker: writer,
-        generating: Arc::new(tokio::sync::Semaphore::new(rpc::MAX_GENERATIONS)),
         law: Mutex::default(),
     });
     // Coins of a development network buy nothing.
