@@ -32,7 +32,7 @@ async fn who_writes_a_text_is_paid_for_it_by_who_asked() {
     params.ledger.idle_block_ms = 500;
     let mut world = World::found(env!("CARGO_BIN_EXE_ailo-node"), &config(), &["0..0", "0..4"], params);
     let model = world.folder.path().to_str().unwrap().to_string();
-    let spends = ["--model", &model, "--layers", "0..0", "--spend", "0.03", "--checks", "1"];
+    let spends = ["--model", &model, "--layers", "0..0", "--spend", "0.025", "--checks", "1"];
     world.net.start_with(0, &spends).unwrap();
     world.net.start_with(1, &["--inference-only", "--model", &model, "--layers", "0..4", "--price", "market"]).unwrap();
     world
@@ -50,7 +50,7 @@ async fn who_writes_a_text_is_paid_for_it_by_who_asked() {
     let refused = world.write(&prompt, |_| ()).err().unwrap();
     assert!(refused.contains("wallet deposit"), "{refused}");
     people[0].says(&["wallet", "deposit", "0.3"]);
-    // 20 positions, 256 of the text and some ahead are two units of 256; one stage has all of their price.
+    // 20 positions and 256 of the text are two units of 256; one stage has all of their price.
     world.write(&prompt, |_| ()).unwrap();
     let started = Instant::now();
     let paid = loop {
@@ -66,7 +66,7 @@ async fn who_writes_a_text_is_paid_for_it_by_who_asked() {
     let status = world.net.status(0).await.unwrap().value;
     assert!(status.supply.law_holds);
 
-    // The day's limit is 0.03: one unit more than was spent, and a text takes more than that.
+    // The day has half a unit left, and another text needs a third one.
     let refused = world.write(&prompt, |_| ()).err().unwrap();
     assert!(refused.contains("--spend"), "{refused}");
     world.net.stop_all().await.unwrap();
