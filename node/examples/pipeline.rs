@@ -200,7 +200,7 @@ fn drafted(config: &Value, layers: u32) -> (random::Tensors, f32) {
         let middle = (low + high) / 2.0;
         if agreement(&scaled(config, middle), small.path()) > 0.8 { low = middle } else { high = middle }
     }
-    (scaled(config, low), low)
+    (scaled(config, high), high)
 }
 
 /// How often the small model's likeliest token is the large one's, in a text of the large one.

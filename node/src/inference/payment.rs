@@ -18,7 +18,7 @@ use ailo_protocol::{
     payment::{Receipt, SignedReceipt},
 };
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -29,10 +29,10 @@ use tokio::sync::watch;
 const TURN: Duration = Duration::from_secs(2);
 /// Claims go out this long before an epoch ends, at the latest.
 const BEFORE_END_MS: u64 = 20_000;
-/// So long before an epoch ends nothing more is taken on trust.
-const LAST_MS: u64 = 3000;
 /// Claims of one turn, at most: the dearest.
 const MOST_CLAIMS: usize = 4 * MAX_CLAIMS;
+/// Prices that are remembered.
+const ASKED: usize = 60;
 /// A claim is sent again after so many turns.
 const AGAIN: u32 = 5;
 /// Bytes of the file of receipts, at most.
@@ -80,10 +80,6 @@ impl Ledger for At<'_> {
     }
 
     fn trusts(&self, payer: &PublicKey, unclaimed: Amount) -> Amount {
-        // No block of this epoch would hold a claim of it.
-        if self.0.epoch_ends().saturating_sub(self.0.age_ms()) < LAST_MS {
-            return Amount::ZERO;
-        }
         self.0.trusts(payer, &self.1, unclaimed)
     }
 
@@ -173,8 +169,8 @@ pub struct Cashier {
     ask: Ask,
     till: Mutex<Till>,
     path: PathBuf,
-    /// The lowest price that was asked of late: who has read it pays it.
-    asked: Mutex<[Amount; 2]>,
+    /// Prices that were asked in the last hour, one a minute: who began a text then goes on at that price.
+    asked: Mutex<VecDeque<Amount>>,
 }
 
 impl Cashier {
@@ -182,10 +178,7 @@ impl Cashier {
     pub fn new(chain: Chain, (key, network): (Keypair, Hash), ask: Ask, path: PathBuf) -> Arc<Cashier> {
         let mut till = Till::new(network, chain.head().state.params().inference.unit_tokens.into());
         till.restore(kept(&path));
-        let cashier = Cashier { chain, key, network, ask, till: Mutex::new(till), path, asked: Mutex::default() };
-        let price = cashier.price();
-        *locked(&cashier.asked) = [price; 2];
-        Arc::new(cashier)
+        Arc::new(Cashier { chain, key, network, ask, till: Mutex::new(till), path, asked: Mutex::default() })
     }
 
     /// What a unit costs now.
@@ -225,9 +218,12 @@ impl Cashier {
                 let tabs: Vec<_> = till.tabs().map(|tab| (tab.receipt, tab.used)).collect();
                 (self.due(&till, &head), tabs)
             };
-            if turn % 30 == 0 {
+            if turn.is_multiple_of(30) {
                 let mut asked = locked(&self.asked);
-                *asked = [asked[1], self.price()];
+                asked.push_back(self.price());
+                if asked.len() > ASKED {
+                    asked.pop_front();
+                }
             }
             let again = sent.is_none_or(|at| turn.wrapping_sub(at) >= AGAIN);
             if !due.is_empty() && again {

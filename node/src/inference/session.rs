@@ -154,8 +154,7 @@ impl Session {
                 let now = self.started.elapsed().as_millis() as u64;
                 let mut routes = Now { hub: &self.hub, model: self.model.id, near: &self.near };
                 let effects = self.client.gone(now, node, &mut routes);
-                self.act(effects);
-                continue;
+                return self.act(effects);
             }
             let (model, total) = (self.model.id, self.model.shape.layers as u32);
             let service = Service { node, model, first: layers.start, end: layers.end, total, price };

@@ -29,7 +29,7 @@ pub const WHERE_MS: u64 = 600;
 /// Who signs nothing for so long that others wait for is left out.
 const UNSIGNED_MS: u64 = 1500;
 /// Statements of one stage that are ahead of the text, at most.
-const MAX_EARLY: usize = 4;
+const MAX_EARLY: usize = 64;
 /// Tokens in one frame, at most.
 const INPUT: usize = 1 << 16;
 /// Who seemed gone is asked again after about so long, then twice as long, and so on four times.
@@ -127,6 +127,8 @@ struct Hop {
     node: NodeId,
     layers: Range<u32>,
     open: bool,
+    /// The first epoch of its session.
+    since: u64,
 }
 
 /// A question where all are.
@@ -199,14 +201,16 @@ impl Client {
     pub fn handle(&mut self, now: u64, from: NodeId, frame: Frame, routes: &mut dyn Routes) -> Vec<Effect> {
         let hop = self.hops.iter().position(|hop| hop.node == from);
         if let (Some(hop), false, Some(body)) = (hop, self.ended, frame.body) {
-            let last = self.hops.len() - 1;
+            let last = self.hops[hop].layers.end == self.request.layers;
+            // What a node said before it was opened anew is of another session.
+            let since = self.hops[hop].since;
             match body {
                 Body::Opened(_) if !self.hops[hop].open => {
                     self.hops[hop].open = true;
                     self.proceed(now);
                 }
                 Body::Have(have) if hop == 0 => self.feed(&have),
-                Body::Tokens(tokens) if hop == last => {
+                Body::Tokens(tokens) if last && tokens.epoch >= since => {
                     self.learn(now, tokens);
                     for (node, signed) in std::mem::take(&mut self.early) {
                         if let Some(hop) = self.hops.iter().position(|hop| hop.node == node) {
@@ -215,7 +219,7 @@ impl Client {
                     }
                 }
                 Body::Failed(failed) => self.failed(now, hop, failed, routes),
-                Body::Signed(signed) => self.take(now, hop, signed, routes),
+                Body::Signed(signed) if signed.epoch >= since => self.take(now, hop, signed, routes),
                 Body::Place(place) => {
                     if let Some(asked) = self.asked.as_mut().filter(|_| place.epoch == self.epoch) {
                         asked.answers.insert(from, place);
@@ -347,7 +351,8 @@ impl Client {
             chunks: self.chunks(),
         };
         self.effects.push(Effect::Send(node, Frame::of(self.id, open)));
-        self.hops.push(Hop { node, layers, open: false });
+        self.signed.retain(|_, (known, ..)| *known != node);
+        self.hops.push(Hop { node, layers, open: false, since: self.epoch + 1 });
     }
 
     /// Tells everybody the route, once all are open.
@@ -362,6 +367,7 @@ impl Client {
             return;
         }
         (self.running, self.opening, self.broken, self.asked, self.heard) = (true, None, None, None, now);
+        self.early.clear();
         let nodes: Vec<NodeId> = self.hops.iter().map(|hop| hop.node).collect();
         let bytes = |node: Option<&NodeId>| node.map(|node| node.0.to_vec().into()).unwrap_or_default();
         for (i, node) in nodes.iter().enumerate() {
@@ -427,11 +433,11 @@ impl Client {
         ) else {
             return self.lose(now, node, "it signs what can't be read", false, routes);
         };
-        let (came, gave, last) = (Hash(came), Hash(gave), hop + 1 == self.hops.len());
+        let (came, gave, last) = (Hash(came), Hash(gave), layers.end == self.request.layers);
         let after = chunk as usize * CHUNK + 1;
         let (Some(text), Some(next)) = (self.text(chunk as usize), self.tokens.get(after..after + CHUNK)) else {
             // It may be faster than the token that makes the chunk whole, but not by much.
-            if self.early.iter().filter(|(known, _)| *known == node).count() < MAX_EARLY {
+            if signed.epoch == self.epoch && self.early.iter().filter(|(known, _)| *known == node).count() < MAX_EARLY {
                 self.early.push((node, signed));
             }
             return;
@@ -457,8 +463,9 @@ impl Client {
         let of = |hop: &Hop| {
             self.signed.get(&(chunk, hop.layers.start, hop.layers.end)).filter(|(node, ..)| *node == hop.node)
         };
-        let before = hop.checked_sub(1).map(|before| &self.hops[before]);
-        let behind = self.hops.get(hop + 1);
+        // Where a stage is missing, those beside it are no neighbours.
+        let before = hop.checked_sub(1).map(|before| &self.hops[before]).filter(|hop| hop.layers.end == layers.start);
+        let behind = self.hops.get(hop + 1).filter(|hop| hop.layers.start == layers.end);
         let other = before.filter(|hop| of(hop).is_some_and(|(_, _, gave)| *gave != came));
         let other = other.or(behind.filter(|hop| of(hop).is_some_and(|(_, came, _)| *came != gave)));
         if let Some(other) = other.map(|hop| hop.node) {
@@ -477,6 +484,11 @@ impl Client {
     /// Leaves out the first stage that has not signed what is written long since, and the one before it, which may have kept its own word from
     /// it.
     fn is_unsigned(&mut self, now: u64, routes: &mut dyn Routes) -> bool {
+        // Until a token comes the stages may have a long text to read; a token shows that they have.
+        if self.reroutes > 0 {
+            self.unsigned = None;
+            return false;
+        }
         let due = (self.tokens.len() / CHUNK).checked_sub(3).map(|chunk| chunk as u32);
         let signs = |hop: &Hop, chunk| {
             let by = self.signed.get(&(chunk, hop.layers.start, hop.layers.end)).map(|(node, ..)| *node);

@@ -143,10 +143,12 @@ pub(super) struct Book {
     chunks: Vec<(Hash, Hash)>,
     /// What the one before has signed that it gave.
     before: Vec<Hash>,
-    /// How many were signed for who is behind now.
+    /// How many were signed in this epoch.
     signed: usize,
     /// The first that was computed in this epoch.
     fresh: usize,
+    /// It was said in this epoch that what came is something else.
+    differs: bool,
 }
 
 /// What came is not what the one before signs.
@@ -207,18 +209,12 @@ impl Book {
         }
         self.came.truncate((at - self.from) * width);
         self.signed = self.signed.min(self.chunks.len());
-        self.fresh = self.fresh.min(self.chunks.len());
     }
 
-    /// A new epoch. Who is new before says anew what it gave; for whom is new behind all is signed once more.
-    pub fn reset(&mut self, before_stays: bool, after_stays: bool) {
-        if !before_stays {
-            self.before.clear();
-        }
-        if !after_stays {
-            self.signed = 0;
-        }
-        self.fresh = self.chunks.len();
+    /// A new epoch, from position `have` on: all is signed once more, for whoever is new.
+    pub fn reset(&mut self, have: usize) {
+        self.before.clear();
+        (self.signed, self.fresh, self.differs) = (0, have.div_ceil(CHUNK), false);
     }
 
     /// The one before has signed what it gave in a chunk; they come in order.
@@ -231,10 +227,11 @@ impl Book {
     /// The next chunk that may be signed: its number, what came and what it gave out; or none.
     pub fn next(&mut self, first: bool) -> Result<Option<(usize, Hash, Hash)>, Differs> {
         let chunk = self.signed;
-        let Some((came, gave)) = self.chunks.get(chunk).copied() else { return Ok(None) };
+        let Some((came, gave)) = self.chunks.get(chunk).copied().filter(|_| !self.differs) else { return Ok(None) };
         match self.before.get(chunk) {
             None if !first => return Ok(None),
             Some(said) if !first && *said != came => {
+                self.differs = true;
                 return Err(if chunk < self.fresh { Differs::Old } else { Differs::Before });
             }
             _ => {}

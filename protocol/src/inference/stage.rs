@@ -432,8 +432,9 @@ impl Stage {
         self.effects.push(Effect::Adopt(old, id, room));
         (session.route, session.ended, session.wrote) = (None, false, 0);
         session.early.clear();
-        session.book.reset(false, false);
         session.rewind(shared * CHUNK, self.served.width);
+        session.book.reset(shared * CHUNK);
+        session.rewound = 0;
         Some(session)
     }
 
@@ -624,11 +625,9 @@ impl Session {
         if self.rewound > FREE_REWINDS {
             self.paid = self.paid.saturating_sub(lost);
         }
-        let stays = |of: fn(&Placed) -> Option<NodeId>, now| self.route.as_ref().is_some_and(|old| of(old) == now);
-        let (before_stays, after_stays) = (stays(|old| old.before, before), stays(|old| old.after, after));
         self.route = Some(Placed { epoch: route.epoch, before, after, first, last, from, cursor: None });
         self.rewind(have, served.width);
-        self.book.reset(before_stays, after_stays);
+        self.book.reset(have);
         self.pieces.clear();
         (self.received, self.confirmed) = (self.computed, self.computed);
         self.ended = false;

@@ -15,7 +15,7 @@ use std::collections::HashMap;
 const MAX_TABS: usize = 4096;
 
 /// Tabs of one requester at a node, at most: one for each part of a model that it asks for, and those that go over into others.
-const MAX_OF_PAYER: usize = 16;
+const MAX_OF_PAYER: usize = 32;
 
 /// What is served of a model, and for how much a unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -203,8 +203,9 @@ impl Till {
             if !ledger.lasts(receipt.expires_age) {
                 return Err(Unpaid::Short);
             }
-            // Many small tabs would be worth no claim each, and take the place of others'.
-            let of_payer = self.tabs.keys().filter(|(payer, ..)| *payer == receipt.payer).count();
+            // Many small tabs would be worth no claim each, and take the place of others'. What is claimed does not count.
+            let unclaimed = |tab: &Tab| self.worth(&tab.receipt.receipt, ledger).is_ok();
+            let of_payer = self.tabs.iter().filter(|(key, tab)| key.0 == receipt.payer && unclaimed(tab)).count();
             if known.is_none() && (self.tabs.len() >= MAX_TABS || of_payer >= MAX_OF_PAYER) {
                 return Err(Unpaid::Full);
             }

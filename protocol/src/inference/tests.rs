@@ -148,6 +148,8 @@ struct World {
     askers: Vec<Asker>,
     draws: Stream,
     frames: u64,
+    /// Milliseconds that a position takes.
+    position: u64,
 }
 
 /// Chooses among the machines that are believed to be up.
@@ -245,6 +247,7 @@ impl World {
             askers,
             draws,
             frames: 0,
+            position: 0,
         };
         world.at(50, Event::Tick);
         for i in 0..world.askers.len() {
@@ -352,8 +355,9 @@ impl World {
         let piece = 1 + self.draws.below(40) as usize;
         let jobs = self.machines[i].stage.batch(64, piece);
         if !jobs.is_empty() {
+            let positions: usize = jobs.iter().map(|job| job.input.positions(WIDTH)).sum();
             self.machines[i].work = Some(jobs);
-            let time = self.now + 1 + self.draws.below(4);
+            let time = self.now + 1 + self.draws.below(4) + self.position * positions as u64;
             self.at(time, Event::Computed { node: i });
         }
     }
@@ -562,6 +566,24 @@ fn who_computes_something_else_is_convicted_by_its_own_signature_and_nobody_else
                 assert_eq!(asker.liar(), Some(node(liar)), "seed {seed}");
             }
         }
+    }
+}
+
+#[test]
+fn who_takes_its_time_over_a_long_prompt_is_not_left_out() {
+    for seed in seeds() {
+        let mut world = World::new(seed, &[0..2, 2..4, 4..6, 0..2, 2..4, 4..6], &[300], 360, seed % 2 == 0);
+        world.position = 15;
+        if seed % 3 == 0 {
+            world.at(6000, Event::Fault(Fault::Kill(usize::from(seed % 6))));
+        }
+        world.run();
+        world.check(&format!("seed {seed}"));
+        assert!(
+            world.askers[0].left_out.len() <= usize::from(seed % 3 == 0),
+            "seed {seed}: {:?}",
+            world.askers[0].left_out
+        );
     }
 }
 
