@@ -141,20 +141,17 @@ mod tests {
     }
 
     impl Models {
-        /// A stage that computes these spans, one after another, with one of the models.
-        fn stage<'a>(&'a self, engine: &'a Engine, spans: &[std::ops::Range<usize>]) -> Stage<'a> {
-            let mut caches: Vec<_> = spans.iter().map(|span| engine.cache_of(span.clone(), LENGTH)).collect();
-            Box::new(move |_, mut rows| {
+        /// A stage that computes these layers with one of the models.
+        fn stage<'a>(&'a self, engine: &'a Engine, layers: std::ops::Range<usize>) -> Stage<'a> {
+            let mut cache = engine.cache_of(layers, LENGTH);
+            Box::new(move |_, rows| {
                 let positions = rows.len() / self.width;
-                for cache in &mut caches {
-                    rows = engine.forward(rows, &mut [Part { cache, positions }]).unwrap();
-                }
-                rows
+                engine.forward(rows, &mut [Part { cache: &mut cache, positions }]).unwrap()
             })
         }
 
         fn honest(&self) -> [Stage<'_>; 2] {
-            [self.stage(&self.bf16, &[0..2]), self.stage(&self.bf16, &[2..4])]
+            [self.stage(&self.bf16, 0..2), self.stage(&self.bf16, 2..4)]
         }
 
         /// Two stages write a text and sign what came and what they gave; then somebody reads it again.
@@ -231,13 +228,13 @@ mod tests {
             let wrong = [2..4, 0..2][liar].clone();
             // Another session's rows in place of this one's.
             let earlier = models.bf16.embed(&other, 0).unwrap();
-            let mut honest = models.stage(&models.bf16, &[own.clone()]);
+            let mut honest = models.stage(&models.bf16, own.clone());
             let replayed = honest(0, earlier);
             let replay: Stage<'_> = Box::new(|at, rows| replayed[at * models.width..][..rows.len()].to_vec());
             let attacks = [
-                ("int8 for bf16", with(models.stage(&models.int8, &[own.clone()]))),
-                ("a skipped layer", with(models.stage(&models.bf16, &[own.start..own.start + 1]))),
-                ("another shard", with(models.stage(&models.bf16, &[wrong]))),
+                ("int8 for bf16", with(models.stage(&models.int8, own.clone()))),
+                ("a skipped layer", with(models.stage(&models.bf16, own.start..own.start + 1))),
+                ("another shard", with(models.stage(&models.bf16, wrong))),
                 ("replayed activations", with(replay)),
             ];
             for (attack, found) in attacks {

@@ -735,7 +735,7 @@ fn the_next_text_of_a_client_begins_where_the_last_one_ended() {
 
 #[test]
 fn a_session_that_its_client_has_forgotten_ends_at_the_second_sweep() {
-    let mut world = World::new(11, &[0..6], &[50], 200, false);
+    let mut world = World::new(11, &[0..3, 3..6], &[50], 200, false);
     while world.machines[0].stage.sessions() == 0 {
         world.step();
     }

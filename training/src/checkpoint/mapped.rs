@@ -34,7 +34,7 @@ pub(super) fn mapped(path: &Path) -> Result<(File, Bytes)> {
         return Ok((file, Bytes::from_static(bytes)));
     }
     let map = Map::with_options().map(&file).map_err(|e| bad(path, &e))?;
-    let bytes: &'static [u8] = &**Box::leak(Box::new(map));
+    let bytes: &'static [u8] = Box::leak(Box::new(map));
     all.insert(identity, bytes);
     Ok((file, Bytes::from_static(bytes)))
 }

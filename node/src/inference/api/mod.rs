@@ -1,6 +1,6 @@
 //! The API that OpenAI's clients speak: `/v1/models`, `/v1/completions`, `/v1/chat/completions`, with streams of server-sent events.
 //!
-//! A request's way: [`access`] decides who may ask, [`request`] understands it on a thread for blocking work, and [`reply`] tells what sessions write.
+//! A request's way: [`access`] decides who may ask, `request` understands it on a thread for blocking work, and `reply` tells what sessions write.
 //! Errors are JSON, `{"error": {"message", "type", "param", "code"}}`. What waits for a place is bounded; beyond that the answer is 429 with a
 //! `Retry-After`. A client that goes away ends its texts everywhere.
 
