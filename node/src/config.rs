@@ -4,7 +4,7 @@ use crate::{
     cli::{RunArgs, RunOptions},
     datadir,
     error::NodeError,
-    inference::{host::Share, payment::Ask, run::Checkpoint},
+    inference::{draft::Guess, host::Share, payment::Ask, run::Checkpoint},
 };
 use ailo_ledger::{
     light::{self, NotACheckpoint},
@@ -111,7 +111,7 @@ fn served(
         }
     };
     let dtype = dtype.map(str::parse).transpose()?;
-    Ok(Checkpoint { folder, share, dtype, memory: bytes / 4, draft })
+    Ok(Checkpoint { folder, share, dtype, memory: bytes / 4, draft: draft.map_or_else(Guess::default, Guess::from) })
 }
 
 impl Settings {

@@ -311,6 +311,16 @@ mod tests {
     }
 
     #[test]
+    fn a_stream_of_bytes_never_shows_half_a_character_and_survives_what_is_no_text() {
+        let text = Text::Own(Tokenizer::Bytes);
+        let mut stream = TextStream::new(&text);
+        let crab: Vec<String> = "🦀".bytes().map(|byte| stream.push(u32::from(byte))).collect();
+        assert_eq!(crab, ["", "", "", "🦀"]);
+        let rest: String = [0xff, 0xf0, u32::from(b'a'), 0xf0].iter().map(|byte| stream.push(*byte)).collect();
+        assert_eq!(rest + &stream.finish(), "\u{fffd}\u{fffd}a\u{fffd}");
+    }
+
+    #[test]
     fn a_token_has_its_bytes_even_where_they_are_no_character() {
         let folder = folder(None);
         let text = Text::open(folder.path()).unwrap();

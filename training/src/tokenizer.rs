@@ -1,7 +1,4 @@
 //! Text to tokens and back: one token a byte, or GPT-2's byte-pair encoding (the vocabulary is embedded).
-//!
-//! A token of either may end inside a UTF-8 character, so text comes back through a [`Decoder`], which holds an
-//! incomplete character back until it is whole and puts U+FFFD for bytes that are no UTF-8 at all.
 
 use crate::error::{Result, TrainingError};
 use ailo_protocol::params::Tokenizer;
@@ -34,56 +31,10 @@ pub fn token_bytes(tokenizer: Tokenizer, token: u16) -> Vec<u8> {
     }
 }
 
-/// The whole text of `tokens`.
+/// The text of `tokens`, with U+FFFD for bytes that are no UTF-8: a token of either may end inside a character.
 pub fn decode(tokenizer: Tokenizer, tokens: &[u16]) -> String {
-    let mut decoder = Decoder::new(tokenizer);
-    let mut text: String = tokens.iter().map(|&token| decoder.push(token)).collect();
-    text.push_str(&decoder.finish());
-    text
-}
-
-/// Turns a stream of tokens into pieces of text.
-pub struct Decoder {
-    tokenizer: Tokenizer,
-    /// The start of a character whose end has not come yet: at most three bytes between calls.
-    pending: Vec<u8>,
-}
-
-impl Decoder {
-    /// A decoder at the start of a text.
-    pub fn new(tokenizer: Tokenizer) -> Decoder {
-        Decoder { tokenizer, pending: Vec::new() }
-    }
-
-    /// The text that `token` completes; empty while a character is incomplete.
-    pub fn push(&mut self, token: u16) -> String {
-        self.pending.extend(token_bytes(self.tokenizer, token));
-        let mut text = String::new();
-        loop {
-            match std::str::from_utf8(&self.pending) {
-                Ok(valid) => {
-                    text.push_str(valid);
-                    self.pending.clear();
-                    return text;
-                }
-                Err(e) => {
-                    let valid = e.valid_up_to();
-                    text.push_str(&String::from_utf8_lossy(&self.pending[..valid]));
-                    let Some(bad) = e.error_len() else {
-                        self.pending.drain(..valid);
-                        return text;
-                    };
-                    text.push(char::REPLACEMENT_CHARACTER);
-                    self.pending.drain(..valid + bad);
-                }
-            }
-        }
-    }
-
-    /// What is left at the end of the text: U+FFFD if it ends inside a character.
-    pub fn finish(self) -> String {
-        String::from_utf8_lossy(&self.pending).into_owned()
-    }
+    let bytes: Vec<u8> = tokens.iter().flat_map(|token| token_bytes(tokenizer, *token)).collect();
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 #[cfg(test)]
@@ -108,15 +59,9 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_never_shows_half_a_character_and_survives_bytes_that_are_no_text() {
-        let mut decoder = Decoder::new(Tokenizer::Bytes);
-        let crab: Vec<String> = "🦀".bytes().map(|b| decoder.push(u16::from(b))).collect();
-        assert_eq!(crab, ["", "", "", "🦀"]);
-        assert_eq!(decoder.push(0xff), "\u{fffd}");
-        assert_eq!(decoder.push(0xf0), "");
-        assert_eq!(decoder.push(u16::from(b'a')), "\u{fffd}a");
-        assert_eq!(decoder.push(0xf0), "");
-        assert_eq!(decoder.finish(), "\u{fffd}");
+    fn bytes_that_are_no_text_are_shown_as_such() {
+        let tokens = [0xff, 0xf0, u16::from(b'a'), 0xf0, 0x9f, 0xa6];
+        assert_eq!(decode(Tokenizer::Bytes, &tokens), "\u{fffd}\u{fffd}a\u{fffd}");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use super::{hub::Hub, model::Model, worker::sampling_of};
 use ailo_proto::Sampling as Wire;
 use ailo_protocol::{
     Hash,
-    inference::proof::{Signed, Truth},
+    inference::proof::{self, Signed, Truth},
     keys,
 };
 use ailo_training::{
@@ -13,7 +13,6 @@ use ailo_training::{
     engine::{Engine, Part},
     sample::sample,
 };
-
 use std::sync::{
     Arc,
     atomic::{AtomicBool, Ordering},
@@ -40,7 +39,7 @@ pub fn perhaps(hub: &Arc<Hub>, model: &Arc<Model>, tokens: &[u32], wire: &Wire, 
             Some(Ok(Some(signed))) => {
                 let layers = signed.statement.first..signed.statement.end;
                 tracing::warn!(node = %signed.node.short(), ?layers, "it signed what it did not compute: it is left out");
-                hub.distrust(signed);
+                hub.distrust(signed.node);
             }
             Some(Ok(None)) => tracing::debug!(tokens = tokens.len(), "a text was read again: nobody lied"),
             Some(Err(e)) => tracing::debug!(error = %e, "a text could not be read again"),
@@ -77,7 +76,7 @@ pub fn liar(engine: &Engine, tokens: &[u32], wire: &Wire, statements: &[Signed])
             );
         }
         (rows, first) = (out, end);
-        known.push((end as u32, rows.clone()));
+        known.push((end as u32, proof::hashes(&rows, width)));
     }
     let (sampling, mut written) = (sampling_of(wire), tokens[..prompt.min(tokens.len())].to_vec());
     let from = written.len().saturating_sub(1);
@@ -90,7 +89,7 @@ pub fn liar(engine: &Engine, tokens: &[u32], wire: &Wire, statements: &[Signed])
             }
         }
     }
-    let truth = Truth { tokens, sampling: wire, written: &written, rows: &known, width, layers: layers as u32 };
+    let truth = Truth { tokens, sampling: wire, written: &written, rows: &known, layers: layers as u32 };
     Ok(truth.liar(statements).cloned())
 }
 
@@ -100,10 +99,7 @@ mod tests {
     use super::*;
     use ailo_protocol::{
         Keypair,
-        inference::{
-            CHUNK, chunks,
-            proof::{self, Statement},
-        },
+        inference::{CHUNK, chunks, proof::Statement},
     };
     use ailo_training::{
         checkpoint::{Checkpoint, random},
@@ -180,14 +176,9 @@ mod tests {
                 at = tokens.len();
                 tokens.push(sample(&logits, &sampling_of(&wire), &tokens[PROMPT..], at).token);
             }
-            let (mut signed, mut chain) = (Vec::new(), (Hash::ZERO, Hash::ZERO));
-            for chunk in 0..LENGTH / CHUNK {
+            let (mut signed, passed) = (Vec::new(), passed.map(|rows| proof::hashes(&rows, self.width)));
+            for (chunk, (between, last)) in passed[0].iter().copied().zip(passed[1].iter().copied()).enumerate() {
                 let (start, end) = (chunk * CHUNK, (chunk + 1) * CHUNK);
-                let rows = |stage: usize, last: &Hash| {
-                    proof::rows_after(last, &passed[stage][start * self.width..end * self.width])
-                };
-                let (between, last) = (rows(0, &chain.0), rows(1, &chain.1));
-                chain = (between, last);
                 let next = proof::next(&wire, &tokens[start + 1..=end]);
                 for (key, (first, end), (came, gave, next)) in [
                     (&self.keys[0], (0, 2), (chunks(&tokens)[chunk], between, Hash::ZERO)),

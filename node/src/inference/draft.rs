@@ -15,6 +15,7 @@ use ailo_training::{
 };
 use std::{
     collections::HashMap,
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -28,6 +29,25 @@ const READ: usize = 128;
 const MAX_READ: usize = 64;
 /// What each pass leaves of the memory of earlier ones.
 const MEMORY: f64 = 0.95;
+
+/// What a node guesses by, where the first layer is.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub enum Guess {
+    /// Nothing is guessed.
+    Never,
+    /// What followed before.
+    #[default]
+    Repeats,
+    /// A small model with the same vocabulary, in this folder.
+    Model(PathBuf),
+}
+
+impl From<PathBuf> for Guess {
+    /// As `--draft` has it.
+    fn from(path: PathBuf) -> Guess {
+        if path.as_os_str() == "none" { Guess::Never } else { Guess::Model(path) }
+    }
+}
 
 /// Guesses for all sessions of a first stage.
 pub struct Drafts {

@@ -1,6 +1,7 @@
 //! What a node serves: loads layers, starts the worker, and tells the network.
 
 use super::{
+    draft::Guess,
     hub::Hub,
     model::Model,
     worker::{Setup, Worker},
@@ -16,7 +17,6 @@ use ailo_training::engine::{Engine, Part};
 use std::{
     collections::HashMap,
     ops::Range,
-    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -52,8 +52,8 @@ pub struct Hosting {
     pub memory: u64,
     /// How much less of a busy processor it gets, 0 to 19.
     pub niceness: i32,
-    /// As [`Setup::draft`].
-    pub draft: Option<PathBuf>,
+    /// What follows is guessed by this.
+    pub draft: Guess,
 }
 
 /// Loads and starts; gives what is to be announced, or none if nothing is served here.

@@ -49,8 +49,8 @@ pub struct Hub {
     workers: Mutex<Vec<Worker>>,
     links: OnceLock<Arc<Links>>,
     known: Mutex<Known>,
-    /// Who was found to have signed what it did not compute, and the statement.
-    liars: Mutex<HashMap<NodeId, Signed>>,
+    /// Who was found to have signed what it did not compute.
+    liars: Mutex<HashSet<NodeId>>,
     /// The share of texts that are read again.
     pub checks: f64,
     /// What is paid here, and what this node pays.
@@ -113,17 +113,17 @@ impl Hub {
         statement.sign(&self.network, &self.key)
     }
 
-    /// Whoever signed this computed something else: it is left out from now on.
-    pub fn distrust(&self, signed: Signed) {
+    /// A node is left out from now on.
+    pub fn distrust(&self, node: NodeId) {
         let mut liars = self.liars.lock().unwrap_or_else(PoisonError::into_inner);
         if liars.len() < MAX_LIARS {
-            liars.entry(signed.node).or_insert(signed);
+            liars.insert(node);
         }
     }
 
     /// Who is left out.
     pub fn liars(&self) -> HashSet<NodeId> {
-        self.liars.lock().unwrap_or_else(PoisonError::into_inner).keys().copied().collect()
+        self.liars.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The network that announcements are signed for.

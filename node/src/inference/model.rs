@@ -133,7 +133,11 @@ impl Model {
     /// All of it on one thread, where it lies, loaded when it is first asked for; none where it would take memory of its own.
     pub fn whole(&self) -> Option<&Engine> {
         let lies = !matches!(self.source, Source::Folder(_, Some(_)));
-        self.whole.get_or_init(|| lies.then(|| self.load(0..self.shape.layers, 1).ok()).flatten()).as_ref()
+        let log =
+            |e: &TrainingError| tracing::warn!(error = %e, "the model can't be loaded as a whole: nothing is checked");
+        self.whole
+            .get_or_init(|| lies.then(|| self.load(0..self.shape.layers, 1).inspect_err(log).ok()).flatten())
+            .as_ref()
     }
 
     /// Loads some of its layers, which compute on up to `threads` threads.

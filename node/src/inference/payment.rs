@@ -12,7 +12,7 @@ use ailo_ledger::{
     transaction::{Claim, MAX_CLAIMS},
 };
 use ailo_protocol::{
-    Amount, Hash, Keypair, NodeId, PublicKey, canonical,
+    Address, Amount, Hash, Keypair, NodeId, PublicKey, canonical,
     inference::tabs::{Ledger, Purse, Service, Tab, Till, Unpaid},
     keys,
     payment::{Receipt, SignedReceipt},
@@ -39,10 +39,9 @@ const AGAIN: u32 = 5;
 const MAX_FILE: usize = 16 << 20;
 
 /// What a node asks for its service.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ask {
     /// Nothing.
-    #[default]
     Free,
     /// What the ledger's market says.
     Market,
@@ -124,18 +123,11 @@ impl Pays {
         let age = state.age_ms();
         let from = age + params.receipt_ms / 2;
         let units = purse.adds(&service, more, from);
-        let fresh: [u8; 16] = std::array::from_fn({
-            let random: [u8; 32] = keys::random_bytes();
-            move |i| random[i]
-        });
-        let cost = {
-            let Service { node, model, first, end, total, price } = service;
-            let (payer, session) = (*purse.payer(), fresh);
-            let receipt =
-                Receipt { payer, node, session, model, first, end, total, units, price, expires_age: age, latency_ms };
-            receipt.worth(units, price, params).ok_or("the price can't be paid")?
-        };
-        let wallet = ailo_protocol::Address::from(purse.payer());
+        let random = keys::random_bytes();
+        let fresh = std::array::from_fn(|i| random[i]);
+        let receipt = service.receipt(*purse.payer(), fresh, units, age, latency_ms);
+        let cost = receipt.worth(units, service.price, params).ok_or("the price can't be paid")?;
+        let wallet = Address::from(purse.payer());
         let deposit = state.deposit(&wallet);
         let left = Amount(deposit.amount.0.saturating_sub(deposit.leaving.0));
         if cost > left {

@@ -2,6 +2,7 @@
 
 use super::{
     api::Api,
+    draft::Guess,
     host::{self, Hosting, Share, host},
     hub::Hub,
     links::Links,
@@ -36,8 +37,8 @@ pub struct Checkpoint {
     pub dtype: Option<Dtype>,
     /// Bytes for sessions.
     pub memory: u64,
-    /// The folder of a model that guesses what follows, or `none`.
-    pub draft: Option<PathBuf>,
+    /// What follows is guessed by this.
+    pub draft: Guess,
 }
 
 /// Inference of a node.
@@ -145,7 +146,14 @@ async fn own(
         let Ok(Some(held)) = held else { continue };
         let state = Arc::new(Model::own(*models.config(), held));
         let share = Share::Layers(0..state.shape.layers);
-        let hosting = Hosting { model: state.clone(), share, threads: 1, memory: OWN_MEMORY, niceness: 5, draft: None };
+        let hosting = Hosting {
+            model: state.clone(),
+            share,
+            threads: 1,
+            memory: OWN_MEMORY,
+            niceness: 5,
+            draft: Guess::default(),
+        };
         match host(&hub, hosting).await {
             Ok(hosted) => {
                 current = Some(root);

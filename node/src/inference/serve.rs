@@ -5,6 +5,7 @@ use super::{
         Api,
         access::{Access, Rules},
     },
+    draft::Guess,
     host::{Hosting, Share, host},
     hub::Hub,
     model::Model,
@@ -57,8 +58,18 @@ impl Server {
         let opened = tokio::task::spawn_blocking(open).await;
         let model = Arc::new(opened.map_err(|e| NodeError::io("open the model", std::io::Error::other(e)))??);
         let share = Share::Layers(0..model.shape.layers);
-        host(&hub, Hosting { model: model.clone(), share, threads, memory, niceness: 0, draft: args.draft.clone() })
-            .await?;
+        host(
+            &hub,
+            Hosting {
+                model: model.clone(),
+                share,
+                threads,
+                memory,
+                niceness: 0,
+                draft: args.draft.clone().map_or_else(Guess::default, Guess::from),
+            },
+        )
+        .await?;
         let busy = |e| NodeError::io(format!("serve on {}", args.http), e);
         let listener = tokio::net::TcpListener::bind(args.http).await.map_err(busy)?;
         let address = listener.local_addr().map_err(busy)?;

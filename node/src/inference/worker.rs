@@ -2,7 +2,7 @@
 //! does so, or, where it is brief, whoever brings a frame.
 
 use super::{
-    draft::Drafts,
+    draft::{Drafts, Guess},
     host::pass,
     hub::{Hub, Room},
     model::Model,
@@ -26,7 +26,6 @@ use ailo_training::{
 use std::{
     collections::{HashMap, VecDeque},
     ops::Range,
-    path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
@@ -75,21 +74,21 @@ pub struct Setup {
     pub memory: u64,
     /// How much less of a busy processor it gets, 0 to 19.
     pub niceness: i32,
-    /// The folder of a model that guesses what follows, where the first layer is; `none`: nothing is guessed.
-    pub draft: Option<PathBuf>,
+    /// What follows is guessed by this.
+    pub draft: Guess,
 }
 
 impl Setup {
     /// Guesses for the sessions that begin here.
     fn drafts(&self, engine: &Engine, one: Duration) -> Result<Drafts> {
         const SEVERAL: usize = 9;
-        if self.draft.as_ref().is_some_and(|draft| draft.as_os_str() == "none") {
+        if self.draft == Guess::Never {
             return Ok(Drafts::none());
         }
         let shape = engine.shape();
         let more = pass(engine, SEVERAL).saturating_sub(one) / (SEVERAL as u32 - 1);
         let all = more * shape.layers as u32 / engine.layers().max(1) as u32;
-        let Some(folder) = self.draft.as_ref().filter(|_| self.layers.start == 0) else {
+        let (Guess::Model(folder), 0) = (&self.draft, self.layers.start) else {
             return Ok(Drafts::new(None, all, 0));
         };
         let checkpoint = Checkpoint::open(folder)?;
@@ -143,7 +142,7 @@ impl Worker {
         let thread = std::thread::Builder::new().name("inference".into()).spawn(work);
         let thread = thread.map_err(|_| TrainingError::Generate("no thread can be started"))?.thread().clone();
         // A model that guesses takes as long as it takes.
-        let brief = setup.niceness == 0 && setup.draft.as_ref().is_none_or(|draft| draft.as_os_str() == "none");
+        let brief = setup.niceness == 0 && !matches!(setup.draft, Guess::Model(_));
         Ok(Worker { layer_us, brief, mail, computer, over, thread })
     }
 
@@ -275,9 +274,6 @@ impl Computer {
             let piece = (self.speed * PASS.as_secs_f64()) as usize;
             let jobs = self.stage.batch(BATCH, piece.clamp(PIECE, BATCH));
             self.pass(&jobs);
-            if jobs.is_empty() && read < MAIL {
-                return State::Idle;
-            }
         }
     }
 

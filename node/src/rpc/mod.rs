@@ -29,7 +29,6 @@ use crate::{
     service::{
         anchor::Anchor,
         chain::{Chain, Head, SubmitError},
-        models::Models,
         rounds::Progress,
     },
 };
@@ -92,8 +91,6 @@ pub struct Context {
     pub anchor: Option<watch::Receiver<Anchor>>,
     /// Peers.
     pub net: net::Handle,
-    /// Model states.
-    pub models: Models,
     /// What training does.
     pub progress: watch::Receiver<Progress>,
     /// Whether the supply law held at the height that was looked at last: it takes a walk over the whole state.

@@ -138,7 +138,6 @@ pub async fn run_with(
         // A network of this node alone has no other history.
         anchor: settings.network.is_some().then_some(anchor),
         net: net.clone(),
-        models: models.clone(),
         progress: progress_seen,
         law: Mutex::default(),
     });

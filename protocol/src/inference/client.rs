@@ -179,12 +179,7 @@ impl Client {
         &self.tokens
     }
 
-    /// The stages in their order.
-    pub fn route(&self) -> impl Iterator<Item = (NodeId, Range<u32>)> {
-        self.hops.iter().map(|hop| (hop.node, hop.layers.clone()))
-    }
-
-    /// The stages that are open.
+    /// The stages that are open, in their order.
     pub fn open_stages(&self) -> Vec<(NodeId, Range<u32>)> {
         let open = self.hops.iter().filter(|hop| hop.open && !self.ended);
         open.map(|hop| (hop.node, hop.layers.clone())).collect()

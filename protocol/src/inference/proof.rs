@@ -13,7 +13,6 @@ use crate::{
     keys::signing_bytes,
 };
 use ailo_proto::Sampling;
-use std::collections::HashMap;
 
 /// What a stage says of a chunk of a session's positions.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
@@ -65,7 +64,7 @@ impl Signed {
 
 /// The hash of a chunk's rows and of all before them, of which `last` is the hash. So who was given something wrong once never again says
 /// that it got what is right.
-pub fn rows_after(last: &Hash, rows: &[f32]) -> Hash {
+pub(super) fn rows_after(last: &Hash, rows: &[f32]) -> Hash {
     let bytes: Vec<u8> = rows.iter().flat_map(|x| x.to_le_bytes()).collect();
     Hash::of_parts(Domain::Session, &[b"rows", &last.0, &bytes])
 }
@@ -89,41 +88,36 @@ pub struct Truth<'a> {
     pub sampling: &'a Sampling,
     /// Tokens that the model gives at each position of the text but the last: those of the prompt, then what it writes.
     pub written: &'a [u32],
-    /// For some layers, the rows of all positions that enter them; for the number of all layers those that leave the last.
-    pub rows: &'a [(u32, Vec<f32>)],
-    /// Numbers in a row.
-    pub width: usize,
+    /// For some layers, [`hashes`] of the rows that enter them; for the number of all layers of those that leave the last.
+    pub rows: &'a [(u32, Vec<Hash>)],
     /// Layers of the model.
     pub layers: u32,
 }
 
-impl Truth<'_> {
-    /// The hashes of what stands before a layer, or of the rows after the last one, in all whole chunks.
-    fn before(&self, layer: u32) -> Vec<Hash> {
-        if layer == 0 {
-            return chunks(self.tokens);
-        }
-        let known = self.rows.iter().find(|(known, _)| *known == layer).map_or(&[][..], |(_, rows)| rows);
-        let mut last = Hash::ZERO;
-        let link = |chunk: &[f32]| {
-            last = rows_after(&last, chunk);
-            last
-        };
-        known.chunks_exact(CHUNK * self.width.max(1)).map(link).collect()
-    }
+/// The hashes of rows of so many numbers, for each whole chunk of them.
+pub fn hashes(rows: &[f32], width: usize) -> Vec<Hash> {
+    let mut last = Hash::ZERO;
+    let link = |chunk: &[f32]| {
+        last = rows_after(&last, chunk);
+        last
+    };
+    rows.chunks_exact(CHUNK * width.max(1)).map(link).collect()
+}
 
+impl Truth<'_> {
     /// The first that computed something else from what it should have got. What came to one that says it got something else is unknown
     /// here; the client does not take such a statement.
     pub fn liar<'s>(&self, statements: &'s [Signed]) -> Option<&'s Signed> {
         let mut all: Vec<&Signed> = statements.iter().collect();
         all.sort_by_key(|signed| (signed.statement.chunk, signed.statement.first));
-        let mut known: HashMap<u32, Vec<Hash>> = HashMap::new();
-        for layer in all.iter().flat_map(|signed| [signed.statement.first, signed.statement.end]) {
-            known.entry(layer).or_insert_with(|| self.before(layer));
-        }
+        let text = chunks(self.tokens);
+        let before = |layer: u32| match layer {
+            0 => Some(&text),
+            _ => self.rows.iter().find(|(known, _)| *known == layer).map(|(_, hashes)| hashes),
+        };
         all.into_iter().find(|signed| {
             let Statement { first, end, chunk, came, gave, .. } = signed.statement;
-            let at = |layer| known.get(&layer)?.get(chunk as usize).copied();
+            let at = |layer| before(layer)?.get(chunk as usize).copied();
             let after = chunk as usize * CHUNK + 1;
             let written = self.written.get(after..after + CHUNK).map(|written| next(self.sampling, written));
             let said = signed.statement.next;

@@ -34,6 +34,21 @@ pub struct Service {
     pub price: Amount,
 }
 
+impl Service {
+    /// What `payer` signs for so many units of it.
+    pub fn receipt(
+        &self,
+        payer: PublicKey,
+        session: SessionId,
+        units: u64,
+        expires_age: u64,
+        latency_ms: u32,
+    ) -> Receipt {
+        let Service { node, model, first, end, total, price } = *self;
+        Receipt { payer, node, session, model, first, end, total, units, price, expires_age, latency_ms }
+    }
+}
+
 /// The requester's side.
 pub struct Purse {
     key: Keypair,
@@ -85,10 +100,8 @@ impl Purse {
         let tab = self.tabs.entry(service).or_insert_with(new);
         tab.positions += more;
         tab.units = tab.units.max(tab.positions.div_ceil(self.unit));
-        let Service { node, model, first, end, total, price } = service;
-        let (session, units, expires_age) = (tab.session, tab.units, tab.expires_age);
-        let payer = *self.key.public();
-        Receipt { payer, node, session, model, first, end, total, units, price, expires_age, latency_ms }
+        service
+            .receipt(*self.key.public(), tab.session, tab.units, tab.expires_age, latency_ms)
             .sign(&self.network, &self.key)
     }
 }
@@ -146,8 +159,11 @@ pub trait Ledger {
 pub struct Till {
     network: Hash,
     unit: u64,
-    tabs: HashMap<(PublicKey, SessionId, u64), Tab>,
+    tabs: HashMap<TabId, Tab>,
 }
+
+/// Payer, session, and the age at which it expires.
+type TabId = (PublicKey, SessionId, u64);
 
 /// What is held of a requester.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -177,41 +193,36 @@ impl Till {
         ledger: &dyn Ledger,
     ) -> Result<(), Unpaid> {
         let receipt = &signed.receipt;
-        let Service { node, model, first, end, total, price } = *service;
-        let same = (receipt.node, receipt.model, receipt.first, receipt.end, receipt.total);
-        if same != (node, model, first, end, total) || signed.verify(&self.network).is_err() {
+        let Receipt { payer, session, units, price, expires_age, latency_ms, .. } = *receipt;
+        let of_this = Service { price, ..*service }.receipt(payer, session, units, expires_age, latency_ms);
+        if *receipt != of_this || signed.verify(&self.network).is_err() {
             return Err(Unpaid::Other);
         }
-        if receipt.price < price {
-            return Err(Unpaid::Price { ask: price, offered: receipt.price });
+        if price < service.price {
+            return Err(Unpaid::Price { ask: service.price, offered: price });
         }
-        let key = (receipt.payer, receipt.session, receipt.expires_age);
+        let key = (payer, session, expires_age);
         let known = self.tabs.get(&key);
         // One tab has one kind of receipt, or its units would be worth something else later.
-        let alike = |tab: &&Tab| {
-            Receipt { units: 0, latency_ms: 0, ..tab.receipt.receipt }
-                == Receipt { units: 0, latency_ms: 0, ..*receipt }
-        };
-        if known.is_some() && known.filter(alike).is_none() {
+        let alike = |tab: &Tab| Receipt { units, latency_ms, ..tab.receipt.receipt } == *receipt;
+        if known.is_some_and(|tab| !alike(tab)) {
             return Err(Unpaid::Other);
         }
         let (used, held) = known.map_or((0, 0), |tab| (tab.used, tab.receipt.receipt.units));
-        let units = receipt.units.max(held);
-        let used = used.checked_add(more).filter(|used| used.div_ceil(self.unit) <= units);
-        let used = used.ok_or(Unpaid::Units { units: receipt.units })?;
-        if receipt.units > held {
-            if !ledger.lasts(receipt.expires_age) {
+        let used = used.checked_add(more).filter(|used| used.div_ceil(self.unit) <= units.max(held));
+        let used = used.ok_or(Unpaid::Units { units })?;
+        if units > held {
+            if !ledger.lasts(expires_age) {
                 return Err(Unpaid::Short);
             }
             // Many small tabs would be worth no claim each, and take the place of others'. What is claimed does not count.
-            let unclaimed = |tab: &Tab| self.worth(&tab.receipt.receipt, ledger).is_ok();
-            let of_payer = self.tabs.iter().filter(|(key, tab)| key.0 == receipt.payer && unclaimed(tab)).count();
-            if known.is_none() && (self.tabs.len() >= MAX_TABS || of_payer >= MAX_OF_PAYER) {
+            let others: Vec<Amount> = self.unclaimed(&payer, &key, ledger).collect();
+            if known.is_none() && (self.tabs.len() >= MAX_TABS || others.len() >= MAX_OF_PAYER) {
                 return Err(Unpaid::Full);
             }
             let asked = self.worth(receipt, ledger).map_err(Unpaid::Ledger)?;
-            let others = self.held(&receipt.payer, Some(&key), ledger);
-            let covered = ledger.trusts(&receipt.payer, others);
+            let others = Amount(others.iter().fold(0, |sum, worth| worth.0.saturating_add(sum)));
+            let covered = ledger.trusts(&payer, others);
             if asked > covered {
                 return Err(Unpaid::Deposit { covered, asked });
             }
@@ -226,15 +237,10 @@ impl Till {
         ledger.worth(receipt, receipt.units)
     }
 
-    /// What is held of a payer and not claimed, without one tab.
-    fn held(&self, payer: &PublicKey, without: Option<&(PublicKey, SessionId, u64)>, ledger: &dyn Ledger) -> Amount {
-        let of = self.tabs.iter().filter(|(key, _)| key.0 == *payer && Some(*key) != without);
-        // What the ledger would not pay is claimed already, or worth nothing.
-        Amount(
-            of.filter_map(|(_, tab)| self.worth(&tab.receipt.receipt, ledger).ok())
-                .map(|worth| worth.0)
-                .fold(0, u64::saturating_add),
-        )
+    /// What each tab of a payer is worth that is not claimed, without one. What the ledger would not pay is claimed, or worth nothing.
+    fn unclaimed(&self, payer: &PublicKey, without: &TabId, ledger: &dyn Ledger) -> impl Iterator<Item = Amount> {
+        let of = self.tabs.iter().filter(move |(key, _)| key.0 == *payer && *key != without);
+        of.filter_map(move |(_, tab)| self.worth(&tab.receipt.receipt, ledger).ok())
     }
 
     /// Receipts that are worth at least `least` now.
@@ -351,12 +357,8 @@ mod tests {
     fn no_more_is_taken_on_trust_than_the_ledger_says_on_all_tabs_together() {
         let (mut till, book) = (Till::new(NETWORK, 256), Book { trust: 250, claimed: 0 });
         let key = Keypair::from_seed([1; 32]);
-        let receipt = |session: u8, units| {
-            let Service { node, model, first, end, total, price } = service(100);
-            let (payer, session) = (*key.public(), [session; 16]);
-            Receipt { payer, node, session, model, first, end, total, units, price, expires_age: 9, latency_ms: 0 }
-                .sign(&NETWORK, &key)
-        };
+        let receipt =
+            |session: u8, units| service(100).receipt(*key.public(), [session; 16], units, 9, 0).sign(&NETWORK, &key);
         till.take(&service(100), &receipt(1, 1), 256, &book).unwrap();
         till.take(&service(100), &receipt(2, 1), 256, &book).unwrap();
         let refused = till.take(&service(100), &receipt(3, 1), 1, &book);

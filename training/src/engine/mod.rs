@@ -25,6 +25,7 @@ pub use shape::{Activation, Norm, Shape};
 pub use weights::{Block, Linear, NormWeights, Weights};
 
 use crate::error::{Result, TrainingError};
+#[cfg(test)]
 use ailo_protocol::params::ModelConfig;
 use attention::{Attention, Seen};
 use pulp::Arch;
@@ -185,7 +186,8 @@ impl Engine {
     /// # Errors
     ///
     /// [`TrainingError::WeightCount`] if they are not as many as the model has.
-    pub fn own(cfg: &ModelConfig, weights: impl AsRef<[f32]> + Send + 'static) -> Result<Engine> {
+    #[cfg(test)]
+    pub(crate) fn own(cfg: &ModelConfig, weights: impl AsRef<[f32]> + Send + 'static) -> Result<Engine> {
         Engine::new(Shape::of(cfg), Weights::own(cfg, weights)?, 1)
     }
 
