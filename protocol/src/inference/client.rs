@@ -439,8 +439,7 @@ impl Client {
         };
         let next = proof::next(&self.request.sampling, next);
         // Who has chosen all tokens that were not given answers for them.
-        let prompt = self.request.sampling.prompt as usize;
-        let answers = after >= self.wrote || after + CHUNK <= prompt || self.wrote <= prompt;
+        let answers = proof::answers(chunk as usize, self.wrote, &self.request.sampling);
         if last && signed.wrote != answers {
             return self.lose(now, node, "it does not answer for what it wrote", false, routes);
         }

@@ -80,6 +80,13 @@ pub fn next(sampling: &Sampling, next: &[u32]) -> Hash {
     Hash::of_parts(Domain::Session, &[b"next", &crate::canonical::encode(&known)])
 }
 
+/// Whether a last stage answers for the tokens that follow a chunk: all were given, or it has chosen those that were not. `wrote` is the text's
+/// length when it began.
+pub(super) fn answers(chunk: usize, wrote: usize, sampling: &Sampling) -> bool {
+    let (after, prompt) = (chunk * CHUNK + 1, sampling.prompt as usize);
+    after >= wrote || after + CHUNK <= prompt || wrote <= prompt
+}
+
 /// What a text's chunks are, computed by somebody who trusts nobody.
 pub struct Truth<'a> {
     /// The text.

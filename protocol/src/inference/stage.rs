@@ -198,6 +198,19 @@ fn refusal(why: FailedWhy, reason: impl Into<String>) -> Refusal {
     Refusal { why, reason: reason.into(), node: None, own: false }
 }
 
+/// What came is not what the stage before has signed.
+fn wrong_rows(before: Option<NodeId>, differs: &Differs) -> Refusal {
+    match differs {
+        Differs::Before => {
+            Refusal { node: before, ..refusal(FailedWhy::Neighbour, "it gave out other rows than it signed") }
+        }
+        // Nothing of it is any good, and nobody who is here now is to blame.
+        Differs::Old => {
+            Refusal { own: true, ..refusal(FailedWhy::Full, "what came before is not what the others have") }
+        }
+    }
+}
+
 fn client_error(reason: impl Into<String>) -> Refusal {
     refusal(FailedWhy::Client, reason)
 }
@@ -855,23 +868,13 @@ impl Session {
             if last && self.tokens.len() <= (chunk + 1) * CHUNK {
                 return Ok(());
             }
-            let before = route.before;
-            let wrong = |differs| match differs {
-                Differs::Before => {
-                    Refusal { node: before, ..refusal(FailedWhy::Neighbour, "it gave out other rows than it signed") }
-                }
-                // Nothing of it is any good, and nobody who is here now is to blame.
-                Differs::Old => {
-                    Refusal { own: true, ..refusal(FailedWhy::Full, "what came before is not what the others have") }
-                }
-            };
+            let wrong = |differs| wrong_rows(route.before, &differs);
             let Some((chunk, came, gave)) = self.book.next(first).map_err(wrong)? else { return Ok(()) };
             let after = chunk * CHUNK + 1;
-            let own = after >= self.wrote
-                || after + CHUNK <= self.sampling.prompt as usize
-                || self.wrote <= self.sampling.prompt as usize;
-            let written = || proof::next(&self.sampling, &self.tokens[after..after + CHUNK]);
-            let next = if last && own { written() } else { Hash::ZERO };
+            let next = match last && proof::answers(chunk, self.wrote, &self.sampling) {
+                true => proof::next(&self.sampling, &self.tokens[after..after + CHUNK]),
+                false => Hash::ZERO,
+            };
             let (Range { start: first, end }, chunk) = (self.layers.clone(), chunk as u32);
             let statement = Statement { session: id, model: served.model, first, end, chunk, came, gave, next };
             let to = [Some(self.client), route.after].into_iter().flatten().collect();
