@@ -38,6 +38,8 @@ use ailo_protocol::{
     inference::{
         SessionId,
         announce::Announce,
+        chunks,
+        proof::{self, Charge, Statement},
         session_id,
         stage::{Done, Draft, Served, Stage},
     },
@@ -268,7 +270,7 @@ fn stage_seeds() -> Vec<Vec<u8>> {
     let seed = |kind: u8| {
         let span = SPANS[usize::from(kind)].clone();
         let (first, last) = (span.start == 0, span.end == 4);
-        let sampling = Sampling { limit: 40, temperature: 1.0, ..Sampling::default() };
+        let sampling = Sampling { limit: 40, temperature: 1.0, prompt: 2, ..Sampling::default() };
         let open = Open {
             nonce: 9,
             model: vec![1; 32].into(),
@@ -468,6 +470,20 @@ fn transaction_seeds() -> Vec<Vec<u8>> {
     };
     let claim = Claim { units: 100, receipt: receipt.sign(&network, &node_key(3)) };
     let attest = |except: Vec<Hash>| SignedAttest { time_ms: 1, except, signature: consent.signature };
+    let sampling = Sampling { prompt: 1, ..Sampling::default() };
+    let statement = Statement {
+        session: [1; 16],
+        model: hash,
+        first: 0,
+        end: 2,
+        chunk: 0,
+        came: chunks(&[7; 32])[0],
+        gave: hash,
+        next: proof::next(&sampling, &chunks(&[7; 32])[0], 7),
+        height: 1,
+    };
+    let signed = statement.sign(&WORLD.network(), &node_key(1));
+    let charge = Charge::new(&signed, &[7; 33], &sampling).expect("a sound charge");
     let bodies = [
         Body::Transfer { to: wallet(1), amount: Amount::alc(1), memo: "thanks".into() },
         Body::Stake { node, amount: Amount::alc(2) },
@@ -486,6 +502,8 @@ fn transaction_seeds() -> Vec<Vec<u8>> {
         Body::Challenge { round: 0, node },
         Body::Replayed { round: 0, node, trace: Some(hash) },
         Body::Judge { round: 0, node, found: hash },
+        Body::Accuse(charge),
+        Body::JudgeStage { node, charge: hash, found: hash },
         Body::Evidence(Evidence::Ballots { first: ballot(1), second: ballot(2) }),
         Body::Evidence(Evidence::Attestations { node, height: 1, first: attest(vec![]), second: attest(vec![hash]) }),
         Body::Deposit { amount: Amount::alc(3) },

@@ -61,7 +61,7 @@ invariants! {
     LifeCycle 16 "a transfer is PENDING, then CONFIRMED and FINAL, or ends REFUNDED or REVERSED, and never changes again",
     RotatedKey 17 "a key that a recovery has replaced signs no transaction and no consent",
     Reversed 18 "a transfer is reversed by reports of enough different nodes, none of them its sender's or recipient's",
-    Judged 19 "a contribution is found forged by more than two thirds of the power, and only if it is",
+    Judged 19 "a contribution or a stage's statement is found forged by more than two thirds of the power, and only if it is",
     Drawn 20 "a block reveals what its proposer had committed before, link by link, and the seed follows from that",
     Receipts 21 "a node is paid for a unit that a requester signed for once, and no more than it signed for; and nobody draws what another node was promised",
 }
@@ -306,9 +306,18 @@ impl Lives {
     }
 }
 
-/// I19, over a chain of blocks from the first on: by whom each challenge was upheld.
+/// I19, over a chain of blocks from the first on: by whom each challenge and each accusation was upheld.
 #[derive(Clone, Debug, Default)]
-pub struct Trials(BTreeMap<(u64, NodeId), VecDeque<Trial>>);
+pub struct Trials(BTreeMap<Case, VecDeque<Trial>>);
+
+/// What is called forged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Case {
+    /// The contribution of a node to a round.
+    Work(u64, NodeId),
+    /// A stage's statement, by its charge's id.
+    Stage(Hash),
+}
 
 #[derive(Clone, Debug)]
 struct Trial {
@@ -320,34 +329,53 @@ struct Trial {
 impl Trials {
     /// Takes in the next block, after `before`, and what happened in it.
     pub fn add(&mut self, before: &State, after: &State, block: &Block, events: &[Event]) -> Result<(), Violation> {
-        let of_holders = |round: u64, node: NodeId| {
-            block.transactions.iter().any(|transaction| transaction.unsigned.body == Body::Challenge { round, node })
-        };
+        let bodies = || block.transactions.iter().map(|transaction| &transaction.unsigned.body);
         for event in events {
-            let Event::Challenged { round, node, .. } = event else { continue };
-            let commit = before.past_round(*round).and_then(|round| round.contributions.get(node));
-            let claimed = commit.map(|commit| commit.contribution.result());
+            let (case, power, claimed) = match event {
+                Event::Challenged { round, node, .. } => {
+                    let commit = before.past_round(*round).and_then(|round| round.contributions.get(node));
+                    let asked = Body::Challenge { round: *round, node: *node };
+                    // Two replayers accuse at the end of a block, when the next validators are known.
+                    let power =
+                        if bodies().any(|body| *body == asked) { before.validators() } else { after.validators() };
+                    (Case::Work(*round, *node), power, commit.map(|commit| commit.contribution.result()))
+                }
+                Event::Accused { charge: id, .. } => {
+                    let shown = bodies().find_map(|body| match body {
+                        Body::Accuse(charge) if charge.id() == *id => Some(charge.claimed()),
+                        _ => None,
+                    });
+                    (Case::Stage(*id), before.validators(), shown)
+                }
+                _ => continue,
+            };
             let claimed = claimed.ok_or_else(|| Invariant::Judged.broken("what is not there is challenged"))?;
-            // Two replayers accuse at the end of a block, when the next validators are known.
-            let power = if of_holders(*round, *node) { before.validators() } else { after.validators() };
             let trial = Trial { power: power.clone(), claimed, found: BTreeMap::new() };
-            self.0.entry((*round, *node)).or_default().push_back(trial);
+            self.0.entry(case).or_default().push_back(trial);
         }
         for transaction in &block.transactions {
-            let Body::Judge { round, node, found } = transaction.unsigned.body else { continue };
-            let trial = self.0.get_mut(&(round, node)).and_then(VecDeque::back_mut);
+            let (case, found) = match transaction.unsigned.body {
+                Body::Judge { round, node, found } => (Case::Work(round, node), found),
+                Body::JudgeStage { charge, found, .. } => (Case::Stage(charge), found),
+                _ => continue,
+            };
+            let trial = self.0.get_mut(&case).and_then(VecDeque::back_mut);
             let trial = trial.ok_or_else(|| Invariant::Judged.broken("nothing is challenged, and judged"))?;
             trial.found.entry(found).or_default().insert(transaction.unsigned.signer);
         }
         for event in events {
-            let Event::ChallengeEnded { round, node, forged } = event else { continue };
-            let trial = self.0.get_mut(&(*round, *node)).and_then(VecDeque::pop_front);
+            let (case, upheld) = match event {
+                Event::ChallengeEnded { round, node, forged } => (Case::Work(*round, *node), *forged),
+                Event::AccusationEnded { charge, guilty, .. } => (Case::Stage(*charge), *guilty),
+                _ => continue,
+            };
+            let trial = self.0.get_mut(&case).and_then(VecDeque::pop_front);
             let trial = trial.ok_or_else(|| Invariant::Judged.broken("nothing is challenged, and decided"))?;
             let others = trial.found.iter().filter(|(found, _)| **found != trial.claimed);
             let powers = others.map(|(_, judges)| judges.iter().map(|judge| trial.power.power(judge)).sum::<u64>());
             let power = powers.max().unwrap_or(0);
-            Invariant::Judged.check(trial.power.is_quorum(power) == *forged, || {
-                format!("forged is {forged} by {power} of {}", trial.power.total_power())
+            Invariant::Judged.check(trial.power.is_quorum(power) == upheld, || {
+                format!("upheld is {upheld} by {power} of {}", trial.power.total_power())
             })?;
         }
         Ok(())

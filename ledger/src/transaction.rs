@@ -6,6 +6,7 @@ use ailo_protocol::{
     canonical::{self, CodecError, Decode, Encode},
     contribution::{Contribution, Finding, MicroNats},
     hash::Domain,
+    inference::proof::Charge,
     keys::{BadSignature, signing_bytes},
     payment::SignedReceipt,
 };
@@ -97,6 +98,9 @@ pub enum Body {
         /// Its maker.
         node: NodeId,
     },
+    /// "This stage signed what it did not compute": all validators that have the model read the text and vote. Binds
+    /// `challenge_bond`.
+    Accuse(Charge),
     /// Puts coins where nodes that serve the wallet's requests are paid from.
     Deposit {
         /// Coins moved, the fee not included.
@@ -185,6 +189,15 @@ pub enum Body {
         /// Its maker.
         node: NodeId,
         /// What the contribution's [`Contribution::result`] should be.
+        found: Hash,
+    },
+    /// What a validator found that read the text of an [`Body::Accuse`].
+    JudgeStage {
+        /// Who is accused.
+        node: NodeId,
+        /// [`Charge::id`].
+        charge: Hash,
+        /// [`Charge::found`].
         found: Hash,
     },
     /// Gives an account another signing key. Signed by the account's recovery key, which is used up.
@@ -353,6 +366,10 @@ impl Transaction {
                 consent.verify(network, signer, wallet)
             }
             Body::Evidence(evidence) => evidence.verify(network),
+            Body::Accuse(charge) => match charge.signed.verify(network) {
+                true => Ok(()),
+                false => Err(BadSignature),
+            },
             Body::InferenceReceipt { claims } => claims.iter().try_for_each(|claim| claim.receipt.verify(network)),
             Body::Recover { account, count, key, agreed, .. } => {
                 key.verify(&signing_bytes(network, "recovered key", &(*account, *count)), agreed)
@@ -393,6 +410,7 @@ impl Body {
             | Body::Propose { .. }
             | Body::Vote { .. }
             | Body::Challenge { .. }
+            | Body::Accuse(_)
             | Body::Deposit { .. }
             | Body::WithdrawDeposit { .. } => true,
             Body::RegisterNode { .. }
@@ -407,6 +425,7 @@ impl Body {
             | Body::InferenceReceipt { .. }
             | Body::Replayed { .. }
             | Body::Judge { .. }
+            | Body::JudgeStage { .. }
             | Body::Recover { .. } => false,
         }
     }

@@ -57,6 +57,9 @@ pub enum Command {
     Bind(BindArgs),
     /// Call an accepted contribution forged; all validators replay it and vote. Binds coins.
     Challenge(ChallengeArgs),
+    /// Accuse a stage of having signed what it did not compute; all validators that have the model read the text and vote. Binds coins,
+    /// and shows the beginning of the text to everybody.
+    Accuse(AccuseArgs),
     /// Propose other values of network parameters. Binds coins.
     Propose(ProposeArgs),
     /// Vote on a proposal with all the wallet's stake.
@@ -204,6 +207,10 @@ pub struct RunOptions {
     /// [default: 0.05].
     #[arg(long, env = "AILO_CHECKS", value_name = "SHARE")]
     pub checks: Option<f64>,
+    /// Texts an hour that this node asks of others to find stages that did not compute what they signed; it accuses them on the ledger
+    /// [default: 6 for a validator, else 0].
+    #[arg(long, env = "AILO_AUDITS", value_name = "COUNT")]
+    pub audits: Option<f64>,
     /// The network's dataset: a packed dataset or a text (repeatable; joined in order). Must match the dataset root.
     #[arg(long, value_name = "PATH")]
     pub data: Option<Vec<PathBuf>>,
@@ -582,6 +589,17 @@ pub struct ChallengeArgs {
     pub round: u64,
     /// The contribution's maker.
     pub node: PublicKey,
+    /// Which wallet, which node to ask.
+    #[command(flatten)]
+    pub client: ClientArgs,
+}
+
+/// Flags of `accuse`.
+#[derive(Debug, Args)]
+pub struct AccuseArgs {
+    /// What a node kept that found a liar: a file of `charges` in its data folder.
+    #[arg(value_name = "FILE")]
+    pub charge: PathBuf,
     /// Which wallet, which node to ask.
     #[command(flatten)]
     pub client: ClientArgs,

@@ -33,6 +33,7 @@ pub async fn dispatch(cli: Cli) -> Result<(), NodeError> {
         Command::Unjail(args) => holders::unjail(args).await,
         Command::Bind(args) => holders::bind(args).await,
         Command::Challenge(args) => holders::challenge(args).await,
+        Command::Accuse(args) => holders::accuse(args).await,
         Command::Propose(args) => holders::propose(args).await,
         Command::Vote(args) => holders::vote(args).await,
         Command::Proposals(args) => holders::proposals(args).await,
@@ -232,6 +233,7 @@ pub(crate) fn describe(own: Option<&Address>, event: &Event) -> String {
         Event::Challenged { round, node, .. } => {
             format!("challenged node {}'s contribution to round {round}", node.short())
         }
+        Event::Accused { node, .. } => format!("accused    node {} of signing what it did not compute", node.short()),
         Event::Staked { node, amount, .. } => format!("staked     {amount} ALC behind node {}", node.short()),
         Event::Unstaked { node, amount, .. } => format!("unbonding  {amount} ALC from node {}", node.short()),
         Event::Unbonded { node, amount, .. } => format!("unbonded   {amount} ALC from node {}", node.short()),
@@ -250,6 +252,9 @@ pub(crate) fn describe(own: Option<&Address>, event: &Event) -> String {
         Event::RoundClosed { round, .. } => format!("accepted   its work in round {round}"),
         Event::ChallengeEnded { round, forged, .. } => {
             format!("judged     its work in round {round}: {}", if *forged { "forged" } else { "honest" })
+        }
+        Event::AccusationEnded { guilty, .. } => {
+            format!("judged     what it signed of a text: {}", if *guilty { "wrong" } else { "not found wrong" })
         }
         Event::ReplayDrawn { round, node, replayer } => {
             format!("drawn      node {}'s work in round {round}, for node {} to replay", node.short(), replayer.short())

@@ -18,6 +18,9 @@ use std::{
 
 /// Share of texts that are read again, unless told otherwise.
 const CHECKS: f64 = 0.05;
+/// Spot checks of a validator, an hour; and of anybody, at most.
+const AUDITS: f64 = 6.0;
+const MAX_AUDITS: f64 = 3600.0;
 
 /// What `run` runs with.
 #[derive(Debug, Clone)]
@@ -64,6 +67,8 @@ pub struct Settings {
     pub spend: Amount,
     /// Share of this node's own texts that it reads again.
     pub checks: f64,
+    /// Texts an hour that it asks of others for spot checks.
+    pub audits: f64,
 }
 
 /// Reads a config file: the options of `run` under their flags' names.
@@ -150,6 +155,11 @@ impl Settings {
         if !(0.0..=1.0).contains(&checks) {
             return Err(NodeError::Usage(format!("--checks is {checks}: choose a share from 0 to 1")));
         }
+        let validator = flags.validator.or(file.validator).unwrap_or(false);
+        let audits = flags.audits.or(file.audits).unwrap_or(if validator { AUDITS } else { 0.0 });
+        if !(0.0..=MAX_AUDITS).contains(&audits) {
+            return Err(NodeError::Usage(format!("--audits is {audits}: choose 0 to {MAX_AUDITS} texts an hour")));
+        }
         let ask = flags.price.or(file.price).map(|text| text.parse()).transpose()?;
         let spend = flags.spend.or(file.spend).map(|text| text.parse::<Amount>()).transpose();
         let spend = spend.map_err(|e| NodeError::Usage(format!("--spend: {e}; write ALC a day, like 0.5")))?;
@@ -165,7 +175,7 @@ impl Settings {
         });
         let default_listen = if network.is_some() { "/ip4/0.0.0.0/tcp/8646" } else { "/ip4/127.0.0.1/tcp/0" };
         Ok(Settings {
-            validator: flags.validator.or(file.validator).unwrap_or(false),
+            validator,
             inference_only: flags.inference_only.or(file.inference_only).unwrap_or(false),
             wallet: flags.wallet.or(file.wallet),
             consent: flags.consent.or(file.consent).map(|text| parse_consent(&text)).transpose()?,
@@ -184,6 +194,7 @@ impl Settings {
             power,
             serves: serves.transpose()?,
             checks,
+            audits,
             ask,
             spend: spend.unwrap_or_default(),
         })

@@ -14,7 +14,9 @@ use ailo_ledger::{
     store::Subject,
     transaction::{Consent, agree_to_recovery, recovery_commitment},
 };
-use ailo_protocol::{Address, Amount, Hash, Keypair, NodeId, amount::PPM, canonical, keystore};
+use ailo_protocol::{
+    Address, Amount, Hash, Keypair, NodeId, amount::PPM, canonical, inference::proof::Charge, keystore,
+};
 use std::io::IsTerminal;
 
 /// Runs a command of `wallet` that is about an account's rights.
@@ -211,6 +213,25 @@ pub async fn unjail(NodeArgs { node, client }: NodeArgs) -> Result<(), NodeError
 /// Calls a contribution forged.
 pub async fn challenge(ChallengeArgs { round, node, client }: ChallengeArgs) -> Result<(), NodeError> {
     send(&client, Body::Challenge { round, node }, true, "challenged: the validators replay it now").await
+}
+
+/// Shows the ledger what convicts a stage.
+pub async fn accuse(AccuseArgs { charge: path, client }: AccuseArgs) -> Result<(), NodeError> {
+    let named = path.display();
+    let text = std::fs::read(&path).map_err(|e| NodeError::io(format!("read {named}"), e))?;
+    let charge: Charge = serde_json::from_slice(&text).map_err(|e| {
+        NodeError::Usage(format!(
+            "{named} is no charge ({e}): name a file of `charges` in the data folder of a node that found a liar"
+        ))
+    })?;
+    let node = charge.signed.node.short();
+    send(
+        &client,
+        Body::Accuse(charge),
+        true,
+        &format!("node {node} is accused: validators that have the model read the text now"),
+    )
+    .await
 }
 
 /// Proposes changes of parameters.

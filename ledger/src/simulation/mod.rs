@@ -13,6 +13,7 @@ mod faults;
 mod member;
 mod network;
 mod receipts;
+mod stages;
 mod sweep;
 #[cfg(test)]
 mod tests;

@@ -242,6 +242,21 @@ fn who_forges_work_is_found_out_and_who_does_not_is_left_alone_whatever_a_byzant
 }
 
 #[test]
+fn who_signs_what_it_does_not_compute_is_convicted_and_who_does_not_is_acquitted() {
+    world(7, 4, 0, &[(3, Conduct::Withholds)], |world| {
+        world.start_all()?;
+        let happened = |world: &World, what: &str| world.happened.get(what).copied().unwrap_or(0);
+        while happened(world, "stages convicted") == 0 || happened(world, "stages acquitted") == 0 {
+            assert!(world.height() < 2000, "{:?}", world.happened);
+            world.step()?;
+        }
+        let slashed = |i: usize| world.ledger.node(&world.members[i].id()).unwrap().slashed_height > 0;
+        assert_eq!([0, 1, 2, 3].map(slashed), [false, false, false, true]);
+        Ok(())
+    });
+}
+
+#[test]
 fn a_slash_is_owed_to_a_member_that_is_up_and_heard_and_to_no_other() {
     world(5, 4, 0, &[(3, Conduct::Withholds)], |world| {
         world.script = Some(Vec::new());

@@ -315,7 +315,8 @@ impl World {
             return Some(Body::Propose { changes: vec![change.into()], why: String::new() });
         }
         let challenge = if self.chance(200) { self.challenge_wish(&ledger, honest) } else { None };
-        challenge.or_else(|| self.report_wish(number, &ledger, node, honest))
+        let accusation = if self.chance(100) { self.accusation_wish(&ledger, honest) } else { None };
+        challenge.or(accusation).or_else(|| self.report_wish(number, &ledger, node, honest))
     }
 
     /// Who watches challenges what is forged; whoever breaks the rules, what is not.

@@ -3,7 +3,10 @@
 //! attest. Whoever breaks the rules forges every second contribution, which passes as valid until it is replayed, and
 //! judges falsely.
 
-use super::world::{Packet, World};
+use super::{
+    stages,
+    world::{Packet, World},
+};
 use crate::{
     Body, Transaction,
     lots::LotChain,
@@ -33,6 +36,7 @@ enum Duty {
     Vote(u64),
     Replay(u64, NodeId),
     Judge(u64, NodeId),
+    JudgeStage(Hash),
     Claim(u64),
 }
 
@@ -214,6 +218,16 @@ fn owed(state: &State, key: &Keypair, knows: Knowledge<'_>, duties: &mut Duties,
             bodies.push(Body::Judge { round: number, node: maker, found: if honest { truth } else { lie } });
         }
     }
+    for (accused, accusation) in state.accusations() {
+        let charge = accusation.charge.id();
+        let trial = &accusation.trial;
+        let owes = trial.power.power(node) > 0 && !trial.judged.contains(node);
+        if owes && duties.due(Duty::JudgeStage(charge), now) {
+            let truth = stages::found(&accusation.charge);
+            let lie = if truth == trial.claimed { Hash::ZERO } else { trial.claimed };
+            bodies.push(Body::JudgeStage { node: accused, charge, found: if honest { truth } else { lie } });
+        }
+    }
     bodies
 }
 
@@ -236,6 +250,9 @@ pub fn name(event: &Event) -> Option<&'static str> {
         Event::Challenged { .. } => "challenges",
         Event::ChallengeEnded { forged: true, .. } => "forgeries found",
         Event::ChallengeEnded { forged: false, .. } => "challenges dismissed",
+        Event::Accused { .. } => "accusations",
+        Event::AccusationEnded { guilty: true, .. } => "stages convicted",
+        Event::AccusationEnded { guilty: false, .. } => "stages acquitted",
         Event::Replayed { same: true, .. } => "clean replays",
         Event::Replayed { same: false, .. } => "accusing replays",
         Event::ReplayDecided { outcome: Outcome::Disowned, .. } => "works disowned",

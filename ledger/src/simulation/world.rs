@@ -474,6 +474,11 @@ impl World {
             Invariant::Judged.check(guilty, || format!("{} forged nothing in round {round}", node.short()))?;
         }
         for event in events {
+            let LedgerEvent::AccusationEnded { node, guilty: true, .. } = event else { continue };
+            let guilty = self.members.iter().any(|member| member.id() == *node && !member.works_honestly());
+            Invariant::Judged.check(guilty, || format!("{} computed what it signed", node.short()))?;
+        }
+        for event in events {
             let LedgerEvent::TransferReversed { id, .. } = event else { continue };
             // One node alone is more than half of the seats.
             let wanted = wallets::is_fraud(id) || after.node_count() == 1;

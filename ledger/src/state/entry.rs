@@ -9,7 +9,7 @@ use ailo_protocol::{
     Address, Amount, Hash, NodeId, PublicKey, Username,
     canonical::{Decode, Encode},
     contribution::MicroNats,
-    inference::SessionId,
+    inference::{SessionId, proof::Charge},
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -65,6 +65,8 @@ pub enum Key {
     Unbonding(u64, Address, NodeId),
     /// [`Challenge`] of a contribution, by its round and maker.
     Challenge(u64, NodeId),
+    /// [`Accusation`] of a stage.
+    Accusation(NodeId),
     /// [`Poll`] on a proposal, by its number.
     Poll(u64),
     /// [`PollVote`] of a wallet.
@@ -123,8 +125,8 @@ pub(super) trait Record: Sized + Clone {
 
 entries!(
     Chain, Supply, Validators, Model, Round, PastRound, Replay, Changes, Account, Alias, Owner, Iou, Node, Lots,
-    Transfer, Report, Inclusion, Expiry, Unbonding, Challenge, Poll, PollVote, EpochStart, Seats, Market, Deposit,
-    Withdrawal, Claimed, Drawn, Tip,
+    Transfer, Report, Inclusion, Expiry, Unbonding, Challenge, Accusation, Poll, PollVote, EpochStart, Seats, Market,
+    Deposit, Withdrawal, Claimed, Drawn, Tip,
 );
 
 /// Where the chain stands.
@@ -257,6 +259,8 @@ pub struct Node {
     pub receipts: (u64, u32),
     /// Slashed: without rights until its wallet unjails it, not before this age.
     pub jailed_until: Option<u64>,
+    /// Receipts that expire up to this age are worth nothing to it: it signed what it did not compute.
+    pub unpaid_until: u64,
     /// Height of the last slash: it covers everything signed before. While evidence of that time is admissible the entry
     /// stays, whatever lapses.
     pub slashed_height: u64,
@@ -292,6 +296,7 @@ impl Node {
             reports: (0, 0),
             receipts: (0, 0),
             jailed_until: None,
+            unpaid_until: 0,
             slashed_height: 0,
             score_ppm: 0,
             work: BTreeMap::new(),
@@ -414,7 +419,16 @@ pub struct Report {
     pub bond: Amount,
 }
 
-/// A contribution that somebody calls forged.
+/// A stage's statement that somebody calls wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct Accusation {
+    /// Who judges it, and what was found.
+    pub trial: Challenge,
+    /// What it takes to judge it.
+    pub charge: Charge,
+}
+
+/// What somebody calls forged: a contribution, or a stage's statement.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
 pub struct Challenge {
     /// Whose bond it is.
@@ -425,7 +439,7 @@ pub struct Challenge {
     pub deadline_age: u64,
     /// Who judges: the validators when it was made.
     pub power: ValidatorSet,
-    /// What the contribution says that its training gave.
+    /// What the contribution says that its training gave, or the stage its computation.
     pub claimed: Hash,
     /// What was found to be given by it, and the power that found so.
     pub found: BTreeMap<Hash, u64>,

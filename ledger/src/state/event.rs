@@ -122,6 +122,10 @@ pub enum Event {
     Challenged { round: u64, node: NodeId, challenger: Address },
     /// A challenge was decided.
     ChallengeEnded { round: u64, node: NodeId, forged: bool },
+    /// A stage was said to have signed what it did not compute.
+    Accused { charge: Hash, node: NodeId, accuser: Address },
+    /// That was decided.
+    AccusationEnded { charge: Hash, node: NodeId, guilty: bool },
     /// An account has a recovery key.
     RecoverySet { wallet: Address },
     /// An account has another signing key.
@@ -203,6 +207,8 @@ impl Event {
             | Event::Unjailed { node, .. }
             | Event::Challenged { node, .. }
             | Event::ChallengeEnded { node, .. }
+            | Event::Accused { node, .. }
+            | Event::AccusationEnded { node, .. }
             | Event::Contributed { node, .. }
             | Event::ReplayDecided { node, .. }
             | Event::ReceiptPaid { node, .. }
@@ -241,6 +247,7 @@ impl Event {
             | Event::ReportForfeited { wallet, .. }
             | Event::Unjailed { wallet, .. }
             | Event::Challenged { challenger: wallet, .. }
+            | Event::Accused { accuser: wallet, .. }
             | Event::RecoverySet { wallet }
             | Event::Recovered { wallet, .. }
             | Event::UsernameChanged { wallet, .. }
@@ -253,6 +260,7 @@ impl Event {
             Event::Attested { .. }
             | Event::LotsCommitted { .. }
             | Event::ChallengeEnded { .. }
+            | Event::AccusationEnded { .. }
             | Event::Counted { .. }
             | Event::Activated { .. }
             | Event::RoundOpened { .. }

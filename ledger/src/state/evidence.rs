@@ -27,6 +27,30 @@ use crate::{
 };
 use ailo_protocol::{Address, Amount, Hash, NodeId};
 
+impl Challenge {
+    /// Counts what a validator found; whether it is upheld, once that is decided.
+    pub(super) fn hear(&mut self, judge: NodeId, found: Hash, age: u64) -> Result<Option<bool>, Rejection> {
+        let power = self.power.power(&judge);
+        if power == 0 {
+            return Err(Rejection::NotValidator);
+        }
+        if age >= self.deadline_age {
+            return Err(Rejection::NoSuchChallenge);
+        }
+        if !self.judged.insert(judge) {
+            return Err(Rejection::AlreadyJudged);
+        }
+        *self.found.entry(found).or_default() += power;
+        let (total, forged) = (self.power.total_power(), self.forged());
+        let missing = total - self.found.values().sum::<u64>();
+        let half = plants::on(Plant::ForgedByHalf) && forged >= total.div_ceil(2);
+        Ok(match self.power.is_quorum(forged) || half {
+            true => Some(true),
+            false => (!self.power.is_quorum(forged + missing)).then_some(false),
+        })
+    }
+}
+
 impl State {
     /// Evidence about blocks below this height is too old.
     pub fn oldest_evidence(&self) -> u64 {
@@ -77,8 +101,12 @@ impl State {
 
     /// What the next challenge binds.
     pub fn next_challenge_bond(&self) -> Amount {
-        let bond = self.params().ledger.challenge_bond;
-        Amount(bond.0.saturating_mul(self.challenges().count() as u64 + 1))
+        self.bond(self.challenges().count())
+    }
+
+    /// What a challenge or accusation binds beside so many open ones.
+    pub(super) fn bond(&self, open: usize) -> Amount {
+        Amount(self.params().ledger.challenge_bond.0.saturating_mul(open as u64 + 1))
     }
 
     /// What a slash of `ppm` takes of the stake behind a node and of what unbonds from behind it.
@@ -98,7 +126,7 @@ impl Executor {
     }
 
     /// Takes a share of what stands behind a node, and jails it.
-    fn slash(&mut self, id: NodeId, ppm: u64, reporter: Address) {
+    pub(super) fn slash(&mut self, id: NodeId, ppm: u64, reporter: Address) {
         let Some(node) = self.state.node(&id).cloned() else { return };
         let wallet = node.wallet;
         let mut total = Amount::ZERO;
@@ -150,6 +178,27 @@ impl Executor {
         Ok(())
     }
 
+    /// Binds the bond of a challenge or an accusation that a wallet makes beside `open` others; the trial.
+    pub(super) fn open_trial(
+        &mut self,
+        wallet: Address,
+        nonce: u64,
+        claimed: Hash,
+        open: usize,
+        fee: Amount,
+    ) -> Result<Challenge, Rejection> {
+        let ledger = &self.state.params().ledger;
+        let (bond, max) = (self.state.bond(open), ledger.max_challenges);
+        let deadline_age = self.state.age_ms().saturating_add(ledger.challenge_ms);
+        if open >= max as usize {
+            return Err(Rejection::TooManyChallenges { max });
+        }
+        self.charge(wallet, nonce, bond, fee)?;
+        self.shift(Pool::Free, Pool::Escrow, bond);
+        self.settle_fee(Pool::Free, fee, self.context.proposer, &[]);
+        Ok(Challenge::new(wallet, bond, deadline_age, self.state.validators().clone(), claimed))
+    }
+
     pub(super) fn challenge(&mut self, wallet: Address, nonce: u64, round: u64, node: NodeId) -> Result<(), Rejection> {
         let past = self.state.get::<PastRound>(&Key::PastRound(round));
         let past = past.filter(|_| round >= self.state.oldest_challengeable());
@@ -157,21 +206,13 @@ impl Executor {
         if !past.round.accepted().iter().any(|(accepted, _)| *accepted == node) {
             return Err(Rejection::NotAccepted);
         }
-        let ledger = &self.state.params().ledger;
-        let (bond, max) = (self.state.next_challenge_bond(), ledger.max_challenges);
-        let deadline_age = self.state.age_ms().saturating_add(ledger.challenge_ms);
         if !past.challenged.insert(node) {
             return Err(Rejection::ChallengedAlready);
         }
-        if self.state.challenges().count() >= max as usize {
-            return Err(Rejection::TooManyChallenges { max });
-        }
-        self.charge(wallet, nonce, bond, Amount::ZERO)?;
-        self.shift(Pool::Free, Pool::Escrow, bond);
-        let power = self.state.validators().clone();
         let claimed = past.round.contributions.get(&node).ok_or(Rejection::NotAccepted)?.contribution.result();
+        let trial = self.open_trial(wallet, nonce, claimed, self.state.challenges().count(), Amount::ZERO)?;
         self.set(Key::PastRound(round), past);
-        self.set(Key::Challenge(round, node), Challenge::new(wallet, bond, deadline_age, power, claimed));
+        self.set(Key::Challenge(round, node), trial);
         self.events.push(Event::Challenged { round, node, challenger: wallet });
         Ok(())
     }
@@ -179,37 +220,25 @@ impl Executor {
     pub(super) fn judge(&mut self, judge: NodeId, round: u64, node: NodeId, found: Hash) -> Result<(), Rejection> {
         let key = Key::Challenge(round, node);
         let mut challenge = self.state.get::<Challenge>(&key).ok_or(Rejection::NoSuchChallenge)?.clone();
-        let power = challenge.power.power(&judge);
-        if power == 0 {
-            return Err(Rejection::NotValidator);
-        }
-        if self.state.age_ms() >= challenge.deadline_age {
-            return Err(Rejection::NoSuchChallenge);
-        }
-        if !challenge.judged.insert(judge) {
-            return Err(Rejection::AlreadyJudged);
-        }
-        *challenge.found.entry(found).or_default() += power;
-        let total = challenge.power.total_power();
-        let forged = challenge.forged();
-        let missing = total - challenge.found.values().sum::<u64>();
-        let hopeless = !challenge.power.is_quorum(forged + missing);
-        let half = plants::on(Plant::ForgedByHalf) && forged >= total.div_ceil(2);
-        if challenge.power.is_quorum(forged) || half {
-            self.remove(key);
-            self.shift(Pool::Escrow, Pool::Free, challenge.bond);
-            self.credit(challenge.challenger, challenge.bond);
-            self.events.push(Event::ChallengeEnded { round, node, forged: true });
-            self.end_replay(round, node, Outcome::Forged);
-            self.void_promises(node);
-            let ppm = self.state.params().ledger.fraud_slash_ppm;
-            self.slash(node, ppm, challenge.challenger);
-        } else if hopeless {
-            self.dismiss(round, node, &challenge);
-        } else {
-            self.set(key, challenge);
+        match challenge.hear(judge, found, self.state.age_ms())? {
+            Some(true) => {
+                self.remove(key);
+                self.give_back_bond(&challenge);
+                self.events.push(Event::ChallengeEnded { round, node, forged: true });
+                self.end_replay(round, node, Outcome::Forged);
+                self.void_promises(node);
+                let ppm = self.state.params().ledger.fraud_slash_ppm;
+                self.slash(node, ppm, challenge.challenger);
+            }
+            Some(false) => self.dismiss(round, node, &challenge),
+            None => self.set(key, challenge),
         }
         Ok(())
+    }
+
+    pub(super) fn give_back_bond(&mut self, trial: &Challenge) {
+        self.shift(Pool::Escrow, Pool::Free, trial.bond);
+        self.credit(trial.challenger, trial.bond);
     }
 
     fn dismiss(&mut self, round: u64, node: NodeId, challenge: &Challenge) {

@@ -324,6 +324,7 @@ impl Executor {
             Body::Propose { changes, why } => self.propose(wallet, nonce, changes, why),
             Body::Vote { proposal, approve } => self.vote(wallet, nonce, *proposal, *approve),
             Body::Challenge { round, node } => self.challenge(wallet, nonce, *round, *node),
+            Body::Accuse(charge) => self.accuse_stage(wallet, nonce, charge),
             Body::Deposit { amount } => self.deposit(wallet, nonce, *amount),
             Body::WithdrawDeposit { amount } => self.withdraw_deposit(wallet, nonce, *amount),
             _ => unreachable!("Body::is_wallets names exactly the kinds above"),
@@ -344,6 +345,7 @@ impl Executor {
             Body::InferenceReceipt { claims } => self.claim(signer, claims),
             Body::Replayed { round, node, trace } => self.replayed(signer, *round, *node, *trace),
             Body::Judge { round, node, found } => self.judge(signer, *round, *node, *found),
+            Body::JudgeStage { node, charge, found } => self.judge_stage(signer, *node, *charge, *found),
             Body::Recover { account, count, key, next, .. } => self.recover(signer, *account, *count, *key, *next),
             _ => unreachable!("Body::is_wallets names all the others"),
         }
@@ -357,6 +359,7 @@ impl Executor {
         self.sweep_deposits();
         self.sweep_nodes();
         self.end_challenges();
+        self.end_accusations();
         self.count_polls();
         self.pay_fees();
         self.choose_validators();

@@ -110,8 +110,12 @@ impl State {
             return Err(Rejection::ReceiptTooLong { max_ms });
         }
         let payer = self.pays_for(&receipt.payer, receipt.expires_age)?;
-        match self.node(node).ok_or(Rejection::UnknownNode)?.wallet == payer {
-            true => Err(Rejection::OwnReceipt),
+        let entry = self.node(node).ok_or(Rejection::UnknownNode)?;
+        if entry.wallet == payer {
+            return Err(Rejection::OwnReceipt);
+        }
+        match receipt.expires_age <= entry.unpaid_until {
+            true => Err(Rejection::ReceiptVoid),
             false => Ok(payer),
         }
     }

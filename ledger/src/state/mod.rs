@@ -12,6 +12,7 @@
 //! Invariant at every height: `minted = free + pending + staked + unbonding + escrow + burned`, each the sum of its
 //! entries. `docs/ledger.md` has the rules and who pays what.
 
+mod accusations;
 mod endow;
 pub mod entry;
 pub mod event;
@@ -40,8 +41,9 @@ pub mod tree;
 
 pub(crate) use endow::endow;
 pub use entry::{
-    Account, Attestation, Chain, Challenge, Deposit, Entry, Inclusion, Iou, Key, LotChainLeft, Lots, Market, Model,
-    Node, Outcome, PastRound, Poll, Replay, Report, Seat, Seats, Share, Supply, Transfer, TransferStatus, Validators,
+    Account, Accusation, Attestation, Chain, Challenge, Deposit, Entry, Inclusion, Iou, Key, LotChainLeft, Lots,
+    Market, Model, Node, Outcome, PastRound, Poll, Replay, Report, Seat, Seats, Share, Supply, Transfer,
+    TransferStatus, Validators,
 };
 pub use event::{AbortReason, Event, RewardKind};
 pub use executor::{BlockContext, Executed, Executor, InvalidBlock, build_block, execute_block};
@@ -139,6 +141,7 @@ impl Sums {
             Entry::Unbonding(entry) => change(|s| &mut s.unbonding, entry.0),
             Entry::Report(report) => change(|s| &mut s.escrow, report.bond),
             Entry::Challenge(challenge) => change(|s| &mut s.escrow, challenge.bond),
+            Entry::Accusation(accusation) => change(|s| &mut s.escrow, accusation.trial.bond),
             Entry::Poll(poll) => change(|s| &mut s.escrow, poll.deposit),
             Entry::Deposit(deposit) => change(|s| &mut s.escrow, deposit.amount),
             Entry::Iou(iou) => change(|s| &mut s.owed, iou.amount),

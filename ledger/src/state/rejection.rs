@@ -167,7 +167,7 @@ rejections! {
         EvidenceFromFuture;
     "SLASHED_ALREADY": "the node was slashed at height {height}, which covers all that it signed before",
         SlashedAlready { height: u64 };
-    "NOTHING_LEFT": "a slash would take less than the fee, and the node has no seat, vote or work to lose, or is jailed already",
+    "NOTHING_LEFT": "there is nothing to take: the node is jailed already, or has no seat, vote or work and not a fee's worth of stake",
         NothingLeft;
     "ROUND_NOT_KEPT": "round {round} is not one of those that can be challenged",
         RoundNotKept { round: u64 };
@@ -175,6 +175,10 @@ rejections! {
         NotAccepted;
     "CHALLENGED_ALREADY": "this contribution is, or was, challenged: each is judged once",
         ChallengedAlready;
+    "BAD_CHARGE": "the statement is not about this text, or the text is too long to be shown",
+        BadCharge;
+    "ACCUSED_ALREADY": "the node is accused already: wait until that is decided",
+        AccusedAlready;
     "TOO_MANY_CHALLENGES": "{max} challenges are open: wait until one is decided",
         TooManyChallenges { max: u32 };
     "WRONG_CLASS": "the node's heartbeats name the determinism class {expected}, and the contribution another one",
@@ -213,6 +217,8 @@ rejections! {
         ReceiptTooLong { max_ms: u64 };
     "OWN_RECEIPT": "the payer is the node's own wallet: nobody is paid for serving itself",
         OwnReceipt;
+    "RECEIPT_VOID": "the node was convicted of signing what it did not compute: what it had not claimed by then is void",
+        ReceiptVoid;
     "ALREADY_CLAIMED": "{units} units of this receipt's session are claimed already",
         AlreadyClaimed { units: u64 };
     "CLAIM_TOO_SMALL": "the claim is worth {worth} ALC, the least is {min}: let units add up",

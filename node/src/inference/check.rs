@@ -5,7 +5,10 @@ use super::{hub::Hub, model::Model, worker::sampling_of};
 use ailo_proto::Sampling as Wire;
 use ailo_protocol::{
     Hash,
-    inference::proof::{self, Signed, Truth},
+    inference::{
+        chunks,
+        proof::{self, Charge, Choice, Signed, Truth},
+    },
     keys,
 };
 use ailo_training::{
@@ -33,17 +36,10 @@ pub fn perhaps(hub: &Arc<Hub>, model: &Arc<Model>, tokens: &[u32], wire: &Wire, 
     }
     let (hub, model, tokens, wire) = (hub.clone(), model.clone(), tokens.to_vec(), wire.clone());
     let work = move || {
-        let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICENESS); // Costs responsiveness only.
-        let found = model.whole().map(|engine| liar(engine, &tokens, &wire, &signed));
-        match found {
-            Some(Ok(Some(signed))) => {
-                let layers = signed.statement.first..signed.statement.end;
-                tracing::warn!(node = %signed.node.short(), ?layers, "it signed what it did not compute: it is left out");
-                hub.distrust(signed.node);
-            }
-            Some(Ok(None)) => tracing::debug!(tokens = tokens.len(), "a text was read again: nobody lied"),
-            Some(Err(e)) => tracing::debug!(error = %e, "a text could not be read again"),
-            None => tracing::debug!("the model would take memory as a whole: nothing is checked"),
+        if let Some(charge) = again(&hub, &model, &tokens, &wire, &signed)
+            && let Some(court) = &hub.court
+        {
+            court.keep(&charge);
         }
         BUSY.store(false, Ordering::Relaxed);
     };
@@ -52,18 +48,51 @@ pub fn perhaps(hub: &Arc<Hub>, model: &Arc<Model>, tokens: &[u32], wire: &Wire, 
     }
 }
 
-/// The first statement that is wrong, of those about `tokens`, of which `wire.prompt` were given and the others written. `engine` has all layers.
-///
-/// # Errors
-///
-/// As [`Engine::embed`] and [`Engine::logits`], if the model can't read the text.
-pub fn liar(engine: &Engine, tokens: &[u32], wire: &Wire, statements: &[Signed]) -> Result<Option<Signed>> {
+/// Reads a text again, on a thread that is used for nothing else. A liar is left out from then on; what convicts it, unless the text is too
+/// long to be shown.
+pub fn again(hub: &Hub, model: &Model, tokens: &[u32], wire: &Wire, signed: &[Signed]) -> Option<Charge> {
+    wait_for_others();
+    let Some(engine) = model.whole() else {
+        tracing::debug!("the model would take memory as a whole: nothing is checked");
+        return None;
+    };
+    match liar(engine, tokens, wire, signed) {
+        Ok(Some(signed)) => {
+            let layers = signed.statement.first..signed.statement.end;
+            tracing::warn!(node = %signed.node.short(), ?layers, "it signed what it did not compute: it is left out");
+            hub.distrust(signed.node);
+            Charge::new(&signed, tokens, wire)
+        }
+        Ok(None) => {
+            tracing::debug!(tokens = tokens.len(), "a text was read again: nobody lied");
+            None
+        }
+        Err(e) => {
+            tracing::debug!(error = %e, "a text could not be read again");
+            None
+        }
+    }
+}
+
+/// Lets this thread compute when nothing else does.
+pub fn wait_for_others() {
+    let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICENESS); // Costs responsiveness only.
+}
+
+/// What the whole model makes of a text.
+struct Reading {
+    /// For the layers asked for, hashes of the rows that enter them; for the number of all layers of those that leave the last.
+    rows: Vec<(u32, Vec<Hash>)>,
+    /// The prompt's tokens, and what the model gives at each later position of the text.
+    written: Vec<u32>,
+}
+
+/// Reads a text, of which `wire.prompt` tokens were given and the others written. `engine` has all layers.
+fn read(engine: &Engine, tokens: &[u32], wire: &Wire, layers_asked: &[usize]) -> Result<Reading> {
     let (shape, prompt) = (engine.shape(), wire.prompt as usize);
     let (width, layers) = (shape.width, shape.layers);
-    let of = |signed: &Signed| [signed.statement.first as usize, signed.statement.end as usize];
-    let mut ends: Vec<usize> = statements.iter().flat_map(of).filter(|end| *end > 0).collect();
+    let mut ends: Vec<usize> = layers_asked.iter().copied().filter(|end| (1..layers).contains(end)).collect();
     ends.push(layers);
-    ends.retain(|end| *end <= layers);
     ends.sort_unstable();
     ends.dedup();
     let (mut rows, mut first, mut known) = (engine.embed(tokens, 0)?, 0, Vec::new());
@@ -78,7 +107,8 @@ pub fn liar(engine: &Engine, tokens: &[u32], wire: &Wire, statements: &[Signed])
         (rows, first) = (out, end);
         known.push((end as u32, proof::hashes(&rows, width)));
     }
-    let (sampling, mut written) = (sampling_of(wire), tokens[..prompt.min(tokens.len())].to_vec());
+    // No position gives the first token.
+    let (sampling, mut written) = (sampling_of(wire), tokens[..prompt.max(1).min(tokens.len())].to_vec());
     let from = written.len().saturating_sub(1);
     let last = &rows[from.min(tokens.len()) * width..];
     for piece in last.chunks(PIECE * width / 4) {
@@ -89,8 +119,39 @@ pub fn liar(engine: &Engine, tokens: &[u32], wire: &Wire, statements: &[Signed])
             }
         }
     }
-    let truth = Truth { tokens, sampling: wire, written: &written, rows: &known, layers: layers as u32 };
+    Ok(Reading { rows: known, written })
+}
+
+/// The first statement that is wrong, of those about `tokens`, of which `wire.prompt` were given and the others written. `engine` has all layers.
+///
+/// # Errors
+///
+/// As [`Engine::embed`] and [`Engine::logits`], if the model can't read the text.
+pub fn liar(engine: &Engine, tokens: &[u32], wire: &Wire, statements: &[Signed]) -> Result<Option<Signed>> {
+    let of = |signed: &Signed| [signed.statement.first as usize, signed.statement.end as usize];
+    let asked: Vec<usize> = statements.iter().flat_map(of).collect();
+    let Reading { rows, written } = read(engine, tokens, wire, &asked)?;
+    let layers = engine.shape().layers as u32;
+    let truth = Truth { tokens, sampling: wire, written: &written, rows: &rows, layers };
     Ok(truth.liar(statements).cloned())
+}
+
+/// What a judge finds who reads a charge's text: see [`Charge::found`].
+///
+/// # Errors
+///
+/// As [`liar`].
+pub fn judge(engine: &Engine, charge: &Charge) -> Result<Hash> {
+    let (tokens, statement) = (&charge.tokens, &charge.signed.statement);
+    let (first, end) = (statement.first as usize, statement.end as usize);
+    let given = || Wire { prompt: tokens.len() as u32, ..Wire::default() };
+    let wire = charge.choice.as_ref().map_or_else(given, Choice::sampling);
+    let Reading { rows, written } = read(engine, tokens, &wire, &[first, end])?;
+    let at = |layer: usize| match layer {
+        0 => chunks(tokens),
+        _ => rows.iter().find(|(known, _)| *known == layer as u32).map_or_else(Vec::new, |(_, hashes)| hashes.clone()),
+    };
+    Ok(charge.found(&at(first), &at(end), &written))
 }
 
 #[cfg(test)]
@@ -179,17 +240,30 @@ mod tests {
             let (mut signed, passed) = (Vec::new(), passed.map(|rows| proof::hashes(&rows, self.width)));
             for (chunk, (between, last)) in passed[0].iter().copied().zip(passed[1].iter().copied()).enumerate() {
                 let (start, end) = (chunk * CHUNK, (chunk + 1) * CHUNK);
-                let next = proof::next(&wire, &tokens[start + 1..=end]);
+                let next = proof::next(&wire, &chunks(&tokens)[chunk], tokens[end]);
                 for (key, (first, end), (came, gave, next)) in [
                     (&self.keys[0], (0, 2), (chunks(&tokens)[chunk], between, Hash::ZERO)),
                     (&self.keys[1], (2, 4), (between, last, next)),
                 ] {
                     let (session, model, chunk) = ([1; 16], Hash::ZERO, chunk as u32);
-                    let statement = Statement { session, model, first, end, chunk, came, gave, next };
+                    let height = 7;
+                    let statement = Statement { session, model, first, end, chunk, came, gave, next, height };
                     signed.push(statement.sign(&Hash::ZERO, key));
                 }
             }
-            let found = liar(&self.bf16, &tokens, &wire, &signed).unwrap()?;
+            let found = liar(&self.bf16, &tokens, &wire, &signed).unwrap();
+            // Judges who see one statement and the text agree with who has all of them.
+            for signed in &signed {
+                let charge = Charge::new(signed, &tokens, &wire);
+                let guilty = charge.is_some_and(|charge| judge(&self.bf16, &charge).unwrap() != charge.claimed());
+                let first = found.as_ref().is_none_or(|found| signed.statement.chunk <= found.statement.chunk);
+                assert!(
+                    !guilty || found.as_ref().is_some_and(|found| found.node == signed.node),
+                    "who is honest is convicted"
+                );
+                assert!(!first || guilty == (found.as_ref() == Some(signed)), "judge and client differ");
+            }
+            let found = found?;
             self.keys.iter().position(|key| *key.public() == found.node)
         }
     }

@@ -2,6 +2,7 @@
 //! this node knows of who serves what.
 
 use super::{
+    court::Court,
     links::Links,
     payment::{Cashier, Pays},
     worker::{Inbound, Worker},
@@ -57,6 +58,8 @@ pub struct Hub {
     pub cashier: Option<Arc<Cashier>>,
     /// See `cashier`.
     pub pays: Option<Pays>,
+    /// Where wrong statements go; none without a ledger.
+    pub court: Option<Court>,
     started: Instant,
 }
 
@@ -76,6 +79,7 @@ impl Hub {
         network: Hash,
         checks: f64,
         (cashier, pays): (Option<Arc<Cashier>>, Option<Pays>),
+        court: Option<Court>,
     ) -> Arc<Hub> {
         Arc::new(Hub {
             node: *key.public(),
@@ -85,6 +89,7 @@ impl Hub {
             checks,
             cashier,
             pays,
+            court,
             clients: Mutex::default(),
             workers: Mutex::default(),
             links: OnceLock::new(),
@@ -110,7 +115,14 @@ impl Hub {
 
     /// Signs what was computed here.
     pub fn sign(&self, statement: Statement) -> Signed {
-        statement.sign(&self.network, &self.key)
+        let height = self.court.as_ref().map_or(0, Court::height);
+        Statement { height, ..statement }.sign(&self.network, &self.key)
+    }
+
+    /// Whether a statement is signed, and of now.
+    pub fn takes(&self, signed: &Signed) -> bool {
+        let now = self.court.as_ref().is_none_or(|court| court.is_now(&signed.node, signed.statement.height));
+        now && signed.verify(&self.network)
     }
 
     /// A node is left out from now on.

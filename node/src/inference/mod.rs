@@ -5,8 +5,10 @@
 //! computes, and tokens come back the same way.
 
 pub mod api;
+pub mod audit;
 pub mod chat;
 pub mod check;
+pub mod court;
 pub mod draft;
 pub mod host;
 pub mod hub;

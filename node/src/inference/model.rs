@@ -100,13 +100,18 @@ impl Model {
         })
     }
 
+    /// What names the state of the network's own model with this root.
+    pub fn own_id(root: &Hash) -> Hash {
+        Hash::of_parts(Domain::Model, &[b"own", &root.0])
+    }
+
     /// A state of the network's own model.
     pub fn own(config: ModelConfig, held: Arc<Held>) -> Model {
         let text = Text::Own(config.tokenizer);
         // Each round brings another state; clients need not follow its name.
         let name = "ailo".to_string();
         let ends = if config.tokenizer == Tokenizer::Gpt2 { text.ends() } else { Vec::new() };
-        let id = Hash::of_parts(Domain::Model, &[b"own", &held.root.0]);
+        let id = Model::own_id(&held.root);
         let bytes = 4 * held.state.weights.len() as u64;
         Model {
             id,

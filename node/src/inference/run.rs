@@ -2,6 +2,8 @@
 
 use super::{
     api::Api,
+    audit,
+    court::{self, Court},
     draft::Guess,
     host::{self, Hosting, Share, host},
     hub::Hub,
@@ -21,6 +23,8 @@ use tokio::sync::watch;
 
 /// Bytes for sessions with the network's own model.
 const OWN_MEMORY: u64 = 256 << 20;
+/// Seconds.
+const HOUR: f64 = 3600.0;
 /// How often a node considers serving other layers, about.
 const LOOK_AROUND: std::time::Duration = std::time::Duration::from_secs(60);
 /// How often it is looked whether the state of the head has come.
@@ -53,20 +57,25 @@ pub struct Inference {
 impl Inference {
     /// Starts what is to run until `stop`. A checkpoint is opened first.
     pub async fn start(
-        (checkpoint, checks): (Option<Checkpoint>, f64),
+        (checkpoint, checks, audits): (Option<Checkpoint>, f64, f64),
         (ask, pays, receipts): (Ask, Option<Pays>, PathBuf),
-        (key, network): (Keypair, Hash),
+        ((key, network), court): ((Keypair, Hash), Court),
         net: net::Handle,
         (models, chain): (Models, Chain),
         stop: watch::Receiver<bool>,
     ) -> Result<Inference, NodeError> {
         let cashier = (ask != Ask::Free).then(|| Cashier::new(chain.clone(), (key.clone(), network), ask, receipts));
-        let hub = Hub::new(key.clone(), network, checks, (cashier.clone(), pays));
+        let hub = Hub::new(key.clone(), network, checks, (cashier.clone(), pays), Some(court));
         hub.connect(Links::start(net.clone(), &hub, stop.clone()));
         let (model, current) = watch::channel(None);
         let (served, announced) = watch::channel(None);
-        let api = Api::new(hub.clone(), Some(net.clone()), current);
+        let api = Api::new(hub.clone(), Some(net.clone()), current.clone());
         let mut tasks = vec![tokio::spawn(host::announce(hub.clone(), net, key, announced, stop.clone()))];
+        tasks.push(tokio::spawn(court::judge(hub.clone(), models.clone(), current.clone(), stop.clone())));
+        if audits > 0.0 {
+            let each = std::time::Duration::from_secs_f64(HOUR / audits);
+            tasks.push(tokio::spawn(audit::run(hub.clone(), current, each, stop.clone())));
+        }
         tasks.extend(cashier.map(|cashier| tokio::spawn(cashier.run(stop.clone()))));
         if let Some(Checkpoint { folder, share, dtype, memory, draft }) = checkpoint {
             let opened = tokio::task::spawn_blocking(move || Model::open(&folder, dtype, &mut progress())).await;

@@ -53,7 +53,7 @@ impl Server {
         let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
         let (folder, dtype, threads) = (args.model.clone(), args.dtype, args.threads.map_or(cores, |n| n as usize));
         let memory = args.memory << 20;
-        let hub = Hub::new(Keypair::generate(), Hash::ZERO, 0.0, (None, None));
+        let hub = Hub::new(Keypair::generate(), Hash::ZERO, 0.0, (None, None), None);
         let open = move || Model::open(&folder, dtype, &mut progress());
         let opened = tokio::task::spawn_blocking(open).await;
         let model = Arc::new(opened.map_err(|e| NodeError::io("open the model", std::io::Error::other(e)))??);

@@ -2,6 +2,7 @@
 
 use super::{
     check,
+    court::Court,
     hub::{Hub, News},
     model::Model,
     payment::Pays,
@@ -45,8 +46,7 @@ pub struct Session {
     hub: Arc<Hub>,
     client: Client,
     news: Receiver<News>,
-    /// Round trips that this node has measured, in microseconds.
-    near: HashMap<NodeId, u32>,
+    reach: Reach,
     model: Arc<Model>,
     sampling: Sampling,
     started: Instant,
@@ -60,33 +60,42 @@ pub struct Session {
     over: bool,
 }
 
+/// Whom a text may go through.
+#[derive(Default)]
+pub struct Reach {
+    /// Round trips that this node has measured, in microseconds.
+    pub near: HashMap<NodeId, u32>,
+    /// Who is left out if there is a way without them. Such a text is a spot check, and read again by whoever asked for it.
+    pub avoid: HashSet<NodeId>,
+}
+
 /// What is known when a route is looked for.
 struct Now<'a> {
     hub: &'a Hub,
     model: Hash,
-    near: &'a HashMap<NodeId, u32>,
+    reach: &'a Reach,
 }
 
 impl Routes for Now<'_> {
     fn route(&mut self, layers: Range<u32>, without: &HashSet<NodeId>) -> Option<Vec<(NodeId, Range<u32>)>> {
-        // Who lied, and who costs more than this node pays.
+        // Who lied, whom the ledger has jailed, and who costs more than this node pays.
         let most = self.hub.pays.as_ref().map_or(Amount::ZERO, Pays::most);
         let mut without = without | &self.hub.liars();
+        without.extend(self.hub.court.iter().flat_map(Court::jailed));
         without.extend(self.hub.known().all().filter(|known| known.price > most).map(|known| known.node));
         without.remove(self.hub.node());
-        self.hub.known().routes(self.model, *self.hub.node(), self.near).route(layers, &without)
+        let route = |without: &HashSet<NodeId>| {
+            let known = self.hub.known();
+            known.routes(self.model, *self.hub.node(), &self.reach.near).route(layers.clone(), without)
+        };
+        let only = (!self.reach.avoid.is_empty()).then(|| route(&(&without | &self.reach.avoid))).flatten();
+        only.or_else(|| route(&without))
     }
 }
 
 impl Session {
     /// Asks for what follows `tokens`, which are one at least.
-    pub fn start(
-        hub: &Arc<Hub>,
-        model: &Arc<Model>,
-        near: HashMap<NodeId, u32>,
-        tokens: Vec<u32>,
-        sampling: Sampling,
-    ) -> Session {
+    pub fn start(hub: &Arc<Hub>, model: &Arc<Model>, reach: Reach, tokens: Vec<u32>, sampling: Sampling) -> Session {
         let nonce = Hash(keys::random_bytes()).stream().next_u64();
         let request = Request { model: model.id, layers: model.shape.layers as u32, tokens, sampling };
         let (limit, sampling) = (request.sampling.limit as usize, request.sampling.clone());
@@ -95,7 +104,7 @@ impl Session {
             news: hub.listen(client.id(), limit),
             hub: hub.clone(),
             client,
-            near,
+            reach,
             model: model.clone(),
             sampling,
             started: Instant::now(),
@@ -105,7 +114,7 @@ impl Session {
             latency_ms: u32::MAX,
             over: false,
         };
-        let effects = session.client.start(0, &mut Now { hub, model: model.id, near: &session.near });
+        let effects = session.client.start(0, &mut Now { hub, model: model.id, reach: &session.reach });
         session.act(effects);
         session.settle();
         session
@@ -123,7 +132,7 @@ impl Session {
             }
             let news = tokio::time::timeout(TICK, self.news.recv()).await;
             let now = self.started.elapsed().as_millis() as u64;
-            let mut routes = Now { hub: &self.hub, model: self.model.id, near: &self.near };
+            let mut routes = Now { hub: &self.hub, model: self.model.id, reach: &self.reach };
             let effects = match news {
                 Ok(Some(News::Frame(from, frame))) => self.client.handle(now, from, frame, &mut routes),
                 Ok(Some(News::Gone(node))) => self.client.gone(now, node, &mut routes),
@@ -152,7 +161,7 @@ impl Session {
             }
             if price > pays.most() {
                 let now = self.started.elapsed().as_millis() as u64;
-                let mut routes = Now { hub: &self.hub, model: self.model.id, near: &self.near };
+                let mut routes = Now { hub: &self.hub, model: self.model.id, reach: &self.reach };
                 let effects = self.client.gone(now, node, &mut routes);
                 return self.act(effects);
             }
@@ -174,6 +183,19 @@ impl Session {
         }
     }
 
+    /// The text so far, and what stages have signed of it.
+    pub fn evidence(&mut self) -> (Vec<u32>, Vec<Signed>) {
+        (self.client.tokens().to_vec(), std::mem::take(&mut self.signed))
+    }
+
+    /// Reads the text again, if the lot says so.
+    fn check(&mut self) {
+        if self.reach.avoid.is_empty() {
+            let (tokens, signed) = self.evidence();
+            check::perhaps(&self.hub, &self.model, &tokens, &self.sampling, signed);
+        }
+    }
+
     fn act(&mut self, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
@@ -191,15 +213,14 @@ impl Session {
                 }
                 Effect::Finished(finish) => {
                     self.events.push_back(Event::Finished(finish));
-                    let signed = std::mem::take(&mut self.signed);
-                    check::perhaps(&self.hub, &self.model, self.client.tokens(), &self.sampling, signed);
+                    self.check();
                 }
                 Effect::Failed(why) => self.events.push_back(Event::Failed(why)),
                 Effect::LeftOut(node, why) => tracing::info!(node = %node.short(), why, "a stage was left out"),
-                Effect::Signed(signed) if signed.verify(self.hub.network()) => self.signed.push(signed),
+                Effect::Signed(signed) if self.hub.takes(&signed) => self.signed.push(signed),
                 Effect::Signed(signed) => {
                     let now = self.started.elapsed().as_millis() as u64;
-                    let mut routes = Now { hub: &self.hub, model: self.model.id, near: &self.near };
+                    let mut routes = Now { hub: &self.hub, model: self.model.id, reach: &self.reach };
                     let effects = self.client.lied(now, signed.node, &mut routes);
                     self.act(effects);
                 }
@@ -211,8 +232,7 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         // A text that was broken off is looked at, too.
-        let signed = std::mem::take(&mut self.signed);
-        check::perhaps(&self.hub, &self.model, self.client.tokens(), &self.sampling, signed);
+        self.check();
         let effects = self.client.close();
         self.act(effects);
     }

@@ -355,6 +355,7 @@ impl Computer {
                             gave: bytes(&statement.gave),
                             signature: signed.signature.0.to_vec().into(),
                             wrote: statement.next != Hash::ZERO,
+                            height: statement.height,
                         },
                     );
                     to.into_iter().for_each(|to| hub.send(to, frame.clone()));
@@ -470,13 +471,14 @@ impl Computer {
 /// How the last stage chooses tokens, as the engine has it.
 pub(super) fn sampling_of(wire: &Wire) -> Sampling {
     Sampling {
-        temperature: wire.temperature,
+        // A zero has one sign.
+        temperature: wire.temperature + 0.0,
         top_k: wire.top_k,
         top_p: wire.top_p,
         min_p: wire.min_p,
-        presence: wire.presence,
-        frequency: wire.frequency,
-        biases: wire.biases.iter().map(|bias| (bias.token, bias.bias as f32)).collect(),
+        presence: wire.presence + 0.0,
+        frequency: wire.frequency + 0.0,
+        biases: wire.biases.iter().map(|bias| (bias.token, (bias.bias + 0.0) as f32)).collect(),
         seed: wire.seed,
         logprobs: wire.logprobs.then_some(wire.top_logprobs.min(20)),
     }

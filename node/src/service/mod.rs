@@ -26,6 +26,7 @@ use crate::{
             access::{Access, Rules},
             keys,
         },
+        court::Court,
         hub::Hub,
         payment::{Ask, Pays},
         run::Inference,
@@ -153,10 +154,11 @@ pub async fn run_with(
             ));
         }
     };
+    let court = Court::new(chain.clone(), (key.clone(), network), wallet_key.clone(), dir.path("charges"));
     let inference = Inference::start(
-        (settings.serves, settings.checks),
+        (settings.serves, settings.checks, settings.audits),
         (ask, pays, dir.path("receipts")),
-        (key.clone(), network),
+        ((key.clone(), network), court),
         net.clone(),
         (models.clone(), chain.clone()),
         stopped.clone(),

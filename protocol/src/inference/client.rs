@@ -429,15 +429,15 @@ impl Client {
             return self.lose(now, node, "it signs what can't be read", false, routes);
         };
         let (came, gave, last) = (Hash(came), Hash(gave), layers.end == self.request.layers);
-        let after = chunk as usize * CHUNK + 1;
-        let (Some(text), Some(next)) = (self.text(chunk as usize), self.tokens.get(after..after + CHUNK)) else {
+        let after = (chunk as usize + 1) * CHUNK;
+        let (Some(text), Some(token)) = (self.text(chunk as usize), self.tokens.get(after).copied()) else {
             // It may be faster than the token that makes the chunk whole, but not by much.
             if signed.epoch == self.epoch && self.early.iter().filter(|(known, _)| *known == node).count() < MAX_EARLY {
                 self.early.push((node, signed));
             }
             return;
         };
-        let next = proof::next(&self.request.sampling, next);
+        let next = proof::next(&self.request.sampling, &text, token);
         // Who has chosen all tokens that were not given answers for them.
         let answers = proof::answers(chunk as usize, self.wrote, &self.request.sampling);
         if last && signed.wrote != answers {
@@ -470,7 +470,8 @@ impl Client {
         if self.signed.insert(key, (node, came, gave)) != Some((node, came, gave)) {
             let (session, model) = (self.id, self.request.model);
             let next = if last && answers { next } else { Hash::ZERO };
-            let statement = Statement { session, model, first: layers.start, end: layers.end, chunk, came, gave, next };
+            let (first, end, height) = (layers.start, layers.end, signed.height);
+            let statement = Statement { session, model, first, end, chunk, came, gave, next, height };
             self.effects.push(Effect::Signed(Signed { node, statement, signature: Signature(signature) }));
         }
     }

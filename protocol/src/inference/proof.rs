@@ -12,10 +12,21 @@ use crate::{
     hash::Domain,
     keys::signing_bytes,
 };
-use ailo_proto::Sampling;
+use ailo_proto::{Bias, Sampling};
+use serde::{Deserialize, Serialize};
+
+/// Tokens of a text that is shown to the ledger, at most.
+pub const MAX_CHARGED: usize = 8192;
+/// Tokens that end a text, and biases, at most.
+const MAX_ENDS: usize = 64;
+const MAX_BIASES: usize = 1024;
+/// Biases, penalties and temperatures are no larger than this...
+const MAX_BIAS: f64 = 1e4;
+/// ...and a temperature that is not 0 is no less than this.
+pub const MIN_TEMPERATURE: f64 = 1e-4;
 
 /// What a stage says of a chunk of a session's positions.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
 pub struct Statement {
     /// The session.
     pub session: SessionId,
@@ -31,13 +42,15 @@ pub struct Statement {
     pub came: Hash,
     /// Hash of all rows that it gave out up to there, or would have.
     pub gave: Hash,
-    /// After the last layer: hash of the tokens that follow, if it has chosen them itself. The client knows them, so they do not travel. Else
-    /// zero.
+    /// After the last layer: hash of the text up to the token that the chunk's last position gives, and of how it was to be chosen, if the
+    /// stage has chosen those tokens itself. The client knows it, so it does not travel. Else zero.
     pub next: Hash,
+    /// Height of the ledger when it was signed.
+    pub height: u64,
 }
 
 /// A statement of a node.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
 pub struct Signed {
     /// Who.
     pub node: NodeId,
@@ -69,15 +82,158 @@ pub(super) fn rows_after(last: &Hash, rows: &[f32]) -> Hash {
     Hash::of_parts(Domain::Session, &[b"rows", &last.0, &bytes])
 }
 
-/// The hash of the tokens that follow a chunk's positions, and of how they were to be chosen.
-pub fn next(sampling: &Sampling, next: &[u32]) -> Hash {
-    let Sampling { limit, ends, temperature, top_k, top_p, min_p, seed, presence, frequency, biases, prompt, .. } =
-        sampling;
-    let biases: Vec<(u32, u64)> = biases.iter().map(|bias| (bias.token, (bias.bias + 0.0).to_bits())).collect();
-    // A zero has one sign on the wire.
-    let floats = [temperature, top_p, min_p, presence, frequency].map(|x| (x + 0.0).to_bits()).to_vec();
-    let known = (*limit, ends.clone(), floats, *top_k, *seed, biases, (*prompt, next.to_vec()));
-    Hash::of_parts(Domain::Session, &[b"next", &crate::canonical::encode(&known)])
+/// How tokens are chosen, in whole numbers: what of [`Sampling`] a last stage answers for.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct Choice {
+    limit: u32,
+    ends: Vec<u32>,
+    /// Temperature, top-p, min-p, presence and frequency penalty: the bits of each, of a zero those without a sign.
+    floats: [u64; 5],
+    top_k: u32,
+    seed: u64,
+    /// Token, and the bits of what is added to its logit.
+    biases: Vec<(u32, u64)>,
+    prompt: u32,
+}
+
+impl Choice {
+    /// What of `sampling` is answered for.
+    pub fn of(sampling: &Sampling) -> Choice {
+        let Sampling {
+            limit, ends, temperature, top_k, top_p, min_p, seed, presence, frequency, biases, prompt, ..
+        } = sampling;
+        // A zero has one sign on the wire.
+        let bits = |x: f64| (x + 0.0).to_bits();
+        Choice {
+            limit: *limit,
+            ends: ends.clone(),
+            floats: [*temperature, *top_p, *min_p, *presence, *frequency].map(bits),
+            top_k: *top_k,
+            seed: *seed,
+            biases: biases.iter().map(|bias| (bias.token, bits(bias.bias))).collect(),
+            prompt: *prompt,
+        }
+    }
+
+    /// The same as it travels to a stage.
+    pub fn sampling(&self) -> Sampling {
+        let [temperature, top_p, min_p, presence, frequency] = self.floats.map(f64::from_bits);
+        let Choice { limit, ends, top_k, seed, biases, prompt, .. } = self.clone();
+        let biases = biases.into_iter().map(|(token, bias)| Bias { token, bias: f64::from_bits(bias) }).collect();
+        Sampling {
+            limit,
+            ends,
+            temperature,
+            top_k,
+            top_p,
+            min_p,
+            seed,
+            presence,
+            frequency,
+            biases,
+            prompt,
+            ..Default::default()
+        }
+    }
+
+    fn next(&self, text: &Hash, token: u32) -> Hash {
+        Hash::of_parts(Domain::Session, &[b"next", &crate::canonical::encode(&(self, text, token))])
+    }
+
+    /// Whether tokens can be chosen so, with the same result on every machine: all numbers are finite and far from what overflows, and there is
+    /// a prompt.
+    pub fn is_sane(&self) -> bool {
+        let [temperature, top_p, min_p, presence, frequency] = self.floats.map(f64::from_bits);
+        let biases = self.biases.iter().map(|(_, bias)| f64::from_bits(*bias));
+        let small = |x: f64| x.abs() <= MAX_BIAS;
+        (temperature == 0.0 || (MIN_TEMPERATURE..=MAX_BIAS).contains(&temperature))
+            && [top_p, min_p].iter().all(|share| (0.0..=1.0).contains(share))
+            && biases.chain([presence, frequency]).all(small)
+            && self.ends.len() <= MAX_ENDS
+            && self.biases.len() <= MAX_BIASES
+            && self.prompt > 0
+    }
+}
+
+/// The hash of a text up to the token after a chunk, and of how it was to be chosen. `text` is that of the chunk and all before it.
+pub fn next(sampling: &Sampling, text: &Hash, token: u32) -> Hash {
+    Choice::of(sampling).next(text, token)
+}
+
+/// A statement that somebody calls wrong, with what it takes to see it: the text, and the model.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+pub struct Charge {
+    /// The statement.
+    pub signed: Signed,
+    /// The text up to the chunk's end, and the token after it where the statement is about tokens that follow, too.
+    pub tokens: Vec<u32>,
+    /// How they were to be chosen, in that case.
+    pub choice: Option<Choice>,
+}
+
+impl Charge {
+    /// A charge against `signed`, out of the text that it is about; none where the text is too short, or too long to be shown.
+    pub fn new(signed: &Signed, text: &[u32], sampling: &Sampling) -> Option<Charge> {
+        let wrote = signed.statement.next != Hash::ZERO;
+        let tokens = text.get(..Charge::length(&signed.statement)?)?.to_vec();
+        let charge = Charge { signed: signed.clone(), tokens, choice: wrote.then(|| Choice::of(sampling)) };
+        charge.is_sound().then_some(charge)
+    }
+
+    /// Tokens that belong to a statement.
+    fn length(statement: &Statement) -> Option<usize> {
+        let length = (statement.chunk as usize).checked_add(1)?.checked_mul(CHUNK)?;
+        let length = length + usize::from(statement.next != Hash::ZERO);
+        (length <= MAX_CHARGED).then_some(length)
+    }
+
+    /// Whether it is about this text and choice, as far as hashes of the text alone can tell. The signature is not looked at.
+    pub fn is_sound(&self) -> bool {
+        let Statement { first, end, chunk, came, next, .. } = &self.signed.statement;
+        let length = Charge::length(&self.signed.statement);
+        if first >= end || length != Some(self.tokens.len()) || self.choice.is_some() != (*next != Hash::ZERO) {
+            return false;
+        }
+        let text = chunks(&self.tokens).get(*chunk as usize).copied().unwrap_or_default();
+        let chose = |choice: &Choice| {
+            choice.is_sane() && self.tokens.last().is_some_and(|token| choice.next(&text, *token) == *next)
+        };
+        (*first > 0 || text == *came) && self.choice.as_ref().is_none_or(chose)
+    }
+
+    /// What names it: all of it but the signature.
+    pub fn id(&self) -> Hash {
+        let Charge { signed, tokens, choice } = self;
+        Hash::of_value(Domain::Session, &(b"charge".to_vec(), signed.node, &signed.statement, tokens, choice))
+    }
+
+    /// What the stage says that its computation gave.
+    pub fn claimed(&self) -> Hash {
+        result(&self.signed.statement.gave, &self.signed.statement.next)
+    }
+
+    /// What a judge found: the hashes of the rows that enter and leave its layers, for each whole chunk, and the tokens that the model gives
+    /// at the text's positions, as in [`Truth`]. Where something else came than the text gives the stage is not to blame: what it claims.
+    pub fn found(&self, came: &[Hash], gave: &[Hash], written: &[u32]) -> Hash {
+        let (chunk, statement) = (self.signed.statement.chunk as usize, &self.signed.statement);
+        let (Some(came), Some(gave)) = (came.get(chunk), gave.get(chunk)) else { return self.claimed() };
+        if statement.first > 0 && *came != statement.came {
+            return self.claimed();
+        }
+        let follow = chunk * CHUNK + 1..(chunk + 1) * CHUNK + 1;
+        let next = match (&self.choice, written.get(follow.clone()), self.tokens.get(follow)) {
+            (None, ..) => Hash::ZERO,
+            (_, Some(written), Some(tokens)) if written == tokens => statement.next,
+            (_, Some(written), _) => Hash::of_value(Domain::Session, &(b"written".to_vec(), written.to_vec())),
+            _ => return self.claimed(),
+        };
+        result(gave, &next)
+    }
+}
+
+/// What a stage's computation gave, in one hash.
+fn result(gave: &Hash, next: &Hash) -> Hash {
+    Hash::of_parts(Domain::Session, &[b"result", &gave.0, &next.0])
 }
 
 /// Whether a last stage answers for the tokens that follow a chunk: all were given, or it has chosen those that were not. `wrote` is the text's
@@ -126,9 +282,12 @@ impl Truth<'_> {
             let Statement { first, end, chunk, came, gave, .. } = signed.statement;
             let at = |layer| before(layer)?.get(chunk as usize).copied();
             let after = chunk as usize * CHUNK + 1;
-            let written = self.written.get(after..after + CHUNK).map(|written| next(self.sampling, written));
-            let said = signed.statement.next;
-            let wrote = end != self.layers || said == Hash::ZERO || written.is_none_or(|written| written == said);
+            let follow = |tokens: &[u32]| tokens.get(after..after + CHUNK).map(<[u32]>::to_vec);
+            // Whoever was told another text answers for none here; the client does not take such a statement either.
+            let said = |text: &Hash, token: u32| signed.statement.next == next(self.sampling, text, token);
+            let answers =
+                text.get(chunk as usize).zip(self.tokens.get(after + CHUNK - 1)).is_some_and(|(a, b)| said(a, *b));
+            let wrote = end != self.layers || !answers || follow(self.written) == follow(self.tokens);
             at(first) == Some(came) && (at(end).is_some_and(|known| known != gave) || !wrote)
         })
     }
@@ -239,5 +398,100 @@ impl Book {
         }
         self.signed += 1;
         Ok(Some((chunk, came, gave)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn sampling() -> Sampling {
+        let biases = vec![Bias { token: 3, bias: -1.5 }];
+        Sampling { limit: 200, temperature: 0.7, top_p: -0.0, seed: 9, biases, prompt: 10, ..Default::default() }
+    }
+
+    /// What a last stage of a whole model signs of a text's second chunk.
+    fn charged(came: Hash, gave: Hash) -> Charge {
+        let text: Vec<u32> = (0..=2 * CHUNK as u32).collect();
+        let next = next(&sampling(), &chunks(&text)[1], 2 * CHUNK as u32);
+        let statement = Statement {
+            session: [1; 16],
+            model: Hash([2; 32]),
+            first: 2,
+            end: 4,
+            chunk: 1,
+            came,
+            gave,
+            next,
+            height: 5,
+        };
+        let signed = statement.sign(&Hash::ZERO, &Keypair::from_seed([1; 32]));
+        Charge { signed, tokens: text, choice: Some(Choice::of(&sampling())) }
+    }
+
+    #[test]
+    fn a_choice_in_whole_numbers_is_the_sampling_that_travels() {
+        assert_eq!(Choice::of(&Choice::of(&sampling()).sampling()), Choice::of(&sampling()));
+        assert_ne!(next(&Sampling { seed: 8, ..sampling() }, &Hash::ZERO, 2), next(&sampling(), &Hash::ZERO, 2));
+    }
+
+    #[test]
+    fn a_choice_that_machines_could_make_differently_is_refused() {
+        let with = |edit: fn(&mut Sampling)| {
+            let mut sampling = sampling();
+            edit(&mut sampling);
+            Choice::of(&sampling).is_sane()
+        };
+        assert!(with(|_| ()) && with(|s| s.temperature = 0.0));
+        let odd: [fn(&mut Sampling); 9] = [
+            |s| s.temperature = 1e-9,
+            |s| s.temperature = f64::NAN,
+            |s| s.temperature = -1.0,
+            |s| s.top_p = 1.5,
+            |s| s.min_p = f64::NAN,
+            |s| s.presence = f64::INFINITY,
+            |s| s.frequency = f64::NEG_INFINITY,
+            |s| s.biases[0].bias = 1e300,
+            |s| s.prompt = 0,
+        ];
+        assert!(odd.iter().all(|edit| !with(*edit)));
+    }
+
+    #[test]
+    fn a_judge_blames_a_stage_for_what_it_gave_and_chose_and_never_for_what_came() {
+        let [came, gave, other] = [[3; 32], [4; 32], [5; 32]].map(Hash);
+        let text: Vec<u32> = (0..=2 * CHUNK as u32).collect();
+        let found = |charge: &Charge, came: Hash, gave: Hash, written: &[u32]| {
+            charge.found(&[other, came], &[other, gave], written)
+        };
+        let honest = charged(came, gave);
+        assert!(honest.is_sound());
+        assert_eq!(found(&honest, came, gave, &text), honest.claimed());
+        assert_ne!(found(&honest, came, other, &text), honest.claimed(), "other rows");
+        assert_eq!(found(&honest, other, other, &text), honest.claimed(), "something else came to it");
+        let mut written = text.clone();
+        written[CHUNK + 5] += 1;
+        assert_ne!(found(&honest, came, gave, &written), honest.claimed(), "the model writes another token");
+        assert_eq!(found(&honest, came, gave, &text[..CHUNK]), honest.claimed(), "who can't tell blames nobody");
+    }
+
+    #[test]
+    fn a_charge_with_another_text_or_choice_than_was_signed_is_none() {
+        let text: Vec<u32> = (0..=2 * CHUNK as u32).collect();
+        let honest = charged(Hash([3; 32]), Hash([4; 32]));
+        let made = Charge::new(&honest.signed, &[&text[..], &[7; 50]].concat(), &sampling());
+        assert_eq!(made.as_ref(), Some(&honest), "what is not needed is not shown");
+        assert_eq!(Charge::new(&honest.signed, &text[1..], &sampling()), None, "too short");
+        let before = [&[9], &text[1..]].concat();
+        assert_eq!(Charge::new(&honest.signed, &before, &sampling()), None, "its tokens followed another beginning");
+        let mut other = text.clone();
+        other[2 * CHUNK] += 1;
+        assert_eq!(Charge::new(&honest.signed, &other, &sampling()), None, "it did not sign these tokens");
+        assert_eq!(Charge::new(&honest.signed, &text, &Sampling { seed: 1, ..sampling() }), None, "nor this choice");
+        let mut huge = honest.signed.clone();
+        huge.statement.chunk = u32::MAX;
+        assert!(!Charge { signed: huge, ..honest.clone() }.is_sound());
+        assert!(!Charge { choice: None, ..honest }.is_sound());
     }
 }

@@ -135,6 +135,8 @@ struct Session {
     early: Vec<(NodeId, Have)>,
     /// The text, as far as the first and the last stage know it.
     tokens: Vec<u32>,
+    /// Hashes of its chunks, as far as the last stage has signed them in this epoch.
+    texts: Vec<Hash>,
     /// Pieces that came and are not computed.
     pieces: VecDeque<Piece>,
     /// The position after the last that came, and after the last of them that is no draft.
@@ -387,8 +389,13 @@ impl Stage {
         if open.chunks.iter().any(|chunk| chunk.len() != 32) {
             return Err(client_error("a chunk is named by 32 bytes"));
         }
-        if sampling.ends.len() > 64 || sampling.biases.len() > 1024 || open.chunks.len() > room / CHUNK {
-            return Err(client_error("too many ends, biases or chunks"));
+        if layers.end == served.total && !proof::Choice::of(&sampling).is_sane() {
+            return Err(client_error(
+                "tokens can't be chosen so: a number is out of range, there are too many, or there is no prompt",
+            ));
+        }
+        if open.chunks.len() > room / CHUNK {
+            return Err(client_error("too many chunks"));
         }
         if self.leaving || self.sessions.len() >= MAX_SESSIONS {
             return Err(refusal(FailedWhy::Full, "no sessions are taken now"));
@@ -564,6 +571,7 @@ impl Session {
             route: None,
             early: Vec::new(),
             tokens: Vec::new(),
+            texts: Vec::new(),
             pieces: VecDeque::new(),
             received: 0,
             confirmed: 0,
@@ -631,7 +639,17 @@ impl Session {
         if from >= self.room || self.is_last(served) && route.tokens.len() != from + 1 {
             return Err(client_error("the text does not fit, or is not the one that is known"));
         }
-        let have = self.book.rewound(self.sure.min(from));
+        let (sure, known) = (self.sure.min(from), self.tokens.len().min(from));
+        let have = self.book.rewound(sure);
+        // It signs what it computes of this text, and would have computed it of another one.
+        if self.is_first() && self.is_last(served) && !route.tokens.starts_with(&self.tokens[..known.min(have)]) {
+            return Err(client_error("the text is not the one that was computed"));
+        }
+        // Nor does it answer for tokens that it chose of other rows than those that come now.
+        if self.is_last(served) && have < sure {
+            let reason = "too much of the text is taken back";
+            return Err(Refusal { own: true, ..refusal(FailedWhy::Full, reason) });
+        }
         // A route is laid anew for nothing a few times; then positions that are computed again are paid for again.
         let lost = self.computed.saturating_sub(have);
         self.rewound += lost;
@@ -650,6 +668,7 @@ impl Session {
                 self.wrote = route.tokens.len();
             }
             self.tokens = route.tokens;
+            self.texts.clear();
         } else {
             self.tokens.truncate(have);
         }
@@ -850,16 +869,26 @@ impl Session {
         self.sign(served, job.session, effects)
     }
 
+    /// The hash of the text up to a chunk's end, at the last stage.
+    fn text(&mut self, chunk: usize) -> Hash {
+        while let (at, true) = (self.texts.len() * CHUNK, self.texts.len() <= chunk) {
+            let last = self.texts.last().copied().unwrap_or_default();
+            self.texts.push(chunk_after(&last, &self.tokens[at..at + CHUNK]));
+        }
+        self.texts[chunk]
+    }
+
     /// Signs all whole chunks that nothing takes back, once the stage before has signed what came, and there is one behind that hears it.
     fn sign(&mut self, served: &Served, id: SessionId, effects: &mut Vec<Effect>) -> Result<(), Refusal> {
         let Some(route) = &self.route else { return Ok(()) };
+        let (epoch, before, after, heard) = (route.epoch, route.before, route.after, route.cursor.is_some());
         let (first, last, width) = (self.is_first(), self.is_last(served), served.width);
         while (self.book.chunks() + 1) * CHUNK <= self.sure {
             let (start, end) = (self.book.chunks() * CHUNK, (self.book.chunks() + 1) * CHUNK);
             let text = first.then(|| chunk_after(&self.book.last().0, &self.tokens[start..end]));
             self.book.close(text, &self.log[start * width..end * width], width);
         }
-        if route.after.is_some() && route.cursor.is_none() {
+        if after.is_some() && !heard {
             return Ok(());
         }
         loop {
@@ -868,17 +897,21 @@ impl Session {
             if last && self.tokens.len() <= (chunk + 1) * CHUNK {
                 return Ok(());
             }
-            let wrong = |differs| wrong_rows(route.before, &differs);
+            let wrong = |differs| wrong_rows(before, &differs);
             let Some((chunk, came, gave)) = self.book.next(first).map_err(wrong)? else { return Ok(()) };
-            let after = chunk * CHUNK + 1;
             let next = match last && proof::answers(chunk, self.wrote, &self.sampling) {
-                true => proof::next(&self.sampling, &self.tokens[after..after + CHUNK]),
+                true => {
+                    let text = self.text(chunk);
+                    proof::next(&self.sampling, &text, self.tokens[(chunk + 1) * CHUNK])
+                }
                 false => Hash::ZERO,
             };
             let (Range { start: first, end }, chunk) = (self.layers.clone(), chunk as u32);
-            let statement = Statement { session: id, model: served.model, first, end, chunk, came, gave, next };
-            let to = [Some(self.client), route.after].into_iter().flatten().collect();
-            effects.push(Effect::Sign(to, route.epoch, statement));
+            // Who signs knows the height.
+            let (session, model, height) = (id, served.model, 0);
+            let statement = Statement { session, model, first, end, chunk, came, gave, next, height };
+            let to = [Some(self.client), after].into_iter().flatten().collect();
+            effects.push(Effect::Sign(to, epoch, statement));
         }
     }
 

@@ -4,6 +4,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod frauds;
+
 use super::{
     client::{self, Client, Request, Routes},
     stage::{self, Done, Draft, Input, Job, Served, Stage},
@@ -323,7 +325,8 @@ impl World {
                         let (came, gave) = (Clone::clone(&came), Clone::clone(&gave));
                         let signature = Clone::clone(&signature);
                         let wrote = said.next != Hash::ZERO;
-                        let signed = ailo_proto::Signed { epoch, chunk: said.chunk, came, gave, signature, wrote };
+                        let (chunk, height) = (said.chunk, said.height);
+                        let signed = ailo_proto::Signed { epoch, chunk, came, gave, signature, wrote, height };
                         self.send(node(i), to, Frame::of(said.session, signed));
                     }
                 }

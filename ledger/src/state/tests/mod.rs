@@ -1,6 +1,7 @@
 //! The rules, one claim a test.
 #![allow(clippy::unwrap_used)]
 
+mod accusations;
 mod attacks;
 mod blocks;
 mod evidence;

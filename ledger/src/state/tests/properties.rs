@@ -135,7 +135,18 @@ impl Chaos {
                 let proposal = state.polls().next().map_or(0, |(number, _)| number);
                 Body::Vote { proposal, approve: !self.one_in(4) }
             }
-            12 if self.one_in(2) => Body::Challenge { round, node },
+            12 if self.one_in(3) => Body::Challenge { round, node },
+            12 if self.one_in(2) => match state.accusations().next() {
+                Some((node, accusation)) if !self.one_in(3) => {
+                    let found = if self.one_in(4) { accusation.trial.claimed } else { Hash::ZERO };
+                    return (key, Body::JudgeStage { node, charge: accusation.charge.id(), found });
+                }
+                _ => Body::Accuse(accusations::charge_at(
+                    ledger,
+                    i,
+                    state.height() + 1 - self.below(4).min(state.height()),
+                )),
+            },
             12 => match state.challenges().next() {
                 Some((round, accused, challenge)) => {
                     let found = if self.one_in(4) { challenge.claimed } else { Hash::ZERO };
@@ -289,7 +300,7 @@ fn run(seed: u64, blocks: u32) -> Seen {
 
 #[test]
 fn whatever_is_sent_the_supply_law_holds_and_every_node_gets_the_same_state() {
-    const RARE: [&str; 23] = [
+    const RARE: [&str; 24] = [
         "TransferConfirmed",
         "TransferRefunded",
         "TransferFinal",
@@ -305,6 +316,7 @@ fn whatever_is_sent_the_supply_law_holds_and_every_node_gets_the_same_state() {
         "Slashed",
         "Unjailed",
         "ChallengeEnded",
+        "AccusationEnded",
         "Recovered",
         "UsernameChanged",
         "Activated",

@@ -14,7 +14,7 @@ use super::{
     host::near,
     hub::Hub,
     model::Model,
-    session::{Event, Session},
+    session::{Event, Reach, Session},
 };
 use access::{Access, Caller, Grant};
 use ailo_proto::{Finish, Logprob};
@@ -280,7 +280,8 @@ async fn answer(api: Arc<Api>, caller: Caller, request: Request, kind: Kind) -> 
     for (i, prompt) in plan.prompts.iter().enumerate() {
         for choice in 0..plan.choices {
             let sampling = plan.sampling(prompt, choice, model.context());
-            let session = Session::start(&api.hub, &model, round_trips.clone(), prompt.clone(), sampling);
+            let reach = Reach { near: round_trips.clone(), ..Reach::default() };
+            let session = Session::start(&api.hub, &model, reach, prompt.clone(), sampling);
             let choice = i as u32 * plan.choices + choice;
             let begin = plan.begins.get(i).cloned().unwrap_or_default();
             let (stops, place) = (plan.stops.clone(), place.clone());

@@ -3,7 +3,7 @@
 use super::{Refusal, invalid};
 use crate::inference::model::Model;
 use ailo_proto::{Bias, Sampling};
-use ailo_protocol::{Hash, keys};
+use ailo_protocol::{Hash, inference::proof::MIN_TEMPERATURE, keys};
 use ailo_training::text::Message;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -198,10 +198,12 @@ impl Plan {
             Ok(Bias { token, bias: number("logit_bias", Some(*bias), 0.0, -100.0, 100.0)? })
         };
         let seed = seed.map_or_else(|| Hash(keys::random_bytes()).stream().next_u64(), i64::cast_unsigned);
+        let temperature = number("temperature", temperature, 1.0, 0.0, 2.0)?;
         let sampling = Sampling {
             limit: 0,
             ends: model.ends.clone(),
-            temperature: number("temperature", temperature, 1.0, 0.0, 2.0)?,
+            // So little is the likeliest token.
+            temperature: if temperature < MIN_TEMPERATURE { 0.0 } else { temperature },
             top_k,
             top_p: number("top_p", top_p, 1.0, 0.0, 1.0)?,
             min_p: number("min_p", min_p, 0.0, 0.0, 1.0)?,

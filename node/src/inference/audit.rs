@@ -1,0 +1,110 @@
+//! Spot checks: a validator asks for texts of its own, by ways drawn by lot, reads each of them again, and accuses who lied. Nobody minds
+//! showing such a text. A stage can know who asks, so this finds what is broken, careless or short of memory; who lies to some only is
+//! found by those (`check.rs`).
+
+use super::{
+    check,
+    hub::Hub,
+    model::Model,
+    session::{Event, Reach, Session},
+};
+use ailo_proto::Sampling as Wire;
+use ailo_protocol::{Hash, NodeId, hash::Domain, keys};
+use ailo_training::{
+    Result,
+    engine::{Engine, Part},
+    sample::{Sampling, sample},
+};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::sync::watch;
+
+/// Tokens of a prompt, and of a text after it: statements come some 100 tokens late.
+const PROMPT: (u64, u64) = (8, 64);
+const TEXT: (u64, u64) = (160, 96);
+
+/// Asks for a text about `each`, until `stop`.
+pub async fn run(
+    hub: Arc<Hub>,
+    model: watch::Receiver<Option<Arc<Model>>>,
+    each: Duration,
+    mut stop: watch::Receiver<bool>,
+) {
+    loop {
+        let mut draws = Hash(keys::random_bytes()).stream();
+        let wait = each.mul_f64(0.5 + draws.below(1 << 20) as f64 / f64::from(1 << 20));
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            _ = stop.changed() => return,
+        }
+        let Some(model) = model.borrow().clone() else { continue };
+        let others: Vec<NodeId> = {
+            let known = hub.known();
+            let serve = known.all().filter(|known| known.model == model.id && known.node != *hub.node());
+            serve.map(|known| known.node).collect()
+        };
+        if others.is_empty() {
+            continue;
+        }
+        // Half of the others, if there is a way through them.
+        let avoid = others.into_iter().filter(|_| draws.below(2) == 0).chain([*hub.node()]).collect();
+        tokio::select! {
+            () = audit(&hub, &model, avoid, draws.next_u64()) => {}
+            _ = stop.changed() => return,
+        }
+    }
+}
+
+async fn audit(hub: &Arc<Hub>, model: &Arc<Model>, avoid: HashSet<NodeId>, seed: u64) {
+    let mut draws = Hash::of_value(Domain::Lot, &seed).stream();
+    let length = |(least, more): (u64, u64), draw: u64| (least + draw % more) as usize;
+    let (prompt, text) = (length(PROMPT, draws.next_u64()), length(TEXT, draws.next_u64()));
+    let limit = (prompt + text).min(model.context());
+    let from = model.clone();
+    let invented = tokio::task::spawn_blocking(move || {
+        check::wait_for_others();
+        from.whole().and_then(|engine| invent(engine, prompt.min(limit / 2), seed).ok())
+    });
+    let Ok(Some(tokens)) = invented.await else { return };
+    let sampling = Wire {
+        limit: limit as u32,
+        temperature: if draws.below(3) == 0 { 0.0 } else { 0.8 },
+        top_p: 1.0,
+        seed: draws.next_u64(),
+        prompt: tokens.len() as u32,
+        ..Wire::default()
+    };
+    let reach = Reach { near: HashMap::new(), avoid };
+    let mut session = Session::start(hub, model, reach, tokens, sampling.clone());
+    while let Some(event) = session.next().await {
+        if let Event::Failed(why) = event {
+            tracing::debug!(why, "a spot check came to no end");
+        }
+    }
+    let (tokens, signed) = session.evidence();
+    if signed.is_empty() {
+        return;
+    }
+    let (judges, read) = (hub.clone(), model.clone());
+    let found = tokio::task::spawn_blocking(move || check::again(&judges, &read, &tokens, &sampling, &signed)).await;
+    if let (Ok(Some(charge)), Some(court)) = (found, &hub.court) {
+        court.accuse(hub, charge).await;
+    }
+}
+
+/// A text as the model itself writes it: it looks like any other.
+fn invent(engine: &Engine, count: usize, seed: u64) -> Result<Vec<u32>> {
+    let vocabulary = engine.shape().vocabulary as u64;
+    let (mut cache, sampling) = (engine.cache(count), Sampling { seed, ..Sampling::default() });
+    let mut tokens = vec![(seed % vocabulary) as u32];
+    while tokens.len() < count {
+        let at = tokens.len();
+        let row = engine.embed(&tokens[at - 1..], at - 1)?;
+        let out = engine.forward(row, &mut [Part { cache: &mut cache, positions: 1 }])?;
+        tokens.push(sample(&engine.logits(&out)?, &sampling, &tokens, at).token);
+    }
+    Ok(tokens)
+}
