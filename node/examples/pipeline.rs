@@ -111,9 +111,22 @@ async fn wide() {
                 "  {dtype}, {} stage(s): {speed:.1} tokens/s, {share:.0} % of what reading the weights allows",
                 layers.len()
             );
+            let memory: Vec<String> = all.iter().map(|i| memory(&world, *i)).collect();
+            println!("    memory in MB, in all (of it files): {}", memory.join(", "));
             let _ = world.net.stop_all().await; // What is left of them is killed.
         }
     }
+}
+
+/// What a node holds.
+fn memory(world: &World, node: usize) -> String {
+    let id = world.net.nodes[node].process().unwrap_or_default();
+    let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
+    let of = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
+        line.trim_matches(|c: char| !c.is_ascii_digit()).parse::<u64>().unwrap_or_default() / 1000
+    };
+    format!("{} ({})", of("VmRSS:"), of("RssFile:"))
 }
 
 /// Gigabytes a second that this machine's memory gives to all cores together.

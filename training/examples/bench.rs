@@ -314,6 +314,8 @@ fn inference() -> Outcome {
             writing.sort_by(f64::total_cmp);
             let writing = report("  token after token", &writing, WRITTEN as f64, "tokens/s");
             ratio(writing * bytes, reading, "of one thread's reading speed while writing");
+            let read = prompt / flops * PROMPT as f64;
+            println!("  who checks a text reads it {:.1} times as fast as it was written", read / writing);
         }
     }
     Ok(())

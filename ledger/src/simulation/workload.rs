@@ -218,8 +218,8 @@ fn owed(state: &State, key: &Keypair, knows: Knowledge<'_>, duties: &mut Duties,
             bodies.push(Body::Judge { round: number, node: maker, found: if honest { truth } else { lie } });
         }
     }
-    for (accused, accusation) in state.accusations() {
-        let charge = accusation.charge.id();
+    for accusation in state.accusations() {
+        let (accused, charge) = (accusation.charge.signed.node, accusation.charge.id());
         let trial = &accusation.trial;
         let owes = trial.power.power(node) > 0 && !trial.judged.contains(node);
         if owes && duties.due(Duty::JudgeStage(charge), now) {

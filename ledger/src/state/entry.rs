@@ -65,8 +65,8 @@ pub enum Key {
     Unbonding(u64, Address, NodeId),
     /// [`Challenge`] of a contribution, by its round and maker.
     Challenge(u64, NodeId),
-    /// [`Accusation`] of a stage.
-    Accusation(NodeId),
+    /// [`Accusation`] of a stage, over a model.
+    Accusation(NodeId, Hash),
     /// [`Poll`] on a proposal, by its number.
     Poll(u64),
     /// [`PollVote`] of a wallet.
@@ -261,6 +261,8 @@ pub struct Node {
     pub jailed_until: Option<u64>,
     /// Receipts that expire up to this age are worth nothing to it: it signed what it did not compute.
     pub unpaid_until: u64,
+    /// Height of the last verdict that it did: it covers all that it had signed as a stage.
+    pub convicted_height: u64,
     /// Height of the last slash: it covers everything signed before. While evidence of that time is admissible the entry
     /// stays, whatever lapses.
     pub slashed_height: u64,
@@ -297,6 +299,7 @@ impl Node {
             receipts: (0, 0),
             jailed_until: None,
             unpaid_until: 0,
+            convicted_height: 0,
             slashed_height: 0,
             score_ppm: 0,
             work: BTreeMap::new(),

@@ -54,8 +54,12 @@ impl Challenge {
 impl State {
     /// Evidence about blocks below this height is too old.
     pub fn oldest_evidence(&self) -> u64 {
-        let ledger = &self.params().ledger;
-        let epoch = self.age_ms().saturating_sub(ledger.evidence_ms) / ledger.epoch_ms;
+        self.height_of_age(self.age_ms().saturating_sub(self.params().ledger.evidence_ms))
+    }
+
+    /// The height at which the epoch of this age began.
+    pub(super) fn height_of_age(&self, age: u64) -> u64 {
+        let epoch = age / self.params().ledger.epoch_ms;
         let kept = self.entries.range(Key::EpochStart(0)..=Key::EpochStart(epoch)).next_back();
         match kept.map(|(_, entry)| entry) {
             Some(super::Entry::EpochStart(start)) => start.height,

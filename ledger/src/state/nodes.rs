@@ -70,6 +70,7 @@ impl State {
             let coins = self.unbonding_from(&node.wallet, *id).map(|(_, amount)| amount).chain([node.stake]);
             coins.map(|amount| u128::from(amount.0)).sum::<u128>() >= u128::from(seat_stake.0)
                 || self.answers_for_a_slash(node)
+                || self.accusations_of(*id).next().is_some()
                 || self.validators().power(id) > 0
                 || self.round().participants.contains(id)
         };
@@ -121,7 +122,8 @@ impl Executor {
         if age < ready {
             return Err(Rejection::BindTooSoon { wait_ms: ready - age });
         }
-        let judged = self.state.challenges().any(|(_, accused, _)| accused == id);
+        let judged = self.state.challenges().any(|(_, accused, _)| accused == id)
+            || self.state.accusations_of(id).next().is_some();
         let tied = node.stake > Amount::ZERO || self.state.unbonds_from(&node.wallet, &id) || judged;
         if tied || node.jailed_until.is_some() || self.state.round().participants.contains(&id) {
             return Err(Rejection::NodeTied);
@@ -192,7 +194,8 @@ impl Executor {
         let held = node.founder
             || node.stake > Amount::ZERO
             || self.state.unbonds_from(&node.wallet, &id)
-            || self.state.answers_for_a_slash(&node);
+            || self.state.answers_for_a_slash(&node)
+            || self.state.accusations_of(id).next().is_some();
         match node.lapsed && !held {
             true => self.forget(id),
             false => self.set(Key::Node(id), node),

@@ -33,6 +33,9 @@ pub async fn run(
     each: Duration,
     mut stop: watch::Receiver<bool>,
 ) {
+    if hub.pays.is_none() {
+        tracing::info!("spot checks go to stages that take nothing: --spend lets this node check the others, too");
+    }
     loop {
         let mut draws = Hash(keys::random_bytes()).stream();
         let wait = each.mul_f64(0.5 + draws.below(1 << 20) as f64 / f64::from(1 << 20));
@@ -64,11 +67,9 @@ async fn audit(hub: &Arc<Hub>, model: &Arc<Model>, avoid: HashSet<NodeId>, seed:
     let (prompt, text) = (length(PROMPT, draws.next_u64()), length(TEXT, draws.next_u64()));
     let limit = (prompt + text).min(model.context());
     let from = model.clone();
-    let invented = tokio::task::spawn_blocking(move || {
-        check::wait_for_others();
-        from.whole().and_then(|engine| invent(engine, prompt.min(limit / 2), seed).ok())
-    });
-    let Ok(Some(tokens)) = invented.await else { return };
+    let invented =
+        check::aside(move || from.whole().and_then(|engine| invent(engine, prompt.min(limit / 2), seed).ok()));
+    let Some(Some(tokens)) = invented.await else { return };
     let sampling = Wire {
         limit: limit as u32,
         temperature: if draws.below(3) == 0 { 0.0 } else { 0.8 },
@@ -88,10 +89,10 @@ async fn audit(hub: &Arc<Hub>, model: &Arc<Model>, avoid: HashSet<NodeId>, seed:
     if signed.is_empty() {
         return;
     }
-    let (judges, read) = (hub.clone(), model.clone());
-    let found = tokio::task::spawn_blocking(move || check::again(&judges, &read, &tokens, &sampling, &signed)).await;
-    if let (Ok(Some(charge)), Some(court)) = (found, &hub.court) {
-        court.accuse(hub, charge).await;
+    let (asked, read) = (hub.clone(), model.clone());
+    let found = check::aside(move || check::again(&asked, &read, &tokens, &sampling, &signed)).await.flatten();
+    if let (Some(charge), Some(court)) = (found, &hub.court) {
+        court.accuse(charge);
     }
 }
 

@@ -35,23 +35,33 @@ pub fn perhaps(hub: &Arc<Hub>, model: &Arc<Model>, tokens: &[u32], wire: &Wire, 
         return;
     }
     let (hub, model, tokens, wire) = (hub.clone(), model.clone(), tokens.to_vec(), wire.clone());
-    let work = move || {
+    drop(aside(move || {
         if let Some(charge) = again(&hub, &model, &tokens, &wire, &signed)
             && let Some(court) = &hub.court
         {
             court.keep(&charge);
         }
         BUSY.store(false, Ordering::Relaxed);
+    }));
+}
+
+/// Computes something on a thread of its own, when nothing else does. None if it came to no end.
+pub fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> impl Future<Output = Option<T>> {
+    let (done, result) = tokio::sync::oneshot::channel();
+    let work = move || {
+        let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICENESS); // Costs responsiveness only.
+        let _ = done.send(work()); // Nobody waits for it any more.
     };
-    if std::thread::Builder::new().name("check".into()).spawn(work).is_err() {
-        BUSY.store(false, Ordering::Relaxed);
+    let started = std::thread::Builder::new().name("check".into()).spawn(work);
+    async move {
+        started.ok()?;
+        result.await.ok()
     }
 }
 
-/// Reads a text again, on a thread that is used for nothing else. A liar is left out from then on; what convicts it, unless the text is too
+/// Reads a text again. A liar is left out from then on; what convicts it, unless the text is too
 /// long to be shown.
 pub fn again(hub: &Hub, model: &Model, tokens: &[u32], wire: &Wire, signed: &[Signed]) -> Option<Charge> {
-    wait_for_others();
     let Some(engine) = model.whole() else {
         tracing::debug!("the model would take memory as a whole: nothing is checked");
         return None;
@@ -72,11 +82,6 @@ pub fn again(hub: &Hub, model: &Model, tokens: &[u32], wire: &Wire, signed: &[Si
             None
         }
     }
-}
-
-/// Lets this thread compute when nothing else does.
-pub fn wait_for_others() {
-    let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), NICENESS); // Costs responsiveness only.
 }
 
 /// What the whole model makes of a text.
@@ -239,7 +244,7 @@ mod tests {
             }
             let (mut signed, passed) = (Vec::new(), passed.map(|rows| proof::hashes(&rows, self.width)));
             for (chunk, (between, last)) in passed[0].iter().copied().zip(passed[1].iter().copied()).enumerate() {
-                let (start, end) = (chunk * CHUNK, (chunk + 1) * CHUNK);
+                let end = (chunk + 1) * CHUNK;
                 let next = proof::next(&wire, &chunks(&tokens)[chunk], tokens[end]);
                 for (key, (first, end), (came, gave, next)) in [
                     (&self.keys[0], (0, 2), (chunks(&tokens)[chunk], between, Hash::ZERO)),

@@ -2,7 +2,7 @@
 //! this node knows of who serves what.
 
 use super::{
-    court::Court,
+    court::{Court, Untaken},
     links::Links,
     payment::{Cashier, Pays},
     worker::{Inbound, Worker},
@@ -120,9 +120,16 @@ impl Hub {
     }
 
     /// Whether a statement is signed, and of now.
-    pub fn takes(&self, signed: &Signed) -> bool {
+    ///
+    /// # Errors
+    ///
+    /// Which of these it is not.
+    pub fn takes(&self, signed: &Signed) -> Result<(), Untaken> {
+        if !signed.verify(&self.network) {
+            return Err(Untaken::Signature);
+        }
         let now = self.court.as_ref().is_none_or(|court| court.is_now(&signed.node, signed.statement.height));
-        now && signed.verify(&self.network)
+        now.then_some(()).ok_or(Untaken::Height)
     }
 
     /// A node is left out from now on.

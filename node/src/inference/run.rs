@@ -71,7 +71,7 @@ impl Inference {
         let (served, announced) = watch::channel(None);
         let api = Api::new(hub.clone(), Some(net.clone()), current.clone());
         let mut tasks = vec![tokio::spawn(host::announce(hub.clone(), net, key, announced, stop.clone()))];
-        tasks.push(tokio::spawn(court::judge(hub.clone(), models.clone(), current.clone(), stop.clone())));
+        tasks.push(tokio::spawn(court::run(hub.clone(), models.clone(), current.clone(), stop.clone())));
         if audits > 0.0 {
             let each = std::time::Duration::from_secs_f64(HOUR / audits);
             tasks.push(tokio::spawn(audit::run(hub.clone(), current, each, stop.clone())));

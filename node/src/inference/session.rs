@@ -2,7 +2,7 @@
 
 use super::{
     check,
-    court::Court,
+    court::{Court, Untaken},
     hub::{Hub, News},
     model::Model,
     payment::Pays,
@@ -217,11 +217,18 @@ impl Session {
                 }
                 Effect::Failed(why) => self.events.push_back(Event::Failed(why)),
                 Effect::LeftOut(node, why) => tracing::info!(node = %node.short(), why, "a stage was left out"),
-                Effect::Signed(signed) if self.hub.takes(&signed) => self.signed.push(signed),
                 Effect::Signed(signed) => {
                     let now = self.started.elapsed().as_millis() as u64;
                     let mut routes = Now { hub: &self.hub, model: self.model.id, reach: &self.reach };
-                    let effects = self.client.lied(now, signed.node, &mut routes);
+                    let effects = match self.hub.takes(&signed) {
+                        Ok(()) => {
+                            self.signed.push(signed);
+                            continue;
+                        }
+                        // Its ledger, or this node's, may only be behind.
+                        Err(Untaken::Height) => self.client.gone(now, signed.node, &mut routes),
+                        Err(Untaken::Signature) => self.client.lied(now, signed.node, &mut routes),
+                    };
                     self.act(effects);
                 }
             }

@@ -69,10 +69,18 @@ impl Models {
         self.inner.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Says which state is the network's head, and which others are to stay on disk.
-    pub fn keep(&self, head: Hash, bases: impl Iterator<Item = Hash>) {
+    /// Says which state is the network's head, and which others are to stay on disk: `bases`, and what is there and `asked` for.
+    pub fn keep(&self, head: Hash, bases: impl Iterator<Item = Hash>, asked: impl Fn(&Hash) -> bool) {
+        let here = self.roots().into_iter().filter(asked);
         let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
-        (inner.head, inner.bases) = (Some(head), bases.collect());
+        (inner.head, inner.bases) = (Some(head), bases.chain(here).collect());
+    }
+
+    /// Roots of the states that are here.
+    pub fn roots(&self) -> BTreeSet<Hash> {
+        let inner = self.read();
+        let held = inner.held.iter().map(|held| held.root);
+        held.chain(inner.bases.iter().copied()).chain(inner.head).collect()
     }
 
     fn remember(&self, held: Held) -> Arc<Held> {
@@ -129,7 +137,7 @@ mod tests {
             ModelConfig { layers: 1, width: 8, heads: 1, kv_heads: 1, ffn: 8, ..ailo_protocol::presets::dev().model };
         let models = Models::open(dir.path().into(), config);
         let [base, head] = [0, 1].map(|seed| models.put(ModelState::initial(&config, seed)).unwrap().root);
-        models.keep(head, [base].into_iter());
+        models.keep(head, [base].into_iter(), |_| false);
         for seed in 2..10 {
             models.put(ModelState::initial(&config, seed)).unwrap();
         }
@@ -137,7 +145,10 @@ mod tests {
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), IN_MEMORY + 1);
         let again = Models::open(dir.path().into(), config);
         assert!(again.get(&head).is_some() && again.get(&base).is_some(), "they are on disk too");
-        again.keep(head, std::iter::empty());
+        again.keep(head, std::iter::empty(), |root| *root == base);
+        (30..32).for_each(|seed| drop(again.put(ModelState::initial(&config, seed)).unwrap()));
+        assert!(again.get(&base).is_some(), "somebody is accused over it");
+        again.keep(head, std::iter::empty(), |_| false);
         (10..12).for_each(|seed| drop(again.put(ModelState::initial(&config, seed)).unwrap()));
         assert!(again.get(&base).is_none(), "no round needs it any more");
     }

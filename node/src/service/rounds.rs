@@ -15,7 +15,7 @@ use super::{
     models::Held,
     work::{self, Next, RESEND, Setup, Task, take_finished},
 };
-use crate::genesis::now_ms;
+use crate::{genesis::now_ms, inference::model::Model};
 use ailo_ledger::{
     Body, Transaction,
     state::{Phase, Round, State},
@@ -135,7 +135,11 @@ impl Rounds {
         let held = self.setup.models.get(&model.root);
         let oldest = state.oldest_challengeable();
         let replayed = state.past_rounds().filter(|past| past.number >= oldest || state.is_open(past.number));
-        self.setup.models.keep(model.root, replayed.map(|past| past.base_root));
+        let accused = |root: &Hash| {
+            let id = Model::own_id(root);
+            state.accusations().any(|open| open.charge.signed.statement.model == id)
+        };
+        self.setup.models.keep(model.root, replayed.map(|past| past.base_root), accused);
         if let Some(held) = held {
             let (rounds, root) = (Some(model.steps), Some(held.root));
             self.setup.progress.send_if_modified(|p| {

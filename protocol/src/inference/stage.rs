@@ -721,6 +721,8 @@ impl Session {
             match self.tokens.get(position) {
                 Some(known) if known == token => {}
                 Some(_) => return Err(client_error("two different tokens at one position")),
+                // What it was not told of by a route it has chosen.
+                None if self.is_last(served) => return Err(client_error("the last stage chooses what follows")),
                 None => self.tokens.push(*token),
             }
         }

@@ -13,7 +13,7 @@ mod tests;
 pub use config::Family;
 
 use crate::{
-    engine::{Block, Dtype, Linear, Matrix, NormWeights, Shape, Weights},
+    engine::{Block, Dtype, Linear, Matrix, NormWeights, Shape, Weights, pages::Room},
     error::{Result, TrainingError},
 };
 use ailo_protocol::{Hash, hash::Domain};
@@ -222,10 +222,10 @@ impl Loader<'_> {
         let bytes = if in_place {
             map.slice(stored.range.clone())
         } else {
-            let mut bytes = vec![0; stored.range.len()];
+            let mut room = Room::of(stored.range.len());
             let failed = |source| TrainingError::File { action: "read", path: path.clone(), source };
-            file.read_exact_at(&mut bytes, stored.range.start as u64).map_err(failed)?;
-            bytes.into()
+            file.read_exact_at(room.as_mut(), stored.range.start as u64).map_err(failed)?;
+            room.into()
         };
         let hash = Hash::of_parts(Domain::Blob, &[format!("{dtype} {:?}", stored.shape).as_bytes(), &bytes]);
         self.hasher.insert(name.into(), hash);

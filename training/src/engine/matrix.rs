@@ -1,6 +1,7 @@
 //! Matrices of weights as they lie in memory or in a mapped file: float32, float16, bfloat16, or 8-bit integers with a scale a row.
 //! Each type is widened to float32 exactly, wherever it is used.
 
+use super::pages::Room;
 use crate::error::{Result, TrainingError};
 use bytes::Bytes;
 use pulp::bytemuck;
@@ -94,35 +95,40 @@ impl Matrix {
         if self.dtype == dtype {
             return self;
         }
-        let mut bytes = Vec::with_capacity(self.outs() * self.width * dtype.bytes());
-        let mut scales = Vec::new();
-        for out in 0..self.outs() {
+        let size = self.width * dtype.bytes();
+        let (mut room, mut scales) = (Room::of(self.outs() * size), Vec::new());
+        for (out, bytes) in room.as_mut().chunks_exact_mut(size).enumerate() {
             let row = self.row(out);
+            let mut fill = |narrow: fn(f32) -> u16| {
+                let halves = bytes.as_chunks_mut().0.iter_mut().zip(&row);
+                halves.for_each(|(half, x)| *half = narrow(*x).to_le_bytes());
+            };
             match dtype {
-                Dtype::F32 => bytes.extend(row.iter().flat_map(|x| x.to_le_bytes())),
-                Dtype::F16 => bytes.extend(row.iter().flat_map(|x| narrow_f16(*x).to_le_bytes())),
-                Dtype::Bf16 => bytes.extend(row.iter().flat_map(|x| narrow_bf16(*x).to_le_bytes())),
+                Dtype::F32 => bytes.as_chunks_mut().0.iter_mut().zip(&row).for_each(|(to, x)| *to = x.to_le_bytes()),
+                Dtype::F16 => fill(narrow_f16),
+                Dtype::Bf16 => fill(narrow_bf16),
                 Dtype::Int8 => {
                     let largest = row.iter().fold(0.0f32, |most, x| most.max(x.abs()));
                     let scale = largest / 127.0;
                     let whole = |x: &f32| if scale > 0.0 { (x / scale).round_ties_even() as i8 } else { 0 };
-                    bytes.extend(row.iter().map(|x| whole(x).to_le_bytes()[0]));
+                    bytes.iter_mut().zip(&row).for_each(|(to, x)| *to = whole(x).to_le_bytes()[0]);
                     scales.push(scale);
                 }
             }
         }
-        Matrix { dtype, bytes: bytes.into(), scales, width: self.width }
+        Matrix { dtype, bytes: room.into(), scales, width: self.width }
     }
 
     /// The transpose of float32, float16 or bfloat16 numbers.
     pub fn transposed(&self) -> Matrix {
         let (outs, size) = (self.outs(), self.dtype.bytes());
-        let mut bytes = vec![0; self.bytes.len()];
+        let mut room = Room::of(self.bytes.len());
+        let bytes = room.as_mut();
         for (i, number) in self.bytes.chunks_exact(size).enumerate() {
             let (row, column) = (i / self.width, i % self.width);
             bytes[(column * outs + row) * size..][..size].copy_from_slice(number);
         }
-        Matrix { dtype: self.dtype, bytes: bytes.into(), scales: Vec::new(), width: outs }
+        Matrix { dtype: self.dtype, bytes: room.into(), scales: Vec::new(), width: outs }
     }
 
     /// One row, widened.

@@ -12,6 +12,7 @@
 mod attention;
 mod math;
 mod matrix;
+pub(crate) mod pages;
 mod product;
 mod shape;
 #[cfg(test)]

@@ -20,6 +20,8 @@ use std::borrow::Cow;
 pub(super) const LANES: usize = 16;
 /// Columns that are taken at once.
 const SPAN: usize = 64;
+/// What is added to the same lanes of a span, one after another.
+const GROUPS: usize = SPAN / LANES;
 /// Numbers of weights that meet all rows of x before the next do: they stay in a second cache.
 const BLOCK: usize = 1 << 16;
 /// Multiplications that are worth another thread.
@@ -92,8 +94,9 @@ trait Element {
     /// Where the k-th number of a span is taken.
     fn place(k: usize) -> usize;
 
-    /// Lanes `vector * F32_LANES ..` of the `group`-th [`LANES`] places of a span.
-    fn load<S: Simd>(simd: S, span: &Self::Span, group: usize, vector: usize) -> S::f32s;
+    /// Lanes `vector * F32_LANES ..` of each [`LANES`] places of a span. All at once, so that bytes that hold several numbers are loaded once, and
+    /// nothing is decided in the inner loop.
+    fn load<S: Simd>(simd: S, span: &Self::Span, vector: usize) -> [S::f32s; GROUPS];
 }
 
 struct F32;
@@ -107,6 +110,36 @@ fn words<S: Simd>(bytes: &[u8], at: usize, vector: usize) -> S::u32s {
     bytemuck::pod_read_unaligned(&bytes[(at * LANES + vector * S::U32_LANES) * 4..][..S::U32_LANES * 4])
 }
 
+/// The lower and the upper halves of the first sixteen words of a span, and of the second ones, each as upper half of a word.
+#[inline(always)]
+fn halves<S: Simd>(simd: S, span: &[u8], vector: usize) -> [S::u32s; GROUPS] {
+    let (first, second) = (words::<S>(span, 0, vector), words::<S>(span, 1, vector));
+    let (shift, upper) = (simd.splat_u32s(16), simd.splat_u32s(0xffff_0000));
+    [
+        simd.wrapping_dyn_shl_u32s(first, shift),
+        simd.and_u32s(first, upper),
+        simd.wrapping_dyn_shl_u32s(second, shift),
+        simd.and_u32s(second, upper),
+    ]
+}
+
+/// A float16 that is the upper half of a word, as [`Matrix::row`] widens it.
+#[inline(always)]
+fn widened<S: Simd>(simd: S, upper: S::u32s) -> S::f32s {
+    let sign = simd.and_u32s(upper, simd.splat_u32s(0x8000_0000));
+    let size = simd.and_u32s(simd.wrapping_dyn_shr_u32s(upper, simd.splat_u32s(3)), simd.splat_u32s(0x0fff_ffff));
+    simd.mul_f32s(simd.transmute_f32s_u32s(simd.or_u32s(sign, size)), simd.splat_f32s(F16_BIAS))
+}
+
+/// The byte of each word that begins at bit `at`, as a signed number. A byte b becomes the last place of 2^23 + 128 + b, which is exact, and so
+/// is the difference.
+#[inline(always)]
+fn number<S: Simd>(simd: S, words: S::u32s, at: u32) -> S::f32s {
+    let byte = simd.and_u32s(simd.wrapping_dyn_shr_u32s(words, simd.splat_u32s(at)), simd.splat_u32s(0xff));
+    let float = simd.xor_u32s(byte, simd.splat_u32s(0x4b00_0080));
+    simd.sub_f32s(simd.transmute_f32s_u32s(float), simd.splat_f32s(8_388_736.0))
+}
+
 impl Element for F32 {
     type Span = [u8; SPAN * 4];
 
@@ -116,8 +149,13 @@ impl Element for F32 {
     }
 
     #[inline(always)]
-    fn load<S: Simd>(simd: S, span: &Self::Span, group: usize, vector: usize) -> S::f32s {
-        simd.transmute_f32s_u32s(words::<S>(span, group, vector))
+    fn load<S: Simd>(simd: S, span: &Self::Span, vector: usize) -> [S::f32s; GROUPS] {
+        [
+            simd.transmute_f32s_u32s(words::<S>(span, 0, vector)),
+            simd.transmute_f32s_u32s(words::<S>(span, 1, vector)),
+            simd.transmute_f32s_u32s(words::<S>(span, 2, vector)),
+            simd.transmute_f32s_u32s(words::<S>(span, 3, vector)),
+        ]
     }
 }
 
@@ -131,12 +169,14 @@ impl Element for Bf16 {
     }
 
     #[inline(always)]
-    fn load<S: Simd>(simd: S, span: &Self::Span, group: usize, vector: usize) -> S::f32s {
-        let both = words::<S>(span, group / 2, vector);
-        simd.transmute_f32s_u32s(match group % 2 {
-            0 => simd.wrapping_dyn_shl_u32s(both, simd.splat_u32s(16)),
-            _ => simd.and_u32s(both, simd.splat_u32s(0xffff_0000)),
-        })
+    fn load<S: Simd>(simd: S, span: &Self::Span, vector: usize) -> [S::f32s; GROUPS] {
+        let [a, b, c, d] = halves(simd, span, vector);
+        [
+            simd.transmute_f32s_u32s(a),
+            simd.transmute_f32s_u32s(b),
+            simd.transmute_f32s_u32s(c),
+            simd.transmute_f32s_u32s(d),
+        ]
     }
 }
 
@@ -148,17 +188,10 @@ impl Element for F16 {
         Bf16::place(k)
     }
 
-    /// As [`Matrix::row`] widens them.
     #[inline(always)]
-    fn load<S: Simd>(simd: S, span: &Self::Span, group: usize, vector: usize) -> S::f32s {
-        let both = words::<S>(span, group / 2, vector);
-        let upper = match group % 2 {
-            0 => simd.wrapping_dyn_shl_u32s(both, simd.splat_u32s(16)),
-            _ => simd.and_u32s(both, simd.splat_u32s(0xffff_0000)),
-        };
-        let sign = simd.and_u32s(upper, simd.splat_u32s(0x8000_0000));
-        let size = simd.and_u32s(simd.wrapping_dyn_shr_u32s(upper, simd.splat_u32s(3)), simd.splat_u32s(0x0fff_ffff));
-        simd.mul_f32s(simd.transmute_f32s_u32s(simd.or_u32s(sign, size)), simd.splat_f32s(F16_BIAS))
+    fn load<S: Simd>(simd: S, span: &Self::Span, vector: usize) -> [S::f32s; GROUPS] {
+        let [a, b, c, d] = halves(simd, span, vector);
+        [widened(simd, a), widened(simd, b), widened(simd, c), widened(simd, d)]
     }
 }
 
@@ -171,14 +204,10 @@ impl Element for Int8 {
         k / 4 + k % 4 * LANES
     }
 
-    /// A byte b becomes the last place of 2^23 + 128 + b, which is exact, and so is the difference.
     #[inline(always)]
-    fn load<S: Simd>(simd: S, span: &Self::Span, group: usize, vector: usize) -> S::f32s {
+    fn load<S: Simd>(simd: S, span: &Self::Span, vector: usize) -> [S::f32s; GROUPS] {
         let all = words::<S>(span, 0, vector);
-        let byte =
-            simd.and_u32s(simd.wrapping_dyn_shr_u32s(all, simd.splat_u32s(8 * group as u32)), simd.splat_u32s(0xff));
-        let float = simd.xor_u32s(byte, simd.splat_u32s(0x4b00_0080));
-        simd.sub_f32s(simd.transmute_f32s_u32s(float), simd.splat_f32s(8_388_736.0))
+        [number(simd, all, 0), number(simd, all, 8), number(simd, all, 16), number(simd, all, 24)]
     }
 }
 
@@ -303,13 +332,14 @@ fn tile<S: Simd, E: Element, const R: usize, const C: usize>(
             for c in 0..C {
                 ws[c] = all_w[c].get(span).unwrap_or(&last_w[c]);
             }
-            for group in 0..SPAN / LANES {
-                for c in 0..C {
-                    let w = E::load(simd, ws[c], group, vector);
-                    for r in 0..R {
-                        sums[r][c] =
-                            simd.mul_add_f32s(S::as_simd_f32s(xs[r]).0[group * vectors + vector], w, sums[r][c]);
-                    }
+            for c in 0..C {
+                let [w0, w1, w2, w3] = E::load(simd, ws[c], vector);
+                for r in 0..R {
+                    let x = S::as_simd_f32s(xs[r]).0;
+                    let sum = simd.mul_add_f32s(x[vector], w0, sums[r][c]);
+                    let sum = simd.mul_add_f32s(x[vectors + vector], w1, sum);
+                    let sum = simd.mul_add_f32s(x[2 * vectors + vector], w2, sum);
+                    sums[r][c] = simd.mul_add_f32s(x[3 * vectors + vector], w3, sum);
                 }
             }
         }

@@ -1,5 +1,8 @@
 use super::*;
-use crate::transaction::Claim;
+use crate::{
+    consensus::{Ballot, Step},
+    transaction::Claim,
+};
 use ailo_protocol::{
     inference::{
         CHUNK, chunks,
@@ -159,28 +162,59 @@ fn what_shows_nothing_is_no_charge() {
 }
 
 #[test]
-fn a_slash_that_comes_before_the_verdict_covers_it_and_a_word_for_an_earlier_trial_does_not_count() {
+fn evidence_of_something_else_covers_no_lie_and_a_word_for_another_trial_does_not_count() {
     let mut ledger = ledger();
     let (first, second) = (charge_at(&ledger, 0, 1), charge_at(&ledger, 0, 2));
     ledger.block(vec![accuse(&ledger, 1, &first)]);
     assert_eq!(ledger.refusal(&accuse(&ledger, 2, &second)), Rejection::AccusedAlready, "one thing at a time");
     assert_eq!(ledger.refusal(&finds(&ledger, 3, &second, Hash::ZERO)), Rejection::NoSuchChallenge);
+    let height = ledger.state.height();
     let sign = |block: u8| {
-        let height = ledger.state.height();
-        let ballot = crate::consensus::Ballot {
-            height,
-            round: 0,
-            step: crate::consensus::Step::Prevote,
-            block: Some(Hash([block; 32])),
-        };
+        let ballot = Ballot { height, round: 0, step: Step::Prevote, block: Some(Hash([block; 32])) };
         ballot.sign(&ledger.state.network(), &node_key(0))
     };
+    // Who is about to be convicted shows itself to have signed two ballots, which costs less.
     let evidence = Body::Evidence(Evidence::Ballots { first: sign(1), second: sign(2) });
     ledger.block(vec![ledger.sign(&node_key(1), evidence)]);
     assert_eq!(slashes(&ledger).len(), 1);
     ledger.block((1..5).map(|i| finds(&ledger, i, &first, otherwise(&first))).collect());
-    assert_eq!((slashes(&ledger), ledger.state.accusations().count()), (vec![], 0));
-    assert!(ledger.founder(0).unpaid_until > 0);
+    assert_eq!((slashes(&ledger).len(), ledger.state.accusations().count()), (1, 0));
+}
+
+/// The same about another model.
+fn about(charge: &Charge, ledger: &Ledger, i: u8, model: Hash) -> Charge {
+    let statement = Statement { model, ..charge.signed.statement.clone() };
+    Charge { signed: statement.sign(&ledger.state.network(), &node_key(i)), ..charge.clone() }
+}
+
+#[test]
+fn a_charge_over_a_model_that_nobody_has_shields_nobody_and_two_over_one_lie_slash_once() {
+    let mut ledger = ledger();
+    let first = charge(&ledger, 0);
+    let (other, shield) = (about(&first, &ledger, 0, Hash([7; 32])), about(&first, &ledger, 0, Hash([8; 32])));
+    ledger.block(vec![accuse(&ledger, 3, &shield)]);
+    ledger.block(vec![accuse(&ledger, 1, &first)]);
+    ledger.block(vec![accuse(&ledger, 2, &other)]);
+    ledger.block((1..5).map(|i| finds(&ledger, i, &first, otherwise(&first))).collect());
+    assert_eq!(slashes(&ledger).len(), 1);
+    let before = ledger.free(2);
+    ledger.block((1..5).map(|i| finds(&ledger, i, &other, otherwise(&other))).collect());
+    assert_eq!(slashes(&ledger), [], "it is covered");
+    assert!(ledger.free(2).0 >= before.0 + ALC(10).0, "and who was right has the bond back");
+    assert_eq!(ledger.state.accusations().count(), 1);
+}
+
+#[test]
+fn who_is_accused_can_not_slip_away() {
+    let mut ledger = ledger();
+    let charge = charge(&ledger, 0);
+    ledger.block(vec![ledger.unstake(0, ALC(200))]);
+    ledger.block(vec![accuse(&ledger, 1, &charge)]);
+    let consent = Consent::sign(&ledger.state.network(), node_key(0).public(), &wallet(9), &wallet_key(9));
+    let rebound = ledger.sign(&node_key(0), Body::BindNode { wallet: wallet(9), consent });
+    assert!(matches!(ledger.refusal(&rebound), Rejection::NodeTied | Rejection::BindTooSoon { .. }));
+    ledger.block((1..5).map(|i| finds(&ledger, i, &charge, otherwise(&charge))).collect());
+    assert_eq!(slashes(&ledger).len(), 1, "what unbonds is there still");
 }
 
 #[test]

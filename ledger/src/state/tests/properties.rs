@@ -137,9 +137,10 @@ impl Chaos {
             }
             12 if self.one_in(3) => Body::Challenge { round, node },
             12 if self.one_in(2) => match state.accusations().next() {
-                Some((node, accusation)) if !self.one_in(3) => {
+                Some(accusation) if !self.one_in(3) => {
                     let found = if self.one_in(4) { accusation.trial.claimed } else { Hash::ZERO };
-                    return (key, Body::JudgeStage { node, charge: accusation.charge.id(), found });
+                    let (node, charge) = (accusation.charge.signed.node, accusation.charge.id());
+                    return (key, Body::JudgeStage { node, charge, found });
                 }
                 _ => Body::Accuse(accusations::charge_at(
                     ledger,

@@ -106,6 +106,22 @@ fn a_stage_does_not_sign_rows_of_one_text_for_another_that_its_client_names_late
 }
 
 #[test]
+fn a_stage_of_all_layers_takes_no_token_for_its_own_that_it_has_not_chosen() {
+    let text: Vec<u32> = (0..41).collect();
+    let told: [fn(&[u32]) -> Body; 2] = [
+        |tokens| ailo_proto::Input { epoch: 1, at: 1, tokens: tokens.to_vec() }.into(),
+        |tokens| ailo_proto::Tokens { epoch: 1, at: 1, tokens: tokens.to_vec(), ..Default::default() }.into(),
+    ];
+    for told in told {
+        let mut alone = Alone::open(0..LAYERS, 0.0);
+        assert!(failure(&alone.route(1, &text[..1])).is_none());
+        let from = if matches!(told(&[]), Body::Input(_)) { node(100) } else { node(0) };
+        let effects = alone.hear(from, told(&text[1..]));
+        assert_eq!(failure(&effects), Some("the last stage chooses what follows"));
+    }
+}
+
+#[test]
 fn a_last_stage_gives_up_where_rows_are_taken_back_that_it_has_chosen_tokens_of() {
     let mut alone = Alone::open(2..LAYERS, 0.0);
     let text: Vec<u32> = (0..10).collect();
