@@ -139,8 +139,8 @@ fn a_known_history_has_a_known_root() {
     assert_eq!(
         [first, ledger.state.root()].map(|root| root.to_string()),
         [
-            "2373f0a9efb376011323543f61360fe6c2ea5cc204c5a21e38112678ce878680",
-            "0fd3403cbdd34e4c284441651d49dfdbd42173b8b2ced1905e9ed9d7b9806fe5"
+            "9ab2c3835066551ff631f6a7d8a879e44b6595507d136a8325c6183860e6139c",
+            "43a496fdeca8edada6b6a37d41b7f86f0d01a3b04a8a9c21a6db144e97bb0f9b"
         ]
     );
 }
