@@ -120,7 +120,7 @@ async fn wide() {
 
 /// What a node holds.
 fn memory(world: &World, node: usize) -> String {
-    let id = world.net.nodes[node].process().unwrap_or_default();
+    let id = world.net.pid(node).unwrap_or_default();
     let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
     let of = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();

@@ -187,7 +187,7 @@ pub struct RunOptions {
     /// With --model: which layers to serve, as in 0..12; 0..0 serves none and only asks [default: where the network has fewest].
     #[arg(long, env = "AILO_LAYERS", value_name = "A..B")]
     pub layers: Option<String>,
-    /// With --model: memory for its layers, in MiB [default: half of the machine's].
+    /// With --model: memory for its layers, in MiB [default: half of the machine's, or of what its control group leaves].
     #[arg(long, env = "AILO_MEMORY", value_name = "MIB")]
     pub memory: Option<u64>,
     /// With --model: how to keep the weights: f32, f16, bf16 or int8 [default: as they are in the files].

@@ -5,6 +5,7 @@ use crate::{
     datadir,
     error::NodeError,
     inference::{draft::Guess, host::Share, payment::Ask, run::Checkpoint},
+    machine,
 };
 use ailo_ledger::{
     light::{self, NotACheckpoint},
@@ -99,12 +100,7 @@ fn served(
             "--model {folder} is no checkpoint's folder: it holds config.json, tokenizer.json and *.safetensors"
         )));
     }
-    let half = || {
-        let kilobytes = |line: &str| line.strip_prefix("MemTotal:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok();
-        let text = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
-        text.lines().find_map(kilobytes).map_or(1 << 30, |kilobytes| kilobytes * 512)
-    };
-    let bytes = memory.map_or_else(half, |megabytes| megabytes << 20);
+    let bytes = memory.map_or_else(|| machine::memory() / 2, |megabytes| megabytes << 20);
     let share = match layers {
         None => Share::Bytes(bytes),
         Some(text) => {
@@ -226,6 +222,25 @@ mod tests {
         assert_eq!((settings.power, settings.http.port(), settings.validator), (60, 1, true));
         assert!(!settings.inference_only && settings.require_api_key);
         assert_eq!(settings.allow_host, ["a.org"]);
+    }
+
+    #[test]
+    fn the_example_file_says_what_the_program_understands() {
+        let example = include_str!("../../config/node.toml");
+        let options = example.lines().map(|line| match line.strip_prefix("# ") {
+            // Of an address it shows the beginning.
+            Some(option)
+                if !option.contains("...") && option.split_once(" = ").is_some_and(|(name, _)| !name.contains(' ')) =>
+            {
+                option
+            }
+            _ => line,
+        });
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("node.toml");
+        std::fs::write(&file, options.collect::<Vec<_>>().join("\n")).unwrap();
+        let options = read_file(&file).unwrap();
+        assert!(options.audits.is_some() && options.spend.is_some() && options.checkpoint.is_some());
     }
 
     #[test]

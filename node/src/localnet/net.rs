@@ -57,13 +57,6 @@ pub struct Node {
     client: Option<Client>,
 }
 
-impl Node {
-    /// The number of its process, while it runs.
-    pub fn process(&self) -> Option<u32> {
-        self.child.as_ref()?.id()
-    }
-}
-
 /// The network.
 pub struct Net {
     /// What it was founded on.

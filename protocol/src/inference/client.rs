@@ -95,6 +95,8 @@ pub struct Client {
     running: bool,
     /// Nodes that are left out: for good, or only as long as others have their layers.
     without: HashMap<NodeId, bool>,
+    /// Who was left out last.
+    lost: Option<NodeId>,
     /// Since when stages are being opened.
     opening: Option<u64>,
     /// Since when a stage is missing.
@@ -151,6 +153,7 @@ impl Client {
             epoch: 0,
             running: false,
             without: HashMap::new(),
+            lost: None,
             opening: None,
             broken: None,
             heard: 0,
@@ -277,8 +280,12 @@ impl Client {
         let all: HashSet<NodeId> = self.without.keys().copied().collect();
         let bad: HashSet<NodeId> =
             self.without.iter().filter(|(_, for_good)| **for_good).map(|(node, _)| *node).collect();
-        let found =
-            [Some(&all), again.then_some(&bad)].into_iter().flatten().find_map(|without| self.gaps(without, routes));
+        // Of those that only seem gone, who was lost last is asked last: another one may have been there all the time.
+        let others = bad.iter().copied().chain(self.lost).collect();
+        let found = [Some(&all), again.then_some(&others), again.then_some(&bad)]
+            .into_iter()
+            .flatten()
+            .find_map(|without| self.gaps(without, routes));
         let Some((anew, stages)) = found else { return };
         if anew {
             for hop in std::mem::take(&mut self.hops) {
@@ -554,6 +561,7 @@ impl Client {
         // In case that it lives and only seems dead.
         self.effects.push(Effect::Send(node, Frame::of(self.id, Close::default())));
         *self.without.entry(node).or_default() |= for_good;
+        self.lost = Some(node);
         self.hops.retain(|hop| hop.node != node);
         (self.running, self.asked, self.opening) = (false, None, None);
         self.broken.get_or_insert(now);

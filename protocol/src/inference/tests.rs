@@ -794,3 +794,33 @@ fn strangers_change_nothing_and_floods_are_refused() {
     stage.gone(stranger);
     assert_eq!(stage.sessions(), 0);
 }
+
+/// Whole models, the first of them first.
+struct Whole(Vec<NodeId>);
+
+impl Routes for Whole {
+    fn route(&mut self, layers: Range<u32>, without: &HashSet<NodeId>) -> Option<client::Stages> {
+        let node = self.0.iter().find(|node| !without.contains(node))?;
+        Some(vec![(*node, layers)])
+    }
+}
+
+#[test]
+fn of_two_that_seem_gone_who_was_lost_first_is_asked_again_first() {
+    let request = Request { model: MODEL, layers: LAYERS, tokens: vec![1], sampling: Sampling::default() };
+    let mut client = Client::new(&node(100), 7, request);
+    let opens = |effects: Vec<client::Effect>| {
+        let open = |effect: &client::Effect| match effect {
+            client::Effect::Send(to, Frame { body: Some(Body::Open(_)), .. }) => Some(*to),
+            _ => None,
+        };
+        effects.iter().filter_map(open).collect::<Vec<_>>()
+    };
+    let (first, second) = (node(1), node(2));
+    assert_eq!(opens(client.start(0, &mut Whole(vec![first]))), [first]);
+    // Another one is nearer, and has come meanwhile; then it hangs.
+    let mut both = Whole(vec![second, first]);
+    assert_eq!(opens(client.gone(10, first, &mut both)), [second]);
+    assert_eq!(opens(client.gone(20, second, &mut both)), []);
+    assert_eq!(opens(client.tick(120, &mut both)), [first]);
+}
