@@ -71,7 +71,7 @@ impl Model {
             read = total;
             progress(done, total);
         };
-        let hashes = checkpoint.load(0..shape.layers, None, &mut progress)?.hashes;
+        let hashes = checkpoint.hashes(&mut progress)?;
         let mut known = format!("{shape:?} {}", dtype.map_or("as it is", Dtype::name)).into_bytes();
         for name in ["tokenizer.json", "tokenizer_config.json"] {
             let path = folder.join(name);

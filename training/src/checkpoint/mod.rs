@@ -96,12 +96,43 @@ impl Checkpoint {
     ///
     /// [`TrainingError::Checkpoint`] if a tensor is missing or of another form than the configuration says.
     pub fn load(&self, span: Range<usize>, dtype: Option<Dtype>, progress: &mut dyn FnMut(u64, u64)) -> Result<Loaded> {
+        self.read(span, dtype, true, progress)
+    }
+
+    /// The hashes that [`Checkpoint::load`] gives of each layer alone. Nothing is kept: a model that no memory holds has them, too.
+    ///
+    /// # Errors
+    ///
+    /// As [`Checkpoint::load`].
+    pub fn hashes(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<Vec<Hash>> {
+        let layers = (0..self.shape.layers).map(|layer| layer..layer + 1);
+        let total = layers.clone().map(|layer| self.bytes(&layer)).sum();
+        let (mut hashes, mut before) = (Vec::new(), 0);
+        for layer in layers {
+            let bytes = self.bytes(&layer);
+            hashes.extend(
+                self.read(layer, None, false, &mut |done, _| progress(before + done.min(bytes), total))?.hashes,
+            );
+            before += bytes;
+        }
+        progress(total, total);
+        Ok(hashes)
+    }
+
+    /// `kept`: the weights are for computing, and take the form for it; else they lie as in the files.
+    fn read(
+        &self,
+        span: Range<usize>,
+        dtype: Option<Dtype>,
+        kept: bool,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Loaded> {
         if span.is_empty() || span.end > self.shape.layers {
             let what = format!("{}..{} are no layers of a model of {}", span.start, span.end, self.shape.layers);
             return Err(TrainingError::Checkpoint(what));
         }
         let mut loader =
-            Loader { of: self, dtype, hasher: BTreeMap::new(), done: 0, total: self.bytes(&span), progress };
+            Loader { of: self, dtype, kept, hasher: BTreeMap::new(), done: 0, total: self.bytes(&span), progress };
         let mut hashes = Vec::new();
         let mut weights = Weights { embedding: None, positions: None, blocks: Vec::new(), norm: None, head: None };
         let names = self.family.names();
@@ -185,6 +216,8 @@ impl Checkpoint {
 struct Loader<'a> {
     of: &'a Checkpoint,
     dtype: Option<Dtype>,
+    /// See [`Checkpoint::read`].
+    kept: bool,
     /// Of what was read since the last layer's end.
     hasher: BTreeMap<String, Hash>,
     done: u64,
@@ -218,7 +251,8 @@ impl Loader<'_> {
             }
         };
         let (path, file, map) = &self.of.files[stored.file];
-        let in_place = !transposed && stored.shape.len() == 2 && self.dtype.is_none_or(|wanted| wanted == dtype);
+        let as_it_is = !transposed && stored.shape.len() == 2 && self.dtype.is_none_or(|wanted| wanted == dtype);
+        let in_place = as_it_is || !self.kept;
         let bytes = if in_place {
             map.slice(stored.range.clone())
         } else {
@@ -232,7 +266,7 @@ impl Loader<'_> {
         self.done += bytes.len() as u64;
         (self.progress)(self.done, self.total);
         let matrix = Matrix::new(dtype, bytes, width)?;
-        Ok(if transposed { matrix.transposed() } else { matrix })
+        Ok(if transposed && self.kept { matrix.transposed() } else { matrix })
     }
 
     /// The same in the type that is wanted.

@@ -206,6 +206,23 @@ fn hashes_tell_weights_apart_however_the_files_are_cut() {
 }
 
 #[test]
+fn hashes_are_told_without_keeping_weights_and_are_those_of_each_layer_that_is_loaded() {
+    for model in vectors()["models"].as_array().unwrap() {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path(), &model["config"], &tensors(&model["config"]), 2).unwrap();
+        let checkpoint = Checkpoint::open(folder.path()).unwrap();
+        let layers = checkpoint.shape().layers;
+        let alone = |dtype| (0..layers).map(move |layer| (layer..layer + 1, dtype));
+        let loaded = |(layer, dtype)| checkpoint.load(layer, dtype, &mut |_, _| ()).unwrap().hashes;
+        let mut told = Vec::new();
+        let hashes = checkpoint.hashes(&mut |done, total| told.push((done, total))).unwrap();
+        assert_eq!(hashes, alone(None).flat_map(loaded).collect::<Vec<_>>(), "{}", model["config"]["model_type"]);
+        assert_eq!(hashes, alone(Some(Dtype::Int8)).flat_map(loaded).collect::<Vec<_>>());
+        assert!(told.is_sorted() && told.last().is_some_and(|(done, total)| done == total), "{told:?}");
+    }
+}
+
+#[test]
 fn folders_that_are_no_known_model_say_why() {
     let model = &vectors()["models"][1];
     let tensors = tensors(&model["config"]);
