@@ -67,8 +67,10 @@ async fn audit(hub: &Arc<Hub>, model: &Arc<Model>, avoid: HashSet<NodeId>, seed:
     let (prompt, text) = (length(PROMPT, draws.next_u64()), length(TEXT, draws.next_u64()));
     let limit = (prompt + text).min(model.context());
     let from = model.clone();
-    let invented =
-        check::aside(move || from.whole().and_then(|engine| invent(engine, prompt.min(limit / 2), seed).ok()));
+    let invented = check::aside(move || {
+        let text = invent(from.whole()?, prompt.min(limit / 2), seed);
+        text.inspect_err(|e| tracing::debug!(error = %e, "no text for a spot check could be made")).ok()
+    });
     let Some(Some(tokens)) = invented.await else { return };
     let sampling = Wire {
         limit: limit as u32,

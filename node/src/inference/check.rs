@@ -28,21 +28,33 @@ const NICENESS: i32 = 15;
 
 /// Reads a text again if the lot falls on it, others took part, and no other one is being read.
 pub fn perhaps(hub: &Arc<Hub>, model: &Arc<Model>, tokens: &[u32], wire: &Wire, signed: Vec<Signed>) {
-    static BUSY: AtomicBool = AtomicBool::new(false);
     let lot = Hash(keys::random_bytes()).stream().next_u64() as f64 / u64::MAX as f64;
     let others = signed.iter().any(|signed| signed.node != *hub.node());
     if !others || lot >= hub.checks || BUSY.swap(true, Ordering::Relaxed) {
         return;
     }
     let (hub, model, tokens, wire) = (hub.clone(), model.clone(), tokens.to_vec(), wire.clone());
+    let busy = Busy;
     drop(aside(move || {
+        let _busy = busy;
         if let Some(charge) = again(&hub, &model, &tokens, &wire, &signed)
             && let Some(court) = &hub.court
         {
             court.keep(&charge);
         }
-        BUSY.store(false, Ordering::Relaxed);
     }));
+}
+
+/// A text is being read again. It ends with the reading, however that ends.
+static BUSY: AtomicBool = AtomicBool::new(false);
+
+/// Who set [`BUSY`].
+struct Busy;
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        BUSY.store(false, Ordering::Relaxed);
+    }
 }
 
 /// Computes something on a thread of its own, when nothing else does. None if it came to no end.
@@ -54,7 +66,7 @@ pub fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> im
     };
     let started = std::thread::Builder::new().name("check".into()).spawn(work);
     async move {
-        started.ok()?;
+        started.inspect_err(|e| tracing::warn!(error = %e, "no thread can be started: a text is not checked")).ok()?;
         result.await.ok()
     }
 }

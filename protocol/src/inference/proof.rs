@@ -282,12 +282,16 @@ impl Truth<'_> {
             let Statement { first, end, chunk, came, gave, .. } = signed.statement;
             let at = |layer| before(layer)?.get(chunk as usize).copied();
             let after = chunk as usize * CHUNK + 1;
-            let follow = |tokens: &[u32]| tokens.get(after..after + CHUNK).map(<[u32]>::to_vec);
             // Whoever was told another text answers for none here; the client does not take such a statement either.
             let said = |text: &Hash, token: u32| signed.statement.next == next(self.sampling, text, token);
             let answers =
                 text.get(chunk as usize).zip(self.tokens.get(after + CHUNK - 1)).is_some_and(|(a, b)| said(a, *b));
-            let wrote = end != self.layers || !answers || follow(self.written) == follow(self.tokens);
+            let wrote = end != self.layers
+                || !answers
+                || self
+                    .written
+                    .get(after..after + CHUNK)
+                    .is_none_or(|written| self.tokens.get(after..after + CHUNK) == Some(written));
             at(first) == Some(came) && (at(end).is_some_and(|known| known != gave) || !wrote)
         })
     }
