@@ -2,7 +2,7 @@
 
 use super::{
     math::exp,
-    product::{self, LANES, largest, sums},
+    product::{self, LANES, SPAN, largest, sums},
     shape::Shape,
 };
 use pulp::{Simd, WithSimd};
@@ -56,6 +56,7 @@ impl WithSimd for Attention<'_> {
         let mut y = vec![0.0; rows.len() * heads * head];
         let mut scores = vec![0.0; past + rows.len()];
         let scale = 1.0 / (head as f32).sqrt();
+        let mut spans = vec![[0.0; SPAN]; head.div_ceil(SPAN)]; // A query, and zeros.
         for (at, (row, y)) in (past..).zip(rows.zip(y.chunks_exact_mut(heads * head))) {
             let (queries, own) = row.split_at(heads * head);
             let (keys, values) = own.split_at(kv_heads * head);
@@ -67,7 +68,8 @@ impl WithSimd for Attention<'_> {
             for (h, (query, y)) in queries.chunks_exact(head).zip(y.chunks_exact_mut(head)).enumerate() {
                 let own = h / (heads / kv_heads) * room * head;
                 let (keys, values) = (&seen.keys[own..][..(at + 1) * head], &seen.values[own..][..(at + 1) * head]);
-                product::into(simd, query, keys, head, scores);
+                spans.as_flattened_mut()[..head].copy_from_slice(query);
+                product::into(simd, &spans, keys, head, scores);
                 let most = largest(scores);
                 scores.iter_mut().for_each(|score| *score = exp((*score - most) * scale));
                 let share = 1.0 / sums(scores).0;

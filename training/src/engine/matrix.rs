@@ -165,8 +165,8 @@ impl Matrix {
     }
 
     /// What each row of integers is multiplied with.
-    pub(super) fn scales(&self) -> &[f32] {
-        &self.scales
+    pub(super) fn scales(&self) -> Option<&[f32]> {
+        (self.dtype == Dtype::Int8).then_some(&self.scales)
     }
 }
 

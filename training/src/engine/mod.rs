@@ -10,6 +10,7 @@
 //! Shapes: T tokens, C = width, H heads and K key-value heads of width D, F = inner width, V = vocabulary.
 
 mod attention;
+mod ints;
 mod math;
 mod matrix;
 pub(crate) mod pages;

@@ -1,14 +1,18 @@
 //! Matrix products whose every number is the same, whatever else is computed beside it.
 //!
-//! The product of a row x and a row w of weights is made so: both are filled up with zeros to a multiple of [`SPAN`], and the numbers of
-//! each span are put in the order of the weights' type ([`Element::place`]). Lane l of [`LANES`] adds up `x[k] * w[k]` for all places k = l modulo
-//! [`LANES`], in ascending order, each by one fused multiplication and addition; then halves of the lanes are added until one is left,
+//! The product of a row x and a row w of weights is made so: both are filled up with zeros to a multiple of [`SPAN`]. Floats of
+//! each span are put in the order of the weights' type ([`Float::place`]); lane l of [`LANES`] adds up `x[k] * w[k]` for all places k = l modulo
+//! [`LANES`], in ascending order, each by one fused multiplication and addition. Integers (`ints.rs`) are multiplied and added exactly within a span,
+//! and each lane adds that, times the span's scale, by one. Then halves of the lanes are added until one is left,
 //! which a row of integers multiplies with its scale. A fused operation rounds once, so a machine without such an instruction
 //! computes the same, slowly.
 //!
 //! Some rows of x meet some rows of w at once, so that each number that is loaded serves often, and threads take rows of w each; that changes no sum.
 
-use super::matrix::{Dtype, F16_BIAS, Matrix};
+use super::{
+    ints::Int8,
+    matrix::{Dtype, F16_BIAS, Matrix},
+};
 use pulp::{
     Arch, Simd, WithSimd,
     bytemuck::{self, Pod},
@@ -19,7 +23,7 @@ use std::borrow::Cow;
 /// Numbers that are added up side by side.
 pub(super) const LANES: usize = 16;
 /// Columns that are taken at once.
-const SPAN: usize = 64;
+pub(super) const SPAN: usize = 64;
 /// What is added to the same lanes of a span, one after another.
 const GROUPS: usize = SPAN / LANES;
 /// Numbers of weights that meet all rows of x before the next do: they stay in a second cache.
@@ -32,21 +36,27 @@ pub(super) type Lanes = [f32; LANES];
 
 /// `x` [T, width] times the transpose of `weights` [outs, width], on up to `threads` threads: [T, outs].
 pub(super) fn product(arch: Arch, threads: usize, x: &[f32], weights: &Matrix) -> Vec<f32> {
+    match weights.dtype() {
+        Dtype::F32 => shared::<F32>(arch, threads, x, weights),
+        Dtype::F16 => shared::<F16>(arch, threads, x, weights),
+        Dtype::Bf16 => shared::<Bf16>(arch, threads, x, weights),
+        Dtype::Int8 => shared::<Int8>(arch, threads, x, weights),
+    }
+}
+
+/// The product by as many threads as it is worth.
+fn shared<E: Element>(arch: Arch, threads: usize, x: &[f32], weights: &Matrix) -> Vec<f32> {
     let (rows, outs) = (x.len() / weights.width(), weights.outs());
     // No thread is to have less than eight rows of weights.
     let shares = threads.min(rows * outs * weights.width() / SHARE).min(outs.div_ceil(8)).max(1);
-    let dtype = weights.dtype();
-    let (x, x_width) = arranged(dtype, x, weights.width());
+    let x = E::given(x, weights.width());
     let share = |from: usize, to: usize| {
-        let size = weights.width() * dtype.bytes();
+        let size = weights.bytes().len() / outs;
         let mut y = vec![0.0; rows * (to - from)];
-        let (bytes, outs) = (&weights.bytes()[from * size..to * size], to - from);
-        let work = Product { x: &x, x_width, bytes, width: weights.width(), dtype, y: &mut y, outs };
-        arch.dispatch(work);
-        if dtype == Dtype::Int8 {
-            let scaled =
-                |row: &mut [f32]| row.iter_mut().zip(&weights.scales()[from..to]).for_each(|(y, scale)| *y *= scale);
-            y.chunks_exact_mut(outs).for_each(scaled);
+        arch.dispatch(Product::<E> { x: &x, weights: &weights.bytes()[from * size..to * size], size, y: &mut y });
+        if let Some(scales) = weights.scales() {
+            let scales = &scales[from..to];
+            y.chunks_exact_mut(to - from).for_each(|row| row.iter_mut().zip(scales).for_each(|(y, scale)| *y *= scale));
         }
         y
     };
@@ -68,41 +78,75 @@ pub(super) fn product(arch: Arch, threads: usize, x: &[f32], weights: &Matrix) -
     y
 }
 
-/// `x` as the type of the weights wants it, and the length of its rows.
-fn arranged(dtype: Dtype, x: &[f32], width: usize) -> (Cow<'_, [f32]>, usize) {
-    let place = match dtype {
-        Dtype::F32 => return (Cow::Borrowed(x), width),
-        Dtype::F16 | Dtype::Bf16 => Bf16::place,
-        Dtype::Int8 => Int8::place,
-    };
-    let places: [usize; SPAN] = std::array::from_fn(place);
-    let filled = width.next_multiple_of(SPAN);
-    let mut y = vec![0.0; x.len() / width * filled];
-    for (x, y) in x.chunks_exact(width).zip(y.chunks_exact_mut(filled)) {
-        for (x, y) in x.chunks(SPAN).zip(y.as_chunks_mut::<SPAN>().0) {
-            x.iter().zip(&places).for_each(|(x, place)| y[*place] = *x);
-        }
-    }
-    (Cow::Owned(y), filled)
+/// A type of weights in the inner loop.
+pub(super) trait Element {
+    /// A span of weights as it lies in memory.
+    type Span: Pod;
+    /// What it meets of x.
+    type Given: Clone + Send + Sync;
+    /// Lanes of a span in registers.
+    type Loaded<S: Simd>: Copy;
+
+    /// Rows of x, each of so many spans as its `width` numbers and some zeros are.
+    fn given(x: &[f32], width: usize) -> Cow<'_, [Self::Given]>;
+
+    /// Lanes `vector * F32_LANES ..` of each [`LANES`] places of a span. All at once, so that bytes that hold several numbers are loaded once, and
+    /// nothing is decided in the inner loop.
+    fn load<S: Simd>(simd: S, span: &Self::Span, vector: usize) -> Self::Loaded<S>;
+
+    /// `sum` and the products of these lanes.
+    fn meet<S: Simd>(simd: S, sum: S::f32s, x: &Self::Given, weights: Self::Loaded<S>, vector: usize) -> S::f32s;
 }
 
-/// A type of weights in the inner loop.
-trait Element {
-    /// The bytes of a span.
+/// A type of floats.
+pub(super) trait Float {
+    /// A span of weights as it lies in memory.
     type Span: Pod;
 
     /// Where the k-th number of a span is taken.
     fn place(k: usize) -> usize;
 
-    /// Lanes `vector * F32_LANES ..` of each [`LANES`] places of a span. All at once, so that bytes that hold several numbers are loaded once, and
-    /// nothing is decided in the inner loop.
-    fn load<S: Simd>(simd: S, span: &Self::Span, vector: usize) -> [S::f32s; GROUPS];
+    /// As [`Element::load`], as float32.
+    fn widen<S: Simd>(simd: S, span: &Self::Span, vector: usize) -> [S::f32s; GROUPS];
+}
+
+impl<F: Float> Element for F {
+    type Span = F::Span;
+    type Given = [f32; SPAN];
+    type Loaded<S: Simd> = [S::f32s; GROUPS];
+
+    fn given(x: &[f32], width: usize) -> Cow<'_, [[f32; SPAN]]> {
+        let places: [usize; SPAN] = std::array::from_fn(F::place);
+        if places.is_sorted() && width.is_multiple_of(SPAN) {
+            return Cow::Borrowed(x.as_chunks().0);
+        }
+        let mut given = vec![[0.0; SPAN]; x.len() / width * width.div_ceil(SPAN)];
+        for (x, given) in x.chunks_exact(width).zip(given.chunks_exact_mut(width.div_ceil(SPAN))) {
+            for (x, given) in x.chunks(SPAN).zip(given) {
+                x.iter().zip(&places).for_each(|(x, place)| given[*place] = *x);
+            }
+        }
+        Cow::Owned(given)
+    }
+
+    #[inline(always)]
+    fn load<S: Simd>(simd: S, span: &F::Span, vector: usize) -> [S::f32s; GROUPS] {
+        F::widen(simd, span, vector)
+    }
+
+    #[inline(always)]
+    fn meet<S: Simd>(simd: S, sum: S::f32s, x: &[f32; SPAN], weights: [S::f32s; GROUPS], vector: usize) -> S::f32s {
+        let (x, vectors) = (S::as_simd_f32s(x).0, LANES / S::F32_LANES);
+        let sum = simd.mul_add_f32s(x[vector], weights[0], sum);
+        let sum = simd.mul_add_f32s(x[vectors + vector], weights[1], sum);
+        let sum = simd.mul_add_f32s(x[2 * vectors + vector], weights[2], sum);
+        simd.mul_add_f32s(x[3 * vectors + vector], weights[3], sum)
+    }
 }
 
 struct F32;
 struct F16;
 struct Bf16;
-struct Int8;
 
 /// Lanes `vector * F32_LANES ..` of the `at`-th 16 words.
 #[inline(always)]
@@ -131,16 +175,7 @@ fn widened<S: Simd>(simd: S, upper: S::u32s) -> S::f32s {
     simd.mul_f32s(simd.transmute_f32s_u32s(simd.or_u32s(sign, size)), simd.splat_f32s(F16_BIAS))
 }
 
-/// The byte of each word that begins at bit `at`, as a signed number. A byte b becomes the last place of 2^23 + 128 + b, which is exact, and so
-/// is the difference.
-#[inline(always)]
-fn number<S: Simd>(simd: S, words: S::u32s, at: u32) -> S::f32s {
-    let byte = simd.and_u32s(simd.wrapping_dyn_shr_u32s(words, simd.splat_u32s(at)), simd.splat_u32s(0xff));
-    let float = simd.xor_u32s(byte, simd.splat_u32s(0x4b00_0080));
-    simd.sub_f32s(simd.transmute_f32s_u32s(float), simd.splat_f32s(8_388_736.0))
-}
-
-impl Element for F32 {
+impl Float for F32 {
     type Span = [u8; SPAN * 4];
 
     #[inline(always)]
@@ -149,7 +184,7 @@ impl Element for F32 {
     }
 
     #[inline(always)]
-    fn load<S: Simd>(simd: S, span: &Self::Span, vector: usize) -> [S::f32s; GROUPS] {
+    fn widen<S: Simd>(simd: S, span: &Self::Span, vector: usize) -> [S::f32s; GROUPS] {
         [
             simd.transmute_f32s_u32s(words::<S>(span, 0, vector)),
             simd.transmute_f32s_u32s(words::<S>(span, 1, vector)),
@@ -159,7 +194,7 @@ impl Element for F32 {
     }
 }
 
-impl Element for Bf16 {
+impl Float for Bf16 {
     type Span = [u8; SPAN * 2];
 
     /// The lower halves of sixteen words, then the upper ones.
@@ -169,7 +204,7 @@ impl Element for Bf16 {
     }
 
     #[inline(always)]
-    fn load<S: Simd>(simd: S, span: &Self::Span, vector: usize) -> [S::f32s; GROUPS] {
+    fn widen<S: Simd>(simd: S, span: &Self::Span, vector: usize) -> [S::f32s; GROUPS] {
         let [a, b, c, d] = halves(simd, span, vector);
         [
             simd.transmute_f32s_u32s(a),
@@ -180,7 +215,7 @@ impl Element for Bf16 {
     }
 }
 
-impl Element for F16 {
+impl Float for F16 {
     type Span = [u8; SPAN * 2];
 
     #[inline(always)]
@@ -189,157 +224,118 @@ impl Element for F16 {
     }
 
     #[inline(always)]
-    fn load<S: Simd>(simd: S, span: &Self::Span, vector: usize) -> [S::f32s; GROUPS] {
+    fn widen<S: Simd>(simd: S, span: &Self::Span, vector: usize) -> [S::f32s; GROUPS] {
         let [a, b, c, d] = halves(simd, span, vector);
         [widened(simd, a), widened(simd, b), widened(simd, c), widened(simd, d)]
     }
 }
 
-impl Element for Int8 {
-    type Span = [u8; SPAN];
-
-    /// The first bytes of sixteen words, then the second ones, and so on.
-    #[inline(always)]
-    fn place(k: usize) -> usize {
-        k / 4 + k % 4 * LANES
-    }
-
-    #[inline(always)]
-    fn load<S: Simd>(simd: S, span: &Self::Span, vector: usize) -> [S::f32s; GROUPS] {
-        let all = words::<S>(span, 0, vector);
-        [number(simd, all, 0), number(simd, all, 8), number(simd, all, 16), number(simd, all, 24)]
-    }
-}
-
-struct Product<'a> {
-    x: &'a [f32],
-    x_width: usize,
-    bytes: &'a [u8],
-    width: usize,
-    dtype: Dtype,
+struct Product<'a, E: Element> {
+    x: &'a [E::Given],
+    weights: &'a [u8],
+    size: usize,
     y: &'a mut [f32],
-    outs: usize,
 }
 
-impl WithSimd for Product<'_> {
+impl<E: Element> WithSimd for Product<'_, E> {
     type Output = ();
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Product { x, x_width, bytes, width, dtype, y, outs } = self;
-        match dtype {
-            Dtype::F32 => all::<S, F32>(simd, x, x_width, bytes, width, y, outs),
-            Dtype::F16 => all::<S, F16>(simd, x, x_width, bytes, width, y, outs),
-            Dtype::Bf16 => all::<S, Bf16>(simd, x, x_width, bytes, width, y, outs),
-            Dtype::Int8 => all::<S, Int8>(simd, x, x_width, bytes, width, y, outs),
-        }
+        all::<S, E>(simd, self.x, self.weights, self.size, self.y);
     }
 }
 
-/// The product of rows of float32 into `y`, where the instructions are chosen already.
+/// The product of one row of float32 and rows of `width` into `y`, where the instructions are chosen already.
 #[inline(always)]
-pub(super) fn into<S: Simd>(simd: S, x: &[f32], weights: &[f32], width: usize, y: &mut [f32]) {
-    all::<S, F32>(simd, x, width, bytemuck::cast_slice(weights), width, y, weights.len() / width);
+pub(super) fn into<S: Simd>(simd: S, x: &[[f32; SPAN]], weights: &[f32], width: usize, y: &mut [f32]) {
+    all::<S, F32>(simd, x, bytemuck::cast_slice(weights), width * 4, y);
 }
 
+/// All rows of `x`, and all of `weights`, `size` bytes each.
 #[inline(always)]
-fn all<S: Simd, E: Element>(
-    simd: S,
-    x: &[f32],
-    x_width: usize,
-    weights: &[u8],
-    width: usize,
-    y: &mut [f32],
-    outs: usize,
-) {
-    let block = (BLOCK / width).next_multiple_of(8);
-    let size = width * size_of::<E::Span>() / SPAN;
+fn all<S: Simd, E: Element>(simd: S, x: &[E::Given], weights: &[u8], size: usize, y: &mut [f32]) {
+    let (outs, spans) = (weights.len() / size, size.div_ceil(size_of::<E::Span>()));
+    let block = if x.len() == spans { outs } else { (BLOCK / SPAN / spans).max(1).next_multiple_of(8) };
     for (i, weights) in weights.chunks(block * size).enumerate() {
         // As many sums as there are registers for them.
         let done = match S::F32_LANES {
-            LANES => rows::<S, E, 4, 4>(simd, x, x_width, weights, size, y, outs, i * block),
-            _ => rows::<S, E, 2, 4>(simd, x, x_width, weights, size, y, outs, i * block),
+            LANES => rows::<S, E, 4, 4>(simd, x, spans, weights, size, y, outs, i * block),
+            _ => rows::<S, E, 2, 4>(simd, x, spans, weights, size, y, outs, i * block),
         };
-        rows::<S, E, 1, 8>(simd, &x[done * x_width..], x_width, weights, size, &mut y[done * outs..], outs, i * block);
+        rows::<S, E, 1, 4>(simd, &x[done * spans..], spans, weights, size, &mut y[done * outs..], outs, i * block);
     }
 }
 
 /// All whole groups of R rows of x, and all of `weights` (`size` bytes a row), whose first is row `at` of `outs`; gives the number of rows.
+/// C parts of the weights are read side by side, each from its beginning to its end: memory is faster so than with C neighbouring rows.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
 fn rows<S: Simd, E: Element, const R: usize, const C: usize>(
     simd: S,
-    x: &[f32],
-    x_width: usize,
+    x: &[E::Given],
+    spans: usize,
     weights: &[u8],
     size: usize,
     y: &mut [f32],
     outs: usize,
     at: usize,
 ) -> usize {
-    for (x, y) in x.chunks_exact(R * x_width).zip(y.chunks_exact_mut(R * outs)) {
-        let mut place = at;
-        let several = weights.chunks_exact(C * size);
-        let rest = several.remainder();
-        for several in several {
-            tile::<S, E, R, C>(simd, x, x_width, several, size, y, outs, place);
-            place += C;
+    let count = weights.len() / size;
+    let part = count / C;
+    for (x, y) in x.chunks_exact(R * spans).zip(y.chunks_exact_mut(R * outs)) {
+        for row in 0..part {
+            tile::<S, E, R, C>(simd, x, spans, &weights[row * size..], size, part, y, outs, at + row);
         }
-        for one in rest.chunks_exact(size) {
-            tile::<S, E, R, 1>(simd, x, x_width, one, size, y, outs, place);
-            place += 1;
+        for row in part * C..count {
+            tile::<S, E, R, 1>(simd, x, spans, &weights[row * size..], size, part, y, outs, at + row);
         }
     }
-    x.len() / x_width / R * R
+    x.len() / spans / R * R
 }
 
-/// R rows times C rows.
+/// R rows times C rows, which are `part` rows apart.
 #[inline(always)]
 #[allow(clippy::too_many_arguments, clippy::needless_range_loop)] // With indices alone the sums stay in registers.
 fn tile<S: Simd, E: Element, const R: usize, const C: usize>(
     simd: S,
-    x: &[f32],
-    x_width: usize,
+    x: &[E::Given],
+    spans: usize,
     w: &[u8],
     size: usize,
+    part: usize,
     y: &mut [f32],
     outs: usize,
     at: usize,
 ) {
     let mut lanes = [[[0.0; LANES]; C]; R];
-    let span_size = size_of::<E::Span>();
-    let (mut last_x, mut last_w) = ([[0.0; SPAN]; R], [bytemuck::Zeroable::zeroed(); C]);
-    let mut all_x: [&[[f32; SPAN]]; R] = [&[]; R];
+    let whole = size / size_of::<E::Span>();
+    let mut all_x: [&[E::Given]; R] = [&[]; R];
     let mut all_w: [&[E::Span]; C] = [&[]; C];
+    let mut last_w: [E::Span; C] = [bytemuck::Zeroable::zeroed(); C];
     for r in 0..R {
-        let rest;
-        (all_x[r], rest) = x[r * x_width..][..x_width].as_chunks();
-        last_x[r][..rest.len()].copy_from_slice(rest);
+        all_x[r] = &x[r * spans..][..spans];
     }
     for c in 0..C {
-        let (whole, rest) = w[c * size..][..size].split_at(size / span_size * span_size);
-        all_w[c] = bytemuck::cast_slice(whole);
+        let (spans, rest) = w[c * part * size..][..size].split_at(whole * size_of::<E::Span>());
+        all_w[c] = &bytemuck::cast_slice(spans)[..whole];
         bytemuck::bytes_of_mut(&mut last_w[c])[..rest.len()].copy_from_slice(rest);
     }
-    let vectors = LANES / S::F32_LANES;
-    for vector in 0..vectors {
+    for vector in 0..LANES / S::F32_LANES {
         let mut sums = [[simd.splat_f32s(0.0); C]; R];
-        for span in 0..size.div_ceil(span_size) {
-            let (mut xs, mut ws) = ([&[0.0; SPAN]; R], [&last_w[0]; C]);
-            for r in 0..R {
-                xs[r] = all_x[r].get(span).unwrap_or(&last_x[r]);
-            }
+        for span in 0..whole {
             for c in 0..C {
-                ws[c] = all_w[c].get(span).unwrap_or(&last_w[c]);
-            }
-            for c in 0..C {
-                let [w0, w1, w2, w3] = E::load(simd, ws[c], vector);
+                let loaded = E::load(simd, &all_w[c][span], vector);
                 for r in 0..R {
-                    let x = S::as_simd_f32s(xs[r]).0;
-                    let sum = simd.mul_add_f32s(x[vector], w0, sums[r][c]);
-                    let sum = simd.mul_add_f32s(x[vectors + vector], w1, sum);
-                    let sum = simd.mul_add_f32s(x[2 * vectors + vector], w2, sum);
-                    sums[r][c] = simd.mul_add_f32s(x[3 * vectors + vector], w3, sum);
+                    sums[r][c] = E::meet(simd, sums[r][c], &all_x[r][span], loaded, vector);
+                }
+            }
+        }
+        if whole < spans {
+            for c in 0..C {
+                let loaded = E::load(simd, &last_w[c], vector);
+                for r in 0..R {
+                    sums[r][c] = E::meet(simd, sums[r][c], &all_x[r][whole], loaded, vector);
                 }
             }
         }
@@ -351,8 +347,22 @@ fn tile<S: Simd, E: Element, const R: usize, const C: usize>(
     }
     for r in 0..R {
         for c in 0..C {
-            y[r * outs + at + c] = across(lanes[r][c]);
+            y[r * outs + at + c * part] = reduced(simd, &lanes[r][c]);
         }
+    }
+}
+
+/// [`across`], by instructions that add halves.
+#[inline(always)]
+fn reduced<S: Simd>(simd: S, lanes: &Lanes) -> f32 {
+    // Other machines' add neighbours.
+    if cfg!(not(target_arch = "x86_64")) || S::F32_LANES == 1 {
+        return across(*lanes);
+    }
+    match S::as_simd_f32s(lanes).0 {
+        [all] => simd.reduce_sum_f32s(*all),
+        [lower, upper] => simd.reduce_sum_f32s(simd.add_f32s(*lower, *upper)),
+        _ => across(*lanes),
     }
 }
 
@@ -423,12 +433,27 @@ mod tests {
         for (k, (x, w)) in x.iter().zip(w).enumerate() {
             lanes[k % LANES] = x.mul_add(*w, lanes[k % LANES]);
         }
-        for half in [8, 4, 2, 1] {
-            for lane in 0..half {
-                lanes[lane] += lanes[lane + half];
+        across(lanes)
+    }
+
+    /// The same of integers, of which two neighbours share a lane.
+    fn defined_of_ints(x: &[f32], w: &[u8]) -> f32 {
+        let mut lanes = [0.0f32; LANES];
+        for (x, w) in x.chunks(SPAN).zip(w.chunks(SPAN)) {
+            let largest = x.iter().fold(0.0f32, |most, x| most.max(x.abs()));
+            for (lane, sum) in lanes.iter_mut().enumerate() {
+                let places =
+                    [2 * lane, 2 * lane + 1, 32 + 2 * lane, 33 + 2 * lane].into_iter().filter(|k| *k < x.len());
+                let term =
+                    |k: usize| (x[k] * (32767.0 / largest)).round_ties_even() as i32 * i32::from(w[k].cast_signed());
+                *sum = (largest / 32767.0).mul_add(places.map(term).sum::<i32>() as f32, *sum);
             }
         }
-        lanes[0]
+        across(lanes)
+    }
+
+    fn in_order<F: Float>(x: &[f32]) -> Vec<f32> {
+        F::given(x, x.len()).concat()
     }
 
     #[test]
@@ -443,23 +468,23 @@ mod tests {
                 (6, 5, 15),
                 (5, 70, 8192),
                 (2, 1030, 2048),
+                (1, 1030, 2100),
             ] {
                 let (x, w) = (values(rows * width, 1), values(outs * width, 2));
                 let w = Matrix::of(w.clone(), width).to(dtype);
-                let raw = |o: usize| match dtype {
-                    Dtype::Int8 => w.bytes()[o * width..][..width].iter().map(|b| f32::from(b.cast_signed())).collect(),
-                    _ => w.row(o),
+                let right = |x: &[f32], o: usize| match dtype {
+                    Dtype::F32 => defined(x, &w.row(o)),
+                    Dtype::F16 | Dtype::Bf16 => defined(&in_order::<Bf16>(x), &in_order::<Bf16>(&w.row(o))),
+                    Dtype::Int8 => defined_of_ints(x, &w.bytes()[o * width..][..width]) * w.scales().unwrap()[o],
                 };
                 for (arch, threads) in
                     crate::engine::tests::arches().into_iter().flat_map(|arch| [(arch, 1), (arch, 3), (arch, 40)])
                 {
                     let y = product(arch, threads, &x, &w);
                     for (r, x) in x.chunks(width).enumerate() {
-                        let x = arranged(dtype, x, width).0;
                         for o in (0..outs).step_by(1 + outs / 20) {
-                            let scale = w.scales().get(o).unwrap_or(&1.0);
-                            let right = defined(&x, &arranged(dtype, &raw(o), width).0) * scale;
-                            assert_eq!(y[r * outs + o].to_bits(), right.to_bits(), "{dtype} {rows} {outs} {width}");
+                            let (is, right) = (y[r * outs + o], right(x, o));
+                            assert_eq!(is.to_bits(), right.to_bits(), "{dtype} {rows} {outs} {width}: {is} {right}");
                         }
                     }
                 }
