@@ -76,8 +76,23 @@ async fn a_text_goes_on_when_stages_die_and_hang() {
     let hung = world.write(&prompt, |world| signal(&world.net, 3, "-STOP")).unwrap();
     assert_eq!(hung.text, expected, "after a stage was stopped");
     signal(&world.net, 3, "-CONT");
+
+    // Whoever of both the text goes through: when it is told to end, the other one takes over first.
+    let mut left = Duration::ZERO;
+    for leaves in [2, 3] {
+        let written = world.write(&prompt, |world| signal(&world.net, leaves, "-TERM")).unwrap();
+        assert_eq!(written.text, expected, "after node {leaves} was told to end");
+        left = left.max(written.pause);
+        world.net.kill(leaves).await.unwrap();
+        world.wait_for_stages(4);
+        world.start(&[leaves]);
+        world.wait_for_stages(5);
+    }
     let [usual, killed, hung] = [usual, killed, hung].map(|written| written.pause);
-    println!("longest pause: {usual:?} undisturbed, {killed:?} after a kill, {hung:?} after a stop");
+    println!(
+        "longest pause: {usual:?} undisturbed, {killed:?} after a kill, {hung:?} after a stop, {left:?} after it was told to end"
+    );
+    assert!(left < Duration::from_millis(700), "{left:?}");
     assert!(killed < Duration::from_millis(1500) && hung < Duration::from_millis(3000), "{killed:?} {hung:?}");
 
     let mut died = Instant::now();

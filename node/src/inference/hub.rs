@@ -16,10 +16,11 @@ use ailo_protocol::{
         proof::{Signed, Statement},
     },
 };
+use futures::future::join_all;
 use std::{
     collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
-    time::{Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 use tokio::sync::{
     OwnedSemaphorePermit,
@@ -70,6 +71,8 @@ pub enum News {
     Frame(NodeId, Frame),
     /// A node can't be reached, or does not answer.
     Gone(NodeId),
+    /// A stream to or from a node has ended, but not the connection.
+    Broken(NodeId),
 }
 
 impl Hub {
@@ -171,6 +174,13 @@ impl Hub {
         !self.workers().first().is_some_and(Worker::ended)
     }
 
+    /// Takes no new sessions, and waits until those that are here have gone elsewhere, have ended, or the time is over.
+    pub async fn drain(&self, within: Duration) {
+        let workers = self.workers().clone();
+        workers.iter().for_each(|worker| worker.send(Inbound::Leave));
+        let _ = tokio::time::timeout(within, join_all(workers.iter().map(Worker::end))).await; // The rest is broken off.
+    }
+
     /// Ends all workers.
     pub fn stop(&self) {
         let workers = std::mem::take(&mut *self.workers());
@@ -216,11 +226,21 @@ impl Hub {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A stream to or from a node has ended.
+    /// A node is given up.
     pub fn gone(&self, node: NodeId) {
         let workers = self.workers().clone();
         workers.iter().for_each(|worker| worker.send(Inbound::Gone(node)));
         self.hangs(node);
+    }
+
+    /// A stream to or from a node has ended. Where two connections were made at once and one is closed, the node is still there.
+    pub fn broken(&self, node: NodeId) {
+        if self.links.get().is_none_or(|links| !links.reaches(&node)) {
+            return self.gone(node);
+        }
+        let workers = self.workers().clone();
+        workers.iter().for_each(|worker| worker.send(Inbound::Broken(node)));
+        self.tell(|| News::Broken(node));
     }
 
     /// The connection to a node is lost: it serves nothing until it says so again.
@@ -238,8 +258,12 @@ impl Hub {
 
     /// A node does not answer; it may come back.
     pub fn hangs(&self, node: NodeId) {
+        self.tell(|| News::Gone(node));
+    }
+
+    fn tell(&self, news: impl Fn() -> News) {
         for client in self.clients.lock().unwrap_or_else(PoisonError::into_inner).values() {
-            let _ = client.try_send(News::Gone(node)); // Over already.
+            let _ = client.try_send(news()); // Over already.
         }
     }
 

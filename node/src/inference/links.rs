@@ -199,7 +199,7 @@ async fn write(
         links.failed(to, &waiting);
     }
     if let Some(hub) = hub.upgrade() {
-        hub.gone(to);
+        hub.broken(to);
     }
 }
 
@@ -207,23 +207,23 @@ async fn write(
 async fn read(hub: Weak<Hub>, links: Weak<Links>, from: NodeId, stream: Stream, room: Arc<Semaphore>) {
     let mut stream = BufReader::with_capacity(TOGETHER, stream);
     let mut bytes = Vec::new();
-    loop {
+    let readable = loop {
         let mut size = [0; 4];
         if stream.read_exact(&mut size).await.is_err() {
-            break;
+            break true;
         }
         let size = u32::from_le_bytes(size) as usize;
         if size > MAX_FRAME {
             tracing::info!(peer = %from.short(), size, "a frame from it is too long");
-            break;
+            break false;
         }
         bytes.resize(size, 0);
         if stream.read_exact(&mut bytes).await.is_err() {
-            break;
+            break true;
         }
         let (Ok(frame), Some(hub), Some(links)) = (Frame::decode(bytes.as_slice()), hub.upgrade(), links.upgrade())
         else {
-            break;
+            break false;
         };
         links.heard(from);
         match frame.body {
@@ -234,12 +234,14 @@ async fn read(hub: Weak<Hub>, links: Weak<Links>, from: NodeId, stream: Stream, 
             Some(Body::Pong(_)) => {}
             _ => {
                 let size = u32::try_from(size + size_of::<Frame>()).unwrap_or(u32::MAX);
-                let Ok(taken) = room.clone().acquire_many_owned(size).await else { break };
+                let Ok(taken) = room.clone().acquire_many_owned(size).await else { break false };
                 hub.take(from, frame, Some(Arc::new(taken)));
             }
         }
-    }
-    if let Some(hub) = hub.upgrade() {
-        hub.gone(from);
+    };
+    match hub.upgrade() {
+        Some(hub) if readable => hub.broken(from),
+        Some(hub) => hub.gone(from),
+        None => {}
     }
 }

@@ -53,8 +53,8 @@ pub struct Session {
     events: VecDeque<Event>,
     /// What stages signed.
     signed: Vec<Signed>,
-    /// What each stage asked for a unit, and positions that it is paid for.
-    paid: HashMap<NodeId, (Amount, u32)>,
+    /// What each stage asked for a unit, positions that it is paid for, and what says so.
+    paid: HashMap<NodeId, (Amount, u32, Option<Pay>)>,
     /// From the request to the first token.
     latency_ms: u32,
     over: bool,
@@ -136,6 +136,14 @@ impl Session {
             let effects = match news {
                 Ok(Some(News::Frame(from, frame))) => self.client.handle(now, from, frame, &mut routes),
                 Ok(Some(News::Gone(node))) => self.client.gone(now, node, &mut routes),
+                Ok(Some(News::Broken(node))) => {
+                    let effects = self.client.broken(now, node, &mut routes);
+                    // Payment may be lost, too; a receipt that came counts once.
+                    if let Some((_, _, Some(pay))) = self.paid.get(&node) {
+                        self.hub.send(node, Frame::of(self.client.id(), pay.clone()));
+                    }
+                    effects
+                }
                 // The thread that computes here is not watched by the session's core.
                 _ if !self.hub.computes() => self.client.gone(now, *self.hub.node(), &mut routes),
                 _ => Vec::new(),
@@ -154,7 +162,7 @@ impl Session {
             let Some(pays) = self.hub.pays.as_ref().filter(|_| node != *self.hub.node()) else { continue };
             // The price is that of the session's beginning.
             let asked = || self.hub.known().price(&node).unwrap_or_default();
-            let (price, paid) = self.paid.get(&node).copied().unwrap_or_else(|| (asked(), 0));
+            let (price, paid) = self.paid.get(&node).map_or_else(|| (asked(), 0), |(price, paid, _)| (*price, *paid));
             let upto = (known + AHEAD).min(limit);
             if price == Amount::ZERO || paid >= (known + AHEAD / 2).min(limit) {
                 continue;
@@ -170,8 +178,8 @@ impl Session {
             match pays.pay(service, u64::from(upto - paid), self.latency_ms) {
                 Ok(receipt) => {
                     let pay = Pay { receipt: canonical::encode(&receipt).into(), upto };
-                    self.hub.send(node, Frame::of(self.client.id(), pay));
-                    self.paid.insert(node, (price, upto));
+                    self.hub.send(node, Frame::of(self.client.id(), pay.clone()));
+                    self.paid.insert(node, (price, upto, Some(pay)));
                 }
                 Err(why) => {
                     let effects = self.client.close();

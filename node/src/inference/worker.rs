@@ -26,13 +26,11 @@ use ailo_training::{
 use std::{
     collections::{HashMap, VecDeque},
     ops::Range,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     thread::Thread,
     time::{Duration, Instant},
 };
+use tokio::sync::watch;
 
 /// Positions of one pass, at most.
 const BATCH: usize = 512;
@@ -56,6 +54,8 @@ pub enum Inbound {
     Frame(NodeId, Frame, Room),
     /// A node is gone.
     Gone(NodeId),
+    /// A stream to or from a node has ended.
+    Broken(NodeId),
     /// No new sessions; it ends with the last one.
     Leave,
     /// It ends.
@@ -112,7 +112,7 @@ pub struct Worker {
     brief: bool,
     mail: Arc<Mutex<VecDeque<Inbound>>>,
     computer: Arc<Mutex<Computer>>,
-    over: Arc<AtomicBool>,
+    over: watch::Receiver<bool>,
     thread: Thread,
 }
 
@@ -128,12 +128,12 @@ impl Worker {
         let layer_us = u32::try_from(one.as_micros() / engine.layers().max(1) as u128).unwrap_or(u32::MAX).max(1);
         let draft: Box<dyn Draft> = Box::new(setup.drafts(&engine, one)?);
         let computer = Arc::new(Mutex::new(Computer::new(setup, engine, layer_us, draft, Arc::downgrade(hub))));
-        let (mail, over) = (Arc::<Mutex<VecDeque<Inbound>>>::default(), Arc::<AtomicBool>::default());
-        let (own, own_mail, ended, niceness) = (computer.clone(), mail.clone(), over.clone(), setup.niceness);
+        let (mail, (ends, over)) = (Arc::<Mutex<VecDeque<Inbound>>>::default(), watch::channel(false));
+        let (own, own_mail, niceness) = (computer.clone(), mail.clone(), setup.niceness);
         let work = move || {
             // On Linux a thread has a niceness of its own; failing to lower it costs responsiveness only.
             let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), niceness);
-            let _over = Over(ended);
+            let _over = Over(ends);
             while let Ok(State::Idle | State::Busy) = own.lock().map(|mut computer| computer.work(&own_mail, None)) {
                 // Mail that came since has left a token, and parks nothing.
                 std::thread::park();
@@ -168,16 +168,21 @@ impl Worker {
 
     /// Whether it has ended.
     pub fn ended(&self) -> bool {
-        self.over.load(Ordering::Relaxed) || self.computer.is_poisoned()
+        *self.over.borrow() || self.computer.is_poisoned()
+    }
+
+    /// Until its thread has ended.
+    pub async fn end(&self) {
+        let _ = self.over.clone().wait_for(|over| *over).await; // Who should say so is gone, then.
     }
 }
 
 /// Says that a thread has ended, however it did.
-struct Over(Arc<AtomicBool>);
+struct Over(watch::Sender<bool>);
 
 impl Drop for Over {
     fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.0.send_replace(true);
     }
 }
 
@@ -295,10 +300,10 @@ impl Computer {
                 effects
             }
             Inbound::Gone(node) => self.stage.gone(node),
+            Inbound::Broken(node) => self.stage.broken(node),
             Inbound::Leave => {
-                self.stage.leave();
                 self.leaving = true;
-                Vec::new()
+                self.stage.leave()
             }
             Inbound::Stop => {
                 self.over = true;

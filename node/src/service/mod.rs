@@ -60,7 +60,9 @@ use work::{Contributor, Honest, Setup};
 
 /// The probe of the determinism class is over within this time, on the slowest of machines.
 const PROBE_WITHIN: Duration = Duration::from_secs(120);
-/// All services have stopped within this time of the signal, or are left behind.
+/// Others' texts go elsewhere, or end, within this time of the signal.
+const DRAIN_WITHIN: Duration = Duration::from_secs(1);
+/// All services have stopped within this time after it, or are left behind.
 const STOP_WITHIN: Duration = Duration::from_secs(3);
 /// And what still computes within this time more.
 const COMPUTE_STOPS_WITHIN: Duration = Duration::from_millis(900);
@@ -210,6 +212,7 @@ pub async fn run_with(
         Ok(Err(other_history)) = &mut watching => Err(other_history),
         ended = ledger_ended => Err(ended.unwrap_or_else(|_| NodeError::Check("the ledger's thread ended by itself: the log above says why; start the node again".into()))),
     };
+    inference.hub.drain(DRAIN_WITHIN).await;
     let _ = stop.send(true); // every receiver that is left hears it
     let shutdown = async {
         server.stop().await;

@@ -237,6 +237,17 @@ impl Client {
         std::mem::take(&mut self.effects)
     }
 
+    /// A stream to or from a node has ended, but not the connection. What was on its way may be lost: with a new epoch all send it again.
+    pub fn broken(&mut self, now: u64, node: NodeId, routes: &mut dyn Routes) -> Vec<Effect> {
+        match self.hops.iter().find(|hop| hop.node == node && !self.ended).map(|hop| hop.open) {
+            // Whether it was asked, or has answered, nobody knows.
+            Some(false) => self.lose(now, node, "a stream of it has ended", false, routes),
+            Some(true) if self.running => self.proceed(now),
+            _ => {}
+        }
+        std::mem::take(&mut self.effects)
+    }
+
     /// What a node signed, it did not.
     pub fn lied(&mut self, now: u64, node: NodeId, routes: &mut dyn Routes) -> Vec<Effect> {
         self.lose(now, node, "its signature is none", true, routes);
@@ -537,6 +548,21 @@ impl Client {
                 let blamed = self.hops.iter().find(|hop| hop.node.0[..] == failed.node[..]).map(|hop| hop.node);
                 if let Some(blamed) = blamed.filter(|_| failed.epoch == self.epoch) {
                     self.lose(now, blamed, &reason, false, routes);
+                }
+            }
+            FailedWhy::Stream => {
+                if failed.epoch == self.epoch && self.running {
+                    self.proceed(now);
+                }
+            }
+            FailedWhy::Leaving => {
+                // It goes on for a while, if nobody can take over.
+                let leaving = self.hops.remove(hop);
+                let without = self.without.keys().copied().chain([sender]).collect();
+                let others = self.gaps(&without, routes).is_some();
+                self.hops.insert(hop, leaving);
+                if others {
+                    self.lose(now, sender, &reason, false, routes);
                 }
             }
             FailedWhy::Compute => {

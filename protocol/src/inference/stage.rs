@@ -257,25 +257,36 @@ impl Stage {
 
     /// A node is gone: its own sessions end, and the clients of others that it was a neighbour in are told.
     pub fn gone(&mut self, node: NodeId) -> Vec<Effect> {
-        let of = |session: &Session| session.client == node;
-        let ended: Vec<SessionId> = self.sessions.iter().filter(|(_, s)| of(s)).map(|(id, _)| *id).collect();
-        ended.into_iter().for_each(|id| self.end(id, Vec::new()));
-        let near = |session: &Session| {
-            session.route.as_ref().is_some_and(|route| {
-                let ring = session.is_first() && route.last == node || route.after.is_none() && route.first == node;
-                ring || route.before == Some(node) || route.after == Some(node)
-            })
-        };
-        let hit: Vec<SessionId> = self.sessions.iter().filter(|(_, s)| near(s)).map(|(id, _)| *id).collect();
-        for id in hit {
+        for id in self.which(|session| session.client == node) {
+            self.end(id, Vec::new());
+        }
+        for id in self.which(|session| session.is_beside(&node)) {
             self.blame(id, node, "the connection to it is lost");
         }
         std::mem::take(&mut self.effects)
     }
 
-    /// Takes no new sessions from now on.
-    pub fn leave(&mut self) {
+    /// A stream to or from a node has ended, but not the connection: what was on its way may be lost.
+    pub fn broken(&mut self, node: NodeId) -> Vec<Effect> {
+        for id in self.which(|session| session.client == node || session.is_beside(&node)) {
+            let Some(client) = self.sessions.get(&id).map(|session| session.client) else { continue };
+            self.fail(client, id, refusal(FailedWhy::Stream, "a stream of it has ended"));
+        }
+        std::mem::take(&mut self.effects)
+    }
+
+    fn which(&self, is: impl Fn(&Session) -> bool) -> Vec<SessionId> {
+        self.sessions.iter().filter(|(_, session)| is(session)).map(|(id, _)| *id).collect()
+    }
+
+    /// Takes no new sessions from now on, and tells clients to go elsewhere if they can.
+    pub fn leave(&mut self) -> Vec<Effect> {
         self.leaving = true;
+        for id in self.which(|_| true) {
+            let Some(client) = self.sessions.get(&id).map(|session| session.client) else { continue };
+            self.fail(client, id, refusal(FailedWhy::Leaving, "it is leaving"));
+        }
+        std::mem::take(&mut self.effects)
     }
 
     /// Sessions that are open.
@@ -526,7 +537,8 @@ impl Stage {
         self.effects.push(Effect::Send(client, Frame::of(id, failed)));
         // A stranger's frame ends nobody's session, and a neighbour's death does not end this stage's part.
         let ends = refusal.own || session.is_some_and(|session| session.client == to);
-        if refusal.why != FailedWhy::Neighbour && ends {
+        let goes_on = matches!(refusal.why, FailedWhy::Neighbour | FailedWhy::Stream | FailedWhy::Leaving);
+        if !goes_on && ends {
             self.end(id, Vec::new());
         }
     }
@@ -587,6 +599,14 @@ impl Session {
             rewound: 0,
             touched: true,
         }
+    }
+
+    /// Whether frames of the session come from a node, or go to it, by its route.
+    fn is_beside(&self, node: &NodeId) -> bool {
+        self.route.as_ref().is_some_and(|route| {
+            let ring = self.is_first() && route.last == *node || route.after.is_none() && route.first == *node;
+            ring || route.before == Some(*node) || route.after == Some(*node)
+        })
     }
 
     fn is_first(&self) -> bool {

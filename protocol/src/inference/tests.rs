@@ -92,8 +92,10 @@ fn reference(prompt: &[u32], seed: u64, limit: usize) -> Vec<u32> {
 enum Event {
     Frame { from: NodeId, to: NodeId, frame: Frame },
     Gone { who: NodeId, to: NodeId },
+    Broken { who: NodeId, to: NodeId },
     Computed { node: usize },
     Tick,
+    Nothing,
     Fault(Fault),
 }
 
@@ -102,6 +104,10 @@ enum Fault {
     Kill(usize),
     Hang(usize),
     Wake(usize),
+    /// What is on its way between two of the machines, or a machine and the clients, is lost, but not the connection.
+    Cut(usize, usize),
+    /// It takes no new sessions, and ends before long.
+    Leave(usize),
     /// Flips a number in what the node gives out next.
     Nan(usize),
     /// It computes something else from now on.
@@ -351,6 +357,7 @@ impl World {
             let effects = match event {
                 Event::Frame { from, frame, .. } => stage.handle(from, frame),
                 Event::Gone { who, .. } => stage.gone(who),
+                Event::Broken { who, .. } => stage.broken(who),
                 _ => Vec::new(),
             };
             self.act(i, effects);
@@ -404,7 +411,7 @@ impl World {
         self.now = time;
         let event = self.bodies.remove(&id).unwrap();
         match event {
-            Event::Frame { to, .. } | Event::Gone { to, .. } => {
+            Event::Frame { to, .. } | Event::Gone { to, .. } | Event::Broken { to, .. } => {
                 if let Some(i) = (0..self.machines.len()).find(|i| node(*i) == to) {
                     if self.machines[i].alive {
                         self.machines[i].inbox.push_back(event);
@@ -416,6 +423,7 @@ impl World {
                             self.ask(i, |c, now, routes| c.handle(now, from, frame, routes))
                         }
                         Event::Gone { who, .. } => self.ask(i, |c, now, routes| c.gone(now, who, routes)),
+                        Event::Broken { who, .. } => self.ask(i, |c, now, routes| c.broken(now, who, routes)),
                         _ => {}
                     }
                 }
@@ -437,6 +445,7 @@ impl World {
                 }
                 self.at(time + 50, Event::Tick);
             }
+            Event::Nothing => {}
             Event::Fault(Fault::Kill(i)) => {
                 let machine = &mut self.machines[i];
                 machine.alive = false;
@@ -457,6 +466,23 @@ impl World {
             Event::Fault(Fault::Wake(i)) => {
                 self.machines[i].hangs = false;
                 self.poke(i);
+            }
+            Event::Fault(Fault::Cut(a, b)) => {
+                let lost = |event: &Event| match event {
+                    Event::Frame { from, to, .. } => {
+                        (*from, *to) == (node(a), node(b)) || (*from, *to) == (node(b), node(a))
+                    }
+                    _ => false,
+                };
+                self.bodies.values_mut().filter(|event| lost(event)).for_each(|event| *event = Event::Nothing);
+                for (who, to) in [(a, b), (b, a)] {
+                    let delay = self.draws.below(10);
+                    self.at(time + delay, Event::Broken { who: node(who), to: node(to) });
+                }
+            }
+            Event::Fault(Fault::Leave(i)) => {
+                let effects = self.machines[i].stage.leave();
+                self.act(i, effects);
             }
             Event::Fault(Fault::Nan(i)) => self.machines[i].spoils = true,
             Event::Fault(Fault::Lie(i)) => self.machines[i].lies = true,
@@ -639,6 +665,53 @@ fn texts_survive_the_deaths_of_stages() {
             }
             world.run();
             world.check(&format!("seed {seed}, drafts {drafts}, killed {victims:?}"));
+        }
+    }
+}
+
+#[test]
+fn texts_survive_streams_that_end_though_nobody_else_could_take_over() {
+    for seed in seeds() {
+        let mut world = World::new(seed, &[0..2, 2..4, 4..6], &[3, 90], 300, seed % 2 == 0);
+        while world.askers.iter().any(|asker| asker.got.is_empty()) {
+            world.step();
+        }
+        let mut when = world.now;
+        for _ in 0..6 {
+            when += world.draws.below(300);
+            let (a, b) = [(0, 1), (1, 2), (0, 2), (0, 100), (1, 100), (2, 100)][world.draws.below(6) as usize];
+            world.at(when, Event::Fault(Fault::Cut(a, b)));
+        }
+        world.run();
+        world.check(&format!("seed {seed}"));
+        for asker in &world.askers {
+            assert!(asker.left_out.is_empty(), "seed {seed}: {:?} was left out", asker.left_out);
+            assert!(asker.slowest < 1000, "seed {seed}: a token took {} ms", asker.slowest);
+        }
+    }
+}
+
+#[test]
+fn who_leaves_is_left_at_once_where_others_have_its_layers_and_serves_to_the_end_where_not() {
+    for seed in seeds() {
+        for (spans, alone) in [(&[0..2, 0..2, 2..4, 2..4, 4..6, 4..6][..], false), (&[0..2, 2..4, 4..6], true)] {
+            let mut world = World::new(seed, spans, &[3, 90], 300, seed % 2 == 0);
+            while world.askers.iter().any(|asker| asker.got.is_empty()) {
+                world.step();
+            }
+            let from = world.askers[0].client.open_stages()[seed as usize % 3].0;
+            let leaves = (0..spans.len()).find(|i| node(*i) == from).unwrap();
+            let when = world.now + world.draws.below(300);
+            world.at(when, Event::Fault(Fault::Leave(leaves)));
+            while world.now < when + 200 {
+                world.step();
+            }
+            assert_eq!(world.machines[leaves].stage.sessions() > 0, alone, "seed {seed}: sessions after 200 ms");
+            world.run();
+            world.check(&format!("seed {seed}, alone {alone}"));
+            let left: HashSet<&NodeId> = world.askers.iter().flat_map(|asker| &asker.left_out).collect();
+            assert_eq!(left.contains(&from), !alone, "seed {seed}: {left:?}");
+            assert!(world.askers.iter().all(|asker| asker.slowest < 500), "seed {seed}");
         }
     }
 }
