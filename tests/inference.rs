@@ -107,3 +107,35 @@ async fn a_text_goes_on_when_stages_die_and_hang() {
         died.elapsed()
     );
 }
+
+/// Bytes that a process has for itself, beside what it has mapped of files.
+fn own_memory(net: &Net, i: usize) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", net.pid(i).unwrap())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stage_takes_little_more_memory_than_its_layers_weights() {
+    // Its weights are kept in another type than the file's, so none of them is mapped.
+    let config = json!({ "model_type": "llama", "hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 8,
+                         "num_attention_heads": 16, "num_key_value_heads": 16, "vocab_size": 262, "max_position_embeddings": 512,
+                         "tie_word_embeddings": true, "rope_theta": 10000.0, "rms_norm_eps": 1e-6 });
+    let mut world = World::new(PROGRAM, &config, &["0..0", "0..6", "6..8"]);
+    world.start_with(&[0, 1, 2], &["--dtype", "bf16", "--memory", "64"]);
+    world.wait_for_stages(2);
+    let prompt: Vec<u32> = (0..20).map(|i| i * 37 % 256).collect();
+    world.write(&prompt, |_| ()).unwrap();
+    let layer = 2 * (4 * 1024 * 1024 + 3 * 1024 * 2816);
+    let [without, six, two] = [0, 1, 2].map(|i| own_memory(&world.net, i));
+    println!(
+        "{} MB without layers, {} with six, {} with two of {} MB",
+        without >> 20,
+        six >> 20,
+        two >> 20,
+        layer >> 20
+    );
+    // Half of the room for sessions would be far more than one text takes.
+    assert!(six - without < 6 * layer * 11 / 10 + (32 << 20), "{without} {six}");
+    assert!(two - without < 2 * layer * 11 / 10 + (32 << 20), "{without} {two}");
+}

@@ -9,7 +9,7 @@ use super::{
     session::{Event, Reach, Session},
 };
 use ailo_proto::Sampling as Wire;
-use ailo_protocol::{Hash, NodeId, hash::Domain, keys};
+use ailo_protocol::{Hash, NodeId, hash::Domain, inference::proof::Signed, keys};
 use ailo_training::{
     Result,
     engine::{Engine, Part},
@@ -66,12 +66,21 @@ async fn audit(hub: &Arc<Hub>, model: &Arc<Model>, avoid: HashSet<NodeId>, seed:
     let length = |(least, more): (u64, u64), draw: u64| (least + draw % more) as usize;
     let (prompt, text) = (length(PROMPT, draws.next_u64()), length(TEXT, draws.next_u64()));
     let limit = (prompt + text).min(model.context());
-    let from = model.clone();
+    let (from, count) = (model.clone(), prompt.min(limit / 2));
     let invented = check::aside(move || {
-        let text = invent(from.whole()?, prompt.min(limit / 2), seed);
+        let text = invent(from.whole()?, count, seed);
         text.inspect_err(|e| tracing::debug!(error = %e, "no text for a spot check could be made")).ok()
     });
-    let Some(Some(tokens)) = invented.await else { return };
+    let tokens = match invented.await.flatten() {
+        Some(tokens) => tokens,
+        // It does not lie here as a whole: whoever serves it begins the text.
+        None => {
+            let first = vec![(seed % model.shape.vocabulary as u64) as u32];
+            let sampling =
+                Wire { limit: count as u32, temperature: 1.0, top_p: 1.0, seed, prompt: 1, ..Wire::default() };
+            written(hub, model, Reach::default(), first, sampling).await.0
+        }
+    };
     let sampling = Wire {
         limit: limit as u32,
         temperature: if draws.below(3) == 0 { 0.0 } else { 0.8 },
@@ -81,13 +90,7 @@ async fn audit(hub: &Arc<Hub>, model: &Arc<Model>, avoid: HashSet<NodeId>, seed:
         ..Wire::default()
     };
     let reach = Reach { near: HashMap::new(), avoid };
-    let mut session = Session::start(hub, model, reach, tokens, sampling.clone());
-    while let Some(event) = session.next().await {
-        if let Event::Failed(why) = event {
-            tracing::debug!(why, "a spot check came to no end");
-        }
-    }
-    let (tokens, signed) = session.evidence();
+    let (tokens, signed) = written(hub, model, reach, tokens, sampling.clone()).await;
     if signed.is_empty() {
         return;
     }
@@ -96,6 +99,23 @@ async fn audit(hub: &Arc<Hub>, model: &Arc<Model>, avoid: HashSet<NodeId>, seed:
     if let (Some(charge), Some(court)) = (found, &hub.court) {
         court.accuse(charge);
     }
+}
+
+/// Asks for a text: what was written of it, and what stages signed.
+async fn written(
+    hub: &Arc<Hub>,
+    model: &Arc<Model>,
+    reach: Reach,
+    tokens: Vec<u32>,
+    sampling: Wire,
+) -> (Vec<u32>, Vec<Signed>) {
+    let mut session = Session::start(hub, model, reach, tokens, sampling);
+    while let Some(event) = session.next().await {
+        if let Event::Failed(why) = event {
+            tracing::debug!(why, "a spot check came to no end");
+        }
+    }
+    session.evidence()
 }
 
 /// A text as the model itself writes it: it looks like any other.

@@ -1,4 +1,4 @@
-//! A second look at a text: the whole model reads it as a prompt, which is much faster than writing it, and whoever signed something else than
+//! A second look at a text: the model reads it as a prompt, which is much faster than writing it, and whoever signed something else than
 //! comes out is found.
 
 use super::{hub::Hub, model::Model, worker::sampling_of};
@@ -13,12 +13,15 @@ use ailo_protocol::{
 };
 use ailo_training::{
     Result,
-    engine::{Engine, Part},
+    engine::{Engine, Part, Shape},
     sample::sample,
 };
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    ops::{Deref, Range},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 /// Positions that are read at once.
@@ -74,11 +77,7 @@ pub fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> im
 /// Reads a text again. A liar is left out from then on; what convicts it, unless the text is too
 /// long to be shown.
 pub fn again(hub: &Hub, model: &Model, tokens: &[u32], wire: &Wire, signed: &[Signed]) -> Option<Charge> {
-    let Some(engine) = model.whole() else {
-        tracing::debug!("the model would take memory as a whole: nothing is checked");
-        return None;
-    };
-    match liar(engine, tokens, wire, signed) {
+    match liar(model, tokens, wire, signed) {
         Ok(Some(signed)) => {
             let layers = signed.statement.first..signed.statement.end;
             tracing::warn!(node = %signed.node.short(), ?layers, "it signed what it did not compute: it is left out");
@@ -96,7 +95,44 @@ pub fn again(hub: &Hub, model: &Model, tokens: &[u32], wire: &Wire, signed: &[Si
     }
 }
 
-/// What the whole model makes of a text.
+/// Where the layers of a model are taken from.
+pub trait Layers {
+    /// The model.
+    fn shape(&self) -> &Shape;
+    /// Layers from `first` to `end` or, if less is loaded at once, to an earlier one, which is said.
+    ///
+    /// # Errors
+    ///
+    /// As [`Model::load`].
+    fn part(&self, first: usize, end: usize) -> Result<(Box<dyn Deref<Target = Engine> + '_>, Range<usize>)>;
+}
+
+/// All layers are there.
+impl Layers for Engine {
+    fn shape(&self) -> &Shape {
+        Engine::shape(self)
+    }
+
+    fn part(&self, first: usize, end: usize) -> Result<(Box<dyn Deref<Target = Engine> + '_>, Range<usize>)> {
+        Ok((Box::new(self), first..end))
+    }
+}
+
+/// Where the model lies, all of it; else one layer after another, so that a check takes little memory.
+impl Layers for Model {
+    fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    fn part(&self, first: usize, end: usize) -> Result<(Box<dyn Deref<Target = Engine> + '_>, Range<usize>)> {
+        match self.whole() {
+            Some(engine) => engine.part(first, end),
+            None => Ok((Box::new(Box::new(self.load(first..first + 1, 1)?)), 0..1)),
+        }
+    }
+}
+
+/// What a model makes of a text.
 struct Reading {
     /// For the layers asked for, hashes of the rows that enter them; for the number of all layers of those that leave the last.
     rows: Vec<(u32, Vec<Hash>)>,
@@ -104,31 +140,46 @@ struct Reading {
     written: Vec<u32>,
 }
 
-/// Reads a text, of which `wire.prompt` tokens were given and the others written. `engine` has all layers.
-fn read(engine: &Engine, tokens: &[u32], wire: &Wire, layers_asked: &[usize]) -> Result<Reading> {
-    let (shape, prompt) = (engine.shape(), wire.prompt as usize);
+/// Reads a text, of which `wire.prompt` tokens were given and the others written.
+fn read(model: &impl Layers, tokens: &[u32], wire: &Wire, layers_asked: &[usize]) -> Result<Reading> {
+    let (shape, prompt) = (model.shape(), wire.prompt as usize);
     let (width, layers) = (shape.width, shape.layers);
-    let mut ends: Vec<usize> = layers_asked.iter().copied().filter(|end| (1..layers).contains(end)).collect();
-    ends.push(layers);
-    ends.sort_unstable();
-    ends.dedup();
-    let (mut rows, mut first, mut known) = (engine.embed(tokens, 0)?, 0, Vec::new());
-    for end in ends {
-        let mut cache = engine.cache_of(first..end, tokens.len());
+    let mut asked: Vec<usize> = layers_asked.iter().copied().filter(|end| (1..layers).contains(end)).collect();
+    asked.push(layers);
+    asked.sort_unstable();
+    let (mut rows, mut at, mut known, mut written) = (Vec::new(), 0, Vec::new(), Vec::new());
+    while at < layers {
+        let end = asked.iter().copied().find(|end| *end > at).unwrap_or(layers);
+        let (engine, part) = model.part(at, end)?;
+        if at == 0 {
+            rows = engine.embed(tokens, 0)?;
+        }
+        let mut cache = engine.cache_of(part.clone(), tokens.len());
         let mut out = Vec::with_capacity(rows.len());
         for piece in rows.chunks(PIECE * width) {
             out.extend(
                 engine.forward(piece.to_vec(), &mut [Part { cache: &mut cache, positions: piece.len() / width }])?,
             );
         }
-        (rows, first) = (out, end);
-        known.push((end as u32, proof::hashes(&rows, width)));
+        (rows, at) = (out, at + part.len());
+        if asked.contains(&at) {
+            known.push((at as u32, proof::hashes(&rows, width)));
+        }
+        if at == layers {
+            written = write(&engine, tokens, wire, prompt, &rows)?;
+        }
     }
+    Ok(Reading { rows: known, written })
+}
+
+/// The prompt, and the token that each later row gives; `engine` has the last layer.
+fn write(engine: &Engine, tokens: &[u32], wire: &Wire, prompt: usize, rows: &[f32]) -> Result<Vec<u32>> {
+    let shape = engine.shape();
     // No position gives the first token.
     let (sampling, mut written) = (sampling_of(wire), tokens[..prompt.max(1).min(tokens.len())].to_vec());
     let from = written.len().saturating_sub(1);
-    let last = &rows[from.min(tokens.len()) * width..];
-    for piece in last.chunks(PIECE * width / 4) {
+    let last = &rows[from.min(tokens.len()) * shape.width..];
+    for piece in last.chunks(PIECE * shape.width / 4) {
         for logits in engine.logits(piece)?.chunks_exact(shape.vocabulary) {
             let at = written.len();
             if at < tokens.len() {
@@ -136,19 +187,19 @@ fn read(engine: &Engine, tokens: &[u32], wire: &Wire, layers_asked: &[usize]) ->
             }
         }
     }
-    Ok(Reading { rows: known, written })
+    Ok(written)
 }
 
-/// The first statement that is wrong, of those about `tokens`, of which `wire.prompt` were given and the others written. `engine` has all layers.
+/// The first statement that is wrong, of those about `tokens`, of which `wire.prompt` were given and the others written.
 ///
 /// # Errors
 ///
-/// As [`Engine::embed`] and [`Engine::logits`], if the model can't read the text.
-pub fn liar(engine: &Engine, tokens: &[u32], wire: &Wire, statements: &[Signed]) -> Result<Option<Signed>> {
+/// As [`Engine::embed`] and [`Engine::logits`], if the model can't read the text, and as [`Model::load`].
+pub fn liar(model: &impl Layers, tokens: &[u32], wire: &Wire, statements: &[Signed]) -> Result<Option<Signed>> {
     let of = |signed: &Signed| [signed.statement.first as usize, signed.statement.end as usize];
     let asked: Vec<usize> = statements.iter().flat_map(of).collect();
-    let Reading { rows, written } = read(engine, tokens, wire, &asked)?;
-    let layers = engine.shape().layers as u32;
+    let Reading { rows, written } = read(model, tokens, wire, &asked)?;
+    let layers = model.shape().layers as u32;
     let truth = Truth { tokens, sampling: wire, written: &written, rows: &rows, layers };
     Ok(truth.liar(statements).cloned())
 }
@@ -158,12 +209,12 @@ pub fn liar(engine: &Engine, tokens: &[u32], wire: &Wire, statements: &[Signed])
 /// # Errors
 ///
 /// As [`liar`].
-pub fn judge(engine: &Engine, charge: &Charge) -> Result<Hash> {
+pub fn judge(model: &impl Layers, charge: &Charge) -> Result<Hash> {
     let (tokens, statement) = (&charge.tokens, &charge.signed.statement);
     let (first, end) = (statement.first as usize, statement.end as usize);
     let given = || Wire { prompt: tokens.len() as u32, ..Wire::default() };
     let wire = charge.choice.as_ref().map_or_else(given, Choice::sampling);
-    let Reading { rows, written } = read(engine, tokens, &wire, &[first, end])?;
+    let Reading { rows, written } = read(model, tokens, &wire, &[first, end])?;
     let at = |layer: usize| match layer {
         0 => chunks(tokens),
         _ => rows.iter().find(|(known, _)| *known == layer as u32).map_or_else(Vec::new, |(_, hashes)| hashes.clone()),
@@ -204,19 +255,25 @@ mod tests {
         Engine::new(checkpoint.shape().clone(), weights, 1).unwrap()
     }
 
-    fn models() -> Models {
+    fn folder() -> tempfile::TempDir {
         let config = json!({ "model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4,
                              "num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 262, "max_position_embeddings": 128,
                              "tie_word_embeddings": true, "rope_theta": 10000.0, "rms_norm_eps": 1e-6 });
         let folder = tempfile::tempdir().unwrap();
         random::write(folder.path(), &config, &random::tensors(&config), 1).unwrap();
+        random::write_tokenizer(folder.path(), None).unwrap();
+        folder
+    }
+
+    fn models() -> Models {
+        let folder = folder();
         let [bf16, int8] = [Dtype::Bf16, Dtype::Int8].map(|dtype| engine(folder.path(), dtype));
         Models { keys: [Keypair::generate(), Keypair::generate()], bf16, int8, width: 32 }
     }
 
     impl Models {
         /// A stage that computes these layers with one of the models.
-        fn stage<'a>(&'a self, engine: &'a Engine, layers: std::ops::Range<usize>) -> Stage<'a> {
+        fn stage<'a>(&'a self, engine: &'a Engine, layers: Range<usize>) -> Stage<'a> {
             let mut cache = engine.cache_of(layers, LENGTH);
             Box::new(move |_, rows| {
                 let positions = rows.len() / self.width;
@@ -283,6 +340,19 @@ mod tests {
             let found = found?;
             self.keys.iter().position(|key| *key.public() == found.node)
         }
+    }
+
+    #[test]
+    fn a_model_that_does_not_lie_as_a_whole_is_read_layer_by_layer_with_the_same_outcome() {
+        let folder = folder();
+        let model = Model::open(folder.path(), Some(Dtype::Int8), &mut |_, _| ()).unwrap();
+        assert!(model.whole().is_none());
+        let whole = engine(folder.path(), Dtype::Int8);
+        let tokens: Vec<u32> = (0..90).map(|i| i * 37 % 256).collect();
+        let wire = Wire { limit: 100, temperature: 0.7, top_p: 1.0, prompt: 10, seed: 3, ..Wire::default() };
+        let [ours, other] =
+            [read(&whole, &tokens, &wire, &[1, 3]).unwrap(), read(&model, &tokens, &wire, &[1, 3]).unwrap()];
+        assert_eq!((ours.rows, ours.written), (other.rows, other.written));
     }
 
     /// `AILO_TRIALS=1000` tries more.

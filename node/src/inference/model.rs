@@ -136,10 +136,10 @@ impl Model {
     }
 
     /// All of it on one thread, where it lies, loaded when it is first asked for; none where it would take memory of its own.
+    /// [`check`](super::check) reads it layer by layer then.
     pub fn whole(&self) -> Option<&Engine> {
         let lies = !matches!(self.source, Source::Folder(_, Some(_)));
-        let log =
-            |e: &TrainingError| tracing::warn!(error = %e, "the model can't be loaded as a whole: nothing is checked");
+        let log = |e: &TrainingError| tracing::warn!(error = %e, "the model can't be loaded as a whole");
         self.whole
             .get_or_init(|| lies.then(|| self.load(0..self.shape.layers, 1).inspect_err(log).ok()).flatten())
             .as_ref()
