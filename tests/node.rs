@@ -5,7 +5,7 @@
 mod common;
 
 use ailo_node::rpc::types::*;
-use common::{Node, ailo, post, program};
+use common::{Node, ailo, post, post_as, program};
 use serde_json::json;
 use std::{
     io::Write,
@@ -153,6 +153,11 @@ fn a_development_node_trains_answers_stops_and_goes_on() {
         let answer = post(node.address(), &body);
         assert!(answer.contains(expected), "{body} must be answered with {expected}, not {answer}");
     }
+
+    // A page that points its own name at this machine reads nothing.
+    let status = json!({"jsonrpc": "2.0", "id": 1, "method": "ailo_status"}).to_string();
+    assert!(post_as("evil.example", node.address(), &status).contains("--allow-host"));
+    assert!(post_as("localhost", node.address(), &status).contains("height"));
 
     // More than its uptime earns.
     let paid = |s: &At<Status>| s.value.model.rounds >= 1 && s.value.account.free >= ailo_protocol::Amount(50_000_000);

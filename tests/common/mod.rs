@@ -117,10 +117,15 @@ impl Node {
 
 /// A bare HTTP POST, so that no test depends on our own client.
 pub fn post(address: SocketAddr, body: &str) -> String {
+    post_as(&address.to_string(), address, body)
+}
+
+/// The same under another name of the server.
+pub fn post_as(host: &str, address: SocketAddr, body: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
     let head = format!(
-        "POST /rpc HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        "POST /rpc HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
         body.len()
     );
     stream.write_all(head.as_bytes()).unwrap();

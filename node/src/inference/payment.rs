@@ -25,6 +25,10 @@ use std::{
 };
 use tokio::sync::watch;
 
+/// Milliseconds.
+const DAY_MS: u64 = 86_400_000;
+/// What is written down ahead of a day's limit is one part of so many.
+const AHEAD: u64 = 64;
 /// How often receipts are kept, and claims considered.
 const TURN: Duration = Duration::from_secs(2);
 /// Claims go out this long before an epoch ends, at the latest.
@@ -91,17 +95,15 @@ impl Ledger for At<'_> {
 pub struct Pays {
     chain: Chain,
     purse: Mutex<Purse>,
-    /// ALC a day.
-    limit: Amount,
-    /// The day, and what was promised in it.
-    spent: Mutex<(u64, Amount)>,
+    allowance: Mutex<Allowance>,
 }
 
 impl Pays {
-    /// Pays with `key`, at most `limit` a day.
-    pub fn new(chain: Chain, network: Hash, key: Keypair, limit: Amount) -> Pays {
+    /// Pays with `key`, at most `limit` a day; what was spent is kept in the file at `path`.
+    pub fn new(chain: Chain, network: Hash, key: Keypair, (limit, path): (Amount, PathBuf)) -> Pays {
         let unit = chain.head().state.params().inference.unit_tokens.into();
-        Pays { chain, purse: Mutex::new(Purse::new(key, network, unit)), limit, spent: Mutex::default() }
+        let allowance = Mutex::new(Allowance::open(path, limit));
+        Pays { chain, purse: Mutex::new(Purse::new(key, network, unit)), allowance }
     }
 
     /// What a unit may cost: what the ledger lets count.
@@ -135,21 +137,60 @@ impl Pays {
                 "{left} ALC are deposited for inference and {cost} are asked for: `ailo-node wallet deposit` adds to it"
             ));
         }
-        let day = now_ms() / 86_400_000;
-        let mut spent = locked(&self.spent);
-        if spent.0 != day {
-            *spent = (day, Amount::ZERO);
-        }
-        let all = Amount(spent.1.0.saturating_add(cost.0));
-        if all > self.limit {
-            return Err(format!(
-                "{} ALC were spent today of {}, and {cost} are asked for: --spend sets the limit",
-                spent.1, self.limit
-            ));
-        }
-        spent.1 = all;
+        locked(&self.allowance).spend(now_ms() / DAY_MS, cost)?;
         // Half of the time is left at least for who serves to claim.
         Ok(purse.pay(service, more, latency_ms, (fresh, from, age + params.receipt_ms * 9 / 10)))
+    }
+}
+
+/// What may be spent in a day. It counts across restarts: a little more than is spent is written down ahead.
+struct Allowance {
+    path: PathBuf,
+    limit: Amount,
+    day: u64,
+    spent: Amount,
+    /// What the file says was spent.
+    kept: Amount,
+}
+
+impl Allowance {
+    /// Of the file's day, what it says was spent.
+    fn open(path: PathBuf, limit: Amount) -> Allowance {
+        let bytes = std::fs::read(&path).unwrap_or_default(); // There is none at first.
+        let (day, kept) = match canonical::decode::<(u64, Amount)>(&bytes, 64) {
+            Ok(known) => known,
+            Err(_) if bytes.is_empty() => (0, Amount::ZERO),
+            Err(e) => {
+                let day = now_ms() / DAY_MS;
+                tracing::warn!(path = %path.display(), error = %e, "what was spent today can't be read: nothing more is spent");
+                (day, limit)
+            }
+        };
+        Allowance { path, limit, day, spent: kept, kept }
+    }
+
+    /// # Errors
+    ///
+    /// Why not, for the person who asks.
+    fn spend(&mut self, day: u64, cost: Amount) -> Result<(), String> {
+        if self.day != day {
+            (self.day, self.spent, self.kept) = (day, Amount::ZERO, Amount::ZERO);
+        }
+        let (all, limit) = (Amount(self.spent.0.saturating_add(cost.0)), self.limit);
+        if all > limit {
+            return Err(format!(
+                "{} ALC were spent today of {limit}, and {cost} are asked for: --spend sets the limit",
+                self.spent
+            ));
+        }
+        if all > self.kept {
+            let kept = Amount(all.0.saturating_add(limit.0 / AHEAD)).min(limit);
+            crate::datadir::write_atomically(&self.path, &canonical::encode(&(day, kept)))
+                .map_err(|e| e.to_string())?;
+            self.kept = kept;
+        }
+        self.spent = all;
+        Ok(())
     }
 }
 
@@ -289,5 +330,31 @@ fn kept(path: &Path) -> Vec<Tab> {
             tracing::warn!(path = %path.display(), error = %e, "the receipts that were kept can't be read");
             Vec::new()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_days_limit_holds_across_restarts_and_the_next_day_begins_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || Allowance::open(dir.path().join("spent"), Amount(6400));
+        let mut allowance = open();
+        for _ in 0..40 {
+            allowance.spend(7, Amount(100)).unwrap();
+        }
+        // Nothing that was spent is forgotten, and a hundredth at the most is lost.
+        let mut again = open();
+        assert!((4000..=4100).contains(&again.spent.0), "{}", again.spent.0);
+        assert!(again.spend(7, Amount(2401)).unwrap_err().contains("--spend"));
+        again.spend(7, Amount(2300)).unwrap();
+        assert!(open().spend(7, Amount(101)).is_err());
+        open().spend(8, Amount(6400)).unwrap();
+
+        std::fs::write(dir.path().join("spent"), b"damaged").unwrap();
+        assert!(open().spend(now_ms() / DAY_MS, Amount(1)).is_err(), "who can't read what was spent spends nothing");
     }
 }

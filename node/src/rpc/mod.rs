@@ -26,6 +26,7 @@ pub mod types;
 
 use crate::{
     error::NodeError,
+    inference::api::access::{Access, by_our_names},
     service::{
         anchor::Anchor,
         chain::{Chain, Head, SubmitError},
@@ -549,8 +550,13 @@ pub struct Server {
 }
 
 impl Server {
-    /// Binds and serves, with `more` routes beside its own.
-    pub async fn start(address: SocketAddr, context: Arc<Context>, more: axum::Router) -> Result<Server, NodeError> {
+    /// Binds and serves, with `more` routes beside its own, under the names that `access` knows.
+    pub async fn start(
+        address: SocketAddr,
+        context: Arc<Context>,
+        more: axum::Router,
+        access: Arc<Access>,
+    ) -> Result<Server, NodeError> {
         let listener = tokio::net::TcpListener::bind(address).await.map_err(|e| match e.kind() {
             std::io::ErrorKind::AddrInUse => NodeError::Usage(format!(
                 "the address {address} is in use: stop what serves there, or choose another with --http 127.0.0.1:PORT"
@@ -582,6 +588,7 @@ impl Server {
                 }),
             )
             .route("/health", axum::routing::get(|| async { "ok" }))
+            .layer(axum::middleware::from_fn_with_state(access, by_our_names))
             .merge(more);
         let task = tokio::spawn(async move {
             let served = axum::serve(listener, router).with_graceful_shutdown(stop.shutdown()).await;

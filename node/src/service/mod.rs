@@ -149,7 +149,7 @@ pub async fn run_with(
     let ask = settings.ask.unwrap_or(if development { Ask::Free } else { Ask::Market });
     let pays = match (settings.spend, &wallet_key) {
         (Amount::ZERO, _) => None,
-        (limit, Some(key)) => Some(Pays::new(chain.clone(), network, key.clone(), limit)),
+        (limit, Some(key)) => Some(Pays::new(chain.clone(), network, key.clone(), (limit, dir.path("spent")))),
         (_, None) => {
             return Err(NodeError::Usage(
                 "--spend needs the wallet's key in the data folder: start without it, or without --wallet".into(),
@@ -166,7 +166,8 @@ pub async fn run_with(
         stopped.clone(),
     )
     .await?;
-    let server = rpc::Server::start(settings.http, context.clone(), inference.api.router(access)).await?;
+    let server =
+        rpc::Server::start(settings.http, context.clone(), inference.api.router(access.clone()), access).await?;
     let url = format!("http://{}/rpc", server.address);
     crate::datadir::write_atomically(&dir.path("rpc"), url.as_bytes())?;
 

@@ -193,6 +193,14 @@ fn is_ours(host: &str, hosts: &[String]) -> bool {
         || hosts.iter().any(|host| host.eq_ignore_ascii_case(name))
 }
 
+/// Lets requests through that are for this machine by a name that it has.
+pub async fn by_our_names(State(access): State<Arc<Access>>, request: Request, next: Next) -> Response {
+    match access.host(request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
 /// Lets a request through, or says why not; tells who has a key what is left of its limits.
 pub(super) async fn guard(State(access): State<Arc<Access>>, mut request: Request, next: Next) -> Response {
     let caller = match access.host(request.headers()).and_then(|()| access.who(request.headers(), now())) {
