@@ -53,15 +53,16 @@ pub async fn run(
             continue;
         }
         // Half of the others, if there is a way through them.
-        let avoid = others.into_iter().filter(|_| draws.below(2) == 0).chain([*hub.node()]).collect();
+        let (avoid, asked): (HashSet<_>, HashSet<_>) = others.into_iter().partition(|_| draws.below(2) == 0);
         tokio::select! {
-            () = audit(&hub, &model, avoid, draws.next_u64()) => {}
+            () = audit(&hub, &model, (avoid, asked), draws.next_u64()) => {}
             _ = stop.changed() => return,
         }
     }
 }
 
-async fn audit(hub: &Arc<Hub>, model: &Arc<Model>, avoid: HashSet<NodeId>, seed: u64) {
+async fn audit(hub: &Arc<Hub>, model: &Arc<Model>, (mut avoid, asked): (HashSet<NodeId>, HashSet<NodeId>), seed: u64) {
+    avoid.insert(*hub.node());
     let mut draws = Hash::of_value(Domain::Lot, &seed).stream();
     let length = |(least, more): (u64, u64), draw: u64| (least + draw % more) as usize;
     let (prompt, text) = (length(PROMPT, draws.next_u64()), length(TEXT, draws.next_u64()));
@@ -73,12 +74,13 @@ async fn audit(hub: &Arc<Hub>, model: &Arc<Model>, avoid: HashSet<NodeId>, seed:
     });
     let tokens = match invented.await.flatten() {
         Some(tokens) => tokens,
-        // It does not lie here as a whole: whoever serves it begins the text.
+        // It does not lie here as a whole: those begin the text that are not asked then, if they can.
         None => {
+            let reach = Reach { near: HashMap::new(), avoid: asked };
             let first = vec![(seed % model.shape.vocabulary as u64) as u32];
             let sampling =
                 Wire { limit: count as u32, temperature: 1.0, top_p: 1.0, seed, prompt: 1, ..Wire::default() };
-            written(hub, model, Reach::default(), first, sampling).await.0
+            written(hub, model, reach, first, sampling).await.0
         }
     };
     let sampling = Wire {

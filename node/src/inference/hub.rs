@@ -7,7 +7,7 @@ use super::{
     payment::{Cashier, Pays},
     worker::{Inbound, Worker},
 };
-use ailo_proto::{Frame, Message, frame::Body};
+use ailo_proto::{Close, Frame, Message, frame::Body};
 use ailo_protocol::{
     Amount, Hash, Keypair, NodeId,
     inference::{
@@ -177,7 +177,7 @@ impl Hub {
     /// Takes no new sessions, and waits until those that are here have gone elsewhere, have ended, or the time is over.
     pub async fn drain(&self, within: Duration) {
         let workers = self.workers().clone();
-        workers.iter().for_each(|worker| worker.send(Inbound::Leave));
+        workers.iter().for_each(|worker| worker.send(Inbound::Drain));
         let _ = tokio::time::timeout(within, join_all(workers.iter().map(Worker::end))).await; // The rest is broken off.
     }
 
@@ -277,7 +277,7 @@ impl Hub {
     }
 
     /// Takes a frame for this node. What nobody waits for is dropped, and so is what exceeds all that a text can bring.
-    pub fn take(&self, from: NodeId, frame: Frame, room: Room) {
+    pub fn take(self: &Arc<Hub>, from: NodeId, frame: Frame, room: Room) {
         let (Some(body), Ok(session)) = (&frame.body, SessionId::try_from(&*frame.session)) else { return };
         // Some kinds go both ways; who they are not for drops them.
         let (client, stage) = match body {
@@ -287,8 +287,15 @@ impl Hub {
         };
         if client && frame.encoded_len() <= MAX_NEWS {
             let clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(client) = clients.get(&session) {
-                let _ = client.try_send(News::Frame(from, frame.clone())); // It has gone, then.
+            let open = clients.get(&session).filter(|client| !client.is_closed());
+            if let Some(client) = open {
+                let _ = client.try_send(News::Frame(from, frame.clone())); // What is too much is dropped.
+            }
+            // What a stage goes on with, though nobody here does, may be what a lost frame was to end.
+            let forgotten = open.is_none() && matches!(body, Body::Failed(_));
+            drop(clients);
+            if forgotten && from != self.node {
+                self.send(from, Frame::of(session, Close::default()));
             }
         }
         if stage {

@@ -32,6 +32,8 @@ const MAX_WAITING: usize = 256 << 20;
 const PING: Duration = Duration::from_millis(200);
 /// Who says nothing for so long hangs.
 const HUNG: Duration = Duration::from_millis(750);
+/// The news that a connection has ended comes within this time of the end of its streams. If it comes later, the route is laid twice.
+const SETTLES: Duration = Duration::from_millis(20);
 /// Bytes that are written together.
 const TOGETHER: usize = 64 << 10;
 
@@ -144,6 +146,13 @@ impl Links {
         self.net.peers().iter().any(|peer| peer.node == *node)
     }
 
+    /// A stream of a node that is connected has ended: if its connection has, too, that is known before long.
+    async fn hear_of(&self, node: &NodeId) {
+        if self.reaches(node) {
+            tokio::time::sleep(SETTLES).await;
+        }
+    }
+
     /// A node is gone: what waits for it is dropped, and the next frame opens a new stream.
     pub fn forget(&self, node: NodeId) {
         self.peers.lock().unwrap_or_else(PoisonError::into_inner).remove(&node);
@@ -197,6 +206,7 @@ async fn write(
     tracing::debug!(peer = %to.short(), error = %e, "a stream to it ended");
     if let Some(links) = links.upgrade() {
         links.failed(to, &waiting);
+        links.hear_of(&to).await;
     }
     if let Some(hub) = hub.upgrade() {
         hub.broken(to);
@@ -239,6 +249,9 @@ async fn read(hub: Weak<Hub>, links: Weak<Links>, from: NodeId, stream: Stream, 
             }
         }
     };
+    if let Some(links) = links.upgrade() {
+        links.hear_of(&from).await;
+    }
     match hub.upgrade() {
         Some(hub) if readable => hub.broken(from),
         Some(hub) => hub.gone(from),

@@ -58,6 +58,8 @@ pub enum Inbound {
     Broken(NodeId),
     /// No new sessions; it ends with the last one.
     Leave,
+    /// The same, and clients should go elsewhere: there is not much time.
+    Drain,
     /// It ends.
     Stop,
 }
@@ -135,8 +137,8 @@ impl Worker {
             let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), niceness);
             let _over = Over(ends);
             while let Ok(State::Idle | State::Busy) = own.lock().map(|mut computer| computer.work(&own_mail, None)) {
-                // Mail that came since has left a token, and parks nothing.
-                std::thread::park();
+                // Mail that came since has left a token, and parks nothing. Without any, sessions are forgotten, too.
+                std::thread::park_timeout(IDLE);
             }
         };
         let thread = std::thread::Builder::new().name("inference".into()).spawn(work);
@@ -303,7 +305,12 @@ impl Computer {
             Inbound::Broken(node) => self.stage.broken(node),
             Inbound::Leave => {
                 self.leaving = true;
-                self.stage.leave()
+                self.stage.leave();
+                Vec::new()
+            }
+            Inbound::Drain => {
+                self.leaving = true;
+                self.stage.drain()
             }
             Inbound::Stop => {
                 self.over = true;

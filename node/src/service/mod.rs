@@ -63,7 +63,7 @@ const PROBE_WITHIN: Duration = Duration::from_secs(120);
 /// Others' texts go elsewhere, or end, within this time of the signal.
 const DRAIN_WITHIN: Duration = Duration::from_secs(1);
 /// All services have stopped within this time after it, or are left behind.
-const STOP_WITHIN: Duration = Duration::from_secs(3);
+const STOP_WITHIN: Duration = Duration::from_secs(2);
 /// And what still computes within this time more.
 const COMPUTE_STOPS_WITHIN: Duration = Duration::from_millis(900);
 /// How much lower the training thread's priority is, so that network and RPC answer first.

@@ -34,10 +34,16 @@ const MAX_EARLY: usize = 64;
 const INPUT: usize = 1 << 16;
 /// Who seemed gone is asked again after about so long, then twice as long, and so on four times.
 const AGAIN_MS: u64 = 50;
+/// Why a node is left out whose streams end.
+const ENDED: &str = "its streams end again and again";
 /// Routes without a token between them, at most.
 const MAX_REROUTES: u32 = 16;
 /// A stage that computes for others may let a text wait so long.
 const BUSY_MS: u64 = 10_000;
+/// Streams of a node that end in one text before the node is left out.
+const MAX_BREAKS: u32 = 3;
+/// What both ends, and those behind them, say of one end comes within this time.
+const BREAK_MS: u64 = 200;
 /// Failed computations at one place of the text before it is the text's fault.
 const MAX_FAILURES: usize = 2;
 
@@ -105,6 +111,8 @@ pub struct Client {
     heard: u64,
     asked: Option<Asked>,
     failures: (usize, usize),
+    /// Streams of each node that have ended, and when the last did.
+    breaks: HashMap<NodeId, (u32, u64)>,
     /// Why the last node was left out.
     last: String,
     /// The text's chunks.
@@ -131,6 +139,8 @@ struct Hop {
     open: bool,
     /// The first epoch of its session.
     since: u64,
+    /// It has said that it will end.
+    leaves: bool,
 }
 
 /// A question where all are.
@@ -159,6 +169,7 @@ impl Client {
             heard: 0,
             asked: None,
             failures: (0, 0),
+            breaks: HashMap::new(),
             last: String::new(),
             texts: Vec::new(),
             signed: HashMap::new(),
@@ -241,11 +252,28 @@ impl Client {
     pub fn broken(&mut self, now: u64, node: NodeId, routes: &mut dyn Routes) -> Vec<Effect> {
         match self.hops.iter().find(|hop| hop.node == node && !self.ended).map(|hop| hop.open) {
             // Whether it was asked, or has answered, nobody knows.
-            Some(false) => self.lose(now, node, "a stream of it has ended", false, routes),
-            Some(true) if self.running => self.proceed(now),
+            Some(false) => self.lose(now, node, "its stream has ended", false, routes),
+            Some(true) if self.running => self.again(now, &[node], routes),
             _ => {}
         }
         std::mem::take(&mut self.effects)
+    }
+
+    /// Lays the route anew, as a stream between these nodes has ended. Where that goes on, they are left out: they break, or do so to
+    /// gain time.
+    fn again(&mut self, now: u64, between: &[NodeId], routes: &mut dyn Routes) {
+        let mut often = Vec::new();
+        for node in between.iter().filter(|node| **node != self.me) {
+            let (breaks, last) = self.breaks.entry(*node).or_default();
+            if *breaks == 0 || now >= *last + BREAK_MS {
+                (*breaks, *last) = (*breaks + 1, now);
+            }
+            often.extend((*breaks >= MAX_BREAKS || self.reroutes > MAX_REROUTES / 2).then_some(*node));
+        }
+        if often.is_empty() {
+            return self.proceed(now);
+        }
+        often.into_iter().for_each(|node| self.lose(now, node, ENDED, false, routes));
     }
 
     /// What a node signed, it did not.
@@ -365,7 +393,7 @@ impl Client {
         };
         self.effects.push(Effect::Send(node, Frame::of(self.id, open)));
         self.signed.retain(|_, (known, ..)| *known != node);
-        self.hops.push(Hop { node, layers, open: false, since: self.epoch + 1 });
+        self.hops.push(Hop { node, layers, open: false, since: self.epoch + 1, leaves: false });
     }
 
     /// Tells everybody the route, once all are open.
@@ -552,9 +580,14 @@ impl Client {
             }
             FailedWhy::Stream => {
                 if failed.epoch == self.epoch && self.running {
-                    self.proceed(now);
+                    // The one that it names, too, if it is of this text.
+                    let named = self.hops.iter().map(|hop| hop.node).find(|node| node.0[..] == failed.node[..]);
+                    let between: Vec<NodeId> = std::iter::once(sender).chain(named.filter(|n| *n != sender)).collect();
+                    self.again(now, &between, routes);
                 }
             }
+            // What is computed here has time.
+            FailedWhy::Leaving if sender == self.me || std::mem::replace(&mut self.hops[hop].leaves, true) => {}
             FailedWhy::Leaving => {
                 // It goes on for a while, if nobody can take over.
                 let leaving = self.hops.remove(hop);

@@ -270,7 +270,7 @@ impl Stage {
     pub fn broken(&mut self, node: NodeId) -> Vec<Effect> {
         for id in self.which(|session| session.client == node || session.is_beside(&node)) {
             let Some(client) = self.sessions.get(&id).map(|session| session.client) else { continue };
-            self.fail(client, id, refusal(FailedWhy::Stream, "a stream of it has ended"));
+            self.fail(client, id, Refusal { node: Some(node), ..refusal(FailedWhy::Stream, "a stream has ended") });
         }
         std::mem::take(&mut self.effects)
     }
@@ -279,9 +279,14 @@ impl Stage {
         self.sessions.iter().filter(|(_, session)| is(session)).map(|(id, _)| *id).collect()
     }
 
-    /// Takes no new sessions from now on, and tells clients to go elsewhere if they can.
-    pub fn leave(&mut self) -> Vec<Effect> {
+    /// Takes no new sessions from now on.
+    pub fn leave(&mut self) {
         self.leaving = true;
+    }
+
+    /// The same, and tells clients to go elsewhere if they can.
+    pub fn drain(&mut self) -> Vec<Effect> {
+        self.leave();
         for id in self.which(|_| true) {
             let Some(client) = self.sessions.get(&id).map(|session| session.client) else { continue };
             self.fail(client, id, refusal(FailedWhy::Leaving, "it is leaving"));
@@ -646,7 +651,8 @@ impl Session {
         effects: &mut Vec<Effect>,
     ) -> Result<(), Refusal> {
         if self.route.as_ref().is_some_and(|known| route.epoch <= known.epoch) {
-            return Err(client_error("an epoch comes once"));
+            // It was late, on a stream that has ended meanwhile.
+            return Ok(());
         }
         let (before, after) = (node_of(&route.before)?, node_of(&route.after)?);
         let (Some(first), Some(last)) = (node_of(&route.first)?, node_of(&route.last)?) else {
@@ -777,7 +783,11 @@ impl Session {
         if odd || self.is_last(served) && sure > self.tokens.len() {
             return Err(wrong("its rows are not those of the text"));
         }
-        if at > self.received || at < self.confirmed || at + positions > self.room {
+        if at > self.received {
+            // A stream of its may have ended, and taken some along.
+            return Err(Refusal { node: Some(from), ..refusal(FailedWhy::Stream, "rows are missing") });
+        }
+        if at < self.confirmed || at + positions > self.room {
             return Err(wrong("its rows are not those that should come"));
         }
         let values: Vec<f32> = rows.rows.as_chunks().0.iter().map(|x| f32::from_le_bytes(*x)).collect();

@@ -481,7 +481,7 @@ impl World {
                 }
             }
             Event::Fault(Fault::Leave(i)) => {
-                let effects = self.machines[i].stage.leave();
+                let effects = self.machines[i].stage.drain();
                 self.act(i, effects);
             }
             Event::Fault(Fault::Nan(i)) => self.machines[i].spoils = true,
@@ -673,12 +673,13 @@ fn texts_survive_the_deaths_of_stages() {
 fn texts_survive_streams_that_end_though_nobody_else_could_take_over() {
     for seed in seeds() {
         let mut world = World::new(seed, &[0..2, 2..4, 4..6], &[3, 90], 300, seed % 2 == 0);
-        while world.askers.iter().any(|asker| asker.got.is_empty()) {
+        // Once all are open; while they read the prompts, or later.
+        while world.askers.iter().any(|asker| asker.client.open_stages().len() < 3) {
             world.step();
         }
-        let mut when = world.now;
-        for _ in 0..6 {
-            when += world.draws.below(300);
+        let mut when = world.now + 20;
+        for _ in 0..2 {
+            when += world.draws.below(500);
             let (a, b) = [(0, 1), (1, 2), (0, 2), (0, 100), (1, 100), (2, 100)][world.draws.below(6) as usize];
             world.at(when, Event::Fault(Fault::Cut(a, b)));
         }
@@ -688,6 +689,25 @@ fn texts_survive_streams_that_end_though_nobody_else_could_take_over() {
             assert!(asker.left_out.is_empty(), "seed {seed}: {:?} was left out", asker.left_out);
             assert!(asker.slowest < 1000, "seed {seed}: a token took {} ms", asker.slowest);
         }
+    }
+}
+
+#[test]
+fn whose_streams_end_again_and_again_is_left_out() {
+    for seed in 0..20 {
+        let mut world = World::new(seed, &[0..2, 0..2, 2..4, 2..4, 4..6, 4..6], &[3, 90], 300, seed % 2 == 0);
+        while world.askers.iter().any(|asker| asker.client.open_stages().len() < 3) {
+            world.step();
+        }
+        let broken = world.askers[0].client.open_stages()[seed as usize % 3].0;
+        let i = (0..6).find(|i| node(*i) == broken).unwrap();
+        for times in 1..20 {
+            let when = world.now + 30 * times;
+            world.at(when, Event::Fault(Fault::Cut(i, 100)));
+        }
+        world.run();
+        world.check(&format!("seed {seed}"));
+        assert_eq!(world.askers[0].left_out, [broken], "seed {seed}");
     }
 }
 
