@@ -174,7 +174,7 @@ async fn apart(name: &str) {
     world.start_with(&[0, 1, 2, 3], &["--draft", "none", "--dtype", "bf16", "--memory", "4096"]);
     world.wait_for_stages(4);
     let alone = world.write(&prompt(), |_| ()).unwrap_or_else(|why| panic!("{why}")).token;
-    let all = world.write_many(&prompt(), 16);
+    let all = world.write_many(&prompt(), 16, 50_256);
     println!(" GPT-2 of 124 M, bf16, in 4 stages:");
     println!("  one text {:.1} tokens/s; 16 texts {all:.1} tokens/s together", 1.0 / alone.as_secs_f64());
     let _ = world.net.stop_all().await; // What is left of them is killed.

@@ -10,6 +10,7 @@ use ailo_protocol::params::Params;
 use ailo_training::checkpoint::random;
 use serde_json::{Value, json};
 use std::{
+    collections::HashMap,
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpStream},
     path::Path,
@@ -127,23 +128,28 @@ impl World {
         }
     }
 
-    /// Tokens a second of so many texts that are written at once, from the first token of all to the last.
-    pub fn write_many(&self, prompt: &[u32], texts: usize) -> f64 {
-        let (address, tokens) = (self.address(), TOKENS);
+    /// Tokens a second of so many texts that are written at once, from the first token of all to the last; no text ends by `end`.
+    pub fn write_many(&self, prompt: &[u32], texts: usize, end: u32) -> f64 {
+        let (address, max, bias) = (self.address(), TOKENS, HashMap::from([(end.to_string(), -100)]));
         let threads: Vec<_> = (0..texts as u32)
             .map(|i| {
                 let prompt: Vec<u32> = prompt.iter().map(|token| (token + i) % 256).collect();
+                let bias = bias.clone();
                 std::thread::spawn(move || {
-                    let body = json!({ "prompt": prompt, "max_tokens": tokens, "temperature": 0, "stream": true });
-                    let (mut stream, mut line, mut first) =
-                        (World::ask_at(address, &body).unwrap(), String::new(), None);
+                    let body = json!({ "prompt": prompt, "max_tokens": max, "temperature": 0, "stream": true, "logprobs": 0,
+                                       "logit_bias": bias });
+                    let (mut stream, mut line, mut first, mut tokens) =
+                        (World::ask_at(address, &body).unwrap(), String::new(), None, 0);
                     while stream.read_line(&mut line).unwrap() > 0 {
-                        if line.starts_with("data: {") {
+                        if let Some(event) = line.strip_prefix("data: {") {
                             assert!(!line.contains("\"error\""), "{line}");
+                            let event: Value = serde_json::from_str(&format!("{{{event}")).unwrap();
+                            tokens += event["choices"][0]["logprobs"]["token_logprobs"].as_array().map_or(0, Vec::len);
                             first.get_or_insert_with(Instant::now);
                         }
                         line.clear();
                     }
+                    assert_eq!(tokens, max, "a text has ended");
                     (first.unwrap(), Instant::now())
                 })
             })
@@ -151,7 +157,7 @@ impl World {
         let times: Vec<(Instant, Instant)> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
         let first = times.iter().map(|(first, _)| *first).min().unwrap();
         let last = times.iter().map(|(_, last)| *last).max().unwrap();
-        (texts * tokens) as f64 / (last - first).as_secs_f64()
+        (texts * max) as f64 / (last - first).as_secs_f64()
     }
 
     /// Reads a text to its end; what `act` does happens at its 128th token.
