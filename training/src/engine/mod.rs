@@ -56,9 +56,18 @@ impl Engine {
     /// # Errors
     ///
     /// [`TrainingError::Generate`] if a cache has no room for its positions or is of other layers, or `x` is not as long as they need; nothing is changed then.
-    pub fn forward(&self, mut x: Vec<f32>, parts: &mut [Part<'_>]) -> Result<Vec<f32>> {
-        let (arch, threads, shape) = (self.arch, self.threads, &self.shape);
+    pub fn forward(&self, x: Vec<f32>, parts: &mut [Part<'_>]) -> Result<Vec<f32>> {
         self.check(&x, parts)?;
+        let largest = parts.iter().map(|part| part.positions).sum::<usize>() * self.shape.width * self.shape.ffn;
+        if self.threads > 1 && largest >= 2 * product::SHARE {
+            // On a thread of the pool: from any other, each product would wake one of these, and wait to be woken.
+            return Ok(rayon::scope(|_| self.compute(x, parts)));
+        }
+        Ok(self.compute(x, parts))
+    }
+
+    fn compute(&self, mut x: Vec<f32>, parts: &mut [Part<'_>]) -> Vec<f32> {
+        let (arch, threads, shape) = (self.arch, self.threads, &self.shape);
         let positions = parts.iter().flat_map(|part| part.cache.len..part.cache.len + part.positions);
         let turns = shape.frequencies.as_ref().map(|frequencies| math::turns(frequencies, positions));
         let first = parts.first().map_or(0, |part| part.cache.first);
@@ -84,7 +93,7 @@ impl Engine {
             add(&mut x, &block.down.apply(arch, threads, &inner));
         }
         parts.iter_mut().for_each(|part| part.cache.len += part.positions);
-        Ok(x)
+        x
     }
 
     /// What enters the first layer for `tokens` from position `at` on: [T, C].

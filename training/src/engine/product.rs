@@ -29,7 +29,7 @@ const GROUPS: usize = SPAN / LANES;
 /// Numbers of weights that meet all rows of x before the next do: they stay in a second cache.
 const BLOCK: usize = 1 << 16;
 /// Multiplications that are worth another thread.
-const SHARE: usize = 1 << 20;
+pub(super) const SHARE: usize = 1 << 20;
 
 /// One row of lanes.
 pub(super) type Lanes = [f32; LANES];
