@@ -142,8 +142,7 @@ struct Reading {
 
 /// Reads a text, of which `wire.prompt` tokens were given and the others written.
 fn read(model: &impl Layers, tokens: &[u32], wire: &Wire, layers_asked: &[usize]) -> Result<Reading> {
-    let (shape, prompt) = (model.shape(), wire.prompt as usize);
-    let (width, layers) = (shape.width, shape.layers);
+    let (width, layers) = (model.shape().width, model.shape().layers);
     let mut asked: Vec<usize> = layers_asked.iter().copied().filter(|end| (1..layers).contains(end)).collect();
     asked.push(layers);
     asked.sort_unstable();
@@ -166,15 +165,15 @@ fn read(model: &impl Layers, tokens: &[u32], wire: &Wire, layers_asked: &[usize]
             known.push((at as u32, proof::hashes(&rows, width)));
         }
         if at == layers {
-            written = write(&engine, tokens, wire, prompt, &rows)?;
+            written = write(&engine, tokens, wire, &rows)?;
         }
     }
     Ok(Reading { rows: known, written })
 }
 
 /// The prompt, and the token that each later row gives; `engine` has the last layer.
-fn write(engine: &Engine, tokens: &[u32], wire: &Wire, prompt: usize, rows: &[f32]) -> Result<Vec<u32>> {
-    let shape = engine.shape();
+fn write(engine: &Engine, tokens: &[u32], wire: &Wire, rows: &[f32]) -> Result<Vec<u32>> {
+    let (shape, prompt) = (engine.shape(), wire.prompt as usize);
     // No position gives the first token.
     let (sampling, mut written) = (sampling_of(wire), tokens[..prompt.max(1).min(tokens.len())].to_vec());
     let from = written.len().saturating_sub(1);
