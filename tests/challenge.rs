@@ -121,32 +121,62 @@ async fn a_loss_that_was_not_reached_is_a_forgery_too() {
     net.stop_all().await.unwrap();
 }
 
-#[tokio::test]
-async fn the_lot_has_a_forger_found_slashed_and_unpaid_without_anybody_asking() {
-    let dir = tempfile::tempdir().unwrap();
-    let edit = |params: &mut Params| {
-        // Whoever has no three clean replays yet is replayed, once keys are an epoch old. Nothing is paid for a while.
-        (params.ledger.epoch_ms, params.ledger.seat_delay_epochs) = (5_000, 1);
-        (params.round.rounds, params.round.vest_rounds, params.round.vest_ms) = (12, 100, 60_000);
-    };
-    let (mut net, people) = found(dir.path(), "noise", edit).await;
-    let client = Client::new(&people[0].rpc).unwrap();
-    let forger = node_of(&people[3]);
-    let convicted = async |node: NodeId| {
-        let history = client.history(&Subject::Node(node), 200).await.unwrap().value;
-        history.entries.iter().any(|entry| matches!(entry.event, Event::Slashed { .. }))
-    };
+/// Replayers may be drawn once keys are an epoch old. Nothing is paid for a while.
+fn replays(params: &mut Params) {
+    (params.ledger.epoch_ms, params.ledger.seat_delay_epochs) = (5_000, 1);
+    (params.round.rounds, params.round.vest_rounds, params.round.vest_ms) = (12, 100, 60_000);
+}
+
+async fn is_convicted(client: &Client, node: NodeId) -> bool {
+    let history = client.history(&Subject::Node(node), 200).await.unwrap().value;
+    history.entries.iter().any(|entry| matches!(entry.event, Event::Slashed { .. }))
+}
+
+/// The round for which a node was convicted, as a replay found out.
+async fn conviction(client: &Client, node: NodeId) -> String {
     let started = Instant::now();
-    while !convicted(forger).await {
+    while !is_convicted(client, node).await {
         assert!(started.elapsed() < LIMIT, "the forger is not convicted");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    let history = client.history(&Subject::Node(forger), 200).await.unwrap().value;
+    let history = client.history(&Subject::Node(node), 200).await.unwrap().value;
     let found = history.entries.iter().find_map(|entry| match entry.event {
         Event::ReplayDecided { round, outcome: Outcome::Forged, .. } => Some(round),
         _ => None,
     });
-    let found = found.unwrap().to_string();
+    found.unwrap().to_string()
+}
+
+#[tokio::test]
+async fn who_hands_in_anothers_work_is_found_by_what_they_have_in_common() {
+    let dir = tempfile::tempdir().unwrap();
+    // Nobody is drawn by chance.
+    let edit = |params: &mut Params| {
+        no_replays(params);
+        replays(params);
+    };
+    let (mut net, people) = found(dir.path(), "twin", edit).await;
+    let client = Client::new(&people[0].rpc).unwrap();
+    let copier = node_of(&people[3]);
+    let found = conviction(&client, copier).await;
+    let of = |person: &Person| people[0].says(&["round", &found, "--node", &node_of(person).to_string()]);
+    assert_says(&of(&people[3]), &["SUSPECTED", "FORGED"]);
+    let suspected = people.iter().filter(|person| of(person).contains("SUSPECTED")).count();
+    assert_eq!(suspected, 2, "the one who was copied is replayed, too");
+    for honest in &people[..3] {
+        assert!(!is_convicted(&client, node_of(honest)).await);
+    }
+    net.stop_all().await.unwrap();
+}
+
+#[tokio::test]
+async fn the_lot_has_a_forger_found_slashed_and_unpaid_without_anybody_asking() {
+    let dir = tempfile::tempdir().unwrap();
+    // What it hides it calls a residual of earlier rounds. Whoever has no three clean replays yet is replayed.
+    let (mut net, people) = found(dir.path(), "residual", replays).await;
+    let client = Client::new(&people[0].rpc).unwrap();
+    let forger = node_of(&people[3]);
+    let found = conviction(&client, forger).await;
     let why = people[3].says(&["round", &found, "--node", &forger.to_string()]);
     assert_says(&why, &["accepted: held and valid", "held-out", "FORGED", "accused by", "promised"]);
     let honest = people[0].says(&["round", &found]);
@@ -159,7 +189,7 @@ async fn the_lot_has_a_forger_found_slashed_and_unpaid_without_anybody_asking() 
     let free = async |person: &Person| client.account(&person.address).await.unwrap().value.free;
     assert_eq!(free(&people[3]).await, Amount::ZERO, "what was promised before it was found is void");
     for honest in &people[..3] {
-        assert!(!convicted(node_of(honest)).await);
+        assert!(!is_convicted(&client, node_of(honest)).await);
     }
     net.stop_all().await.unwrap();
 }

@@ -93,10 +93,22 @@ fn a_network_learns_although_two_of_eight_send_everything_backwards() {
     assert_eq!((text.matches(" honest ").count(), text.matches(" sign-flip ").count()), (6, 2), "{text}");
     let attackers = text.lines().filter(|line| line.contains(" sign-flip "));
     assert!(attackers.clone().all(|line| !line.contains("; 0 contributions")), "they did nothing: {text}");
-    let (ok, text) = localnet(&["--nodes", "4", "--byzantine", "1", "--attack", "mimic"]);
+    let (ok, text) = localnet(&["--nodes", "4", "--byzantine", "1", "--attack", "nonsense"]);
     assert!(!ok && text.contains("is no attack"), "{text}");
     let (ok, text) = localnet(&["--nodes", "4", "--byzantine", "4", "--attack", "zero"]);
     assert!(!ok && text.contains("somebody must be honest"), "{text}");
+}
+
+#[test]
+fn a_network_learns_although_one_of_four_trains_all_slots_to_find_what_does_most_harm() {
+    let _alone = MACHINE.blocking_lock();
+    // It needs the time of four.
+    let slow = ["--set", "round.min_train_ms=60000"];
+    let args = ["--nodes", "4", "--rounds", "3", "--byzantine", "1", "--attack", "ipm-opt"];
+    let (ok, text) = localnet(&[&args[..], &slow[..]].concat());
+    assert!(ok && text.contains("the held-out loss fell"), "{text}");
+    let attacker = text.lines().find(|line| line.contains(" ipm-opt ")).unwrap();
+    assert!(!attacker.contains("; 0 contributions"), "it did nothing: {text}");
 }
 
 #[test]

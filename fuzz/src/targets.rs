@@ -250,7 +250,7 @@ fn stage_frames(data: &[u8]) {
             Err(_) => drop(stage.gone(from)),
         }
         rest = &after[size..];
-        let jobs = stage.batch(16, 5);
+        let jobs = stage.batch(16, 4, 5);
         for job in jobs {
             let positions = job.input.positions(2);
             let rows = if job.sample == 0 { vec![0.5; 2 * positions] } else { Vec::new() };
@@ -513,7 +513,7 @@ fn transaction_seeds() -> Vec<Vec<u8>> {
         Body::CommitLots { number: 1, tip: hash },
         Body::Attest { height: 1, except: vec![hash] },
         Body::Contribute(contribution),
-        Body::Verdict { round: 0, findings: vec![Finding { node, valid: true, loss: Some(5) }] },
+        Body::Verdict { round: 0, findings: vec![Finding { node, valid: true, suspect: false, loss: Some(5) }] },
         Body::ModelVote { round: 0, root: hash, loss: 2_000_000 },
     ];
     let time_ms = WORLD.states[1].time_ms();

@@ -69,6 +69,7 @@ fn part(view: &RoundView, maker: &NodeId) -> String {
             if round.phase > Phase::Draw {
                 line("checks", checked(round, commit));
                 line("losses", losses(round, commit));
+                line("score", score(view, maker));
             }
             if let Some(past) = &view.past {
                 line("replay", past.replays.get(maker).map_or_else(|| unreplayed(past), replay));
@@ -99,7 +100,14 @@ fn checked(round: &Round, commit: &Commit) -> String {
         false if round.phase == Phase::Verify => "not decided",
         false => "not accepted",
     };
-    format!("{verdict}: held and valid say {} of {total} of the power, not so {}", commit.valid, commit.invalid)
+    let like = match commit.suspected {
+        0 => String::new(),
+        power if round.is_suspect(commit) => {
+            format!("; SUSPECTED by {power} of having too much in common with another one: it is drawn")
+        }
+        power => format!("; suspected by {power} of having too much in common with another one"),
+    };
+    format!("{verdict}: held and valid say {} of {total} of the power, not so {}{like}", commit.valid, commit.invalid)
 }
 
 fn losses(round: &Round, commit: &Commit) -> String {
@@ -113,6 +121,11 @@ fn losses(round: &Round, commit: &Commit) -> String {
         (Some(own), Some(all)) => format!("held-out {}, median of the round {}", nats(own), nats(all)),
         _ => "not measured".into(),
     }
+}
+
+fn score(view: &RoundView, maker: &NodeId) -> String {
+    let score = view.scores_ppm.get(maker).copied().unwrap_or_default();
+    format!("{:.2} % more than plain work is worth, by its losses in all rounds up to now", score as f64 / 1e4)
 }
 
 fn replay(replay: &Replay) -> String {

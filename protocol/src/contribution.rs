@@ -111,6 +111,8 @@ pub struct Finding {
     pub node: NodeId,
     /// "I hold the payload, and every cheap check passes."
     pub valid: bool,
+    /// "It has more in common with another one than independent work has." No reason to refuse it, but to train it again.
+    pub suspect: bool,
     /// Held-out loss of base minus update; only drawn committee members measure it.
     pub loss: Option<MicroNats>,
 }

@@ -41,6 +41,7 @@ mod file;
 pub mod inner;
 pub mod model;
 pub mod outer;
+pub mod overlap;
 pub mod reference;
 pub mod round;
 pub mod sample;

@@ -243,7 +243,7 @@ pub struct Node {
     pub void_through: Option<u64>,
     /// It missed a commit after its last heartbeat.
     pub missed: bool,
-    /// Rounds in a row in which it took a place and gave nothing that counts.
+    /// Contributions that it owes: some for each round in which it took a place and gave nothing that counts.
     pub misses: u32,
     /// It sits out up to this round, after the one that it missed.
     pub rests_through: Option<u64>,

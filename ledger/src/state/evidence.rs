@@ -249,9 +249,10 @@ impl Executor {
         self.remove(Key::Challenge(round, node));
         self.burn(Pool::Escrow, challenge.bond);
         self.events.push(Event::ChallengeEnded { round, node, forged: false });
-        let accused = self.state.replays().any(|(number, maker, replay)| {
-            (number, maker) == (round, node) && replay.accusers.len() >= 2 && replay.outcome.is_none()
-        });
+        let accused = self
+            .state
+            .replays()
+            .any(|(number, maker, replay)| (number, maker) == (round, node) && self.state.is_accused(&maker, replay));
         match challenge.is_cleared() {
             true => self.end_replay(round, node, Outcome::Clean),
             false if accused => self.end_replay(round, node, Outcome::Undecided),

@@ -247,7 +247,7 @@ rejections! {
         NotValidator;
     "ALREADY_JUDGED": "the validator has sent its verdict already",
         AlreadyJudged;
-    "BAD_FINDINGS": "findings name each contribution once, in order of the nodes; only the committee adds losses, of valid ones",
+    "BAD_FINDINGS": "findings name each contribution once, in order of the nodes; only the committee adds losses, and only valid ones are suspected or measured",
         BadFindings;
     "ALREADY_VOTED": "the validator has voted already",
         AlreadyVoted;

@@ -2,12 +2,12 @@
 //! `docs/proof.md` has the reasons.
 //!
 //! - The block after the one that closed the round *draws*, by its lot: all accepted work of the round's class whose maker
-//!   has fewer than `probation` clean replays, then each other piece with probability `replay_ppm` times its weight over the mean. Each goes to a
+//!   has fewer than `probation` clean replays, all that a third of the power suspects, and each other piece with probability `replay_ppm` times its weight over the mean. Each goes to a
 //!   validator of the class, of another wallet, with an old key, that has no other replay to do. The pot is shared out
 //!   there and then, with an average share for each replay; that is a promise.
-//! - `Replayed` carries the trace of the training, which shows that it was done, or none: another result. A second
-//!   replayer decides who is right. Two accusations make a challenge without a bond, if the maker has `seat_stake` to
-//!   lose; else its work is *disowned*: unpaid, a miss, back to probation.
+//! - `Replayed` carries the trace of the training, which shows that it was done, or none: another result. If the maker has `seat_stake` to
+//!   lose, or a standing, an accusation makes a challenge without a bond: all validators decide, whatever accomplices say. Else two of three
+//!   replayers do, and work that two accuse is *disowned*: unpaid, a miss, back to probation.
 //! - Who says nothing within `replay_ms` is replaced, [`TRIES`] at most are drawn; then the work stays unlooked at. Silent
 //!   and overruled replayers draw none before the next epoch but one.
 //! - `vest_rounds` rounds or `vest_ms` later, when nothing of the round is open, it is *settled*: what was promised is
@@ -73,6 +73,20 @@ impl State {
             && !node.lapsed
             && node.idle_through.is_none_or(|epoch| epoch < self.epoch())
             && self.has_old_key(id)
+    }
+
+    /// Whether a trial is worth it: the node founded the network, came through probation, or has a seat's stake to lose.
+    fn has_standing(&self, id: &NodeId) -> bool {
+        self.node(id).is_some_and(|node| {
+            node.founder
+                || node.clean >= self.params().round.probation
+                || self.at_stake(id, node) >= self.params().ledger.seat_stake
+        })
+    }
+
+    /// Whether enough replayers got something else: one, if that leads to a trial by all validators; else two.
+    pub(super) fn is_accused(&self, maker: &NodeId, replay: &Replay) -> bool {
+        replay.outcome.is_none() && replay.accusers.len() >= if self.has_standing(maker) { 1 } else { 2 }
     }
 
     /// What could be taken from behind a node.
@@ -165,7 +179,7 @@ impl Executor {
             node.score_ppm = worth.score_ppm;
             // Of the others a replay has to say first that their work is some.
             if self.state.is_proven(&node) {
-                (node.misses, node.rests_through) = (0, None);
+                node.misses = node.misses.saturating_sub(1);
             }
             self.set(Key::Node(*id), node);
         }
@@ -176,10 +190,10 @@ impl Executor {
     fn deal(&self, round: &Round, accepted: &[(NodeId, Commit)], weights: &[u64], mean: u64) -> Vec<(NodeId, NodeId)> {
         let Some(class) = round.class else { return Vec::new() };
         let lot = self.lot(b"replays", round.number);
-        let sampled = |id: &NodeId, weight: u64| {
+        let sampled = |id: &NodeId, commit: &Commit, weight: u64| {
             let chance = u128::from(self.state.params().round.replay_ppm) * u128::from(weight) / u128::from(mean);
             let draw = Hash::of_parts(Domain::Lot, &[b"sample", &lot.0, &id.0]).stream().below(PPM);
-            u128::from(draw) < chance
+            u128::from(draw) < chance || round.is_suspect(commit)
         };
         let of_class = accepted
             .iter()
@@ -192,7 +206,8 @@ impl Executor {
         let new: Vec<NodeId> = by_lot(&lot, new.into_iter().map(|((id, _), _)| *id));
         let (founders, others): (Vec<NodeId>, Vec<NodeId>) = new.into_iter().partition(|id| self.is_proven_now(id));
         let new = others.into_iter().chain(founders);
-        let old = proven.into_iter().filter(|((id, _), weight)| sampled(id, **weight)).map(|((id, _), _)| *id);
+        let old =
+            proven.into_iter().filter(|((id, commit), weight)| sampled(id, commit, **weight)).map(|((id, _), _)| *id);
         // Those that the chance takes are few, and none of them may hide behind a crowd of newcomers.
         let makers = by_lot(&lot, old).into_iter().chain(new);
         let busy: BTreeSet<NodeId> = self.state.replays().filter_map(|(_, _, replay)| replay.replayer).collect();
@@ -232,9 +247,14 @@ impl Executor {
                     return Err(Rejection::BadTrace);
                 }
                 replay.earned.push(judge);
-                let accusers = std::mem::take(&mut replay.accusers);
-                self.decide(round, maker, replay, Outcome::Clean);
-                accusers.into_iter().for_each(|accuser| self.overrule(accuser));
+                // Against an accuser it takes two.
+                if replay.accusers.is_empty() || replay.earned.len() >= 2 {
+                    let accusers = std::mem::take(&mut replay.accusers);
+                    self.decide(round, maker, replay, Outcome::Clean);
+                    accusers.into_iter().for_each(|accuser| self.overrule(accuser));
+                } else {
+                    self.set(key, replay);
+                }
             }
             None => {
                 replay.accusers.push(judge);
@@ -248,13 +268,16 @@ impl Executor {
     /// Brings a replay to its end.
     pub(super) fn decide(&mut self, round: u64, maker: NodeId, mut replay: Replay, outcome: Outcome) {
         replay.outcome = Some(outcome);
+        if !matches!(outcome, Outcome::Clean | Outcome::Forged) {
+            replay.earned.clear();
+        }
         self.set(Key::Replay(round, maker), replay);
         self.events.push(Event::ReplayDecided { round, node: maker, outcome });
         let Some(mut node) = self.state.node(&maker).cloned() else { return };
         match outcome {
             Outcome::Clean => {
                 node.clean = node.clean.saturating_add(1);
-                (node.misses, node.rests_through) = (0, None);
+                node.misses = node.misses.saturating_sub(1);
             }
             Outcome::Disowned => node.clean = 0,
             _ => {}
@@ -285,11 +308,12 @@ impl Executor {
                 replay.silent.push(silent);
                 self.overrule(silent);
             }
-            if replay.accusers.len() >= 2 {
+            if self.state.is_accused(&maker, &replay) {
                 self.accuse(number, maker, replay);
                 continue;
             }
-            let before: Vec<NodeId> = replay.accusers.iter().chain(&replay.silent).copied().collect();
+            let before: Vec<NodeId> =
+                replay.accusers.iter().chain(&replay.earned).chain(&replay.silent).copied().collect();
             let busy: BTreeSet<NodeId> = self.state.replays().filter_map(|(_, _, replay)| replay.replayer).collect();
             let validators = self.state.validators().0.iter().map(|validator| validator.node);
             let next = self.state.node(&maker).and_then(|node| {
@@ -305,22 +329,20 @@ impl Executor {
                     self.events.push(Event::ReplayDrawn { round: number, node: maker, replayer: next });
                     self.set(Key::Replay(number, maker), replay);
                 }
-                // One voice alone says nothing.
+                // One voice alone says nothing, nor do two that differ.
                 None => self.decide(number, maker, replay, Outcome::Unseen),
             }
         }
     }
 
-    /// Two replayers got something else.
+    /// Replayers got something else, and enough of them: see [`State::is_accused`].
     fn accuse(&mut self, number: u64, maker: NodeId, replay: Replay) {
-        let Some(node) = self.state.node(&maker) else {
-            return self.decide(number, maker, replay, Outcome::Disowned);
-        };
-        let ledger = &self.state.params().ledger;
-        let has_stake = self.state.at_stake(&maker, node) >= ledger.seat_stake;
-        if !has_stake && !node.founder && node.clean < self.state.params().round.probation {
+        if !self.state.has_standing(&maker) {
+            // Who said that it is right did not train it.
+            replay.earned.iter().for_each(|id| self.overrule(*id));
             return self.decide(number, maker, replay, Outcome::Disowned);
         }
+        let ledger = &self.state.params().ledger;
         let full = self.state.challenges().count() >= ledger.max_challenges as usize;
         let deadline_age = self.state.age_ms().saturating_add(ledger.challenge_ms);
         let challenger = replay.accusers.iter().find_map(|id| self.state.node(id)).map(|node| node.wallet);

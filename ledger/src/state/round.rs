@@ -59,6 +59,8 @@ pub struct Commit {
     pub valid: u64,
     /// Power that did not.
     pub invalid: u64,
+    /// Power that found it suspiciously like another one.
+    pub suspected: u64,
     /// Held-out losses that committee members measured; those of the contributor's own wallet are left out.
     pub losses: Vec<MicroNats>,
 }
@@ -103,6 +105,9 @@ pub struct Round {
     pub power: ValidatorSet,
     /// Validators drawn, after the commits closed, to measure losses.
     pub committee: BTreeSet<NodeId>,
+    /// The lot of that draw, by which the held-out windows are chosen that losses are measured on; zero before. Nobody can have
+    /// trained for them.
+    pub windows: Hash,
     /// Contributions by node.
     pub contributions: BTreeMap<NodeId, Commit>,
     /// Validators that have sent their verdict.
@@ -129,6 +134,7 @@ impl Round {
             seed: Hash::ZERO,
             power: ValidatorSet::default(),
             committee: BTreeSet::new(),
+            windows: Hash::ZERO,
             contributions: BTreeMap::new(),
             verdicts: BTreeSet::new(),
             votes: BTreeMap::new(),
@@ -148,6 +154,11 @@ impl Round {
     /// Whether more than two thirds of the power found the contribution held and valid.
     pub fn is_accepted(&self, commit: &Commit) -> bool {
         self.power.is_quorum(commit.valid)
+    }
+
+    /// Whether a third of the power found the contribution suspiciously like another one.
+    pub fn is_suspect(&self, commit: &Commit) -> bool {
+        commit.suspected > 0 && !self.power.is_quorum(self.power.total_power() - commit.suspected)
     }
 
     /// The accepted contributions, in slot order: the order in which every node aggregates them.

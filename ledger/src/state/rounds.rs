@@ -6,8 +6,9 @@
 //!   left suffices. The round opens with `target_participants`, or after `open_wait_ms` with at least one, unless
 //!   `rounds` rounds have closed. The lot says who takes part when there are too many, and gives the slots.
 //! - A participant that commits nothing, or something that more than 1/3 of the power finds invalid, has *missed*. Who
-//!   misses again and again sits out 0, 1, 3, 7... rounds, at most `max_rest_rounds`, until a contribution is accepted;
-//!   where nobody else is eligible it takes part all the same.
+//!   misses again and again sits out 0, 1, 3, 7... rounds, at most `max_rest_rounds`. [`MAKES_UP`] contributions that are accepted (of a newcomer:
+//!   found right) make up for one miss, so who works now and then only rests all the same;
+//!   where nobody else is eligible it takes part.
 //! - *Train*: one `Contribute` a participant. Two may name one payload: it names its maker itself, so the copy is found
 //!   invalid, and who copies a hash from a waiting transaction does not keep its maker out. Ends when all have committed
 //!   or at the deadline. Who missed it is not eligible until its next heartbeat. A round that aborts here doubles the
@@ -36,6 +37,9 @@ use ailo_protocol::{
     contribution::{Contribution, Finding, MicroNats},
     hash::Domain,
 };
+
+/// Contributions that make up for a miss.
+pub(super) const MAKES_UP: u32 = 4;
 
 impl State {
     /// Nodes that may take part in a round that opened now; places may be fewer.
@@ -109,7 +113,14 @@ impl Executor {
             return Err(Rejection::AlreadyContributed);
         }
         let after_ms = self.state.age_ms() - round.opened_age;
-        let commit = Commit { contribution: contribution.clone(), after_ms, valid: 0, invalid: 0, losses: Vec::new() };
+        let commit = Commit {
+            contribution: contribution.clone(),
+            after_ms,
+            valid: 0,
+            invalid: 0,
+            suspected: 0,
+            losses: Vec::new(),
+        };
         self.events.push(Event::Contributed { round: round.number, node, payload: contribution.payload });
         round.contributions.insert(node, commit);
         self.set(Key::Round, round);
@@ -126,7 +137,10 @@ impl Executor {
             return Err(Rejection::BadFindings);
         }
         let measures = round.committee.contains(&judge);
-        if findings.iter().any(|finding| finding.loss.is_some() && !(measures && finding.valid)) {
+        let odd = |finding: &Finding| {
+            !finding.valid && finding.suspect || finding.loss.is_some() && !(measures && finding.valid)
+        };
+        if findings.iter().any(odd) {
             return Err(Rejection::BadFindings);
         }
         if !round.verdicts.insert(judge) {
@@ -135,6 +149,7 @@ impl Executor {
         let wallet = |node: &NodeId| self.state.node(node).map(|node| node.wallet);
         for (finding, (node, commit)) in findings.iter().zip(&mut round.contributions) {
             *if finding.valid { &mut commit.valid } else { &mut commit.invalid } += power;
+            commit.suspected += if finding.suspect { power } else { 0 };
             if wallet(node) != wallet(&judge) {
                 commit.losses.extend(finding.loss);
             }
@@ -267,9 +282,9 @@ impl Executor {
     pub(super) fn note_miss(&mut self, id: NodeId, round: u64, silent: bool) {
         let Some(mut node) = self.state.node(&id).cloned() else { return };
         node.missed |= silent;
-        let rest = 1u64.checked_shl(node.misses).map_or(u64::MAX, |rounds| rounds - 1);
+        let rest = 1u64.checked_shl(node.misses.div_ceil(MAKES_UP)).map_or(u64::MAX, |rounds| rounds - 1);
         node.rests_through = Some(round + rest.min(self.state.params().round.max_rest_rounds));
-        node.misses = node.misses.saturating_add(1);
+        node.misses = node.misses.saturating_add(MAKES_UP);
         self.set(Key::Node(id), node);
     }
 
@@ -294,7 +309,8 @@ impl Executor {
         if !old.is_empty() {
             validators = old;
         }
-        let drawn = by_lot(&self.round_lot(round.number), validators.into_iter());
+        round.windows = self.round_lot(round.number);
+        let drawn = by_lot(&round.windows, validators.into_iter());
         round.committee = drawn.into_iter().take(members).collect();
         self.enter_phase(round, Phase::Verify, verify_ms);
     }

@@ -304,11 +304,19 @@ impl Ledger {
     /// The founder `i`'s verdict, which finds everything valid; `loss` of each contributor, if it sits in the
     /// committee.
     pub fn verdict(&self, i: u8, loss: impl Fn(&NodeId) -> u64) -> Transaction {
+        let findings = self.findings(i, loss);
+        self.sign(&node_key(i), Body::Verdict { round: self.state.round().number, findings })
+    }
+
+    /// What that verdict says.
+    pub fn findings(&self, i: u8, loss: impl Fn(&NodeId) -> u64) -> Vec<Finding> {
         let round = self.state.round();
         let measures = round.committee.contains(node_key(i).public());
-        let finding = |node: &NodeId| Finding { node: *node, valid: true, loss: measures.then(|| loss(node)) };
-        let findings = round.contributions.keys().map(finding).collect();
-        self.sign(&node_key(i), Body::Verdict { round: round.number, findings })
+        let finding = |node: &NodeId| {
+            let loss = measures.then(|| loss(node));
+            Finding { node: *node, valid: true, suspect: false, loss }
+        };
+        round.contributions.keys().map(finding).collect()
     }
 
     /// The founder `i`'s vote.

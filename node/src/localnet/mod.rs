@@ -11,7 +11,7 @@ use ailo_ledger::{
     state::{Event, Outcome},
     store::{MAX_PAGE, Subject},
 };
-use ailo_protocol::{params::Params, presets};
+use ailo_protocol::{Address, params::Params, presets};
 use ailo_training::{dataset::Dataset, eval, reference, state::ModelState};
 use checks::Observed;
 use net::{Net, Spec};
@@ -87,8 +87,12 @@ fn send_attackers(net: &mut Net, args: &LocalnetArgs) -> Result<(), NodeError> {
         return Err(NodeError::Usage(how));
     }
     let honest = (args.nodes - args.byzantine) as usize;
+    let wallets: Vec<Address> = net.nodes[honest..].iter().map(|node| Address::from(node.wallet.public())).collect();
+    let theirs = net.genesis.founders.iter().filter(|founder| wallets.contains(&founder.wallet));
+    let all = theirs.map(|founder| founder.node.to_string()).collect::<Vec<_>>().join(",");
     for node in &mut net.nodes[honest..] {
         node.program = program.clone();
+        node.env.push(("AILO_ATTACKERS".into(), all.clone()));
         node.env.push(("AILO_ATTACK".into(), args.attack.clone().unwrap_or_default()));
     }
     Ok(())

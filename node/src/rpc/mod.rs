@@ -36,7 +36,7 @@ use crate::{
 use ailo_ledger::{
     Transaction,
     block::Validator,
-    state::{Event, Iou, State, TransferStatus},
+    state::{Event, Iou, Phase, State, TransferStatus},
     store::{MAX_PAGE, Subject},
 };
 use ailo_protocol::{Address, Amount, Genesis, Hash, NodeId, net};
@@ -137,10 +137,13 @@ impl Context {
             ));
         }
         notes.extend(self.anchor.as_ref().and_then(|anchor| anchor.borrow().note()));
-        let unprotected = !round.participants.is_empty() && !round.protected;
+        let unprotected = match round.phase {
+            Phase::Gather => (1..4).contains(&state.eligible().len()),
+            _ => !round.protected,
+        };
         if unprotected {
             notes.push(format!(
-                "round {} is UNPROTECTED: fewer than four participants, nothing outvotes a liar",
+                "round {} is UNPROTECTED: with fewer than four participants nothing outvotes a liar",
                 round.number
             ));
         }
@@ -394,25 +397,26 @@ impl Context {
         let head = self.chain.head();
         let open = head.state.round();
         let view = match number.filter(|number| *number != open.number) {
-            None => Some(RoundView { round: open.clone(), past: None }),
-            Some(number) => head.state.past(number).map(|past| RoundView {
-                round: past.round.clone(),
-                past: Some(PastView {
+            None => Some((open, None)),
+            Some(number) => head.state.past(number).map(|past| {
+                let view = PastView {
                     closed_age: past.closed_age,
                     pot: past.pot,
                     bonus: past.bonus,
                     shares: past.shares.clone(),
                     replay_share: past.replay_share,
                     settled: past.settled,
-                    replays: head
-                        .state
-                        .replays()
-                        .filter(|(round, ..)| *round == number)
-                        .map(|(_, maker, replay)| (maker, replay.clone()))
-                        .collect(),
-                }),
+                    replays: head.state.replays_of(number).map(|(maker, replay)| (maker, replay.clone())).collect(),
+                };
+                (&past.round, Some(view))
             }),
         };
+        let score = |node: &NodeId| Some((*node, head.state.node(node)?.score_ppm));
+        let view = view.map(|(round, past)| RoundView {
+            round: round.clone(),
+            past,
+            scores_ppm: round.participants.iter().filter_map(score).collect(),
+        });
         Ok(self.at(&head, view))
     }
 

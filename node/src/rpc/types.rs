@@ -331,6 +331,8 @@ pub struct RoundView {
     pub round: Round,
     /// What came after its close.
     pub past: Option<PastView>,
+    /// Scores of its participants over rounds, as they stand now, in millionths: see `ledger/src/state/reward.rs`.
+    pub scores_ppm: BTreeMap<NodeId, u64>,
 }
 
 /// What comes after a round's close.

@@ -19,11 +19,13 @@ use ailo_training::{
     Device, Result, TrainingError,
     dataset::Dataset,
     inner::{self, Control, Local},
+    overlap::{self, Sketch},
     round::{Rules, Slot},
     state::ModelState,
 };
 use futures::{StreamExt, stream};
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -36,7 +38,7 @@ use tokio::{sync::watch, task::JoinHandle};
 pub(super) const RESEND: Duration = Duration::from_secs(3);
 /// A payload that no peer gave is asked for again after this time, then after twice as long, and so on.
 const REFETCH: Duration = Duration::from_millis(200);
-/// Payloads that are fetched at once.
+/// Payloads that are fetched at once, beside those of attackers who do not serve theirs.
 const FETCHES: usize = 4;
 
 /// What the work needs.
@@ -356,7 +358,7 @@ fn open_update(
     setup.rules().admit(&payload.update, base, seed).ok()
 }
 
-/// Fetches and checks every contribution of a round, in the order of their nodes. `None` when this node is in no
+/// Fetches and checks every contribution of a round; what it finds, in the order of their nodes. `None` when this node is in no
 /// position to judge.
 pub(super) async fn examine(
     setup: Arc<Setup>,
@@ -366,7 +368,7 @@ pub(super) async fn examine(
 ) -> Option<Vec<Finding>> {
     let me = *setup.key.public();
     let measures = round.committee.contains(&me);
-    let seed = round.seed;
+    let (seed, windows) = (round.seed, round.windows);
     let contributions: Vec<(NodeId, Contribution)> =
         round.contributions.iter().map(|(node, commit)| (*node, commit.contribution.clone())).collect();
     let made = contributions.into_iter().map(|(node, contribution)| {
@@ -376,9 +378,9 @@ pub(super) async fn examine(
             (node, contribution, bytes)
         }
     });
-    // Several at once, so that a contributor that does not answer does not hold up the others; few, for memory.
-    let mut made = stream::iter(made).buffered(FETCHES);
-    let mut findings = Vec::new();
+    // In the order in which they come, and some beside those that never will: who commits and does not serve holds up nobody. Few, for memory.
+    let mut made = stream::iter(made).buffer_unordered(FETCHES + round.f as usize);
+    let mut found = BTreeMap::new();
     while let Some((node, contribution, bytes)) = made.next().await {
         if bytes.is_none() && setup.net.peers().is_empty() {
             return None; // it is this node that is cut off
@@ -387,11 +389,17 @@ pub(super) async fn examine(
         let finding = setup.worker.run(move || {
             let update = bytes.and_then(|bytes| open_update(&setup_, &seed, node, &contribution, &bytes, &base.state));
             let measured = update.as_ref().filter(|_| measures);
-            let loss = measured.and_then(|update| setup_.rules().score(update, &base.state, &seed).ok());
-            Finding { node, valid: update.is_some(), loss }
+            let loss = measured.and_then(|update| setup_.rules().score(update, &base.state, &windows).ok());
+            let sketch = update.as_ref().map(|update| Sketch::of(update, &windows));
+            (Finding { node, valid: update.is_some(), suspect: false, loss }, sketch)
         });
-        findings.push(finding.await.ok()?);
+        found.insert(node, finding.await.ok()?);
     }
+    let sketches: Vec<Sketch> = found.values_mut().filter_map(|(_, sketch)| sketch.take()).collect();
+    let alike = setup.worker.run(move || overlap::alike(&sketches)).await.ok()?;
+    let mut findings: Vec<Finding> = found.into_values().map(|(finding, _)| finding).collect();
+    let valid = findings.iter_mut().filter(|finding| finding.valid);
+    valid.zip(alike).for_each(|(finding, alike)| finding.suspect = alike);
     Some(findings)
 }
 

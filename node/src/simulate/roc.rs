@@ -4,8 +4,8 @@
 /// Rounds that a score is averaged over.
 pub const MEMORY: usize = 5;
 
-/// Losses of a round: of the honest nodes, then of attackers; none where there was no update.
-pub type Losses = Vec<Option<u64>>;
+/// What was measured in a round, of which more is worse: of the honest nodes, then of attackers; none where there was no update.
+pub type Measured = Vec<Option<f64>>;
 
 /// Scores of honest nodes and of attackers, one for each node and round.
 #[derive(Clone, Debug, Default)]
@@ -17,8 +17,8 @@ pub struct Scores {
 }
 
 impl Scores {
-    /// From the losses of a run's rounds, of which the first `honest` are honest nodes'; averaged over `memory` rounds.
-    pub fn of(rounds: &[Losses], honest: usize, memory: usize) -> Scores {
+    /// From a run's rounds, of which the first `honest` are honest nodes'; averaged over `memory` rounds.
+    pub fn of(rounds: &[Measured], honest: usize, memory: usize) -> Scores {
         let distances: Vec<Vec<Option<f64>>> = rounds.iter().map(distances).collect();
         let mut scores = Scores::default();
         for end in memory..=distances.len() {
@@ -62,16 +62,16 @@ impl Scores {
     }
 }
 
-/// How far each loss is above the round's median, in median distances from it.
-fn distances(losses: &Losses) -> Vec<Option<f64>> {
+/// How far each is above the round's median, in median distances from it.
+fn distances(measured: &Measured) -> Vec<Option<f64>> {
     let median = |mut values: Vec<f64>| {
         values.sort_by(f64::total_cmp);
         values.get(values.len() / 2).copied().unwrap_or(0.0)
     };
-    let known: Vec<f64> = losses.iter().flatten().map(|loss| *loss as f64).collect();
+    let known: Vec<f64> = measured.iter().flatten().copied().collect();
     let middle = median(known.clone());
-    let spread = median(known.iter().map(|loss| (loss - middle).abs()).collect()).max(1.0);
-    losses.iter().map(|loss| loss.map(|loss| (loss as f64 - middle) / spread)).collect()
+    let spread = median(known.iter().map(|one| (one - middle).abs()).collect()).max(1e-9);
+    measured.iter().map(|one| one.map(|one| (one - middle) / spread)).collect()
 }
 
 #[cfg(test)]
@@ -80,8 +80,8 @@ mod tests {
 
     #[test]
     fn who_is_always_worse_is_always_found_and_who_is_alike_by_chance() {
-        let rounds: Vec<Losses> =
-            (0..10u64).map(|i| vec![Some(100 + i % 3), Some(101 + i % 2), Some(102), Some(150), None]).collect();
+        let of = |i: u32| [100 + i % 3, 101 + i % 2, 102, 150].map(|x| Some(f64::from(x)));
+        let rounds: Vec<Measured> = (0..10).map(|i| of(i).into_iter().chain([None]).collect()).collect();
         let scores = Scores::of(&rounds, 3, 5);
         assert_eq!((scores.honest.len(), scores.attackers.len()), (18, 6));
         assert_eq!((scores.area(), scores.found_at(0.0)), (1.0, 1.0));

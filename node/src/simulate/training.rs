@@ -1,7 +1,7 @@
 //! `simulate training`: training with attackers among the nodes, rule by rule and attack by attack, each beside the honest nodes
 //! alone. What has been run lies in a table of JSON lines, so that a long table goes on where it stopped.
 
-use super::roc::{Losses, MEMORY, Scores};
+use super::roc::{MEMORY, Scores};
 use crate::{
     chart::{Chart, Scale, Series},
     cli::{AttackChoice, SimulateTrainingArgs},
@@ -20,7 +20,7 @@ use ailo_training::{
     model::parameter_count,
     round::Rules,
     set_threads,
-    simulation::{self, Attack, Options, Round},
+    simulation::{self, Attack, Options, Round, Score},
 };
 use serde::{Deserialize, Serialize};
 use std::{fs, io::Write, path::Path, time::Instant};
@@ -68,7 +68,7 @@ struct Row {
     astray: f64,
     /// Losses of single updates by round, if they were asked for.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    scores: Vec<Losses>,
+    scores: Vec<Vec<Option<Score>>>,
     /// Root of the last state.
     root: Option<Hash>,
     seconds: f64,
@@ -98,19 +98,22 @@ pub fn command(args: &SimulateTrainingArgs) -> Result<(), NodeError> {
         );
     }
     let mut known = read_table(args.table.as_deref())?;
+    // Rows of another build may be of other rules.
+    let program = match args.table {
+        Some(_) => {
+            let bytes =
+                std::env::current_exe().and_then(fs::read).map_err(|e| NodeError::io("read this program", e))?;
+            Hash::of(Domain::Training, &bytes)
+        }
+        None => Hash::ZERO,
+    };
     let mut rows: Vec<Row> = Vec::new();
     for plan in plans(args, &params)? {
         let mut training = params.training;
         training.aggregation = plan.aggregation;
         let id = Hash::of_value(
             Domain::Training,
-            &(
-                env!("CARGO_PKG_VERSION"),
-                training,
-                params.model,
-                data.root(),
-                format!("{:?}", Options { threads: 0, ..plan.options }),
-            ),
+            &(program, training, params.model, data.root(), format!("{:?}", Options { threads: 0, ..plan.options })),
         );
         let row = match known.iter().position(|row| row.id == id) {
             Some(at) => known.swap_remove(at),
@@ -271,27 +274,48 @@ fn report(args: &SimulateTrainingArgs, row: &Row, before: &[Row]) -> Result<(), 
     Ok(())
 }
 
-/// What the losses alone say of the attackers.
+/// What validators' measurements alone say of the attackers.
 fn found(row: &Row) -> String {
-    let honest = (row.nodes - row.byzantine) as usize;
-    let (one, some) = (Scores::of(&row.scores, honest, 1), Scores::of(&row.scores, honest, MEMORY));
-    if some.attackers.is_empty() {
+    let line = |what: &str, of: fn(&Score) -> f64| {
+        let (one, some) = (scores(row, 1, of), scores(row, MEMORY, of));
+        format!(
+            "  {what}: area {:.3}, over {MEMORY} rounds {:.3}, where {:.0} % are found at 0.1 % of the honest",
+            one.area(),
+            some.area(),
+            100.0 * some.found_at(0.001)
+        )
+    };
+    if scores(row, 1, BY_LOSS).attackers.is_empty() {
         return String::new();
     }
+    let honest = (row.nodes - row.byzantine) as usize;
+    let alike = |nodes: &dyn Fn(&[Option<Score>]) -> Vec<Option<Score>>| {
+        let all: Vec<Score> = row.scores.iter().flat_map(|round| nodes(round)).flatten().collect();
+        100.0 * all.iter().filter(|score| score.alike).count() as f64 / all.len().max(1) as f64
+    };
     format!(
-        "  losses: area {:.3}, over {MEMORY} rounds {:.3}, where {:.0} % are found at 0.1 % of the honest",
-        one.area(),
-        some.area(),
-        100.0 * some.found_at(0.001)
+        "{}{}  alike: {:.0} % of the attackers', {:.0} % of the honest",
+        line("losses", BY_LOSS),
+        line("own data", BY_OWN),
+        alike(&|round| round[honest..].to_vec()),
+        alike(&|round| round[..honest].to_vec())
     )
 }
 
+/// Measures of which more is worse.
+const BY_LOSS: fn(&Score) -> f64 = |score| score.loss as f64;
+const BY_OWN: fn(&Score) -> f64 = |score| -score.own;
+
+fn scores(row: &Row, memory: usize, of: fn(&Score) -> f64) -> Scores {
+    let round = |round: &Vec<Option<Score>>| round.iter().map(|score| score.as_ref().map(of)).collect();
+    Scores::of(&row.scores.iter().map(round).collect::<Vec<_>>(), (row.nodes - row.byzantine) as usize, memory)
+}
+
 fn draw_roc(args: &SimulateTrainingArgs, path: &Path, rows: &[Row]) -> Result<(), NodeError> {
-    let honest = (args.nodes - args.byzantine) as usize;
-    let scores = |row: &Row| Scores::of(&row.scores, honest, MEMORY);
-    let with = rows.iter().filter(|row| !scores(row).attackers.is_empty());
+    let by_loss = |row: &Row| scores(row, MEMORY, BY_LOSS);
+    let with = rows.iter().filter(|row| !by_loss(row).attackers.is_empty());
     let series: Vec<Series> =
-        with.map(|row| Series { name: row.attack.clone(), points: scores(row).curve() }).collect();
+        with.map(|row| Series { name: row.attack.clone(), points: by_loss(row).curve() }).collect();
     let caption = format!(
         "{} of {} nodes attack; a score is a loss less the round's median, in median distances, averaged over {MEMORY} rounds",
         args.byzantine, args.nodes

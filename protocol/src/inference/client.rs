@@ -121,8 +121,8 @@ pub struct Client {
     signed: HashMap<(u32, u32, u32), (NodeId, Hash, Hash)>,
     /// The text's length when the last stage began.
     wrote: usize,
-    /// Whose signature is missing, and since when.
-    unsigned: Option<(NodeId, u64)>,
+    /// Whose signature is missing, for how long while the text went on, and until when that was counted.
+    unsigned: Option<(NodeId, u64, u64)>,
     /// What was signed of a text that has not come yet.
     early: Vec<(NodeId, ailo_proto::Signed)>,
     /// Routes since the last token.
@@ -296,6 +296,10 @@ impl Client {
             for node in slow.collect::<Vec<_>>() {
                 self.lose(now, node, "it did not answer in time", false, routes);
             }
+            // Others may have come for who leaves.
+            let leaving: Vec<_> =
+                self.hops.iter().filter(|hop| hop.leaves && self.running).map(|hop| hop.node).collect();
+            leaving.into_iter().for_each(|node| self.leave(now, node, routes));
             if self.broken.is_some() && self.opening.is_none() {
                 self.repair(now, now >= self.again, routes);
             } else if self.running && !self.is_unsigned(now, routes) {
@@ -527,7 +531,7 @@ impl Client {
     fn is_unsigned(&mut self, now: u64, routes: &mut dyn Routes) -> bool {
         // Until a token comes the stages may have a long text to read; a token shows that they have.
         if self.reroutes > 0 {
-            self.unsigned = None;
+            self.unsigned = self.unsigned.map(|(node, waited, _)| (node, waited, now));
             return false;
         }
         let due = (self.tokens.len() / CHUNK).checked_sub(3).map(|chunk| chunk as u32);
@@ -541,9 +545,9 @@ impl Client {
             return false;
         };
         let node = self.hops[at].node;
-        let since = self.unsigned.filter(|(known, _)| *known == node).map_or(now, |(_, since)| since);
-        self.unsigned = Some((node, since));
-        if now < since + UNSIGNED_MS {
+        let waited = self.unsigned.filter(|(known, ..)| *known == node).map_or(0, |(_, waited, at)| waited + now - at);
+        self.unsigned = Some((node, waited, now));
+        if waited < UNSIGNED_MS {
             return false;
         }
         self.unsigned = None;
@@ -588,16 +592,7 @@ impl Client {
             }
             // What is computed here has time.
             FailedWhy::Leaving if sender == self.me || std::mem::replace(&mut self.hops[hop].leaves, true) => {}
-            FailedWhy::Leaving => {
-                // It goes on for a while, if nobody can take over.
-                let leaving = self.hops.remove(hop);
-                let without = self.without.keys().copied().chain([sender]).collect();
-                let others = self.gaps(&without, routes).is_some();
-                self.hops.insert(hop, leaving);
-                if others {
-                    self.lose(now, sender, &reason, false, routes);
-                }
-            }
+            FailedWhy::Leaving => self.leave(now, sender, routes),
             FailedWhy::Compute => {
                 let at = self.tokens.len();
                 self.failures = if self.failures.0 == at { (at, self.failures.1 + 1) } else { (at, 1) };
@@ -608,6 +603,18 @@ impl Client {
                 }
             }
             FailedWhy::Unknown | FailedWhy::Full => self.lose(now, sender, &reason, false, routes),
+        }
+    }
+
+    /// Goes on without a node that will end, once somebody can take over: it serves on for a while.
+    fn leave(&mut self, now: u64, node: NodeId, routes: &mut dyn Routes) {
+        let Some(hop) = self.hops.iter().position(|hop| hop.node == node) else { return };
+        let leaving = self.hops.remove(hop);
+        let without = self.without.keys().copied().chain([node]).collect();
+        let others = self.gaps(&without, routes).is_some();
+        self.hops.insert(hop, leaving);
+        if others {
+            self.lose(now, node, "it is leaving", false, routes);
         }
     }
 

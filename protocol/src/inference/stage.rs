@@ -330,8 +330,9 @@ impl Stage {
     }
 
     /// What to compute next: at most `positions` in all and `piece` of one session, all through the same layers. Whoever waited longest comes first, but
-    /// single tokens before pieces of prompts, of which one at most is in a batch.
-    pub fn batch(&mut self, positions: usize, piece: usize) -> Vec<Job> {
+    /// single tokens before pieces of prompts, of which one at most is in a batch. Once tokens are `together` positions the others' wait for the
+    /// next one: the stage behind has something to do meanwhile.
+    pub fn batch(&mut self, positions: usize, together: usize, piece: usize) -> Vec<Job> {
         let mut ready: Vec<(bool, u64, SessionId)> = Vec::new();
         for (id, session) in &self.sessions {
             let waiting = session.waiting(&self.served);
@@ -346,7 +347,8 @@ impl Stage {
         let (mut left, mut jobs) = (positions, Vec::new());
         for (long, _, id) in ready {
             let Some(session) = self.sessions.get_mut(&id) else { continue };
-            if left == 0 || layers != session.layers {
+            let enough = left == 0 || !long && positions - left >= together;
+            if enough || layers != session.layers {
                 continue;
             }
             if let Some(job) = session.job(&self.served, id, left.min(piece), &mut *self.draft) {
@@ -469,7 +471,7 @@ impl Stage {
         (session.route, session.ended, session.wrote) = (None, false, 0);
         session.early.clear();
         session.rewind(shared * CHUNK, self.served.width);
-        session.book.reset(shared * CHUNK);
+        session.book.reset(shared * CHUNK, false);
         session.rewound = 0;
         Some(session)
     }
@@ -677,14 +679,15 @@ impl Session {
             return Err(Refusal { own: true, ..refusal(FailedWhy::Full, reason) });
         }
         // A route is laid anew for nothing a few times; then positions that are computed again are paid for again.
-        let lost = self.computed.saturating_sub(have);
+        let lost = self.sure.saturating_sub(have);
         self.rewound += lost;
         if self.rewound > FREE_REWINDS {
             self.paid = self.paid.saturating_sub(lost);
         }
+        let same = self.route.as_ref().is_some_and(|known| known.before == before);
         self.route = Some(Placed { epoch: route.epoch, before, after, first, last, from, cursor: None });
         self.rewind(have, served.width);
-        self.book.reset(have);
+        self.book.reset(have, same);
         self.pieces.clear();
         (self.received, self.confirmed) = (self.computed, self.computed);
         self.ended = false;

@@ -363,7 +363,7 @@ impl World {
             self.act(i, effects);
         }
         let piece = 1 + self.draws.below(40) as usize;
-        let jobs = self.machines[i].stage.batch(64, piece);
+        let jobs = self.machines[i].stage.batch(64, 1 + piece % 5, piece);
         if !jobs.is_empty() {
             let positions: usize = jobs.iter().map(|job| job.input.positions(WIDTH)).sum();
             self.machines[i].work = Some(jobs);
@@ -898,22 +898,42 @@ impl Routes for Whole {
     }
 }
 
+/// Nodes that a client opens a session at.
+fn opens(effects: &[client::Effect]) -> Vec<NodeId> {
+    let open = |effect: &client::Effect| match effect {
+        client::Effect::Send(to, Frame { body: Some(Body::Open(_)), .. }) => Some(*to),
+        _ => None,
+    };
+    effects.iter().filter_map(open).collect()
+}
+
+fn asker() -> Client {
+    let request = Request { model: MODEL, layers: LAYERS, tokens: vec![1], sampling: Sampling::default() };
+    Client::new(&node(100), 7, request)
+}
+
 #[test]
 fn of_two_that_seem_gone_who_was_lost_first_is_asked_again_first() {
-    let request = Request { model: MODEL, layers: LAYERS, tokens: vec![1], sampling: Sampling::default() };
-    let mut client = Client::new(&node(100), 7, request);
-    let opens = |effects: Vec<client::Effect>| {
-        let open = |effect: &client::Effect| match effect {
-            client::Effect::Send(to, Frame { body: Some(Body::Open(_)), .. }) => Some(*to),
-            _ => None,
-        };
-        effects.iter().filter_map(open).collect::<Vec<_>>()
-    };
+    let mut client = asker();
     let (first, second) = (node(1), node(2));
-    assert_eq!(opens(client.start(0, &mut Whole(vec![first]))), [first]);
+    assert_eq!(opens(&client.start(0, &mut Whole(vec![first]))), [first]);
     // Another one is nearer, and has come meanwhile; then it hangs.
     let mut both = Whole(vec![second, first]);
-    assert_eq!(opens(client.gone(10, first, &mut both)), [second]);
-    assert_eq!(opens(client.gone(20, second, &mut both)), []);
-    assert_eq!(opens(client.tick(120, &mut both)), [first]);
+    assert_eq!(opens(&client.gone(10, first, &mut both)), [second]);
+    assert_eq!(opens(&client.gone(20, second, &mut both)), []);
+    assert_eq!(opens(&client.tick(120, &mut both)), [first]);
+}
+
+#[test]
+fn who_leaves_is_left_as_soon_as_another_comes() {
+    let mut client = asker();
+    let (first, second) = (node(1), node(2));
+    let mut alone = Whole(vec![first]);
+    assert_eq!(opens(&client.start(0, &mut alone)), [first]);
+    let said = |body: Body| Frame::of(session_id(&node(100), 7), body);
+    client.handle(1, first, said(Body::Opened(ailo_proto::Opened::default())), &mut alone);
+    let leaving = ailo_proto::Failed { epoch: 1, why: ailo_proto::FailedWhy::Leaving.into(), ..Default::default() };
+    assert_eq!(client.handle(2, first, said(Body::Failed(leaving)), &mut alone), []);
+    assert_eq!(client.tick(50, &mut alone), []);
+    assert_eq!(opens(&client.tick(100, &mut Whole(vec![first, second]))), [second]);
 }

@@ -99,20 +99,24 @@ impl FromStr for Attack {
     }
 }
 
-/// What attackers know of a round.
-pub(super) struct View<'a> {
+/// What attackers know of a round. All of it is public before a commit to whoever trains the honest nodes' slots, too.
+pub struct View<'a> {
+    /// How the round is done.
     pub rules: &'a Rules<'a>,
+    /// What it starts from.
     pub base: &'a ModelState,
     /// Honest updates, as everybody decodes them.
     pub honest: &'a [Vec<f32>],
+    /// What the rule withstands.
     pub f: usize,
     /// Their own slots and data windows.
     pub slots: &'a [(Slot, Vec<usize>)],
+    /// Threads of theirs.
     pub threads: &'a ThreadPool,
 }
 
 /// All attackers together, with what they remember.
-pub(super) struct Attacker {
+pub struct Attacker {
     attack: Attack,
     count: usize,
     /// What honest nodes sent in the first round.
@@ -122,11 +126,16 @@ pub(super) struct Attacker {
 }
 
 impl Attacker {
+    /// So many of them.
     pub fn new(attack: Attack, count: usize) -> Attacker {
         Attacker { attack, count, first: Vec::new(), target: None }
     }
 
-    /// What the attackers send.
+    /// What each of them sends.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainingError`] if there is nothing to make it of.
     pub fn forge(&mut self, view: &View<'_>, seed: &Hash) -> Result<Vec<Vec<u8>>> {
         let encode = |update: Vec<f32>| view.rules.encode(&within_bound(view, update), seed);
         let all_send = |update: Vec<f32>| Ok(vec![encode(update)?; self.count]);

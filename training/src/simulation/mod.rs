@@ -12,12 +12,14 @@ pub use attack::Attack;
 
 use crate::{
     Control, ModelState, Result, TrainingError, check,
+    overlap::{self, Sketch},
     round::{Rules, Slot},
 };
 use ailo_protocol::{Hash, contribution::MicroNats, hash::Domain};
 use attack::{Attacker, View};
 use craft::mean;
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 use skew::Skew;
 
 /// What to simulate.
@@ -60,8 +62,19 @@ pub struct Round {
     pub norm: f64,
     /// How far the step went from what the honest updates' mean would have done, in lengths of that.
     pub astray: f64,
-    /// Held-out losses of the base with each single update, if asked for: of honest nodes, then of attackers.
-    pub scores: Vec<Option<MicroNats>>,
+    /// What validators can measure of each single update, if asked for: of honest nodes, then of attackers.
+    pub scores: Vec<Option<Score>>,
+}
+
+/// What validators can measure of one update.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Score {
+    /// Held-out loss of the base with it.
+    pub loss: MicroNats,
+    /// How much more it gains on its own slot's data than on another's, in nats a token.
+    pub own: f64,
+    /// Whether it is suspiciously like another one.
+    pub alike: bool,
 }
 
 /// A finished run.
@@ -113,8 +126,7 @@ pub fn run(rules: &Rules<'_>, options: &Options, mut seen: impl FnMut(&Round)) -
         let admitted: Vec<Vec<f32>> =
             forged.iter().filter_map(|bytes| rules.admit(bytes, &state, &seed).ok()).collect();
         let refused = options.byzantine - admitted.len() as u32;
-        let scores =
-            if options.scores { scores(rules, &state, &seed, &updates, &forged, &threads) } else { Vec::new() };
+        let scores = if options.scores { scores(&view, &slot, &forged)? } else { Vec::new() };
         // What everybody makes of it.
         let (honest_mean, norm) = (mean(&updates), mean_norm(&updates));
         let all = [updates, admitted].concat();
@@ -136,20 +148,22 @@ fn mean_norm(updates: &[Vec<f32>]) -> f64 {
 }
 
 /// See [`Round::scores`].
-fn scores(
-    rules: &Rules<'_>,
-    base: &ModelState,
-    seed: &Hash,
-    honest: &[Vec<f32>],
-    forged: &[Vec<u8>],
-    threads: &rayon::ThreadPool,
-) -> Vec<Option<MicroNats>> {
-    let score = |update: &Vec<f32>| rules.score(update, base, seed).ok();
-    threads.install(|| {
-        let honest = honest.par_iter().map(score);
-        let forged = forged.par_iter().map(|bytes| rules.admit(bytes, base, seed).ok().as_ref().and_then(score));
-        honest.chain(forged).collect()
-    })
+fn scores(view: &View<'_>, slot: &(dyn Fn(u32) -> Slot + Sync), forged: &[Vec<u8>]) -> Result<Vec<Option<Score>>> {
+    let View { rules, base, honest, threads, .. } = view;
+    let seed = slot(0).seed;
+    let forged = forged.iter().map(|bytes| rules.admit(bytes, base, &seed).ok());
+    let updates: Vec<Option<Vec<f32>>> = honest.iter().cloned().map(Some).chain(forged).collect();
+    let sketches: Vec<Sketch> = updates.iter().flatten().map(|update| Sketch::of(update, &seed)).collect();
+    let mut alike = overlap::alike(&sketches).into_iter();
+    let alike: Vec<bool> = updates.iter().map(|update| update.is_some() && alike.next() == Some(true)).collect();
+    let score = |(node, (update, alike)): (usize, (&Option<Vec<f32>>, bool))| -> Result<Option<Score>> {
+        let Some(update) = update else { return Ok(None) };
+        let own = slot(node as u32);
+        let other = Slot { slot: (own.slot + 1) % own.slots, ..own };
+        let own = rules.gain(&own, base, update)? - rules.gain(&other, base, update)?;
+        Ok(Some(Score { loss: rules.score(update, base, &seed)?, own, alike }))
+    };
+    threads.install(|| updates.par_iter().zip(alike).enumerate().map(score).collect())
 }
 
 /// See [`Round::astray`].

@@ -1,7 +1,11 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
-use crate::{Dataset, Device, set_threads};
+use crate::{
+    Dataset, Device,
+    overlap::{self, Sketch},
+    set_threads,
+};
 use ailo_protocol::{
     aggregation::{Aggregation, Rule},
     compression::Codec,
@@ -122,7 +126,10 @@ fn scores_are_of_single_updates_and_of_none_that_is_refused() {
     };
     let flipped = scored(Attack::SignFlip);
     assert_eq!(flipped.len(), 6);
-    assert!(flipped[..4].iter().flatten().max() < flipped[4..].iter().flatten().min(), "{flipped:?}");
+    let losses = |scores: &[Option<Score>]| scores.iter().flatten().map(|score| score.loss).collect::<Vec<_>>();
+    assert!(losses(&flipped[..4]).iter().max() < losses(&flipped[4..]).iter().min(), "{flipped:?}");
+    let alike = |scores: &[Option<Score>]| scores.iter().flatten().map(|score| score.alike).collect::<Vec<_>>();
+    assert_eq!(alike(&flipped), [false, false, false, false, true, true], "they send the same");
     assert_eq!(scored(Attack::Nan)[4..], [None, None]);
 }
 
@@ -145,4 +152,27 @@ fn updates_gain_more_on_the_data_they_were_made_of_and_what_is_none_gains_nothin
         assert!(own > others, "{own} on their own, {others} on others' data");
     }
     assert_eq!(gain(&vec![0.0; base.weights.len()], 0), 0.0);
+}
+
+#[test]
+fn a_slot_handed_in_twice_is_alike_even_under_noise_and_honest_slots_never_are() {
+    set_threads(1);
+    let ((model, training), data) = (tiny(), Dataset::embedded());
+    let rules = Rules { model: &model, training: &training, data: &data, device: Device::Cpu };
+    let mut base = ModelState::initial(&model, 5);
+    for round in 0..4 {
+        let seed = Hash([round as u8; 32]);
+        let slot = |slot| Slot { steps: round, seed, slot, slots: 5 };
+        let update = |of: u32| rules.train(&slot(of), &base, &mut |_| Control::Continue).unwrap().update;
+        let mut updates: Vec<Vec<f32>> = (0..5).map(update).collect();
+        let next = rules.next(&updates, &base, 1, &seed).unwrap();
+        let alike = |updates: &[Vec<f32>]| {
+            overlap::alike(&updates.iter().map(|update| Sketch::of(update, &seed)).collect::<Vec<_>>())
+        };
+        assert_eq!(alike(&updates), [false; 5], "round {round}");
+        let own = craft::scaled(&craft::plus(&updates[4], &mean(&updates), -1.0), 0.5);
+        updates[4] = craft::plus(&updates[1], &own, 1.0);
+        assert_eq!(alike(&updates), [false, true, false, false, true], "round {round}");
+        base = next;
+    }
 }

@@ -291,6 +291,38 @@ fn newcomers_are_never_more_than_a_round_can_do_without_and_never_shut_out() {
 }
 
 #[test]
+fn who_works_every_other_time_rests_all_the_same_and_who_misses_once_does_not() {
+    let parts = |works: fn(u64) -> bool| {
+        let mut ledger = Ledger::new(5, |params| {
+            (params.round.replay_ppm, params.round.probation) = (0, 0);
+            unhurried(params);
+        });
+        let idler = *node_key(4).public();
+        let (mut times, mut parts) = (0, Vec::new());
+        for number in 0..20 {
+            ledger.pass(ledger.state.params().ledger.heartbeat_ms);
+            ledger.block_of_accepted(1000, ledger.heartbeats(0..5));
+            ledger.pass(ledger.state.round().deadline_age - ledger.state.age_ms());
+            let round = ledger.state.round().clone();
+            let takes_part = round.participants.contains(&idler);
+            let works = takes_part && works(times);
+            times += u64::from(takes_part);
+            parts.extend(takes_part.then_some(number));
+            ledger.block((0..4 + u8::from(works)).map(|i| ledger.commit(i)).collect());
+            if takes_part && !works {
+                ledger.pass(round.deadline_age.saturating_sub(ledger.state.age_ms()));
+            }
+            ledger.block((0..5).map(|i| ledger.verdict(i, |_| 1)).collect());
+            ledger.block((0..5).map(|i| ledger.vote(i, Hash([number as u8 + 1; 32]), 1)).collect());
+            assert_eq!(ledger.state.model().steps, number + 1, "the round closes without it");
+        }
+        parts
+    };
+    assert_eq!(parts(|times| times % 2 == 0), [0, 1, 2, 3, 5, 6, 10, 11, 19], "0, 1, 3 and 7 rounds of rest");
+    assert_eq!(parts(|times| times % 8 != 7).len(), 20, "a miss now and then is forgiven");
+}
+
+#[test]
 fn who_is_silent_again_and_again_sits_out_ever_more_rounds_until_it_works() {
     let mut ledger = Ledger::new(4, |params| {
         params.round.max_rest_rounds = 5;

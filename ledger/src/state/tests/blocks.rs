@@ -139,8 +139,8 @@ fn a_known_history_has_a_known_root() {
     assert_eq!(
         [first, ledger.state.root()].map(|root| root.to_string()),
         [
-            "9ab2c3835066551ff631f6a7d8a879e44b6595507d136a8325c6183860e6139c",
-            "43a496fdeca8edada6b6a37d41b7f86f0d01a3b04a8a9c21a6db144e97bb0f9b"
+            "c438b664ea31aaa1cf599e7f83fe93d7bf39cb145e8726bf024cf2171107a457",
+            "8d1673967bce6696205444df1e880685eac2ede2e5a8d10963547323fe80e055"
         ]
     );
 }

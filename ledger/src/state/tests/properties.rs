@@ -203,7 +203,12 @@ impl Chaos {
                 let findings = round.contributions.keys().map(|node| {
                     let valid = !self.one_in(12);
                     let measures = (measures && valid) != self.one_in(40);
-                    Finding { node: *node, valid, loss: measures.then(|| self.random.next_u64() >> self.below(64)) }
+                    Finding {
+                        node: *node,
+                        valid,
+                        suspect: valid && node.0[0] % 4 == 0,
+                        loss: measures.then(|| self.random.next_u64() >> self.below(64)),
+                    }
                 });
                 Body::Verdict { round: round.number, findings: findings.collect() }
             }

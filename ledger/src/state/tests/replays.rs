@@ -19,8 +19,7 @@ fn ledger(edit: impl FnOnce(&mut RoundParams)) -> Ledger {
 
 /// A round of the founders, whose replays nobody has reported.
 fn unreported_round(ledger: &mut Ledger) {
-    ledger.pass(5_000);
-    ledger.block_of_accepted(1_000, ledger.heartbeats(0..5));
+    ledger.open_round(0..5);
     ledger.block((0..5).map(|i| ledger.commit(i)).collect());
     ledger.block((0..5).map(|i| ledger.verdict(i, |_| 2_000_000)).collect());
     let root = Hash([ledger.state.round().number as u8 + 10; 32]);
@@ -48,14 +47,12 @@ fn find_clean(ledger: &mut Ledger, makers: impl Iterator<Item = u8>) {
     ledger.block(reports);
 }
 
-/// Two replayers, one after the other, got something else.
-fn accuse_twice(ledger: &mut Ledger, maker: u8) -> [u8; 2] {
-    [(); 2].map(|()| {
-        let by = replayer(ledger, maker).unwrap();
-        ledger.block(vec![report(ledger, by, maker, None)]);
-        ledger.block(vec![]);
-        by
-    })
+/// The replayer got something else.
+fn accuse(ledger: &mut Ledger, maker: u8) -> u8 {
+    let by = replayer(ledger, maker).unwrap();
+    ledger.block(vec![report(ledger, by, maker, None)]);
+    ledger.block(vec![]);
+    by
 }
 
 fn outcome(ledger: &Ledger, maker: u8) -> Option<Outcome> {
@@ -142,26 +139,11 @@ fn only_who_trained_knows_the_trace_and_only_who_is_drawn_reports() {
 }
 
 #[test]
-fn one_liar_is_overruled_by_the_next_replayer_and_draws_nothing_for_an_epoch() {
+fn an_accusation_of_who_has_something_to_lose_is_judged_by_all_and_voids_what_is_not_minted() {
     let mut ledger = ledger(|_| {});
     let maker = (0..5).find(|maker| replayer(&ledger, *maker).is_some()).unwrap();
-    let liar = replayer(&ledger, maker).unwrap();
-    ledger.block(vec![report(&ledger, liar, maker, None)]);
-    assert_eq!(ledger.refusal(&report(&ledger, liar, maker, None)), Rejection::NoSuchReplay);
-    ledger.block(vec![]);
-    let second = replayer(&ledger, maker).unwrap();
-    assert!(second != liar && second != maker);
-    ledger.block(vec![report(&ledger, second, maker, Some(trace(maker)))]);
-    assert_eq!(outcome(&ledger, maker), Some(Outcome::Clean));
-    assert_eq!(ledger.founder(liar).idle_through, Some(ledger.state.epoch() + 1));
-    assert_eq!(ledger.founder(second).idle_through, None);
-}
-
-#[test]
-fn two_accusations_of_who_has_something_to_lose_are_judged_by_all_and_void_what_is_not_minted() {
-    let mut ledger = ledger(|_| {});
-    let maker = (0..5).find(|maker| replayer(&ledger, *maker).is_some()).unwrap();
-    let accusers = accuse_twice(&mut ledger, maker);
+    let accuser = accuse(&mut ledger, maker);
+    assert_eq!(replayer(&ledger, maker), None, "no accomplice is asked");
     let (_, _, trial) = ledger.state.challenges().next().expect("a trial without a bond");
     assert_eq!((trial.bond, ledger.state.supply().escrow), (Amount::ZERO, Amount::ZERO));
     let judges = (0..5)
@@ -171,7 +153,7 @@ fn two_accusations_of_who_has_something_to_lose_are_judged_by_all_and_void_what_
     ledger.block(judges);
     assert_eq!(outcome(&ledger, maker), Some(Outcome::Forged));
     assert!(ledger.founder(maker).jailed_until.is_some() && ledger.founder(maker).void_through.is_some());
-    assert!(accusers.iter().all(|accuser| ledger.founder(*accuser).idle_through.is_none()));
+    assert!(ledger.founder(accuser).idle_through.is_none());
     // The others' replays run out; then the round is paid, and not to the forger.
     let mut rewards = std::collections::BTreeMap::new();
     for _ in 0..80 {
@@ -183,17 +165,18 @@ fn two_accusations_of_who_has_something_to_lose_are_judged_by_all_and_void_what_
 }
 
 #[test]
-fn judges_that_get_the_same_overrule_both_accusers() {
+fn judges_that_get_the_same_overrule_the_accuser_who_draws_nothing_for_an_epoch() {
     let mut ledger = ledger(|_| {});
     let maker = (0..5).find(|maker| replayer(&ledger, *maker).is_some()).unwrap();
-    let accusers = accuse_twice(&mut ledger, maker);
+    let liar = accuse(&mut ledger, maker);
+    assert_eq!(ledger.refusal(&report(&ledger, liar, maker, None)), Rejection::NoSuchReplay);
     let claimed = ledger.state.challenges().next().unwrap().2.claimed;
-    let judges = (0..5).filter(|i| !accusers.contains(i));
+    let judges = (0..5).filter(|i| *i != liar);
     let judges = judges.map(|i| ledger.sign(&node_key(i), Body::Judge { round: 0, node: id(maker), found: claimed }));
     let judges: Vec<Transaction> = judges.take(2).collect();
     ledger.block(judges);
     assert_eq!((ledger.state.challenges().count(), outcome(&ledger, maker)), (0, Some(Outcome::Clean)));
-    assert!(accusers.iter().all(|accuser| ledger.founder(*accuser).idle_through.is_some()));
+    assert_eq!(ledger.founder(liar).idle_through, Some(ledger.state.epoch() + 1));
     assert!(ledger.founder(maker).jailed_until.is_none());
 }
 
@@ -201,7 +184,7 @@ fn judges_that_get_the_same_overrule_both_accusers() {
 fn a_trial_that_nobody_speaks_in_punishes_nobody_and_pays_nothing_for_the_work() {
     let mut ledger = ledger(|_| {});
     let maker = (0..5).find(|maker| replayer(&ledger, *maker).is_some()).unwrap();
-    let accusers = accuse_twice(&mut ledger, maker);
+    let accuser = accuse(&mut ledger, maker);
     let mut paid = std::collections::BTreeMap::new();
     for _ in 0..90 {
         ledger.one_block(1_000, vec![]);
@@ -209,7 +192,31 @@ fn a_trial_that_nobody_speaks_in_punishes_nobody_and_pays_nothing_for_the_work()
     }
     assert_eq!(ledger.state.challenges().count(), 0);
     assert!(paid.len() == 4 && !paid.contains_key(&id(maker)), "{paid:?}");
-    assert!(accusers.iter().all(|accuser| ledger.founder(*accuser).jailed_until.is_none()));
+    assert!(ledger.founder(accuser).jailed_until.is_none());
+}
+
+#[test]
+fn work_that_a_third_of_the_power_suspects_is_drawn_whatever_the_chance() {
+    let mut ledger = ledger(|round| (round.replay_ppm, round.probation) = (0, 0));
+    let drawn = |ledger: &mut Ledger, suspects: u8| {
+        ledger.pass(5_000);
+        ledger.block_of_accepted(1_000, ledger.heartbeats(0..5));
+        ledger.block((0..5).map(|i| ledger.commit(i)).collect());
+        let verdicts = (0..5).map(|judge| {
+            let mut findings = ledger.findings(judge, |_| 2_000_000);
+            findings.iter_mut().for_each(|f| f.suspect = judge < suspects && f.node == id(3));
+            ledger.sign(&node_key(judge), Body::Verdict { round: ledger.state.round().number, findings })
+        });
+        let verdicts = verdicts.collect();
+        ledger.block(verdicts);
+        let root = Hash([ledger.state.round().number as u8 + 10; 32]);
+        ledger.block((0..5).map(|i| ledger.vote(i, root, 2_000_000)).collect());
+        ledger.block(vec![]);
+        ledger.state.replays().map(|(_, maker, _)| maker).collect::<Vec<_>>()
+    };
+    assert_eq!(drawn(&mut ledger, 0), []);
+    assert_eq!(drawn(&mut ledger, 1), [], "one of five may suspect whom it likes");
+    assert_eq!(drawn(&mut ledger, 2), [id(3)]);
 }
 
 #[test]
@@ -311,6 +318,41 @@ fn forged_work_of_who_has_nothing_to_lose_is_disowned_by_two_and_never_paid() {
     assert_eq!((entry.clean, entry.work.len(), ledger.state.challenges().count()), (0, 0, 0));
     assert!(entry.misses > 0 && disowned);
     assert_eq!(ledger.state.account(&entry.wallet).free, Amount::ZERO);
+}
+
+#[test]
+fn where_no_trial_is_worth_it_two_of_three_replayers_decide_and_the_third_is_overruled() {
+    for (said, expected) in [
+        ([false, true, true], Outcome::Clean),
+        ([false, true, false], Outcome::Disowned),
+        ([false, false, true], Outcome::Disowned),
+        ([true, false, false], Outcome::Clean),
+    ] {
+        let (mut ledger, newcomer) = with_newcomer(|_| {});
+        round_with(&mut ledger, &newcomer);
+        let decided = |ledger: &Ledger| {
+            ledger.events.iter().find_map(|event| match event {
+                Event::ReplayDecided { node, outcome, .. } if node == newcomer.public() => Some(*outcome),
+                _ => None,
+            })
+        };
+        let (mut replayers, mut outcome) = (Vec::new(), None);
+        for same in said {
+            let Some((round, by)) = owed(&ledger, &newcomer) else { break };
+            let trace = same.then_some(Hash([78; 32]));
+            let report = ledger.sign(&node_key(by), Body::Replayed { round, node: *newcomer.public(), trace });
+            ledger.block(vec![report]);
+            outcome = outcome.or(decided(&ledger));
+            replayers.push((by, same));
+            ledger.block(vec![]);
+            outcome = outcome.or(decided(&ledger));
+        }
+        assert_eq!(outcome, Some(expected), "{said:?}");
+        for (by, same) in replayers {
+            let wrong = same != (expected == Outcome::Clean);
+            assert_eq!(ledger.founder(by).idle_through.is_some(), wrong, "{said:?}: {by}");
+        }
+    }
 }
 
 #[test]

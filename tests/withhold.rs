@@ -1,0 +1,65 @@
+//! Three of eight who withhold cannot kill a round, and pay for it: one that hands in nothing, two that commit to what they
+//! serve to nobody. All are real processes; `attacker.rs` says what each of them does.
+
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use ailo_ledger::{state::Event, store::Subject};
+use ailo_node::{
+    client::Client,
+    genesis,
+    localnet::net::{Net, Spec},
+    rpc::types::*,
+};
+use ailo_protocol::Amount;
+use std::time::Duration;
+
+const NODES: u32 = 8;
+/// Rounds in which they have time to do harm.
+const ROUNDS: u64 = 6;
+
+#[tokio::test]
+async fn three_of_eight_who_withhold_kill_no_round_and_pay_for_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut params = genesis::local_params(NODES, 0);
+    (params.training.inner_steps, params.training.batch) = (4, 2);
+    (params.training.eval_sequences, params.training.score_sequences) = (16, 4);
+    (params.model.width, params.model.heads, params.model.kv_heads, params.model.ffn) = (32, 2, 2, 64);
+    (params.round.replay_ppm, params.round.probation, params.round.uptime_pay) = (0, 0, Amount::ZERO);
+    (params.round.vest_rounds, params.ledger.idle_block_ms) = (1, 500);
+    // Blocks come once six of them are there; the others have so long.
+    params.round.open_wait_ms = 5_000;
+    let mut net = Net::found(Spec {
+        program: env!("CARGO_BIN_EXE_ailo-node").into(),
+        dir: dir.path().to_path_buf(),
+        nodes: NODES,
+        validators: NODES,
+        data: vec![],
+        seed: 1,
+        params,
+    })
+    .unwrap();
+    for (i, attack) in [(5, "withhold"), (6, "hide"), (7, "hide")] {
+        net.nodes[i].program = env!("CARGO_BIN_EXE_attacker").into();
+        net.nodes[i].env = vec![("AILO_ATTACK".into(), attack.into())];
+    }
+    net.start_all().unwrap();
+    let trained = |all: &[Option<At<Status>>]| all[0].as_ref().is_some_and(|s| s.value.model.rounds >= ROUNDS);
+    let statuses = net.wait_until("rounds close", Duration::from_secs(240), trained).await.unwrap();
+    let status = &statuses[0].as_ref().unwrap().value;
+    assert_eq!(status.round.number, status.model.rounds, "no round was killed");
+    let url = std::fs::read_to_string(net.nodes[0].dir.join("rpc")).unwrap();
+    let client = Client::new(url.trim()).unwrap();
+    let mut commits = Vec::new();
+    for (i, status) in statuses.iter().flatten().enumerate() {
+        let history = client.history(&Subject::Node(status.value.node), 200).await.unwrap().value;
+        let commit = |event: &Event| matches!(event, Event::Contributed { .. });
+        commits.push(history.entries.iter().filter(|entry| commit(&entry.event)).count());
+        let free = status.value.account.free;
+        assert_eq!(free > Amount::ZERO, i < 5, "node {i} has {free}");
+    }
+    println!("commits in {ROUNDS} rounds: {commits:?}");
+    assert!(commits[..5].iter().all(|count| *count as u64 + 2 >= ROUNDS), "{commits:?}");
+    assert_eq!(commits[5], 0);
+    assert!(commits[6..].iter().all(|count| (1..=4).contains(count)), "they took part, and rested: {commits:?}");
+    net.stop_all().await.unwrap();
+}
