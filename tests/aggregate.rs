@@ -123,3 +123,42 @@ fn no_change_of_a_byte_makes_it_panic() {
         assert!(said.status.code().is_some_and(|code| code < 100), "byte {i}: {said:?}");
     }
 }
+
+#[test]
+fn the_simulation_prints_rows_draws_curves_and_takes_up_a_table_where_it_stopped() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_string();
+    let (table, plot, roc) = (path("runs.jsonl"), path("curves.svg"), path("roc.svg"));
+    let run = |attack: &str| {
+        let shape = ["--nodes", "5", "--byzantine", "1", "--rounds", "5", "--steps", "2", "--threads", "1"];
+        let small = ["training.batch=2", "training.sequence=32", "model.width=32", "training.eval_sequences=8"];
+        let small = small.into_iter().flat_map(|set| ["--set", set]);
+        let files = ["--table", &table, "--plot", &plot, "--roc", &roc, "--json", "--attack", attack];
+        let args: Vec<&str> = ["simulate", "training"].into_iter().chain(shape).chain(small).chain(files).collect();
+        let output = ailo(&args);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let rows = String::from_utf8(output.stdout).unwrap();
+        rows.lines().map(|row| serde_json::from_str(row).unwrap()).collect::<Vec<Value>>()
+    };
+    let rows = run("sign-flip");
+    let attacks: Vec<&str> = rows.iter().map(|row| row["attack"].as_str().unwrap()).collect();
+    assert_eq!(
+        attacks,
+        ["withhold", "withhold", "sign-flip"],
+        "a plain mean of the honest, the rule alone, the attack"
+    );
+    assert!(rows.iter().all(|row| row["loss"].as_f64().unwrap() > 1.0 && row["curve"].as_array().unwrap().len() == 5));
+    assert_eq!(rows[2]["scores"][4].as_array().unwrap().len(), 5);
+    let again = run("sign-flip,mimic");
+    assert_eq!(again[..3], rows, "what was run, its time too, is taken from the table");
+    assert_eq!(std::fs::read_to_string(&table).unwrap().lines().count(), 4);
+    let suspects = |row: &Value| {
+        let last = row["scores"][4].as_array().unwrap();
+        last.iter().map(|score| score["alike"].as_bool().unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(suspects(&rows[2]), [false; 5]);
+    assert!(suspects(&again[3])[4] && suspects(&again[3]).iter().filter(|alike| **alike).count() == 2);
+    for picture in [&plot, &roc] {
+        assert!(std::fs::read_to_string(picture).unwrap().contains("<polyline"));
+    }
+}

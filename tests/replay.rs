@@ -95,17 +95,18 @@ async fn a_recorded_round_is_replayed_offline_and_ones_own_work_is_checked_befor
 
     // The newest round that has closed.
     let newest = net.status(0).await.unwrap().value.round.number;
-    let record = (0..=newest).rev().find_map(|number| {
-        let output = ailo(&["round", &number.to_string(), "--json", "--data-dir", folder]);
-        let view: Value = serde_json::from_slice(&output.stdout).ok()?;
+    let saved = dir.path().join("saved");
+    let record = (1..=newest).rev().find_map(|number| {
+        let output = ailo(&["round", &number.to_string(), "--save", saved.to_str()?, "--data-dir", folder]);
+        let text = std::fs::read_to_string(saved.join("record.json")).ok().filter(|_| output.status.success())?;
+        let view: Value = serde_json::from_str(&text).unwrap();
         view.get("past")?.as_object().is_some().then_some(view)
     });
     let record = record.expect("a closed round");
-    let state = format!("{}.state", record["round"]["base_root"].as_str().unwrap());
-    let model = Path::new(folder).join("model").join(state);
-    let kept = dir.path().join("base.state");
-    std::fs::copy(model, &kept).unwrap();
+    let kept = saved.join("base.state");
     net.stop_all().await.unwrap();
+    let text = said(&ailo(&["replay", saved.to_str().unwrap()]));
+    assert!(text.contains("the one that was voted for"), "{text}");
 
     let replay = |record: &Value| {
         let file = dir.path().join("record.json");

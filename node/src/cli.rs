@@ -622,6 +622,10 @@ pub struct RoundArgs {
     /// For --dry-run: the network's dataset (repeatable) [default: the embedded corpus].
     #[arg(long, value_name = "PATH")]
     pub data: Vec<PathBuf>,
+    /// Write all that `ailo-node replay FOLDER` needs but the data: the record, the network, and the model that the round started
+    /// from, of which nodes keep only the last ones.
+    #[arg(long, value_name = "FOLDER", conflicts_with = "dry_run")]
+    pub save: Option<PathBuf>,
     /// Which node to ask.
     #[command(flatten)]
     pub client: ClientArgs,
@@ -640,22 +644,23 @@ Training is bit-exact on machines of one class, so whoever has the record, the m
 from a forged one, and compute the round's model. The record is believed as it is (seed, slots, commitments, votes): take it from a
 node of your own, or check it by `ailo-node verify`. Fails if a result differs.
 
-Example, with the model state from the folder of any node that has it:
-  ailo-node round 12 --json > round-12.json
-  ailo-node replay round-12.json --network network.toml --model model/ROOT.state --data text.txt";
+Examples:
+  ailo-node round 12 --save round-12
+  ailo-node replay round-12 --data text.txt
+  ailo-node replay round-12.json --network network.toml --model model/ROOT.state     (what `round 12 --json` printed)";
 
 /// Flags of `replay`.
 #[derive(Debug, Args)]
 pub struct ReplayArgs {
-    /// The recorded round: what `ailo-node round N --json` prints.
+    /// The recorded round: the folder that `ailo-node round N --save` made, or what `ailo-node round N --json` prints.
     #[arg(value_name = "RECORD")]
     pub record: PathBuf,
-    /// The network file.
+    /// The network file [default: that in the folder].
     #[arg(long, value_name = "FILE")]
-    pub network: PathBuf,
-    /// The model state that the round started from (the first one of a network is made here).
-    #[arg(long, value_name = "FILE", default_value = "")]
-    pub model: PathBuf,
+    pub network: Option<PathBuf>,
+    /// The model state that the round started from [default: that in the folder; the first one of a network is made here].
+    #[arg(long, value_name = "FILE")]
+    pub model: Option<PathBuf>,
     /// The network's dataset (repeatable) [default: the embedded corpus].
     #[arg(long, value_name = "PATH")]
     pub data: Vec<PathBuf>,

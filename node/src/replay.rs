@@ -3,7 +3,7 @@
 //! and hands nothing in.
 
 use crate::{
-    cli::{ReplayArgs, RoundArgs},
+    cli::{ClientArgs, ReplayArgs, RoundArgs},
     client::{self, Client},
     error::NodeError,
     genesis, holders,
@@ -32,13 +32,50 @@ enum Record {
     Round(Box<Round>),
 }
 
+/// Files of a folder that has all that a replay needs but the data.
+const RECORD: &str = "record.json";
+const NETWORK: &str = "network.toml";
+const BASE: &str = "base.state";
+
+/// Writes such a folder, of a round that a node of this machine still has the base of.
+pub fn save(folder: &Path, view: &RoundView, args: &ClientArgs) -> Result<(), NodeError> {
+    let of_node = client::data_dir(args)?;
+    let write = |name: &str, bytes: &[u8]| {
+        let path = folder.join(name);
+        fs::write(&path, bytes).map_err(|e| NodeError::file("write", &path, e))
+    };
+    let copy = |from: &Path, name: &str| {
+        let bytes = fs::read(from).map_err(|e| NodeError::file("read", from, e))?;
+        write(name, &bytes)
+    };
+    fs::create_dir_all(folder).map_err(|e| NodeError::file("create", folder, e))?;
+    let network = of_node.join(NETWORK);
+    copy(&network, NETWORK)?;
+    let root = view.round.base_root;
+    // The first one is made of the network's seed.
+    if root != genesis::read(&network)?.model_root {
+        copy(&of_node.join("model").join(format!("{root}.state")), BASE)?;
+    }
+    let json =
+        serde_json::to_vec_pretty(view).map_err(|e| NodeError::Check(format!("the record can't be written: {e}")))?;
+    write(RECORD, &json)?;
+    println!("round {} is in {folder}: `ailo-node replay {folder}`", view.round.number, folder = folder.display());
+    Ok(())
+}
+
 /// Replays a recorded round.
 pub fn command(args: &ReplayArgs) -> Result<(), NodeError> {
-    let text = fs::read_to_string(&args.record).map_err(|e| NodeError::file("read", &args.record, e))?;
+    let folder = args.record.is_dir().then_some(&args.record);
+    let file = folder.map_or_else(|| args.record.clone(), |folder| folder.join(RECORD));
+    let of_folder = |given: &Option<PathBuf>, name: &str| given.clone().or_else(|| Some(folder?.join(name)));
+    let network = of_folder(&args.network, NETWORK).ok_or_else(|| {
+        NodeError::Usage("--network is missing: the file of the network that the record is of".into())
+    })?;
+    let text = fs::read_to_string(&file).map_err(|e| NodeError::file("read", &file, e))?;
     let record = serde_json::from_str(&text).map_err(|e| {
         NodeError::Usage(format!(
             "{} is no record of a round, such as `ailo-node round N --json` prints: {e}",
-            args.record.display()
+            file.display()
         ))
     })?;
     let round = match record {
@@ -49,11 +86,11 @@ pub fn command(args: &ReplayArgs) -> Result<(), NodeError> {
     let powers = round.power.0.iter().try_fold(0u64, |sum, validator| sum.checked_add(validator.power));
     let most = round.contributions.values().map(|commit| commit.valid).chain(powers).max().unwrap_or(0);
     if powers.is_none() || most > u64::MAX / 4 {
-        return Err(NodeError::Usage(format!("{} names powers that no ledger has", args.record.display())));
+        return Err(NodeError::Usage(format!("{} names powers that no ledger has", file.display())));
     }
-    let genesis = genesis::read(&args.network)?;
+    let genesis = genesis::read(&network)?;
     let data = data(&args.data, &genesis)?;
-    let base = base(&args.model, &genesis, &round.base_root)?;
+    let base = base(&of_folder(&args.model, BASE).unwrap_or_default(), &genesis, &round.base_root)?;
     set_threads(args.threads);
     let rules = rules(&genesis, &data, !args.gpu);
     let here = class::determinism_class(rules.device)?;

@@ -19,7 +19,7 @@ use serde::Serialize;
 const HISTORY: u32 = 100;
 
 /// Shows a round, or one node's part in it.
-pub async fn command(RoundArgs { round, node, client: args, .. }: RoundArgs) -> Result<(), NodeError> {
+pub async fn command(RoundArgs { round, node, client: args, save, .. }: RoundArgs) -> Result<(), NodeError> {
     let client = Client::find(&args)?;
     let node = match (round, node) {
         (None, None) => None,
@@ -27,6 +27,7 @@ pub async fn command(RoundArgs { round, node, client: args, .. }: RoundArgs) -> 
     };
     let reply: At<Option<RoundView>> = client.call("ailo_round", &[("number", crate::client::json(&round))]).await?;
     match (reply.value, node) {
+        (Some(view), _) if save.is_some() => crate::replay::save(&save.unwrap_or_default(), &view, &args)?,
         (Some(view), _) if args.json => print_json(&view),
         (Some(view), node) => {
             println!("{}", headline(&view));
