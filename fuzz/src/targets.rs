@@ -513,7 +513,10 @@ fn transaction_seeds() -> Vec<Vec<u8>> {
         Body::CommitLots { number: 1, tip: hash },
         Body::Attest { height: 1, except: vec![hash] },
         Body::Contribute(contribution),
-        Body::Verdict { round: 0, findings: vec![Finding { node, valid: true, suspect: false, loss: Some(5) }] },
+        Body::Verdict {
+            round: 0,
+            findings: vec![Finding { node, valid: true, suspect: false, loss: Some(5), own: Some(-7) }],
+        },
         Body::ModelVote { round: 0, root: hash, loss: 2_000_000 },
     ];
     let time_ms = WORLD.states[1].time_ms();

@@ -16,7 +16,7 @@ use ailo_protocol::{
 };
 use ailo_training::{
     Control, Dataset, Local, ModelState, TrainingError, check, class,
-    round::{Rules, Slot},
+    round::{Rules, Slot, lowered},
     set_threads,
 };
 use std::{
@@ -39,6 +39,9 @@ const BASE: &str = "base.state";
 
 /// Writes such a folder, of a round that a node of this machine still has the base of.
 pub fn save(folder: &Path, view: &RoundView, args: &ClientArgs) -> Result<(), NodeError> {
+    if view.past.is_none() {
+        return Err(NodeError::Usage(format!("round {} has not closed yet: save one that has", view.round.number)));
+    }
     let of_node = client::data_dir(args)?;
     let write = |name: &str, bytes: &[u8]| {
         let path = folder.join(name);
@@ -48,14 +51,20 @@ pub fn save(folder: &Path, view: &RoundView, args: &ClientArgs) -> Result<(), No
         let bytes = fs::read(from).map_err(|e| NodeError::file("read", from, e))?;
         write(name, &bytes)
     };
-    fs::create_dir_all(folder).map_err(|e| NodeError::file("create", folder, e))?;
-    let network = of_node.join(NETWORK);
-    copy(&network, NETWORK)?;
-    let root = view.round.base_root;
+    let (network, root) = (of_node.join(NETWORK), view.round.base_root);
     // The first one is made of the network's seed.
-    if root != genesis::read(&network)?.model_root {
-        copy(&of_node.join("model").join(format!("{root}.state")), BASE)?;
+    let state =
+        (root != genesis::read(&network)?.model_root).then(|| of_node.join("model").join(format!("{root}.state")));
+    if let Some(state) = state.as_ref().filter(|state| !state.exists()) {
+        let why = format!("{} is not here any more: nodes keep the models of the last rounds only", state.display());
+        return Err(NodeError::Check(why));
     }
+    if fs::read_dir(folder).is_ok_and(|mut files| files.next().is_some()) {
+        return Err(NodeError::Usage(format!("{} holds something already: name another folder", folder.display())));
+    }
+    fs::create_dir_all(folder).map_err(|e| NodeError::file("create", folder, e))?;
+    copy(&network, NETWORK)?;
+    state.map_or(Ok(()), |state| copy(&state, BASE))?;
     let json =
         serde_json::to_vec_pretty(view).map_err(|e| NodeError::Check(format!("the record can't be written: {e}")))?;
     write(RECORD, &json)?;
@@ -211,11 +220,14 @@ fn check_own(
     let why = admitted.as_ref().err().map_or(String::new(), |e| format!("; {e}"));
     line("update", admitted.is_ok(), format!("{norm:.3} long, {bound:.3} at most{why}"));
     if let Ok(update) = &admitted {
-        let (before, after) =
-            (rules.score(&vec![0.0; update.len()], base, &slot.seed)?, rules.score(update, base, &slot.seed)?);
+        let before = rules.score_of_base(base, &slot.seed)?;
+        let after = rules.score(update, base, &slot.seed)?;
         line("score", true, format!("held-out loss {:.4} alone, {:.4} before", nats(after), nats(before)));
-        let (own, other) = gains(rules, &slot, base, update)?;
-        let text = format!("{own:.4} nats on its own data, {other:.4} on other data of the round");
+        let own = nats_signed(rules.gain(&slot, base, update, &slot.seed)?);
+        let other = nats_signed(lowered(before, after));
+        let text = format!(
+            "{own:.4} nats on its own data, {other:.4} on held-out text: more on its own tells that it trained it"
+        );
         line("gain", true, text); // it tells something, but the samples are small
     }
     let again = train()?;
@@ -231,12 +243,8 @@ fn check_own(
     if failed == 0 { Ok(()) } else { Err(NodeError::Check(format!("{failed} checks fail: see above"))) }
 }
 
-/// How much an update lowers the loss on the data that it should be made of, and on another slot's.
-fn gains(rules: &Rules<'_>, slot: &Slot, base: &ModelState, update: &[f32]) -> Result<(f64, f64), NodeError> {
-    let own = rules.gain(slot, base, update)?;
-    // With one slot there is no other in the round: as if there were two.
-    let other = Slot { slot: slot.slot + 1, slots: slot.slots.max(2), ..*slot };
-    Ok((own, rules.gain(&other, base, update)?))
+fn nats_signed(micro: i64) -> f64 {
+    micro as f64 / 1e6
 }
 
 fn slot_of(round: &Round, node: &NodeId) -> Slot {

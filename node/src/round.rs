@@ -125,8 +125,12 @@ fn losses(round: &Round, commit: &Commit) -> String {
 }
 
 fn score(view: &RoundView, maker: &NodeId) -> String {
-    let score = view.scores_ppm.get(maker).copied().unwrap_or_default();
-    format!("{:.2} % more than plain work is worth, by its losses in all rounds up to now", score as f64 / 1e4)
+    let Some(scores) = view.scores.get(maker) else { return "none: the ledger has forgotten the node".into() };
+    format!(
+        "over rounds up to now: {:.2} % more pay for its losses; on its own data it gains {:.2} times as much more as the middle one does",
+        scores.quality_ppm as f64 / 1e4,
+        scores.own_ppm as f64 / 1e6
+    )
 }
 
 fn replay(replay: &Replay) -> String {

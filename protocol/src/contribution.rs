@@ -115,6 +115,8 @@ pub struct Finding {
     pub suspect: bool,
     /// Held-out loss of base minus update; only drawn committee members measure it.
     pub loss: Option<MicroNats>,
+    /// How much more the update lowers the loss on its own slot's data than on held-out text; measured with the loss.
+    pub own: Option<i64>,
 }
 
 #[cfg(test)]

@@ -151,7 +151,9 @@ fn verification() -> Outcome {
             100.0 * seconds / slot
         };
         let replays = f64::from(params.round.replay_ppm as u32) / 1e4;
-        let losses = of_slot(f64::from(params.round.committee * params.training.score_sequences) * measure);
+        // Each member measures all updates on held-out text and on half as much of their own data, where it measures the base, too.
+        let sequences = params.training.score_sequences + 2 * params.training.score_sequences.div_ceil(2);
+        let losses = of_slot(f64::from(params.round.committee * sequences) * measure);
         let votes = of_slot(f64::from(params.training.eval_sequences) * measure);
         // Who votes unpacks each update for its verdict, and again to make the next model.
         let hashing = of_slot(2.0 * NODES * admit + NODES * mixing + root);

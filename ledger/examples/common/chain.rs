@@ -255,8 +255,11 @@ impl Chain {
     fn verdict(&self, key: &Keypair) -> Body {
         let round = self.state.round();
         let loss = round.committee.contains(key.public()).then_some(2_000_000);
-        let findings =
-            round.contributions.keys().map(|node| Finding { node: *node, valid: true, suspect: false, loss }).collect();
+        let findings = round
+            .contributions
+            .keys()
+            .map(|node| Finding { node: *node, valid: true, suspect: false, loss, own: None })
+            .collect();
         Body::Verdict { round: round.number, findings }
     }
 }

@@ -406,7 +406,16 @@ fn with_a_third_less_one_that_break_the_rules_all_claims_hold_and_who_equivocate
         }
         tried.extend(summary.happened.into_keys());
     }
-    assert!(tried.contains("forgeries found") && tried.contains("challenges dismissed"), "{tried:?}");
+    // One of a dozen seeds comes to the verdict on a forgery.
+    let all = |tried: &BTreeSet<_>| tried.contains("forgeries found") && tried.contains("challenges dismissed");
+    for seed in (200..400).step_by(10) {
+        if !all(&tried) {
+            let summary = sweep_of(seed, 10, 4, Some(1));
+            assert_all_hold(&summary, "--validators 4 --byzantine 1");
+            tried.extend(summary.happened.into_keys());
+        }
+    }
+    assert!(all(&tried), "{tried:?}");
 }
 
 #[test]

@@ -185,8 +185,13 @@ fn owed(state: &State, key: &Keypair, knows: Knowledge<'_>, duties: &mut Duties,
         Phase::Verify if votes && !round.verdicts.contains(node) && duties.due(Duty::Verdict(round.number), now) => {
             let measures = round.committee.contains(node);
             let loss = |other: &NodeId| 2_000_000 - round.number * 10_000 + u64::from(other.0[0]);
-            let finding =
-                |n: &NodeId| Finding { node: *n, valid: true, suspect: false, loss: measures.then(|| loss(n)) };
+            let finding = |n: &NodeId| Finding {
+                node: *n,
+                valid: true,
+                suspect: false,
+                own: None,
+                loss: measures.then(|| loss(n)),
+            };
             let findings = round.contributions.keys().map(finding).collect();
             bodies.push(Body::Verdict { round: round.number, findings });
         }

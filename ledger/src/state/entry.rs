@@ -268,6 +268,8 @@ pub struct Node {
     pub slashed_height: u64,
     /// Running average of its quality bonus, in ppm above 1.
     pub score_ppm: u64,
+    /// Running average of how much more its updates gain on their own data than elsewhere, in ppm of what the round's middle one does.
+    pub own_ppm: i64,
     /// Accepted contributions by epoch, inside the activity window.
     pub work: BTreeMap<u64, u32>,
     /// The epoch in which it last began to qualify for a seat by stake or work, while it still does.
@@ -302,6 +304,7 @@ impl Node {
             convicted_height: 0,
             slashed_height: 0,
             score_ppm: 0,
+            own_ppm: ailo_protocol::amount::PPM as i64,
             work: BTreeMap::new(),
             qualified: None,
         }

@@ -18,7 +18,7 @@
 
 use super::{
     Challenge, Event, Executor, Key, Node, Rejection, State,
-    entry::{Outcome, PastRound, Unbonding},
+    entry::{Outcome, PastRound, Replay, Unbonding},
     money::{Pool, add, take},
 };
 use crate::{
@@ -105,7 +105,12 @@ impl State {
 
     /// What the next challenge binds.
     pub fn next_challenge_bond(&self) -> Amount {
-        self.bond(self.challenges().count())
+        self.bond(self.bonded_challenges())
+    }
+
+    /// Challenges that somebody answers for; those that replayers bring about have places of their own.
+    pub(super) fn bonded_challenges(&self) -> usize {
+        self.challenges().filter(|(_, _, challenge)| challenge.bond > Amount::ZERO).count()
     }
 
     /// What a challenge or accusation binds beside so many open ones.
@@ -214,7 +219,7 @@ impl Executor {
             return Err(Rejection::ChallengedAlready);
         }
         let claimed = past.round.contributions.get(&node).ok_or(Rejection::NotAccepted)?.contribution.result();
-        let trial = self.open_trial(wallet, nonce, claimed, self.state.challenges().count(), Amount::ZERO)?;
+        let trial = self.open_trial(wallet, nonce, claimed, self.state.bonded_challenges(), Amount::ZERO)?;
         self.set(Key::PastRound(round), past);
         self.set(Key::Challenge(round, node), trial);
         self.events.push(Event::Challenged { round, node, challenger: wallet });
@@ -249,14 +254,15 @@ impl Executor {
         self.remove(Key::Challenge(round, node));
         self.burn(Pool::Escrow, challenge.bond);
         self.events.push(Event::ChallengeEnded { round, node, forged: false });
-        let accused = self
-            .state
-            .replays()
-            .any(|(number, maker, replay)| (number, maker) == (round, node) && self.state.is_accused(&maker, replay));
-        match challenge.is_cleared() {
-            true => self.end_replay(round, node, Outcome::Clean),
-            false if accused => self.end_replay(round, node, Outcome::Undecided),
-            false => {} // nobody but the challenger has said a word against it
+        let replay = self.state.get::<Replay>(&Key::Replay(round, node));
+        let accused = replay.filter(|replay| self.state.is_accused(&node, replay));
+        let own: Option<u64> = accused.map(|replay| replay.accusers.iter().map(|id| challenge.power.power(id)).sum());
+        match own {
+            _ if challenge.is_cleared() => self.end_replay(round, node, Outcome::Clean),
+            // Nobody found what its accusers found.
+            Some(own) if challenge.forged() <= own => self.end_replay(round, node, Outcome::Unseen),
+            Some(_) => self.end_replay(round, node, Outcome::Undecided),
+            None => {} // nobody but the challenger has said a word against it
         }
     }
 

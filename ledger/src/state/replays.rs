@@ -2,13 +2,14 @@
 //! `docs/proof.md` has the reasons.
 //!
 //! - The block after the one that closed the round *draws*, by its lot: all accepted work of the round's class whose maker
-//!   has fewer than `probation` clean replays, all that a third of the power suspects, and each other piece with probability `replay_ppm` times its weight over the mean. Each goes to a
+//!   has fewer than `probation` clean replays, all that a third of the power suspects, all of nodes whose updates gain no more on their own data than elsewhere
+//!   (`own_ppm`), and each other piece with probability `replay_ppm` times its weight over the mean. Each goes to a
 //!   validator of the class, of another wallet, with an old key, that has no other replay to do. The pot is shared out
 //!   there and then, with an average share for each replay; that is a promise.
 //! - `Replayed` carries the trace of the training, which shows that it was done, or none: another result. If the maker has `seat_stake` to
 //!   lose, or a standing, an accusation makes a challenge without a bond: all validators decide, whatever accomplices say. Else two of three
 //!   replayers do, and work that two accuse is *disowned*: unpaid, a miss, back to probation.
-//! - Who says nothing within `replay_ms` is replaced, [`TRIES`] at most are drawn; then the work stays unlooked at. Silent
+//! - Who says nothing within `replay_ms` is replaced, [`TRIES`] of them at most; then the work stays unlooked at. Silent
 //!   and overruled replayers draw none before the next epoch but one.
 //! - `vest_rounds` rounds or `vest_ms` later, when nothing of the round is open, it is *settled*: what was promised is
 //!   minted, to the wallets of that day, but for what is disowned, forged, undecided, or void since its node was
@@ -24,7 +25,7 @@ use super::{
 use ailo_protocol::{Amount, Hash, NodeId, amount::PPM, contribution::trace_commitment, hash::Domain};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Replayers of one contribution, at most, until one reports.
+/// Replayers of one contribution that are silent, and that speak, at most.
 const TRIES: u32 = 3;
 
 impl State {
@@ -173,13 +174,17 @@ impl Executor {
             score_ppm: self.state.node(node).map_or(0, |node| node.score_ppm),
             stake: self.state.node(node).map_or(Amount::ZERO, |node| node.stake),
         };
-        let worths = reward::weigh(accepted.iter().map(work).collect(), &self.state.params().round);
+        let params = &self.state.params().round.clone();
+        let worths = reward::weigh(accepted.iter().map(work).collect(), params);
+        let owns = accepted.iter().filter_map(|(id, commit)| Some((*id, reward::middle(commit.owns.clone())?)));
+        let owns = reward::own_shares(owns.collect());
         for ((id, _), worth) in accepted.iter().zip(&worths) {
             let Some(mut node) = self.state.node(id).cloned() else { continue };
             node.score_ppm = worth.score_ppm;
+            node.own_ppm = owns.get(id).map_or(node.own_ppm, |own| reward::remember_own(node.own_ppm, *own, params));
             // Of the others a replay has to say first that their work is some.
             if self.state.is_proven(&node) {
-                node.misses = node.misses.saturating_sub(1);
+                (node.misses, node.rests_through) = (node.misses.saturating_sub(1), None);
             }
             self.set(Key::Node(*id), node);
         }
@@ -193,7 +198,9 @@ impl Executor {
         let sampled = |id: &NodeId, commit: &Commit, weight: u64| {
             let chance = u128::from(self.state.params().round.replay_ppm) * u128::from(weight) / u128::from(mean);
             let draw = Hash::of_parts(Domain::Lot, &[b"sample", &lot.0, &id.0]).stream().below(PPM);
-            u128::from(draw) < chance || round.is_suspect(commit)
+            // Who did not train its slot gains no more there than elsewhere.
+            let doubtful = self.state.node(id).is_some_and(|node| node.own_ppm < reward::DOUBTFUL_PPM);
+            u128::from(draw) < chance || doubtful || round.is_suspect(commit)
         };
         let of_class = accepted
             .iter()
@@ -249,9 +256,7 @@ impl Executor {
                 replay.earned.push(judge);
                 // Against an accuser it takes two.
                 if replay.accusers.is_empty() || replay.earned.len() >= 2 {
-                    let accusers = std::mem::take(&mut replay.accusers);
-                    self.decide(round, maker, replay, Outcome::Clean);
-                    accusers.into_iter().for_each(|accuser| self.overrule(accuser));
+                    self.clear(round, maker, replay);
                 } else {
                     self.set(key, replay);
                 }
@@ -263,6 +268,13 @@ impl Executor {
         }
         self.events.push(Event::Replayed { round, node: maker, replayer: judge, same: trace.is_some() });
         Ok(())
+    }
+
+    /// The work is right, and who accused it is overruled.
+    fn clear(&mut self, round: u64, maker: NodeId, mut replay: Replay) {
+        let accusers = std::mem::take(&mut replay.accusers);
+        self.decide(round, maker, replay, Outcome::Clean);
+        accusers.into_iter().for_each(|accuser| self.overrule(accuser));
     }
 
     /// Brings a replay to its end.
@@ -277,6 +289,7 @@ impl Executor {
         match outcome {
             Outcome::Clean => {
                 node.clean = node.clean.saturating_add(1);
+                node.own_ppm = node.own_ppm.max(PPM as i64);
                 node.misses = node.misses.saturating_sub(1);
             }
             Outcome::Disowned => node.clean = 0,
@@ -312,6 +325,8 @@ impl Executor {
                 self.accuse(number, maker, replay);
                 continue;
             }
+            let spoke = replay.accusers.len() + replay.earned.len();
+            let more = spoke.max(replay.silent.len()) < TRIES as usize;
             let before: Vec<NodeId> =
                 replay.accusers.iter().chain(&replay.earned).chain(&replay.silent).copied().collect();
             let busy: BTreeSet<NodeId> = self.state.replays().filter_map(|(_, _, replay)| replay.replayer).collect();
@@ -322,14 +337,16 @@ impl Executor {
                 let able = by_lot(&lot, validators.filter(may));
                 able.iter().find(|id| !busy.contains(id)).or(able.first()).copied()
             });
-            match next.filter(|_| before.len() < TRIES as usize) {
+            match next.filter(|_| more) {
                 Some(next) => {
                     replay.replayer = Some(next);
                     replay.deadline_age = age.saturating_add(self.state.params().round.replay_ms);
                     self.events.push(Event::ReplayDrawn { round: number, node: maker, replayer: next });
                     self.set(Key::Replay(number, maker), replay);
                 }
-                // One voice alone says nothing, nor do two that differ.
+                // Against one accuser somebody knew the trace.
+                None if !replay.earned.is_empty() => self.clear(number, maker, replay),
+                // One voice alone says nothing.
                 None => self.decide(number, maker, replay, Outcome::Unseen),
             }
         }
@@ -343,7 +360,7 @@ impl Executor {
             return self.decide(number, maker, replay, Outcome::Disowned);
         }
         let ledger = &self.state.params().ledger;
-        let full = self.state.challenges().count() >= ledger.max_challenges as usize;
+        let full = self.state.challenges().count() - self.state.bonded_challenges() >= ledger.max_challenges as usize;
         let deadline_age = self.state.age_ms().saturating_add(ledger.challenge_ms);
         let challenger = replay.accusers.iter().find_map(|id| self.state.node(id)).map(|node| node.wallet);
         let Some(mut past) = self.state.past(number).cloned() else { return };
@@ -378,7 +395,7 @@ impl Executor {
         let accusers = replay.accusers.clone();
         match outcome {
             Outcome::Forged => replay.earned = accusers,
-            Outcome::Clean => {
+            Outcome::Clean | Outcome::Unseen => {
                 replay.earned.retain(|id| !accusers.contains(id));
                 accusers.into_iter().for_each(|accuser| self.overrule(accuser));
             }

@@ -63,6 +63,8 @@ pub struct Commit {
     pub suspected: u64,
     /// Held-out losses that committee members measured; those of the contributor's own wallet are left out.
     pub losses: Vec<MicroNats>,
+    /// How much more the update gains on its own data than elsewhere, as they measured it.
+    pub owns: Vec<i64>,
 }
 
 /// A validator's vote on the next model.

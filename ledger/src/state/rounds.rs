@@ -7,8 +7,7 @@
 //!   `rounds` rounds have closed. The lot says who takes part when there are too many, and gives the slots.
 //! - A participant that commits nothing, or something that more than 1/3 of the power finds invalid, has *missed*. Who
 //!   misses again and again sits out 0, 1, 3, 7... rounds, at most `max_rest_rounds`. [`MAKES_UP`] contributions that are accepted (of a newcomer:
-//!   found right) make up for one miss, so who works now and then only rests all the same;
-//!   where nobody else is eligible it takes part.
+//!   found right) make up for one miss, so who works now and then only rests all the same. Where most rest, they take part all the same.
 //! - *Train*: one `Contribute` a participant. Two may name one payload: it names its maker itself, so the copy is found
 //!   invalid, and who copies a hash from a waiting transaction does not keep its maker out. Ends when all have committed
 //!   or at the deadline. Who missed it is not eligible until its next heartbeat. A round that aborts here doubles the
@@ -51,7 +50,8 @@ impl State {
         let next = self.round().number + u64::from(self.round().phase != Phase::Gather);
         let rested = |id: &&NodeId| self.node(id).is_some_and(|node| node.rests_through.is_none_or(|last| last < next));
         let rested: Vec<NodeId> = ready.iter().filter(rested).copied().collect();
-        if rested.is_empty() { ready } else { rested }
+        // Where most rest there was an outage, and nobody is left alone with the model.
+        if 2 * rested.len() < ready.len() { ready } else { rested }
     }
 }
 
@@ -120,6 +120,7 @@ impl Executor {
             invalid: 0,
             suspected: 0,
             losses: Vec::new(),
+            owns: Vec::new(),
         };
         self.events.push(Event::Contributed { round: round.number, node, payload: contribution.payload });
         round.contributions.insert(node, commit);
@@ -138,7 +139,8 @@ impl Executor {
         }
         let measures = round.committee.contains(&judge);
         let odd = |finding: &Finding| {
-            !finding.valid && finding.suspect || finding.loss.is_some() && !(measures && finding.valid)
+            let measured = finding.loss.is_some() || finding.own.is_some();
+            !finding.valid && finding.suspect || measured && !(measures && finding.valid)
         };
         if findings.iter().any(odd) {
             return Err(Rejection::BadFindings);
@@ -152,6 +154,7 @@ impl Executor {
             commit.suspected += if finding.suspect { power } else { 0 };
             if wallet(node) != wallet(&judge) {
                 commit.losses.extend(finding.loss);
+                commit.owns.extend(finding.own);
             }
         }
         self.set(Key::Round, round);

@@ -314,7 +314,7 @@ impl Ledger {
         let measures = round.committee.contains(node_key(i).public());
         let finding = |node: &NodeId| {
             let loss = measures.then(|| loss(node));
-            Finding { node: *node, valid: true, suspect: false, loss }
+            Finding { node: *node, valid: true, suspect: false, loss, own: None }
         };
         round.contributions.keys().map(finding).collect()
     }

@@ -130,7 +130,11 @@ impl Worker {
         let layer_us = u32::try_from(one.as_micros() / engine.layers().max(1) as u128).unwrap_or(u32::MAX).max(1);
         let more = pass(&engine, SEVERAL).saturating_sub(one) / (SEVERAL as u32 - 1);
         let draft: Box<dyn Draft> = Box::new(setup.drafts(&engine, more)?);
-        let together = (one.as_nanos() / more.as_nanos().max(1)) as usize;
+        // Without a stage behind, nobody waits for a part of them.
+        let together = match setup.layers.len() < engine.shape().layers {
+            true => (one.as_nanos() / more.as_nanos().max(1)) as usize,
+            false => BATCH,
+        };
         let computer = Computer::new(setup, engine, layer_us, together, draft, Arc::downgrade(hub));
         let computer = Arc::new(Mutex::new(computer));
         let (mail, (ends, over)) = (Arc::<Mutex<VecDeque<Inbound>>>::default(), watch::channel(false));
@@ -213,7 +217,7 @@ struct Computer {
     least: f64,
     /// Positions in a second, when there are several.
     speed: f64,
-    /// Positions that take as long to be computed as the weights take to be read: more in a pass gain nothing.
+    /// Positions that take as long to be computed as the weights take to be read: from there on the stage behind may as well begin.
     together: usize,
     leaving: bool,
     over: bool,

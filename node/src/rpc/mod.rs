@@ -411,11 +411,14 @@ impl Context {
                 (&past.round, Some(view))
             }),
         };
-        let score = |node: &NodeId| Some((*node, head.state.node(node)?.score_ppm));
+        let score = |id: &NodeId| {
+            let node = head.state.node(id)?;
+            Some((*id, Scores { quality_ppm: node.score_ppm, own_ppm: node.own_ppm }))
+        };
         let view = view.map(|(round, past)| RoundView {
             round: round.clone(),
             past,
-            scores_ppm: round.participants.iter().filter_map(score).collect(),
+            scores: round.participants.iter().filter_map(score).collect(),
         });
         Ok(self.at(&head, view))
     }

@@ -331,8 +331,17 @@ pub struct RoundView {
     pub round: Round,
     /// What came after its close.
     pub past: Option<PastView>,
-    /// Scores of its participants over rounds, as they stand now, in millionths: see `ledger/src/state/reward.rs`.
-    pub scores_ppm: BTreeMap<NodeId, u64>,
+    /// What rounds up to now say of its participants.
+    pub scores: BTreeMap<NodeId, Scores>,
+}
+
+/// What rounds up to now say of a node, in millionths: `ledger/src/state/reward.rs` has the formulas.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Scores {
+    /// What its losses earn beyond plain work.
+    pub quality_ppm: u64,
+    /// How much more its updates gain on their own data than elsewhere, as a share of what the middle one of a round does.
+    pub own_ppm: i64,
 }
 
 /// What comes after a round's close.

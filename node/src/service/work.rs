@@ -20,7 +20,7 @@ use ailo_training::{
     dataset::Dataset,
     inner::{self, Control, Local},
     overlap::{self, Sketch},
-    round::{Rules, Slot},
+    round::{Rules, Slot, lowered},
     state::ModelState,
 };
 use futures::{StreamExt, stream};
@@ -380,18 +380,27 @@ pub(super) async fn examine(
     });
     // In the order in which they come, and some beside those that never will: who commits and does not serve holds up nobody. Few, for memory.
     let mut made = stream::iter(made).buffer_unordered(FETCHES + round.f as usize);
+    let (setup_, base_) = (setup.clone(), base.clone());
+    let before =
+        setup.worker.run(move || setup_.rules().score_of_base(&base_.state, &windows).ok().filter(|_| measures));
+    let before = before.await.ok()?;
     let mut found = BTreeMap::new();
     while let Some((node, contribution, bytes)) = made.next().await {
         if bytes.is_none() && setup.net.peers().is_empty() {
             return None; // it is this node that is cut off
         }
-        let (setup_, base) = (setup.clone(), base.clone());
+        let (setup_, base, slot) = (setup.clone(), base.clone(), slot_of(&round, round.slot(&node)?));
         let finding = setup.worker.run(move || {
             let update = bytes.and_then(|bytes| open_update(&setup_, &seed, node, &contribution, &bytes, &base.state));
-            let measured = update.as_ref().filter(|_| measures);
-            let loss = measured.and_then(|update| setup_.rules().score(update, &base.state, &windows).ok());
+            let measure = |update: &Vec<f32>| {
+                let (rules, base) = (setup_.rules(), &base.state);
+                let loss = rules.score(update, base, &windows).ok()?;
+                Some((loss, rules.gain(&slot, base, update, &windows).ok()?.saturating_sub(lowered(before?, loss))))
+            };
+            let measured = update.as_ref().filter(|_| measures).and_then(measure);
+            let (loss, own) = measured.unzip();
             let sketch = update.as_ref().map(|update| Sketch::of(update, &windows));
-            (Finding { node, valid: update.is_some(), suspect: false, loss }, sketch)
+            (Finding { node, valid: update.is_some(), suspect: false, loss, own }, sketch)
         });
         found.insert(node, finding.await.ok()?);
     }

@@ -304,7 +304,7 @@ fn found(row: &Row) -> String {
 
 /// Measures of which more is worse.
 const BY_LOSS: fn(&Score) -> f64 = |score| score.loss as f64;
-const BY_OWN: fn(&Score) -> f64 = |score| -score.own;
+const BY_OWN: fn(&Score) -> f64 = |score| -(score.own as f64);
 
 fn scores(row: &Row, memory: usize, of: fn(&Score) -> f64) -> Scores {
     let round = |round: &Vec<Option<Score>>| round.iter().map(|score| score.as_ref().map(of)).collect();

@@ -296,10 +296,6 @@ impl Client {
             for node in slow.collect::<Vec<_>>() {
                 self.lose(now, node, "it did not answer in time", false, routes);
             }
-            // Others may have come for who leaves.
-            let leaving: Vec<_> =
-                self.hops.iter().filter(|hop| hop.leaves && self.running).map(|hop| hop.node).collect();
-            leaving.into_iter().for_each(|node| self.leave(now, node, routes));
             if self.broken.is_some() && self.opening.is_none() {
                 self.repair(now, now >= self.again, routes);
             } else if self.running && !self.is_unsigned(now, routes) {
@@ -412,6 +408,7 @@ impl Client {
             return;
         }
         (self.running, self.opening, self.broken, self.asked, self.heard) = (true, None, None, None, now);
+        self.unsigned = self.unsigned.map(|(node, waited, _)| (node, waited, now));
         self.early.clear();
         let nodes: Vec<NodeId> = self.hops.iter().map(|hop| hop.node).collect();
         let bytes = |node: Option<&NodeId>| node.map(|node| node.0.to_vec().into()).unwrap_or_default();
@@ -592,7 +589,16 @@ impl Client {
             }
             // What is computed here has time.
             FailedWhy::Leaving if sender == self.me || std::mem::replace(&mut self.hops[hop].leaves, true) => {}
-            FailedWhy::Leaving => self.leave(now, sender, routes),
+            FailedWhy::Leaving => {
+                // It goes on for a while, if nobody can take over.
+                let leaving = self.hops.remove(hop);
+                let without = self.without.keys().copied().chain([sender]).collect();
+                let others = self.gaps(&without, routes).is_some();
+                self.hops.insert(hop, leaving);
+                if others {
+                    self.lose(now, sender, &reason, false, routes);
+                }
+            }
             FailedWhy::Compute => {
                 let at = self.tokens.len();
                 self.failures = if self.failures.0 == at { (at, self.failures.1 + 1) } else { (at, 1) };
@@ -603,18 +609,6 @@ impl Client {
                 }
             }
             FailedWhy::Unknown | FailedWhy::Full => self.lose(now, sender, &reason, false, routes),
-        }
-    }
-
-    /// Goes on without a node that will end, once somebody can take over: it serves on for a while.
-    fn leave(&mut self, now: u64, node: NodeId, routes: &mut dyn Routes) {
-        let Some(hop) = self.hops.iter().position(|hop| hop.node == node) else { return };
-        let leaving = self.hops.remove(hop);
-        let without = self.without.keys().copied().chain([node]).collect();
-        let others = self.gaps(&without, routes).is_some();
-        self.hops.insert(hop, leaving);
-        if others {
-            self.lose(now, node, "it is leaving", false, routes);
         }
     }
 

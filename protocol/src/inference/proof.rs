@@ -309,7 +309,7 @@ pub(super) struct Book {
     before: Vec<Hash>,
     /// How many were signed in this epoch.
     signed: usize,
-    /// The first that was computed since the one before is who it is now.
+    /// The first that was computed in this epoch.
     fresh: usize,
     /// It was said in this epoch that what came is something else.
     differs: bool,
@@ -319,7 +319,7 @@ pub(super) struct Book {
 pub(super) enum Differs {
     /// It is the one before that sent something else.
     Before,
-    /// It came before that node was the one before, from whomever.
+    /// It came in an earlier epoch or session, from whomever.
     Old,
 }
 
@@ -375,12 +375,10 @@ impl Book {
         self.signed = self.signed.min(self.chunks.len());
     }
 
-    /// A new epoch, from position `have` on, with the `same` node before or with another: all is signed once more, for whoever is new.
-    pub fn reset(&mut self, have: usize, same: bool) {
+    /// A new epoch, from position `have` on: all is signed once more, for whoever is new.
+    pub fn reset(&mut self, have: usize) {
         self.before.clear();
-        let fresh = have.div_ceil(CHUNK);
-        (self.signed, self.differs) = (0, false);
-        self.fresh = if same { self.fresh.min(fresh) } else { fresh };
+        (self.signed, self.fresh, self.differs) = (0, have.div_ceil(CHUNK), false);
     }
 
     /// The one before has signed what it gave in a chunk; they come in order.
@@ -434,22 +432,6 @@ mod tests {
         };
         let signed = statement.sign(&Hash::ZERO, &Keypair::from_seed([1; 32]));
         Charge { signed, tokens: text, choice: Some(Choice::of(&sampling())) }
-    }
-
-    #[test]
-    fn a_new_epoch_with_the_same_node_before_frees_it_of_nothing() {
-        let (width, rows) = (2, [0.5; 2 * CHUNK]);
-        let differs = |same: bool| {
-            let mut book = Book::default();
-            book.reset(0, false);
-            book.take(0, &rows, width);
-            book.close(None, &rows, width);
-            book.reset(CHUNK, same);
-            book.hear(0, Hash([9; 32]), CHUNK);
-            book.next(false)
-        };
-        assert!(matches!(differs(true), Err(Differs::Before)), "it sent these rows, whenever that was");
-        assert!(matches!(differs(false), Err(Differs::Old)), "another may have sent them");
     }
 
     #[test]

@@ -471,7 +471,7 @@ impl Stage {
         (session.route, session.ended, session.wrote) = (None, false, 0);
         session.early.clear();
         session.rewind(shared * CHUNK, self.served.width);
-        session.book.reset(shared * CHUNK, false);
+        session.book.reset(shared * CHUNK);
         session.rewound = 0;
         Some(session)
     }
@@ -684,10 +684,9 @@ impl Session {
         if self.rewound > FREE_REWINDS {
             self.paid = self.paid.saturating_sub(lost);
         }
-        let same = self.route.as_ref().is_some_and(|known| known.before == before);
         self.route = Some(Placed { epoch: route.epoch, before, after, first, last, from, cursor: None });
         self.rewind(have, served.width);
-        self.book.reset(have, same);
+        self.book.reset(have);
         self.pieces.clear();
         (self.received, self.confirmed) = (self.computed, self.computed);
         self.ended = false;

@@ -923,17 +923,3 @@ fn of_two_that_seem_gone_who_was_lost_first_is_asked_again_first() {
     assert_eq!(opens(&client.gone(20, second, &mut both)), []);
     assert_eq!(opens(&client.tick(120, &mut both)), [first]);
 }
-
-#[test]
-fn who_leaves_is_left_as_soon_as_another_comes() {
-    let mut client = asker();
-    let (first, second) = (node(1), node(2));
-    let mut alone = Whole(vec![first]);
-    assert_eq!(opens(&client.start(0, &mut alone)), [first]);
-    let said = |body: Body| Frame::of(session_id(&node(100), 7), body);
-    client.handle(1, first, said(Body::Opened(ailo_proto::Opened::default())), &mut alone);
-    let leaving = ailo_proto::Failed { epoch: 1, why: ailo_proto::FailedWhy::Leaving.into(), ..Default::default() };
-    assert_eq!(client.handle(2, first, said(Body::Failed(leaving)), &mut alone), []);
-    assert_eq!(client.tick(50, &mut alone), []);
-    assert_eq!(opens(&client.tick(100, &mut Whole(vec![first, second]))), [second]);
-}

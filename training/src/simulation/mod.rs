@@ -13,7 +13,7 @@ pub use attack::Attack;
 use crate::{
     Control, ModelState, Result, TrainingError, check,
     overlap::{self, Sketch},
-    round::{Rules, Slot},
+    round::{Rules, Slot, lowered},
 };
 use ailo_protocol::{Hash, contribution::MicroNats, hash::Domain};
 use attack::{Attacker, View};
@@ -71,8 +71,8 @@ pub struct Round {
 pub struct Score {
     /// Held-out loss of the base with it.
     pub loss: MicroNats,
-    /// How much more it gains on its own slot's data than on another's, in nats a token.
-    pub own: f64,
+    /// How much more it gains on its own slot's data than on held-out text, in millionths of a nat a token.
+    pub own: i64,
     /// Whether it is suspiciously like another one.
     pub alike: bool,
 }
@@ -156,12 +156,12 @@ fn scores(view: &View<'_>, slot: &(dyn Fn(u32) -> Slot + Sync), forged: &[Vec<u8
     let sketches: Vec<Sketch> = updates.iter().flatten().map(|update| Sketch::of(update, &seed)).collect();
     let mut alike = overlap::alike(&sketches).into_iter();
     let alike: Vec<bool> = updates.iter().map(|update| update.is_some() && alike.next() == Some(true)).collect();
+    let before = rules.score_of_base(base, &seed)?;
     let score = |(node, (update, alike)): (usize, (&Option<Vec<f32>>, bool))| -> Result<Option<Score>> {
         let Some(update) = update else { return Ok(None) };
-        let own = slot(node as u32);
-        let other = Slot { slot: (own.slot + 1) % own.slots, ..own };
-        let own = rules.gain(&own, base, update)? - rules.gain(&other, base, update)?;
-        Ok(Some(Score { loss: rules.score(update, base, &seed)?, own, alike }))
+        let loss = rules.score(update, base, &seed)?;
+        let own = rules.gain(&slot(node as u32), base, update, &seed)? - lowered(before, loss);
+        Ok(Some(Score { loss, own, alike }))
     };
     threads.install(|| updates.par_iter().zip(alike).enumerate().map(score).collect())
 }

@@ -143,15 +143,15 @@ fn updates_gain_more_on_the_data_they_were_made_of_and_what_is_none_gains_nothin
     let slot = |slot| Slot { steps: 1, seed, slot, slots: 4 };
     let base = ModelState::initial(&model, 5);
     let update = |of: u32| rules.train(&slot(of), &base, &mut |_| Control::Continue).unwrap().update;
-    let gain = |update: &[f32], of: u32| rules.gain(&slot(of), &base, update).unwrap();
+    let gain = |update: &[f32], of: u32| rules.gain(&slot(of), &base, update, &seed).unwrap();
     let updates: Vec<Vec<f32>> = (0..4).map(update).collect();
     // Some data are easier than others, so it is the sum over all slots that tells.
-    let own: f64 = (0..4).zip(&updates).map(|(slot, update)| gain(update, slot)).sum();
+    let own: i64 = (0..4).zip(&updates).map(|(slot, update)| gain(update, slot)).sum();
     for by in 1..4 {
-        let others: f64 = (0..4).zip(&updates).map(|(slot, update)| gain(update, (slot + by) % 4)).sum();
+        let others: i64 = (0..4).zip(&updates).map(|(slot, update)| gain(update, (slot + by) % 4)).sum();
         assert!(own > others, "{own} on their own, {others} on others' data");
     }
-    assert_eq!(gain(&vec![0.0; base.weights.len()], 0), 0.0);
+    assert_eq!(gain(&vec![0.0; base.weights.len()], 0), 0);
 }
 
 #[test]

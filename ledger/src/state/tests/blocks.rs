@@ -139,8 +139,8 @@ fn a_known_history_has_a_known_root() {
     assert_eq!(
         [first, ledger.state.root()].map(|root| root.to_string()),
         [
-            "c438b664ea31aaa1cf599e7f83fe93d7bf39cb145e8726bf024cf2171107a457",
-            "8d1673967bce6696205444df1e880685eac2ede2e5a8d10963547323fe80e055"
+            "7caef263d496b56cf4ed40e4eac31c002d21dbc9a1226140199c46eefea544a4",
+            "ef890f59a85fa0bf00fc34a2d9dac616162d63ffe2f835ac6ded874bf62b6d22"
         ]
     );
 }

@@ -181,7 +181,7 @@ fn judges_that_get_the_same_overrule_the_accuser_who_draws_nothing_for_an_epoch(
 }
 
 #[test]
-fn a_trial_that_nobody_speaks_in_punishes_nobody_and_pays_nothing_for_the_work() {
+fn a_trial_that_nobody_speaks_in_leaves_the_work_unlooked_at_and_overrules_who_brought_it_about() {
     let mut ledger = ledger(|_| {});
     let maker = (0..5).find(|maker| replayer(&ledger, *maker).is_some()).unwrap();
     let accuser = accuse(&mut ledger, maker);
@@ -190,9 +190,44 @@ fn a_trial_that_nobody_speaks_in_punishes_nobody_and_pays_nothing_for_the_work()
         ledger.one_block(1_000, vec![]);
         paid.append(&mut earned(&ledger, RewardKind::Training));
     }
-    assert_eq!(ledger.state.challenges().count(), 0);
-    assert!(paid.len() == 4 && !paid.contains_key(&id(maker)), "{paid:?}");
-    assert!(ledger.founder(accuser).jailed_until.is_none());
+    assert_eq!((ledger.state.challenges().count(), paid.len()), (0, 5), "{paid:?}");
+    let accuser = ledger.founder(accuser);
+    assert!(accuser.jailed_until.is_none() && accuser.idle_through.is_some());
+}
+
+#[test]
+fn who_gains_no_more_on_its_own_data_than_elsewhere_is_drawn_until_a_replay_finds_it_right() {
+    let mut ledger = ledger(|round| (round.replay_ppm, round.probation) = (0, 0));
+    let mut rounds = 0;
+    let (number, by) = loop {
+        rounds += 1;
+        ledger.open_round(0..5);
+        ledger.block((0..5).map(|i| ledger.commit(i)).collect());
+        let number = ledger.state.round().number;
+        let verdicts = (0..5).map(|judge| {
+            let mut findings = ledger.findings(judge, |_| 2_000_000);
+            let measured = findings.iter_mut().filter(|finding| finding.loss.is_some());
+            measured.for_each(|finding| finding.own = Some(if finding.node == id(3) { -2 } else { 100 }));
+            ledger.sign(&node_key(judge), Body::Verdict { round: number, findings })
+        });
+        let verdicts = verdicts.collect();
+        ledger.block(verdicts);
+        let root = Hash([number as u8 + 10; 32]);
+        ledger.block((0..5).map(|i| ledger.vote(i, root, 2_000_000)).collect());
+        ledger.block(vec![]);
+        let drawn: Vec<_> =
+            ledger.state.replays().map(|(round, maker, replay)| (round, maker, replay.replayer)).collect();
+        match drawn[..] {
+            [] => assert!(rounds < 10, "it is not drawn"),
+            [(round, maker, Some(by))] if maker == id(3) => break (round, (0..5).find(|i| id(*i) == by).unwrap()),
+            _ => panic!("{drawn:?}"),
+        }
+    };
+    assert!(rounds > 2, "one round tells little");
+    let report = Body::Replayed { round: number, node: id(3), trace: Some(trace(3)) };
+    let report = ledger.sign(&node_key(by), report);
+    ledger.block(vec![report]);
+    assert_eq!(ledger.founder(3).own_ppm, 1_000_000);
 }
 
 #[test]
