@@ -289,16 +289,18 @@ fn found(row: &Row) -> String {
         return String::new();
     }
     let honest = (row.nodes - row.byzantine) as usize;
-    let alike = |nodes: &dyn Fn(&[Option<Score>]) -> Vec<Option<Score>>| {
-        let all: Vec<Score> = row.scores.iter().flat_map(|round| nodes(round)).flatten().collect();
+    let alike = |is_honest: bool| {
+        let nodes = row.scores.iter().flat_map(|round| round.iter().enumerate());
+        let all: Vec<&Score> =
+            nodes.filter(|(i, _)| (*i < honest) == is_honest).filter_map(|(_, score)| score.as_ref()).collect();
         100.0 * all.iter().filter(|score| score.alike).count() as f64 / all.len().max(1) as f64
     };
     format!(
         "{}{}  alike: {:.0} % of the attackers', {:.0} % of the honest",
         line("losses", BY_LOSS),
         line("own data", BY_OWN),
-        alike(&|round| round[honest..].to_vec()),
-        alike(&|round| round[..honest].to_vec())
+        alike(false),
+        alike(true)
     )
 }
 
