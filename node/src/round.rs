@@ -127,7 +127,7 @@ fn losses(round: &Round, commit: &Commit) -> String {
 fn score(view: &RoundView, maker: &NodeId) -> String {
     let Some(scores) = view.scores.get(maker) else { return "none: the ledger has forgotten the node".into() };
     format!(
-        "over rounds up to now: {:.2} % more pay for its losses; on its own data it gains {:.2} times as much more as the middle one does",
+        "over rounds up to now: {:.2} % more pay for its losses; on its own data it gains {:.2} of what is usual",
         scores.quality_ppm as f64 / 1e4,
         scores.own_ppm as f64 / 1e6
     )

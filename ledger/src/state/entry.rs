@@ -268,7 +268,7 @@ pub struct Node {
     pub slashed_height: u64,
     /// Running average of its quality bonus, in ppm above 1.
     pub score_ppm: u64,
-    /// Running average of how much more its updates gain on their own data than elsewhere, in ppm of what the round's middle one does.
+    /// Running average of how much more its updates gain on their own data than elsewhere, in ppm of what is usual in a round.
     pub own_ppm: i64,
     /// Accepted contributions by epoch, inside the activity window.
     pub work: BTreeMap<u64, u32>,

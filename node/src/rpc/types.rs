@@ -340,7 +340,7 @@ pub struct RoundView {
 pub struct Scores {
     /// What its losses earn beyond plain work.
     pub quality_ppm: u64,
-    /// How much more its updates gain on their own data than elsewhere, as a share of what the middle one of a round does.
+    /// How much more its updates gain on their own data than elsewhere, as a share of what is usual in a round.
     pub own_ppm: i64,
 }
 
