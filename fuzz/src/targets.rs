@@ -250,7 +250,7 @@ fn stage_frames(data: &[u8]) {
             Err(_) => drop(stage.gone(from)),
         }
         rest = &after[size..];
-        let jobs = stage.batch(16, 4, 5);
+        let jobs = stage.batch(16, 5);
         for job in jobs {
             let positions = job.input.positions(2);
             let rows = if job.sample == 0 { vec![0.5; 2 * positions] } else { Vec::new() };

@@ -44,10 +44,8 @@ const MAIL: usize = 256;
 const IDLE: Duration = Duration::from_secs(60);
 /// Bytes of a receipt, at most.
 const MAX_RECEIPT: usize = 1024;
-/// The least piece of a prompt, and as many as an engine takes at once.
+/// The least piece of a prompt.
 const PIECE: usize = 4;
-/// Positions that show what each more takes.
-const SEVERAL: usize = 9;
 
 /// What a worker is sent.
 #[allow(clippy::large_enum_variant)] // Nearly all of it is frames.
@@ -83,12 +81,14 @@ pub struct Setup {
 }
 
 impl Setup {
-    /// Guesses for the sessions that begin here, where a position more takes so long.
-    fn drafts(&self, engine: &Engine, more: Duration) -> Result<Drafts> {
+    /// Guesses for the sessions that begin here.
+    fn drafts(&self, engine: &Engine, one: Duration) -> Result<Drafts> {
+        const SEVERAL: usize = 9;
         if self.draft == Guess::Never {
             return Ok(Drafts::none());
         }
         let shape = engine.shape();
+        let more = pass(engine, SEVERAL).saturating_sub(one) / (SEVERAL as u32 - 1);
         let all = more * shape.layers as u32 / engine.layers().max(1) as u32;
         let (Guess::Model(folder), 0) = (&self.draft, self.layers.start) else {
             return Ok(Drafts::new(None, all, 0));
@@ -128,15 +128,8 @@ impl Worker {
         let engine = setup.model.load(setup.layers.clone(), setup.threads)?;
         let one = pass(&engine, 1);
         let layer_us = u32::try_from(one.as_micros() / engine.layers().max(1) as u128).unwrap_or(u32::MAX).max(1);
-        let more = pass(&engine, SEVERAL).saturating_sub(one) / (SEVERAL as u32 - 1);
-        let draft: Box<dyn Draft> = Box::new(setup.drafts(&engine, more)?);
-        // Without a stage behind, nobody waits for a part of them.
-        let together = match setup.layers.len() < engine.shape().layers {
-            true => (one.as_nanos() / more.as_nanos().max(1)) as usize,
-            false => BATCH,
-        };
-        let computer = Computer::new(setup, engine, layer_us, together, draft, Arc::downgrade(hub));
-        let computer = Arc::new(Mutex::new(computer));
+        let draft: Box<dyn Draft> = Box::new(setup.drafts(&engine, one)?);
+        let computer = Arc::new(Mutex::new(Computer::new(setup, engine, layer_us, draft, Arc::downgrade(hub))));
         let (mail, (ends, over)) = (Arc::<Mutex<VecDeque<Inbound>>>::default(), watch::channel(false));
         let (own, own_mail, niceness) = (computer.clone(), mail.clone(), setup.niceness);
         let work = move || {
@@ -217,22 +210,13 @@ struct Computer {
     least: f64,
     /// Positions in a second, when there are several.
     speed: f64,
-    /// Positions that take as long to be computed as the weights take to be read: from there on the stage behind may as well begin.
-    together: usize,
     leaving: bool,
     over: bool,
     swept: Instant,
 }
 
 impl Computer {
-    fn new(
-        setup: &Setup,
-        engine: Engine,
-        layer_us: u32,
-        together: usize,
-        draft: Box<dyn Draft>,
-        hub: Weak<Hub>,
-    ) -> Computer {
+    fn new(setup: &Setup, engine: Engine, layer_us: u32, draft: Box<dyn Draft>, hub: Weak<Hub>) -> Computer {
         let shape = engine.shape();
         let paid_for = hub.upgrade().is_some_and(|hub| hub.price() > Amount::ZERO);
         let served = Served {
@@ -256,7 +240,6 @@ impl Computer {
             first: setup.layers.start,
             least,
             speed: 1.0 / least,
-            together: together.next_multiple_of(PIECE).clamp(PIECE, BATCH),
             leaving: false,
             over: false,
             swept: Instant::now(),
@@ -296,7 +279,7 @@ impl Computer {
                 return State::Busy;
             }
             let piece = (self.speed * PASS.as_secs_f64()) as usize;
-            let jobs = self.stage.batch(BATCH, self.together, piece.clamp(PIECE, BATCH));
+            let jobs = self.stage.batch(BATCH, piece.clamp(PIECE, BATCH));
             self.pass(&jobs);
         }
     }

@@ -330,9 +330,8 @@ impl Stage {
     }
 
     /// What to compute next: at most `positions` in all and `piece` of one session, all through the same layers. Whoever waited longest comes first, but
-    /// single tokens before pieces of prompts, of which one at most is in a batch. Once tokens are `together` positions the others' wait for the
-    /// next one: the stage behind has something to do meanwhile.
-    pub fn batch(&mut self, positions: usize, together: usize, piece: usize) -> Vec<Job> {
+    /// single tokens before pieces of prompts, of which one at most is in a batch.
+    pub fn batch(&mut self, positions: usize, piece: usize) -> Vec<Job> {
         let mut ready: Vec<(bool, u64, SessionId)> = Vec::new();
         for (id, session) in &self.sessions {
             let waiting = session.waiting(&self.served);
@@ -347,8 +346,7 @@ impl Stage {
         let (mut left, mut jobs) = (positions, Vec::new());
         for (long, _, id) in ready {
             let Some(session) = self.sessions.get_mut(&id) else { continue };
-            let enough = left == 0 || !long && positions - left >= together;
-            if enough || layers != session.layers {
+            if left == 0 || layers != session.layers {
                 continue;
             }
             if let Some(job) = session.job(&self.served, id, left.min(piece), &mut *self.draft) {

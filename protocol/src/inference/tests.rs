@@ -363,7 +363,7 @@ impl World {
             self.act(i, effects);
         }
         let piece = 1 + self.draws.below(40) as usize;
-        let jobs = self.machines[i].stage.batch(64, 1 + piece % 5, piece);
+        let jobs = self.machines[i].stage.batch(64, piece);
         if !jobs.is_empty() {
             let positions: usize = jobs.iter().map(|job| job.input.positions(WIDTH)).sum();
             self.machines[i].work = Some(jobs);

@@ -65,7 +65,7 @@ impl Alone {
     fn compute(&mut self) -> Vec<stage::Effect> {
         let mut effects = Vec::new();
         loop {
-            let Some(job) = self.stage.batch(1, 1, 64).pop() else { return effects };
+            let Some(job) = self.stage.batch(1, 64).pop() else { return effects };
             let rows = match &job.input {
                 Input::Tokens(tokens) => tokens.iter().flat_map(|token| embed(*token)).collect(),
                 Input::Rows(rows) => rows.clone(),
