@@ -239,6 +239,7 @@ fn stage_frames(data: &[u8]) {
         vocabulary: 100,
         context: 64,
         memory: 1 << 16,
+        owner: *node_key(0).public(),
         paid: false,
     };
     let mut stage = Stage::new(served, Box::new(Echo));

@@ -3,7 +3,7 @@
 //!
 //!     cargo run -p ailo-node --example pipeline -- [--kills N | --namespaces NAME | --large]
 //!
-//! With --namespaces node i runs in the network namespace NAMEi and has the address 10.77.0.(i + 1) there; whoever made them says how long
+//! With --namespaces node i runs in the network namespace NAMEi and has the address 10.77.0.(i + 1) there; `scripts/delay-net` makes them and says how long
 //! packets take between them.
 
 #[path = "../../tests/common/pipeline.rs"]

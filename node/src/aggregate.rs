@@ -6,9 +6,12 @@ use ailo_protocol::{
     aggregation::{Aggregation, Pre},
     file::write_atomically,
 };
-use ailo_training::aggregate::{aggregate, buckets};
+use ailo_training::{
+    aggregate::{aggregate, buckets},
+    checkpoint::{floats, mapped},
+};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
-use std::{fs::File, io::Read, path::Path};
+use std::{borrow::Cow, path::Path};
 
 /// Reads `updates` from the one file, and writes `aggregate` to the other.
 pub fn command(args: &AggregateArgs) -> Result<(), NodeError> {
@@ -23,7 +26,8 @@ pub fn command(args: &AggregateArgs) -> Result<(), NodeError> {
         smoothing: args.smoothing,
         weiszfeld_steps: args.weiszfeld_steps,
     };
-    let updates = read(&args.input)?;
+    let bytes = mapped(&args.input)?.1;
+    let updates = read(&args.input, &bytes)?;
     let mut seed = Hash::ZERO;
     seed.0[..8].copy_from_slice(&args.seed.to_le_bytes());
     let rows: Vec<&[f32]> = updates.rows().collect();
@@ -39,30 +43,22 @@ pub fn command(args: &AggregateArgs) -> Result<(), NodeError> {
 }
 
 /// n updates, one after another.
-struct Updates {
+struct Updates<'a> {
     count: usize,
-    numbers: Vec<f32>,
+    numbers: Cow<'a, [f32]>,
 }
 
-impl Updates {
+impl Updates<'_> {
     fn rows(&self) -> impl Iterator<Item = &[f32]> {
         let len = self.numbers.len() / self.count.max(1);
         (0..self.count).map(move |i| &self.numbers[i * len..][..len])
     }
 }
 
-fn read(path: &Path) -> Result<Updates, NodeError> {
+/// The updates in the file at `path`, which holds `bytes`.
+fn read<'a>(path: &Path, bytes: &'a [u8]) -> Result<Updates<'a>, NodeError> {
     let unusable = |why: String| NodeError::Usage(format!("{} cannot be aggregated: {why}", path.display()));
-    let failed = |e| NodeError::file("read", path, e);
-    let file = File::open(path).map_err(failed)?;
-    let meta = file.metadata().map_err(failed)?;
-    if !meta.is_file() {
-        return Err(unusable("it is no file".into()));
-    }
-    // No more than the file has now, should it grow.
-    let mut bytes = Vec::new();
-    file.take(meta.len()).read_to_end(&mut bytes).map_err(failed)?;
-    let tensors = SafeTensors::deserialize(&bytes)
+    let tensors = SafeTensors::deserialize(bytes)
         .map_err(|e| unusable(format!("it is not a safetensors file ({e}); write it with safetensors")))?;
     let found = || tensors.names().iter().map(|name| format!("'{name}'")).collect::<Vec<_>>().join(", ");
     let updates = tensors.tensor("updates").map_err(|_| {
@@ -78,8 +74,7 @@ fn read(path: &Path) -> Result<Updates, NodeError> {
         let shape = updates.shape();
         return Err(unusable(format!("'updates' has the shape {shape:?}; give it two dimensions, [updates, numbers]")));
     };
-    let (numbers, _) = updates.data().as_chunks::<4>();
-    Ok(Updates { count, numbers: numbers.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect() })
+    Ok(Updates { count, numbers: floats(updates.data()) })
 }
 
 fn write(path: &Path, mean: &[f32]) -> Result<(), NodeError> {

@@ -91,5 +91,6 @@ body_from! {
         Pong: Pong,
         Signed: Signed,
         Pay: Pay,
+        Wait: Wait,
     }
 }

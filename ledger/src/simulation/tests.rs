@@ -228,7 +228,7 @@ fn an_equivocator_with_stake_loses_a_part_of_it_and_its_place_among_the_validato
 
 #[test]
 fn who_forges_work_is_found_out_and_who_does_not_is_left_alone_whatever_a_byzantine_judge_says() {
-    world(6, 4, 0, &[(3, Conduct::Withholds)], |world| {
+    world(8, 4, 0, &[(3, Conduct::Withholds)], |world| {
         world.start_all()?;
         let happened = |world: &World, what: &str| world.happened.get(what).copied().unwrap_or(0);
         while happened(world, "forgeries found") == 0 || happened(world, "challenges dismissed") == 0 {

@@ -235,6 +235,7 @@ impl State {
                 minted_epoch: 0,
                 minted: Amount::ZERO,
                 train_ms: params.round.max_train_ms,
+                patience: 0,
             },
         );
         state.set(Key::Round, Round::gathering(0, genesis.model_root, 0, params.round.open_wait_ms));

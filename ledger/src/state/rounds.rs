@@ -39,6 +39,8 @@ use ailo_protocol::{
 
 /// Contributions that make up for a miss.
 pub(super) const MAKES_UP: u32 = 4;
+/// Doublings of the time that validators have, at most.
+const MAX_PATIENCE: u32 = 6;
 
 impl State {
     /// Nodes that may take part in a round that opened now; places may be fewer.
@@ -306,7 +308,7 @@ impl Executor {
 
     fn draw_committee(&mut self, mut round: Round) {
         let params = &self.state.params().round;
-        let (members, verify_ms) = (params.committee as usize, params.verify_ms);
+        let (members, verify_ms) = (params.committee as usize, self.patiently(params.verify_ms));
         let mut validators: Vec<NodeId> = round.power.0.iter().map(|validator| validator.node).collect();
         let old: Vec<NodeId> = validators.iter().copied().filter(|node| self.state.has_old_key(node)).collect();
         if !old.is_empty() {
@@ -323,9 +325,12 @@ impl Executor {
         let invalid = round.contributions.iter().filter(|(_, c)| !round.power.is_quorum(total - c.invalid));
         invalid.for_each(|(id, _)| self.note_miss(*id, round.number, false));
         if round.accepted().len() < round.needed() {
+            if !round.is_decided() {
+                self.be_patient();
+            }
             return self.abort(&round, AbortReason::TooFewAccepted);
         }
-        let vote_ms = self.state.params().round.vote_ms;
+        let vote_ms = self.patiently(self.state.params().round.vote_ms);
         self.enter_phase(round, Phase::Vote, vote_ms);
     }
 
@@ -338,11 +343,24 @@ impl Executor {
         } else if !tally.values().chain([&0]).any(|power| round.power.is_quorum(power + missing)) {
             self.abort(&round, AbortReason::VoteSplit);
         } else if late {
+            self.be_patient();
             self.abort(&round, AbortReason::VoteDeadline);
         } else {
             return false;
         }
         true
+    }
+
+    /// A deadline for validators, as often doubled as they were late.
+    fn patiently(&self, ms: u64) -> u64 {
+        ms.saturating_mul(1 << self.state.model().patience.min(MAX_PATIENCE))
+    }
+
+    /// Validators were too late: they get more time from now on.
+    fn be_patient(&mut self) {
+        let mut model = self.state.model().clone();
+        model.patience = (model.patience + 1).min(MAX_PATIENCE);
+        self.set(Key::Model, model);
     }
 
     fn abort(&mut self, round: &Round, reason: AbortReason) {
@@ -393,6 +411,7 @@ impl Executor {
         model.loss = Some(loss);
         model.root = root;
         model.steps += 1;
+        model.patience = model.patience.saturating_sub(1);
         model.train_ms = reward::train_ms(round.contributions.values().map(|c| c.after_ms).collect(), &params);
         self.set(Key::Model, model);
         let closed_age = self.state.age_ms();

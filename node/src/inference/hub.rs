@@ -281,7 +281,7 @@ impl Hub {
         let (Some(body), Ok(session)) = (&frame.body, SessionId::try_from(&*frame.session)) else { return };
         // Some kinds go both ways; who they are not for drops them.
         let (client, stage) = match body {
-            Body::Opened(_) | Body::Failed(_) | Body::Place(_) => (true, false),
+            Body::Opened(_) | Body::Failed(_) | Body::Place(_) | Body::Wait(_) => (true, false),
             Body::Tokens(_) | Body::Have(_) | Body::Signed(_) => (true, true),
             _ => (false, true),
         };

@@ -55,8 +55,9 @@ pub struct Session {
     signed: Vec<Signed>,
     /// What each stage asked for a unit, positions that it is paid for, and what says so.
     paid: HashMap<NodeId, (Amount, u32, Option<Pay>)>,
-    /// From the request to the first token.
+    /// From the request to the first token, and who was told.
     latency_ms: u32,
+    attested: HashSet<NodeId>,
     over: bool,
 }
 
@@ -67,6 +68,8 @@ pub struct Reach {
     pub near: HashMap<NodeId, u32>,
     /// Who is left out if there is a way without them. Such a text is a spot check, and read again by whoever asked for it.
     pub avoid: HashSet<NodeId>,
+    /// Whose text it is, among those whom this node answers: only theirs are gone on with.
+    pub owner: Hash,
 }
 
 /// What is known when a route is looked for.
@@ -97,7 +100,8 @@ impl Session {
     /// Asks for what follows `tokens`, which are one at least.
     pub fn start(hub: &Arc<Hub>, model: &Arc<Model>, reach: Reach, tokens: Vec<u32>, sampling: Sampling) -> Session {
         let nonce = Hash(keys::random_bytes()).stream().next_u64();
-        let request = Request { model: model.id, layers: model.shape.layers as u32, tokens, sampling };
+        let request =
+            Request { model: model.id, layers: model.shape.layers as u32, tokens, sampling, owner: reach.owner };
         let (limit, sampling) = (request.sampling.limit as usize, request.sampling.clone());
         let client = Client::new(hub.node(), nonce, request);
         let mut session = Session {
@@ -112,6 +116,7 @@ impl Session {
             signed: Vec::new(),
             paid: HashMap::new(),
             latency_ms: u32::MAX,
+            attested: HashSet::new(),
             over: false,
         };
         let effects = session.client.start(0, &mut Now { hub, model: model.id, reach: &session.reach });
@@ -163,8 +168,10 @@ impl Session {
             // The price is that of the session's beginning.
             let asked = || self.hub.known().price(&node).unwrap_or_default();
             let (price, paid) = self.paid.get(&node).map_or_else(|| (asked(), 0), |(price, paid, _)| (*price, *paid));
-            let upto = (known + AHEAD).min(limit);
-            if price == Amount::ZERO || paid >= (known + AHEAD / 2).min(limit) {
+            // The first token tells how fast the request was answered: that is attested at once.
+            let news = self.latency_ms < u32::MAX && self.attested.insert(node);
+            let upto = if paid >= (known + AHEAD / 2).min(limit) { paid } else { (known + AHEAD).min(limit) };
+            if price == Amount::ZERO || upto == paid && !(news && paid > 0) {
                 continue;
             }
             if price > pays.most() {

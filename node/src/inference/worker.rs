@@ -7,9 +7,9 @@ use super::{
     hub::{Hub, Room},
     model::Model,
 };
-use ailo_proto::{Candidate, Failed, FailedWhy, Frame, Logprob, Pay, Sampling as Wire, frame::Body};
+use ailo_proto::{Candidate, Failed, FailedWhy, Frame, Logprob, Pay, Sampling as Wire, Wait, frame::Body};
 use ailo_protocol::{
-    Amount, Hash, NodeId, canonical,
+    Amount, Hash, NodeId, PublicKey, canonical,
     inference::{
         MAX_ROOM, SessionId,
         stage::{Done, Draft, Effect, Input, Job, Served, Stage},
@@ -26,7 +26,10 @@ use ailo_training::{
 use std::{
     collections::{HashMap, VecDeque},
     ops::Range,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
     thread::Thread,
     time::{Duration, Instant},
 };
@@ -40,8 +43,10 @@ const PASS: Duration = Duration::from_millis(30);
 const BRIEF: Duration = Duration::from_millis(1);
 /// Frames that are read before something is computed, at most.
 const MAIL: usize = 256;
-/// A session that nothing is heard of for twice as long is over.
-const IDLE: Duration = Duration::from_secs(60);
+/// How often sessions are looked at that nothing is heard of.
+const SWEEP: Duration = Duration::from_secs(10);
+/// What is asked while a pass is under way that takes longer is told to wait: the stage is not dead.
+const LONG: Duration = Duration::from_millis(100);
 /// Bytes of a receipt, at most.
 const MAX_RECEIPT: usize = 1024;
 /// The least piece of a prompt.
@@ -116,6 +121,8 @@ pub struct Worker {
     computer: Arc<Mutex<Computer>>,
     over: watch::Receiver<bool>,
     thread: Thread,
+    hub: Weak<Hub>,
+    long: Arc<Long>,
 }
 
 impl Worker {
@@ -129,7 +136,9 @@ impl Worker {
         let one = pass(&engine, 1);
         let layer_us = u32::try_from(one.as_micros() / engine.layers().max(1) as u128).unwrap_or(u32::MAX).max(1);
         let draft: Box<dyn Draft> = Box::new(setup.drafts(&engine, one)?);
-        let computer = Arc::new(Mutex::new(Computer::new(setup, engine, layer_us, draft, Arc::downgrade(hub))));
+        let long = Arc::<Long>::default();
+        let computer = Computer::new(setup, engine, layer_us, draft, (Arc::downgrade(hub), long.clone()));
+        let computer = Arc::new(Mutex::new(computer));
         let (mail, (ends, over)) = (Arc::<Mutex<VecDeque<Inbound>>>::default(), watch::channel(false));
         let (own, own_mail, niceness) = (computer.clone(), mail.clone(), setup.niceness);
         let work = move || {
@@ -138,20 +147,26 @@ impl Worker {
             let _over = Over(ends);
             while let Ok(State::Idle | State::Busy) = own.lock().map(|mut computer| computer.work(&own_mail, None)) {
                 // Mail that came since has left a token, and parks nothing. Without any, sessions are forgotten, too.
-                std::thread::park_timeout(IDLE);
+                std::thread::park_timeout(SWEEP);
             }
         };
         let thread = std::thread::Builder::new().name("inference".into()).spawn(work);
         let thread = thread.map_err(|_| TrainingError::Generate("no thread can be started"))?.thread().clone();
         // A model that guesses takes as long as it takes.
         let brief = setup.niceness == 0 && !matches!(setup.draft, Guess::Model(_));
-        Ok(Worker { layer_us, brief, mail, computer, over, thread })
+        Ok(Worker { layer_us, brief, mail, computer, over, thread, hub: Arc::downgrade(hub), long })
     }
 
     /// Sends something; nothing happens once it has ended.
     pub fn send(&self, inbound: Inbound) {
         if self.ended() {
             return;
+        }
+        if let Inbound::Frame(from, Frame { session, body: Some(Body::Open(_) | Body::Where(_)) }, _) = &inbound
+            && let (Some(ms), Some(hub)) = (self.long.left(), self.hub.upgrade())
+            && let (Ok(session), true) = (SessionId::try_from(&**session), from != hub.node())
+        {
+            hub.send(*from, Frame::of(session, Wait { ms }));
         }
         self.post().push_back(inbound);
         let mut state = if self.brief { State::Idle } else { State::Busy };
@@ -176,6 +191,34 @@ impl Worker {
     /// Until its thread has ended.
     pub async fn end(&self) {
         let _ = self.over.clone().wait_for(|over| *over).await; // Who should say so is gone, then.
+    }
+}
+
+/// Until when a long pass that is under way may take, in milliseconds since it was made; 0: there is none.
+struct Long(Instant, AtomicU64);
+
+impl Default for Long {
+    fn default() -> Long {
+        Long(Instant::now(), AtomicU64::new(0))
+    }
+}
+
+impl Long {
+    /// A pass begins that should take so many seconds. Twice that is believed: later it hangs.
+    fn begin(&self, seconds: f64) {
+        let until = self.0.elapsed().as_secs_f64() + 2.0 * seconds;
+        let until = if seconds > LONG.as_secs_f64() { (until * 1e3) as u64 } else { 0 };
+        self.1.store(until, Ordering::Relaxed);
+    }
+
+    fn end(&self) {
+        self.1.store(0, Ordering::Relaxed);
+    }
+
+    /// Milliseconds that are left of it.
+    fn left(&self) -> Option<u32> {
+        let left = self.1.load(Ordering::Relaxed).checked_sub(self.0.elapsed().as_millis() as u64)?;
+        u32::try_from(left).ok().filter(|left| *left > 0)
     }
 }
 
@@ -213,10 +256,17 @@ struct Computer {
     leaving: bool,
     over: bool,
     swept: Instant,
+    long: Arc<Long>,
 }
 
 impl Computer {
-    fn new(setup: &Setup, engine: Engine, layer_us: u32, draft: Box<dyn Draft>, hub: Weak<Hub>) -> Computer {
+    fn new(
+        setup: &Setup,
+        engine: Engine,
+        layer_us: u32,
+        draft: Box<dyn Draft>,
+        (hub, long): (Weak<Hub>, Arc<Long>),
+    ) -> Computer {
         let shape = engine.shape();
         let paid_for = hub.upgrade().is_some_and(|hub| hub.price() > Amount::ZERO);
         let served = Served {
@@ -228,6 +278,7 @@ impl Computer {
             vocabulary: shape.vocabulary as u32,
             context: shape.context.min(MAX_ROOM),
             memory: setup.memory,
+            owner: hub.upgrade().map_or(PublicKey([0; 32]), |hub| *hub.node()),
             paid: paid_for,
         };
         let least = f64::from(layer_us) * engine.layers() as f64 / 1e6;
@@ -243,6 +294,7 @@ impl Computer {
             leaving: false,
             over: false,
             swept: Instant::now(),
+            long,
         }
     }
 
@@ -258,7 +310,7 @@ impl Computer {
                 self.take(inbound);
                 read += 1;
             }
-            if self.swept.elapsed() > IDLE {
+            if self.swept.elapsed() >= SWEEP {
                 self.swept = Instant::now();
                 let effects = self.stage.sweep();
                 self.act(effects);
@@ -280,7 +332,9 @@ impl Computer {
             }
             let piece = (self.speed * PASS.as_secs_f64()) as usize;
             let jobs = self.stage.batch(BATCH, piece.clamp(PIECE, BATCH));
+            self.long.begin(self.takes(&jobs));
             self.pass(&jobs);
+            self.long.end();
         }
     }
 
@@ -327,7 +381,8 @@ impl Computer {
             return Vec::new();
         };
         let (Some(cashier), upto) = (&hub.cashier, pay.upto as usize) else { return Vec::new() };
-        let Some(more) = upto.checked_sub(paid).filter(|more| *more > 0) else { return Vec::new() };
+        // None more: the request was answered sooner than the last receipt says.
+        let Some(more) = upto.checked_sub(paid) else { return Vec::new() };
         let (total, model) = (self.engine.shape().layers as u32, self.model);
         let (node, price) = (*hub.node(), Amount::ZERO);
         let service = Service { node, model, first: layers.start, end: layers.end, total, price };
@@ -382,9 +437,22 @@ impl Computer {
                         self.caches.insert(new, cache);
                     }
                 }
+                Effect::Copy { from, to, positions, room } => {
+                    if let Some(cache) = self.caches.get(&from) {
+                        let copy = cache.beginning(positions, room);
+                        self.caches.insert(to, copy);
+                    }
+                }
                 Effect::Free(id) => drop(self.caches.remove(&id)),
             }
         }
+    }
+
+    /// Seconds that a pass should take.
+    fn takes(&self, jobs: &[Job]) -> f64 {
+        let width = self.engine.shape().width;
+        let positions: usize = jobs.iter().map(|job| job.input.positions(width)).sum();
+        self.least.max(positions as f64 / self.speed)
     }
 
     /// Computes all jobs, and takes what came of each.

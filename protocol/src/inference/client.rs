@@ -8,7 +8,7 @@ use super::{
     proof::{self, Signed, Statement},
     session_id,
 };
-use crate::{Hash, NodeId, Signature};
+use crate::{Hash, NodeId, Signature, hash::Domain};
 use ailo_proto::{
     Bytes, Close, FailedWhy, Finish, Frame, Have, Input, Logprob, Open, Place, Route, Sampling, Tokens, Where,
     frame::Body,
@@ -58,6 +58,8 @@ pub struct Request {
     pub tokens: Vec<u32>,
     /// How tokens are chosen, and where the text ends.
     pub sampling: Sampling,
+    /// Whose text it is, among those whom this node asks for: stages go on with what they have of one's texts for no one else.
+    pub owner: Hash,
 }
 
 /// Stages one behind the other, with the layers of each.
@@ -141,6 +143,8 @@ struct Hop {
     since: u64,
     /// It has said that it will end.
     leaves: bool,
+    /// Until when it has asked to wait: it computes, for others.
+    waits: u64,
 }
 
 /// A question where all are.
@@ -234,6 +238,7 @@ impl Client {
                         asked.answers.insert(from, place);
                     }
                 }
+                Body::Wait(wait) => self.hops[hop].waits = now + u64::from(wait.ms).min(BUSY_MS),
                 _ => {}
             }
         }
@@ -284,15 +289,20 @@ impl Client {
 
     /// Time passes.
     pub fn tick(&mut self, now: u64, routes: &mut dyn Routes) -> Vec<Effect> {
+        // Who computes for others answers later, but not much.
+        let waits = |hop: &Hop, since: u64| !hop.open && now < hop.waits.min(since + BUSY_MS);
+        let waited = |since: u64| self.hops.iter().any(|hop| waits(hop, since));
         if self.ended {
-        } else if self.broken.is_some_and(|since| now >= since + REPAIR_MS) {
+        } else if self.broken.is_some_and(|since| now >= since + REPAIR_MS && !waited(since)) {
             let missing = self.missing();
             let (from, to) = (missing.start, missing.end.saturating_sub(1));
             let last = if self.last.is_empty() { String::new() } else { format!(" ({})", self.last) };
             self.end(format!("no node that can be reached serves layers {from} to {to} of the model{last}"));
         } else {
             let late = self.opening.is_some_and(|since| now >= since + OPEN_MS);
-            let slow = self.hops.iter().filter(|hop| late && !hop.open && hop.node != self.me).map(|hop| hop.node);
+            let since = self.opening.unwrap_or(now);
+            let slow = |hop: &&Hop| late && !hop.open && hop.node != self.me && !waits(hop, since);
+            let slow = self.hops.iter().filter(slow).map(|hop| hop.node);
             for node in slow.collect::<Vec<_>>() {
                 self.lose(now, node, "it did not answer in time", false, routes);
             }
@@ -393,7 +403,7 @@ impl Client {
         };
         self.effects.push(Effect::Send(node, Frame::of(self.id, open)));
         self.signed.retain(|_, (known, ..)| *known != node);
-        self.hops.push(Hop { node, layers, open: false, since: self.epoch + 1, leaves: false });
+        self.hops.push(Hop { node, layers, open: false, since: self.epoch + 1, leaves: false, waits: 0 });
     }
 
     /// Tells everybody the route, once all are open.
@@ -644,6 +654,11 @@ impl Client {
         if now < asked.at + WHERE_MS {
             return;
         }
+        // Who computes for others says where it is when it has done so.
+        if self.hops.iter().any(|hop| now < hop.waits) && now < self.heard + BUSY_MS {
+            self.asked = None;
+            return;
+        }
         let answers = std::mem::take(&mut asked.answers);
         let Some(before) = asked.before.take() else {
             self.ask(now, Some(answers));
@@ -693,7 +708,8 @@ impl Client {
     fn chunks(&mut self) -> Vec<Bytes> {
         let whole = self.tokens.len() / CHUNK;
         let _ = whole.checked_sub(1).and_then(|last| self.text(last)); // Makes them, up to the last.
-        self.texts[..whole].iter().map(|hash| hash.0.to_vec().into()).collect()
+        let owned = |hash: &Hash| Hash::of_parts(Domain::Session, &[b"owned", &self.request.owner.0, &hash.0]);
+        self.texts[..whole].iter().map(|hash| owned(hash).0.to_vec().into()).collect()
     }
 
     fn end(&mut self, why: String) {

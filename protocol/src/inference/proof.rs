@@ -298,7 +298,7 @@ impl Truth<'_> {
 }
 
 /// What a stage knows of its session's chunks: what came, what it gave out, and what the one before says.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Book {
     /// Rows that came, of positions from `from` on; none at the first stage.
     came: Vec<f32>,

@@ -27,6 +27,11 @@ const ROWS_BYTES: usize = 64 << 10;
 const FREE_REWINDS: usize = 16 * 2 * CHUNK;
 /// Words of stages behind that wait for an epoch, at most.
 const MAX_EARLY: usize = 4;
+/// Of sessions and their memory one client has so large a part at most, once it has a session.
+const OF_CLIENT: u64 = 2;
+/// Sweeps after which a session ends that nothing was heard of, and one that nothing was paid for where that is asked.
+const FORGOTTEN: u8 = 12;
+const UNPAID: u8 = 2;
 /// Drafts behind a token, at most.
 pub const MAX_DRAFTS: usize = 32;
 
@@ -49,6 +54,8 @@ pub struct Served {
     pub context: usize,
     /// Bytes that all sessions together may take.
     pub memory: u64,
+    /// Who runs the stage: its own sessions may take all of it.
+    pub owner: NodeId,
     /// Whether positions are computed only once they are paid for: see [`Stage::pay`].
     pub paid: bool,
 }
@@ -74,6 +81,17 @@ pub enum Effect {
     Cache(SessionId, Range<u32>, usize),
     /// The cache of one session is another's from now on, with room for so many positions at least.
     Adopt(SessionId, SessionId, usize),
+    /// A session's cache begins as another's does, with so many of its positions and room for so many: what follows `positions` stays the other's.
+    Copy {
+        /// Whose cache is copied.
+        from: SessionId,
+        /// Whose cache it becomes.
+        to: SessionId,
+        /// Positions that both share.
+        positions: usize,
+        /// Positions that there is to be room for.
+        room: usize,
+    },
     /// Drop a cache.
     Free(SessionId),
 }
@@ -159,8 +177,9 @@ struct Session {
     wrote: usize,
     /// Positions that new epochs took back.
     rewound: usize,
-    /// Whether anything happened since the last [`Stage::sweep`].
-    touched: bool,
+    /// Sweeps since anything was heard of it, and since it began.
+    idle: u8,
+    age: u8,
 }
 
 /// A session's place in its route.
@@ -299,13 +318,21 @@ impl Stage {
         self.sessions.len()
     }
 
-    /// Ends sessions that nothing was heard of since the last time: a client that has forgotten one does not hold memory for ever.
+    /// To be called every ten seconds. Ends sessions that nothing was heard of for two minutes: a client that has forgotten one does not hold memory
+    /// for ever; and those that nothing was paid for, where that is asked.
     pub fn sweep(&mut self) -> Vec<Effect> {
-        let served = &self.served;
-        let idle = |session: &mut Session| !std::mem::take(&mut session.touched) && session.waiting(served) == 0;
-        let idle: Vec<_> = self.sessions.iter_mut().filter_map(|(id, s)| idle(s).then_some((*id, s.client))).collect();
-        for (id, client) in idle {
-            self.fail(client, id, refusal(FailedWhy::Full, "nothing was heard of the session for too long"));
+        let mut over = Vec::new();
+        for (id, session) in &mut self.sessions {
+            session.age = session.age.saturating_add(1);
+            session.idle = if session.waiting(&self.served) == 0 { session.idle + 1 } else { 0 };
+            if session.paid == 0 && session.age >= UNPAID {
+                over.push((*id, session.client, "nothing was paid for the session"));
+            } else if session.idle >= FORGOTTEN {
+                over.push((*id, session.client, "nothing was heard of the session for too long"));
+            }
+        }
+        for (id, client, why) in over {
+            self.fail(client, id, refusal(FailedWhy::Full, why));
         }
         std::mem::take(&mut self.effects)
     }
@@ -314,7 +341,7 @@ impl Stage {
     pub fn pay(&mut self, id: &SessionId, upto: usize) {
         if let Some(session) = self.sessions.get_mut(id) {
             session.paid = session.paid.max(upto);
-            session.touched = true;
+            session.idle = 0;
         }
     }
 
@@ -422,19 +449,22 @@ impl Stage {
             self.reserved -= self.kept.remove(place).map_or(0, |kept| kept.session.bytes);
             self.effects.push(Effect::Free(id));
         }
-        let kept = self.take_kept(from, id, &layers, &open.chunks, room);
         // Keys and values, rows that came, and rows that are given out.
-        let position = self.served.cache_bytes * layers.len() + 2 * 4 * self.served.width;
-        let bytes = ((position * room) as u64).max(kept.as_ref().map_or(0, |kept| kept.bytes));
-        while self.reserved + bytes > self.served.memory {
-            let Some(oldest) = self.kept.pop_front() else {
-                if kept.is_some() {
-                    self.effects.push(Effect::Free(id));
-                }
-                return Err(refusal(FailedWhy::Full, "no memory is left for a session of this length"));
-            };
-            self.reserved -= oldest.session.bytes;
-            self.effects.push(Effect::Free(oldest.id));
+        let bytes = ((self.served.cache_bytes * layers.len() + 2 * 4 * self.served.width) * room) as u64;
+        let own = self.sessions.values().filter(|session| session.client == from);
+        let (count, held) = own.fold((0, 0), |(count, held), session| (count + 1, held + session.bytes));
+        let much =
+            count + 1 > MAX_SESSIONS / OF_CLIENT as usize || held + bytes > self.served.memory / OF_CLIENT && count > 0;
+        if much && from != self.served.owner {
+            return Err(refusal(FailedWhy::Full, "one client's sessions take half of the memory at most"));
+        }
+        let kept = self.take_kept(from, id, &layers, &open.chunks, (room, bytes));
+        let bytes = bytes.max(kept.as_ref().map_or(0, |kept| kept.bytes));
+        if !self.frees(bytes, None) {
+            if kept.is_some() {
+                self.effects.push(Effect::Free(id));
+            }
+            return Err(refusal(FailedWhy::Full, "no memory is left for a session of this length"));
         }
         let mut session = kept.unwrap_or_else(|| {
             self.effects.push(Effect::Cache(id, layers.clone(), room));
@@ -444,33 +474,53 @@ impl Stage {
         self.turn += 1;
         (session.room, session.bytes, session.sampling, session.turn) = (room, bytes, sampling, self.turn);
         session.paid = if self.served.paid { 0 } else { usize::MAX };
-        session.touched = true;
+        (session.idle, session.age) = (0, 0);
         self.effects.push(Effect::Send(from, Frame::of(id, Opened { have: session.sure as u32 })));
         self.sessions.insert(id, session);
         Ok(())
     }
 
-    /// The closed session of the same client whose text begins most as this one's, cut to what they share.
+    /// Makes room for so many bytes, by closed sessions, oldest first, but not the one that is `spared`; whether there is room then.
+    fn frees(&mut self, bytes: u64, spared: Option<SessionId>) -> bool {
+        while self.reserved + bytes > self.served.memory {
+            let oldest = self.kept.iter().position(|kept| Some(kept.id) != spared);
+            let Some(oldest) = oldest.and_then(|place| self.kept.remove(place)) else { return false };
+            self.reserved -= oldest.session.bytes;
+            self.effects.push(Effect::Free(oldest.id));
+        }
+        true
+    }
+
+    /// What begins as the closed session of the same client does whose text begins most as this one's. If that goes on with all of it, it is that
+    /// session; else a copy of what both share, as long as there is memory for both: the other text may be gone on with, too.
     fn take_kept(
         &mut self,
         client: NodeId,
         id: SessionId,
         layers: &Range<u32>,
         chunks: &[ailo_proto::Bytes],
-        room: usize,
+        (room, bytes): (usize, u64),
     ) -> Option<Session> {
         let common = |kept: &Kept| kept.chunks.iter().zip(chunks).take_while(|(a, b)| a.0[..] == b[..]).count();
         let fits = |kept: &Kept| kept.session.client == client && kept.session.layers == *layers;
         let candidates = self.kept.iter().enumerate().filter(|(_, kept)| fits(kept)).map(|(i, kept)| (common(kept), i));
         let (shared, place) = candidates.max().filter(|(shared, _)| *shared > 0)?;
-        let Kept { id: old, mut session, .. } = self.kept.remove(place)?;
+        let (positions, width) = (shared * CHUNK, self.served.width);
+        let Kept { id: from, chunks, .. } = &self.kept[place];
+        let (from, whole) = (*from, shared == chunks.len());
+        if !whole && self.frees(bytes, Some(from)) {
+            let kept = self.kept.iter().find(|kept| kept.id == from)?;
+            self.effects.push(Effect::Copy { from, to: id, positions, room });
+            return Some(kept.session.beginning(positions, width));
+        }
+        let place = self.kept.iter().position(|kept| kept.id == from)?;
+        let mut session = self.kept.remove(place)?.session;
         self.reserved -= session.bytes;
-        self.effects.push(Effect::Adopt(old, id, room));
-        (session.route, session.ended, session.wrote) = (None, false, 0);
+        self.effects.push(Effect::Adopt(from, id, room));
+        (session.route, session.ended, session.wrote, session.rewound) = (None, false, 0, 0);
         session.early.clear();
-        session.rewind(shared * CHUNK, self.served.width);
-        session.book.reset(shared * CHUNK);
-        session.rewound = 0;
+        session.rewind(positions, width);
+        session.book.reset(positions);
         Some(session)
     }
 
@@ -478,8 +528,10 @@ impl Stage {
     fn route(&mut self, from: NodeId, id: SessionId, body: Body) -> Result<(), Refusal> {
         let served = &self.served;
         let Some(session) = self.sessions.get_mut(&id) else { return Ok(()) };
-        session.touched = true;
         let by_client = from == session.client;
+        if by_client || session.is_beside(&from) {
+            session.idle = 0;
+        }
         let epoch = session.route.as_ref().map(|route| route.epoch);
         match body {
             Body::Route(route) if by_client => session.reroute(served, id, route, &mut self.effects),
@@ -602,8 +654,26 @@ impl Session {
             paid: 0,
             wrote: 0,
             rewound: 0,
-            touched: true,
+            idle: 0,
+            age: 0,
         }
+    }
+
+    /// A session of the same client that begins with the first `positions` of this one, whole chunks of them.
+    fn beginning(&self, positions: usize, width: usize) -> Session {
+        let mut session = Session {
+            tokens: self.tokens[..positions.min(self.tokens.len())].to_vec(),
+            log: self.log[..(positions * width).min(self.log.len())].to_vec(),
+            book: self.book.clone(),
+            received: self.received,
+            confirmed: self.confirmed,
+            computed: self.computed,
+            sure: self.sure,
+            ..Session::new(self.client, self.layers.clone())
+        };
+        session.rewind(positions, width);
+        session.book.reset(positions);
+        session
     }
 
     /// Whether frames of the session come from a node, or go to it, by its route.
@@ -850,7 +920,7 @@ impl Session {
 
     /// Takes in what was computed, and hands it on.
     fn computed(&mut self, served: &Served, job: &Job, done: Done, effects: &mut Vec<Effect>) -> Result<(), Refusal> {
-        self.touched = true;
+        self.idle = 0;
         let positions = job.input.positions(served.width);
         if let Some(piece) = self.pieces.pop_front() {
             self.drafts = piece.drafts;

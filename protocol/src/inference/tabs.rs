@@ -63,6 +63,8 @@ struct Open {
     expires_age: u64,
     positions: u64,
     units: u64,
+    /// The shortest time from a request to its first token.
+    latency_ms: u32,
 }
 
 impl Purse {
@@ -83,7 +85,7 @@ impl Purse {
         (positions + more).div_ceil(self.unit).saturating_sub(units)
     }
 
-    /// Pays for `more` positions: the tab's receipt. A new tab has the session `fresh`, and expires at age `until`; one that expires before
+    /// Pays for `more` positions: the tab's receipt, which attests the shortest `latency_ms` of its requests. A new tab has the session `fresh`, and expires at age `until`; one that expires before
     /// `from` is not gone on with.
     pub fn pay(
         &mut self,
@@ -96,12 +98,13 @@ impl Purse {
         if self.tabs.len() >= MAX_TABS {
             self.tabs.clear(); // What was paid ahead on them is lost: less than a unit on each.
         }
-        let new = || Open { session: fresh, expires_age: until, positions: 0, units: 0 };
+        let new = || Open { session: fresh, expires_age: until, positions: 0, units: 0, latency_ms };
         let tab = self.tabs.entry(service).or_insert_with(new);
         tab.positions += more;
         tab.units = tab.units.max(tab.positions.div_ceil(self.unit));
+        tab.latency_ms = tab.latency_ms.min(latency_ms);
         service
-            .receipt(*self.key.public(), tab.session, tab.units, tab.expires_age, latency_ms)
+            .receipt(*self.key.public(), tab.session, tab.units, tab.expires_age, tab.latency_ms)
             .sign(&self.network, &self.key)
     }
 }
@@ -180,7 +183,7 @@ impl Till {
         Till { network, unit: unit.max(1), tabs: HashMap::new() }
     }
 
-    /// Takes a receipt that pays for `more` positions of a text through `service`.
+    /// Takes a receipt that pays for `more` positions of a text through `service`; for none, it may attest a shorter time to the first token.
     ///
     /// # Errors
     ///
@@ -229,6 +232,9 @@ impl Till {
             self.tabs.insert(key, Tab { receipt: *signed, used });
         } else if let Some(tab) = self.tabs.get_mut(&key) {
             tab.used = used;
+            if units == held && latency_ms < tab.receipt.receipt.latency_ms {
+                tab.receipt = *signed;
+            }
         }
         Ok(())
     }
@@ -371,6 +377,19 @@ mod tests {
         assert_eq!(till.due(Amount(101), &later), []);
         till.forget(9);
         assert_eq!(till.tabs().count(), 0);
+    }
+
+    #[test]
+    fn the_time_to_the_first_token_is_attested_once_it_is_known_and_the_shortest_counts() {
+        let (mut purse, mut till, book) = (purse(1), Till::new(NETWORK, 256), Book { trust: 1000, claimed: 0 });
+        let mut pays = |more, latency| purse.pay(service(100), more, latency, ([3; 16], 0, 1000));
+        let (ahead, then, other) = (pays(10, u32::MAX), pays(0, 700), pays(10, 900));
+        assert_eq!(other.receipt.latency_ms, 700);
+        for (receipt, more) in [(ahead, 10), (then, 0), (ahead, 0), (other, 10)] {
+            till.take(&service(100), &receipt, more, &book).unwrap();
+        }
+        let held = till.tabs().next().unwrap();
+        assert_eq!((held.receipt.receipt.latency_ms, held.receipt.receipt.units, held.used), (700, 1, 20));
     }
 
     #[test]

@@ -4,7 +4,9 @@
 use super::bad;
 use crate::error::{Result, TrainingError};
 use bytes::Bytes;
+use pulp::bytemuck::try_cast_slice;
 use std::{
+    borrow::Cow,
     collections::HashMap,
     fs::File,
     os::unix::fs::MetadataExt,
@@ -23,7 +25,7 @@ static MAPPED: Mutex<Option<HashMap<Identity, &'static [u8]>>> = Mutex::new(None
 /// # Errors
 ///
 /// [`TrainingError::File`] and [`TrainingError::Checkpoint`] if it can't be opened or mapped.
-pub(super) fn mapped(path: &Path) -> Result<(File, Bytes)> {
+pub fn mapped(path: &Path) -> Result<(File, Bytes)> {
     let failed = |source| TrainingError::File { action: "read", path: path.into(), source };
     let file = File::open(path).map_err(failed)?;
     let data = file.metadata().map_err(failed)?;
@@ -37,4 +39,12 @@ pub(super) fn mapped(path: &Path) -> Result<(File, Bytes)> {
     let bytes: &'static [u8] = Box::leak(Box::new(map));
     all.insert(identity, bytes);
     Ok((file, Bytes::from_static(bytes)))
+}
+
+/// Little-endian numbers, where they lie if they lie as this machine needs them.
+pub fn floats(bytes: &[u8]) -> Cow<'_, [f32]> {
+    match try_cast_slice(bytes) {
+        Ok(numbers) if cfg!(target_endian = "little") => Cow::Borrowed(numbers),
+        _ => Cow::Owned(bytes.as_chunks().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()),
+    }
 }

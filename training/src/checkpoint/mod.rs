@@ -18,7 +18,7 @@ use crate::{
 };
 use ailo_protocol::{Hash, hash::Domain};
 use bytes::Bytes;
-use mapped::mapped;
+pub use mapped::{floats, mapped};
 use safetensors::SafeTensors;
 use std::{
     collections::{BTreeMap, HashMap},

@@ -21,17 +21,19 @@ impl Seen {
         Seen { keys: vec![0.0; len], values: vec![0.0; len], room, head: shape.head_width } // Untouched memory costs nothing.
     }
 
-    /// `len` of `old` positions move into more room.
-    pub fn grow(&mut self, old: usize, len: usize, room: usize) {
+    /// Its first `len` positions, with room for `room`.
+    pub fn beginning(&self, len: usize, room: usize) -> Seen {
         let head = self.head;
-        for side in [&mut self.keys, &mut self.values] {
-            let mut wide = vec![0.0; side.len() / old.max(1) * room];
-            for (from, to) in side.chunks_exact((old * head).max(1)).zip(wide.chunks_exact_mut(room * head)) {
+        let copy = |side: &[f32]| {
+            let mut copy = vec![0.0; side.len() / self.room.max(1) * room];
+            for (from, to) in
+                side.chunks_exact((self.room * head).max(1)).zip(copy.chunks_exact_mut((room * head).max(1)))
+            {
                 to[..len * head].copy_from_slice(&from[..len * head]);
             }
-            *side = wide;
-        }
-        self.room = room;
+            copy
+        };
+        Seen { keys: copy(&self.keys), values: copy(&self.values), room, head }
     }
 }
 

@@ -236,10 +236,17 @@ impl Cache {
     /// Makes room for so many positions, if there is less.
     pub fn grow(&mut self, room: usize) {
         if room > self.room {
-            let (old, len) = (self.room, self.len);
-            self.layers.iter_mut().for_each(|seen| seen.grow(old, len, room));
+            let len = self.len;
+            self.layers.iter_mut().for_each(|seen| *seen = seen.beginning(len, room));
             self.room = room;
         }
+    }
+
+    /// The first `positions` of it, with room for so many.
+    pub fn beginning(&self, positions: usize, room: usize) -> Cache {
+        let (len, room) = (self.len.min(positions), room.max(positions));
+        let layers = self.layers.iter().map(|seen| seen.beginning(len, room)).collect();
+        Cache { len, room, first: self.first, layers }
     }
 
     /// Forgets positions from `len` on.

@@ -139,8 +139,8 @@ fn a_known_history_has_a_known_root() {
     assert_eq!(
         [first, ledger.state.root()].map(|root| root.to_string()),
         [
-            "7caef263d496b56cf4ed40e4eac31c002d21dbc9a1226140199c46eefea544a4",
-            "ef890f59a85fa0bf00fc34a2d9dac616162d63ffe2f835ac6ded874bf62b6d22"
+            "2fdf5d02de9ffd808e8a9632a64cfda5e96acd79af3ec13b4635c0b58b8718bf",
+            "0eeb9aa14c94de5536437c4d7d8c42bde31a6cdcbaef3dfc9a6e57efc328e5da"
         ]
     );
 }

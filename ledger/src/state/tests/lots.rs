@@ -245,7 +245,7 @@ fn a_committee_has_no_keys_that_are_younger_than_the_lots_were_known() {
         ledger.open_round(0..3);
         ledger.block((0..3).map(|i| ledger.commit(i)).collect());
         let committee = ledger.state.round().committee.clone();
-        let end = ledger.state.params().round.verify_ms + 1;
+        let end = ledger.state.round().deadline_age - ledger.state.round().phase_age + 1;
         ledger.pass(end);
         committee
     };

@@ -285,6 +285,28 @@ fn a_vote_that_can_not_be_won_any_more_aborts_at_once_and_a_silent_one_at_the_de
 }
 
 #[test]
+fn validators_that_were_too_late_get_twice_the_time_until_rounds_close_again() {
+    let mut ledger = ledger(4, |_| {});
+    let time = |ledger: &mut Ledger, votes: u8| {
+        ledger.open_round(0..4);
+        ledger.block((0..4).map(|i| ledger.commit(i)).collect());
+        let verify = ledger.state.round().deadline_age - ledger.state.round().phase_age;
+        ledger.block((0..4).map(|i| ledger.verdict(i, |_| 1)).collect());
+        assert_eq!(ledger.state.round().phase, Phase::Vote);
+        let vote = ledger.state.round().deadline_age - ledger.state.round().phase_age;
+        ledger.block((0..votes).map(|i| ledger.vote(i, ROOT, 5)).collect());
+        ledger.pass(vote);
+        (verify, vote)
+    };
+    let base = time(&mut ledger, 2);
+    assert_eq!(base, (10_000, 10_000));
+    assert_eq!(time(&mut ledger, 2), (20_000, 20_000));
+    assert_eq!(time(&mut ledger, 4), (40_000, 40_000));
+    assert_eq!(time(&mut ledger, 4), (20_000, 20_000), "one closed");
+    assert_eq!(time(&mut ledger, 4), base, "another one did");
+}
+
+#[test]
 fn the_power_of_a_round_is_that_of_its_opening() {
     let mut ledger = ledger(5, |params| params.target_participants = 4);
     (0..5).for_each(|i| ledger.fund(wallet(i), ALC(1000)));

@@ -233,6 +233,11 @@ impl Caller {
         self.access.known().keys.get_mut(&self.key?).map(|meter| act(meter, now))
     }
 
+    /// What tells its texts from those of other keys.
+    pub fn owner(&self) -> Hash {
+        self.key.unwrap_or_default()
+    }
+
     fn request(&self) -> Result<(), Refusal> {
         self.meter(Meter::request).unwrap_or(Ok(())).map_err(refused)
     }

@@ -280,7 +280,7 @@ async fn answer(api: Arc<Api>, caller: Caller, request: Request, kind: Kind) -> 
     for (i, prompt) in plan.prompts.iter().enumerate() {
         for choice in 0..plan.choices {
             let sampling = plan.sampling(prompt, choice, model.context());
-            let reach = Reach { near: round_trips.clone(), ..Reach::default() };
+            let reach = Reach { near: round_trips.clone(), owner: caller.owner(), ..Reach::default() };
             let session = Session::start(&api.hub, &model, reach, prompt.clone(), sampling);
             let choice = i as u32 * plan.choices + choice;
             let begin = plan.begins.get(i).cloned().unwrap_or_default();

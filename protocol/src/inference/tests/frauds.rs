@@ -21,6 +21,7 @@ impl Alone {
             vocabulary: VOCABULARY,
             context: 4096,
             memory: 1 << 30,
+            owner: node(250),
             paid: false,
         };
         let mut alone = Alone {
