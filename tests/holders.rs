@@ -13,7 +13,7 @@ use ailo_node::{
     rpc::types::*,
 };
 use ailo_protocol::{Amount, Hash, keystore};
-use common::person::*;
+use common::{get, person::*};
 use std::{
     path::Path,
     time::{Duration, Instant},
@@ -99,7 +99,8 @@ async fn holders_use_their_rights_from_the_command_line() {
     net.start(3).unwrap();
     a_user_name_is_paid(&client, &people).await;
     let (victim, thief) = (newcomer(dir.path(), "victim", &people[0]), newcomer(dir.path(), "thief", &people[0]));
-    reports_reverse_a_fraud_and_leave_a_debt(&client, &people, &victim, &thief).await;
+    let fraud = reports_reverse_a_fraud_and_leave_a_debt(&client, &people, &victim, &thief).await;
+    the_pages_tell_of_it(&people[0], &victim, &thief, &fraud);
     let recovered = an_account_gets_another_key_and_the_old_one_is_refused(&client, &victim, &people[1]).await;
     a_node_works_for_a_wallet_that_consents(&client, &people, &recovered).await;
     let transfer = a_vote_changes_a_parameter_at_its_height(&client, &people, &recovered).await;
@@ -145,13 +146,22 @@ async fn a_user_name_is_paid(client: &Client, people: &[Person]) {
     assert_says(&said, &[&format!("sent 1 ALC to @bella, {}", people[1].address)]);
     until(client, &id(&said), "confirmed").await;
     assert!(account(client, &people[1]).await.free.0 >= before.0 + alc(100).0);
+    let address = people[0].rpc.trim_start_matches("http://").trim_end_matches("/rpc").parse().unwrap();
+    let (head, _) = get(address, "/search?q=@bella");
+    assert!(head.contains(&format!("location: /address/{}", people[1].address)), "{head}");
 
     assert_says(&people[1].says(&["wallet", "username"]), &["given up"]);
     people[0].is_refused(&["wallet", "send", "@bella", "1"], "", "nobody has the user name bella");
     people[0].is_refused(&["wallet", "send", "@B", "1"], "", "no user name");
 }
 
-async fn reports_reverse_a_fraud_and_leave_a_debt(client: &Client, people: &[Person], victim: &Person, thief: &Person) {
+/// Gives the fraud's id.
+async fn reports_reverse_a_fraud_and_leave_a_debt(
+    client: &Client,
+    people: &[Person],
+    victim: &Person,
+    thief: &Person,
+) -> String {
     pay(client, &people[0], &victim.address.to_string(), "10").await;
     let fraud = pay(client, victim, &thief.address.to_string(), "8").await;
     let spent = pay(client, thief, &people[1].address.to_string(), "5").await;
@@ -187,6 +197,79 @@ async fn reports_reverse_a_fraud_and_leave_a_debt(client: &Client, people: &[Per
     pay(client, &people[0], &thief.address.to_string(), "2").await;
     let (back, debtor) = (account(client, victim).await, account(client, thief).await);
     assert_eq!((back.free, debtor.free, debtor.owes), (alc(698), Amount::ZERO, alc(301)));
+    fraud
+}
+
+/// What the explorer shows of the fraud, of who is in it, and of all else; and that nothing typed becomes part of a page.
+fn the_pages_tell_of_it(host: &Person, victim: &Person, thief: &Person, fraud: &str) {
+    let address = host.rpc.trim_start_matches("http://").trim_end_matches("/rpc").parse().unwrap();
+    let page = |path: &str| {
+        let (head, body) = get(address, path);
+        assert!(head.starts_with("HTTP/1.1 200"), "{path}: {head}");
+        body
+    };
+    let told = page(&format!("/tx/{fraud}"));
+    assert_says(&told, &["reversed", "2.99 ALC", "5.01 ALC", "disputed by 3 seats", "Decoded", "Raw"]);
+    let owes = page(&format!("/address/{}", thief.address));
+    assert_says(&owes, &["Owes", "3.01 ALC", "All of it as CSV"]);
+    // What can be spent is the sum of all that the history says, for who has paid no fees but those of transfers.
+    for (person, free) in [(victim, alc(698)), (thief, Amount::ZERO)] {
+        let rows = page(&format!("/address/{}/history.csv", person.address));
+        let change = |row: &str| {
+            let text = row.split(',').nth(2).unwrap().to_string();
+            let amount = i128::from(text.trim_start_matches('-').parse::<Amount>().unwrap().0);
+            if text.starts_with('-') { -amount } else { amount }
+        };
+        assert_eq!(rows.lines().skip(1).map(change).sum::<i128>(), i128::from(free.0), "{rows}");
+    }
+    let node = node_of(host);
+    for path in [
+        "/",
+        "/explorer",
+        "/wallet",
+        "/chat",
+        "/validators",
+        "/rounds",
+        "/round/0",
+        "/supply",
+        "/pending",
+        "/rich",
+        "/block/1",
+    ] {
+        let (head, body) = get(address, path);
+        assert!(head.starts_with("HTTP/1.1 200") && head.contains("script-src 'self'"), "{path}: {head}");
+        assert!(body.contains("<main") && body.ends_with("</html>"), "{path}: {body}");
+    }
+    assert_says(&page(&format!("/node/{node}")), &["Works for", "History"]);
+    assert_says(
+        &page(&format!("/wallet?address={}&to=@bella&amount=1.5", victim.address)),
+        &["6.98 ALC", "wallet send @bella 1.5"],
+    );
+    assert_says(&page(&format!("/wallet?to={}&amount=much", victim.address)), &["is no amount"]);
+
+    let leads = |query: &str| {
+        let (head, _) = get(address, &format!("/search?q={query}"));
+        head.lines()
+            .find_map(|line| line.strip_prefix("location: "))
+            .unwrap_or_else(|| panic!("{query}: {head}"))
+            .to_string()
+    };
+    assert_eq!(leads(fraud), format!("/tx/{fraud}"));
+    assert_eq!(leads(&victim.address.to_string()), format!("/address/{}", victim.address));
+    assert_eq!(leads(&node.to_string()), format!("/node/{node}"));
+    assert_eq!([leads("1"), leads("round%200")], ["/block/1", "/round/0"]);
+    for path in [
+        "/search?q=%3Cscript%3Ealert(1)%3C/script%3E",
+        "/tx/abc",
+        "/block/999999999",
+        "/address/ailo1abc",
+        "/nowhere",
+        "/%22%3E%3Cb%3E",
+    ] {
+        let (head, body) = get(address, path);
+        assert!(head.starts_with("HTTP/1.1 404") && body.contains("<h1>"), "{path}: {head}");
+        assert!(!body.contains("<script>alert") && !body.contains("<b>\""), "{path}: {body}");
+    }
 }
 
 /// Gives the account with its new key.

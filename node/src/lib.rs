@@ -20,3 +20,4 @@ pub mod rpc;
 pub mod service;
 pub mod simulate;
 pub mod verify;
+pub mod web;

@@ -120,6 +120,17 @@ pub fn post(address: SocketAddr, body: &str) -> String {
     post_as(&address.to_string(), address, body)
 }
 
+/// The head and the body of what a GET brings.
+pub fn get(address: SocketAddr, path: &str) -> (String, String) {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    (head.into(), body.into())
+}
+
 /// The same under another name of the server.
 pub fn post_as(host: &str, address: SocketAddr, body: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();

@@ -449,6 +449,15 @@ impl State {
         })
     }
 
+    /// All accounts, in order of their addresses.
+    pub fn accounts(&self) -> impl Iterator<Item = (Address, &Account)> {
+        let range = self.entries.range(Key::Account(Address([0; 20]))..=Key::Account(Address([255; 20])));
+        range.filter_map(|(key, entry)| match key {
+            Key::Account(address) => Some((*address, Account::of(entry)?)),
+            _ => None,
+        })
+    }
+
     /// A registered node.
     pub fn node(&self, node: &NodeId) -> Option<&Node> {
         self.get(&Key::Node(*node))

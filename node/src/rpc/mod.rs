@@ -291,7 +291,7 @@ impl Context {
     }
 
     /// How a transfer ended that the ledger's state no longer holds: its sender's history tells.
-    fn transfer_end(&self, id: &Hash, sender: &Address) -> &'static str {
+    pub(crate) fn transfer_end(&self, id: &Hash, sender: &Address) -> &'static str {
         let mut before = None;
         loop {
             let page = self.chain.history(&Subject::Wallet(*sender), before, MAX_PAGE);
@@ -465,7 +465,7 @@ fn count(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
 }
 
-fn account_view(head: &Head, address: &Address) -> AccountView {
+pub(crate) fn account_view(head: &Head, address: &Address) -> AccountView {
     let address = head.state.account_at(address);
     let account = head.state.account(&address);
     let deposit = head.state.deposit(&address);

@@ -85,18 +85,22 @@ impl HistoryParams {
 
     /// Before what; `None` for the newest page.
     pub fn before(&self) -> Result<Option<Cursor>, &'static str> {
-        let Some(text) = &self.cursor else { return Ok(None) };
-        let cursor = text.split_once('-').and_then(|(height, event)| {
-            let (height, event) = (height.parse().ok()?, event.parse().ok()?);
-            Some(Cursor { height, event })
-        });
-        cursor.map(Some).ok_or("the cursor is not one that this node gave")
+        self.cursor.as_deref().map(cursor).transpose()
     }
 
     /// Entries wanted, within a page's bound.
     pub fn limit(&self) -> usize {
         self.limit.map_or(50, |limit| limit as usize).clamp(1, MAX_PAGE)
     }
+}
+
+/// The cursor of a text that [`cursor_text`] gave.
+pub fn cursor(text: &str) -> Result<Cursor, &'static str> {
+    let cursor = text.split_once('-').and_then(|(height, event)| {
+        let (height, event) = (height.parse().ok()?, event.parse().ok()?);
+        Some(Cursor { height, event })
+    });
+    cursor.ok_or("the cursor is not one that this node gave")
 }
 
 /// The text form of a cursor.

@@ -15,6 +15,7 @@ pub async fn run(context: Arc<Context>, url: String, mut stop: watch::Receiver<b
     let status = context.status();
     println!("network {} ({})", status.value.network_name, status.value.network.short());
     println!("wallet {}", status.value.wallet);
+    println!("page at {}", url.trim_end_matches("rpc"));
     println!("JSON-RPC at {url}");
     for note in &status.value.notes {
         println!("note: {note}");

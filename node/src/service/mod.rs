@@ -32,6 +32,7 @@ use crate::{
         run::Inference,
     },
     rpc,
+    web::{Site, series::Series},
 };
 use ailo_ledger::transaction::Consent;
 use ailo_proto::gossip;
@@ -166,8 +167,10 @@ pub async fn run_with(
         stopped.clone(),
     )
     .await?;
-    let server =
-        rpc::Server::start(settings.http, context.clone(), inference.api.router(access.clone()), access).await?;
+    let series = Series::open(dir.path("series"));
+    let site = Site::new(context.clone(), inference.hub.clone(), series.clone());
+    let pages = site.router(access.clone()).merge(inference.api.router(access.clone()));
+    let server = rpc::Server::start(settings.http, context.clone(), pages, access).await?;
     let url = format!("http://{}/rpc", server.address);
     crate::datadir::write_atomically(&dir.path("rpc"), url.as_bytes())?;
 
@@ -204,6 +207,7 @@ pub async fn run_with(
         tokio::spawn(Rounds::new(setup.clone()).run(stopped.clone())),
         tokio::spawn(replays::Replays::new(setup).run(stopped.clone())),
         tokio::spawn(duties.run(stopped.clone())),
+        tokio::spawn(series.run(context.clone(), stopped.clone())),
         tokio::spawn(line::run(context, url, stopped.clone())),
     ];
 

@@ -27,7 +27,7 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, header},
     middleware,
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{any, get, post},
 };
 use reply::{Answer, Kind};
 use request::Plan;
@@ -78,14 +78,7 @@ impl Api {
             .route("/v1/models/{name}", get(model))
             .route("/v1/completions", post(completions))
             .route("/v1/chat/completions", post(chat))
-            .fallback(|| async {
-                Refusal::new(
-                    StatusCode::NOT_FOUND,
-                    "",
-                    "not_found",
-                    "no such path: /v1/models, /v1/completions and /v1/chat/completions are here",
-                )
-            })
+            .route("/v1/{*rest}", any(unknown))
             .method_not_allowed_fallback(|| async {
                 Refusal::new(
                     StatusCode::METHOD_NOT_ALLOWED,
@@ -190,6 +183,12 @@ impl IntoResponse for Refusal {
         }
         response
     }
+}
+
+/// What is answered to a path that is none.
+pub async fn unknown() -> Refusal {
+    let message = "no such path: /v1/models, /v1/completions and /v1/chat/completions are here";
+    Refusal::new(StatusCode::NOT_FOUND, "", "not_found", message)
 }
 
 fn json_of(value: &serde_json::Value) -> impl IntoResponse {

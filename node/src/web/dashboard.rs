@@ -1,0 +1,223 @@
+//! The dashboard: what this node is, what it does right now, what it has earned, and whom it is connected to.
+
+use super::{Site, charts, explorer, say};
+use crate::rpc::types::Status;
+use ailo_ledger::{
+    state::{Event, RewardKind},
+    store::{MAX_PAGE, Subject},
+};
+use ailo_protocol::Amount;
+use axum::{extract::State, response::Response};
+use maud::{Markup, html};
+use std::{collections::BTreeMap, sync::Arc};
+
+/// Pages of history that earnings are read from, at most.
+const PAGES: usize = 20;
+/// Milliseconds of a day.
+const DAY_MS: u64 = 86_400_000;
+const HOUR_MS: u64 = 3_600_000;
+
+pub(super) async fn page(State(site): State<Arc<Site>>) -> Response {
+    site.made(("/", "Dashboard", true), |site| Ok(main(site))).await
+}
+
+fn main(site: &Site) -> Markup {
+    let at = site.context.status();
+    let status = &at.value;
+    let samples = site.series.all();
+    let seen = |value: fn(&super::series::Sample) -> f64| -> Vec<(f64, f64)> {
+        samples.iter().map(|sample| (sample.time_ms as f64, value(sample))).collect()
+    };
+    let losses: Vec<(f64, f64)> =
+        samples.iter().filter(|s| s.loss > 0).map(|s| (s.rounds as f64, s.loss as f64 / 1e6)).collect();
+    html! {
+        h1 { "Dashboard" }
+        @if !status.notes.is_empty() {
+            ul.notes { @for note in &status.notes { li { (note) } } }
+        }
+        div.tiles {
+            (tile("Role", role(status)))
+            (tile("Ledger", html! { "height " (say::block(at.height)) br; small { (say::time(status.block_time_ms)) } }))
+            (tile("Peers", html! { (status.peers) br; small { (status.listen.len()) " addresses to reach this node" } }))
+            (tile("Wallet", html! {
+                (say::alc(status.account.free)) br;
+                small { (say::address(&status.wallet)) @if status.account.staked > Amount::ZERO { ", " (say::alc(status.account.staked)) " staked" } }
+            }))
+        }
+        section {
+            h2 { "Training" }
+            (round(status))
+            div.charts {
+                (charts::line("Held-out loss, by rounds", &losses, |loss| format!("{loss:.4}")))
+                (charts::line("Tokens a second, this node", &seen(|s| f64::from(s.speed)), |speed| format!("{speed:.0}")))
+                (charts::line("Peers", &seen(|s| f64::from(s.peers)), |peers| format!("{peers:.0}")))
+            }
+        }
+        section {
+            h2 { "Earnings of this node" }
+            (earnings(site))
+            div.charts {
+                (charts::line("Wallet, ALC", &seen(|s| s.owned as f64 / 1e8), |alc| format!("{alc:.2}")))
+            }
+        }
+        section {
+            h2 { "The network around this node" }
+            (map(site))
+        }
+        section {
+            h2 { "Who answers prompts" }
+            (stages(site))
+        }
+    }
+}
+
+fn tile(name: &str, value: Markup) -> Markup {
+    html! {
+        div.tile {
+            h3 { (name) }
+            div { (value) }
+        }
+    }
+}
+
+fn role(status: &Status) -> Markup {
+    html! {
+        @if status.training { "Trains" } @else { "Answers only" }
+        @if status.validating { ", validates" }
+        br;
+        small { "node " (say::node(&status.node)) }
+    }
+}
+
+/// The open round and how far this node is in it.
+fn round(status: &Status) -> Markup {
+    let round = &status.round;
+    html! {
+        p {
+            (say::round(round.number)) ": " b { (round.phase) } ", "
+            (round.participants) " take part, " (round.committed) " have handed in"
+            @if round.unprotected { ", " strong.bad { "UNPROTECTED" } }
+        }
+        @if round.step > 0 {
+            p {
+                progress value=(round.step) max=(round.steps) aria-label="Steps of this round" {}
+                " " (round.step) " of " (round.steps) " steps"
+                @if let Some(loss) = round.loss { ", training loss " (format!("{loss:.4}")) }
+                ", " (format!("{:.0}", round.tokens_per_s)) " tokens a second"
+            }
+        }
+        p {
+            "The model has " (say::number(status.model.parameters)) " parameters and " (say::number(status.model.rounds)) " rounds behind it"
+            @if let Some(loss) = status.model.held_out_loss { "; held-out loss " b { (format!("{loss:.4}")) } }
+            "."
+        }
+    }
+}
+
+/// What this node was paid, by kind, in the last hour and day. Its history tells; a long one is read to its last day.
+fn earnings(site: &Site) -> Markup {
+    let chain = &site.context.chain;
+    let now = chain.head().state.time_ms();
+    let mut kinds: BTreeMap<RewardKind, [u64; 3]> = BTreeMap::new();
+    let (mut before, mut whole) = (None, false);
+    'read: for _ in 0..PAGES {
+        let page = chain.history(&Subject::Node(site.context.node), before, MAX_PAGE);
+        for item in &page.items {
+            let (kind, amount) = match &item.event {
+                Event::Reward { amount, kind, .. } => (*kind, *amount),
+                Event::ReceiptPaid { amount, burned, minted, .. } => {
+                    (RewardKind::Inference, Amount(amount.0.saturating_sub(burned.0).saturating_add(minted.0)))
+                }
+                _ => continue,
+            };
+            let age = now.saturating_sub(item.time_ms);
+            let sums = kinds.entry(kind).or_default();
+            for (sum, counts) in sums.iter_mut().zip([age < HOUR_MS, age < DAY_MS, true]) {
+                *sum = sum.saturating_add(if counts { amount.0 } else { 0 });
+            }
+        }
+        before = page.next;
+        if before.is_none() {
+            whole = true;
+            break 'read;
+        }
+    }
+    let all = kinds.values().fold([0u64; 3], |all, sums| std::array::from_fn(|i| all[i].saturating_add(sums[i])));
+    let row = |name: &str, sums: [u64; 3]| {
+        html! { tr { th scope="row" { (name) } @for sum in sums { td.number { (Amount(sum)) } } } }
+    };
+    html! {
+        @if kinds.is_empty() { p.none { "Nothing yet: pay comes when a round is settled." } }
+        @else {
+            div.wide tabindex="0" role="region" aria-label="Earnings" {
+                table {
+                    thead { tr { th scope="col" { "For" } th.number scope="col" { "Last hour" } th.number scope="col" { "Last day" }
+                        th.number scope="col" { @if whole { "Ever" } @else { "Lately" } } } }
+                    tbody { @for (kind, sums) in kinds { (row(say::reward(kind), sums)) } }
+                    tfoot { (row("All", all)) }
+                }
+            }
+        }
+    }
+}
+
+/// This node and its peers as a graph: the farther the slower.
+fn map(site: &Site) -> Markup {
+    const SIZE: f64 = 360.0;
+    let peers = site.context.net.peers();
+    let slowest = peers.iter().filter_map(|peer| peer.rtt).max().map_or(1.0, |rtt| rtt.as_secs_f64().max(1e-4));
+    let place = |i: usize, rtt: Option<std::time::Duration>| {
+        let angle = std::f64::consts::TAU * i as f64 / peers.len().max(1) as f64;
+        let far = rtt.map_or(1.0, |rtt| (rtt.as_secs_f64() / slowest).sqrt());
+        let radius = 50.0 + far * (SIZE / 2.0 - 90.0);
+        (SIZE / 2.0 + radius * angle.cos(), SIZE / 2.0 + radius * angle.sin())
+    };
+    let middle = SIZE / 2.0;
+    html! {
+        @if peers.is_empty() { p.none { "No peers: this node is alone." } }
+        @else {
+            div.graph {
+                svg viewBox={ "0 0 " (SIZE) " " (SIZE) } role="img" aria-label={ "This node and its " (peers.len()) " peers; who answers slower is farther out" } {
+                    @for (i, peer) in peers.iter().enumerate() {
+                        @let (x, y) = place(i, peer.rtt);
+                        line.edge x1=(middle) y1=(middle) x2=(format!("{x:.1}")) y2=(format!("{y:.1}")) {}
+                        circle.peer cx=(format!("{x:.1}")) cy=(format!("{y:.1}")) r="7" { title { (peer.node.short()) } }
+                    }
+                    circle.self cx=(middle) cy=(middle) r="11" { title { "this node" } }
+                }
+                div.wide tabindex="0" role="region" aria-label="Peers" {
+                    table {
+                        thead { tr { th scope="col" { "Peer" } th scope="col" { "Address" } th.number scope="col" { "Round trip" } } }
+                        tbody { @for peer in &peers { tr {
+                            td { (say::node(&peer.node)) }
+                            td { code { (peer.address) } }
+                            td.number { @if let Some(rtt) = peer.rtt { (format!("{:.1} ms", rtt.as_secs_f64() * 1e3)) } @else { "not measured" } }
+                        } } }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Who serves which layers of what model.
+fn stages(site: &Site) -> Markup {
+    let known: Vec<_> = site.hub.known().all().cloned().collect();
+    html! {
+        @if known.is_empty() { p.none { "Nobody has said that it does." } }
+        @else {
+            div.wide tabindex="0" role="region" aria-label="Stages" {
+                table {
+                    thead { tr { th scope="col" { "Node" } th scope="col" { "Model" } th scope="col" { "Layers" } th.number scope="col" { "Price of a unit" } } }
+                    tbody { @for one in &known { tr {
+                        td { (say::node(&one.node)) @if one.node == site.context.node { " (this node)" } }
+                        td { (one.name) }
+                        td { (one.first) " to " (one.end - 1) " of " (one.total) }
+                        td.number { @if one.price == Amount::ZERO { "free" } @else { (say::alc(one.price)) } }
+                    } } }
+                }
+            }
+        }
+        (explorer::prompt_note())
+    }
+}

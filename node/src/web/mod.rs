@@ -1,0 +1,187 @@
+//! The web page at `/`: dashboard, explorer, wallet view and chat, written by the node itself. Everything can be read without JavaScript; what
+//! there is of it shows news as they come and lets a person chat.
+//!
+//! | path | page |
+//! | --- | --- |
+//! | `/` | [`dashboard`]: what this node does |
+//! | `/explorer`, `/search`, `/block/`, `/tx/`, `/address/`, `/node/`, `/round/`, ... | [`explorer`]: what the ledger holds |
+//! | `/wallet` | [`wallet`]: receive, send, dispute, recover; nothing here signs |
+//! | `/chat` | [`chat`]: a conversation with the model |
+//! | `/live` | a server-sent event for each new head of the ledger: the page that is shown is fetched anew |
+//!
+//! Pages hold no secrets. What a person typed comes back escaped (`maud`), and a browser is told to run scripts of this page alone.
+
+mod charts;
+mod chat;
+mod dashboard;
+mod explorer;
+pub mod say;
+pub mod series;
+mod wallet;
+
+use crate::{
+    inference::{
+        api::access::{Access, by_our_names},
+        hub::Hub,
+    },
+    rpc::Context,
+};
+use axum::{
+    Router,
+    extract::State,
+    http::{HeaderValue, StatusCode, header},
+    middleware,
+    response::{
+        IntoResponse, Response, Sse,
+        sse::{Event, KeepAlive},
+    },
+    routing::get,
+};
+use futures::Stream;
+use maud::{DOCTYPE, Markup, html};
+use series::Series;
+use std::{convert::Infallible, sync::Arc, time::Duration};
+use tokio::sync::Semaphore;
+
+/// Scripts and styles of this page alone; nobody may frame it.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
+                      connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+/// Pages that are made at once, at most: they read the disk.
+const MAKERS: usize = 4;
+/// News are told at most so often.
+const NEWS: Duration = Duration::from_millis(500);
+/// Links of the head of each page.
+const PLACES: [(&str, &str); 4] =
+    [("/", "Dashboard"), ("/explorer", "Explorer"), ("/wallet", "Wallet"), ("/chat", "Chat")];
+
+/// What the pages are made of.
+pub struct Site {
+    /// What JSON-RPC answers from, too.
+    pub context: Arc<Context>,
+    /// Who serves what.
+    pub hub: Arc<Hub>,
+    /// What was seen over time.
+    pub series: Arc<Series>,
+    /// Pages that are made at once, at most.
+    makers: Semaphore,
+}
+
+/// What a page can't show, and why.
+struct Missing(&'static str, String);
+
+impl Site {
+    /// Pages about this node.
+    pub fn new(context: Arc<Context>, hub: Arc<Hub>, series: Arc<Series>) -> Site {
+        Site { context, hub, series, makers: Semaphore::new(MAKERS) }
+    }
+
+    /// The routes of all pages, under the names that `access` knows.
+    pub fn router(self, access: Arc<Access>) -> Router {
+        let asset = |kind: &'static str, text: &'static str| {
+            get(move || async move { ([(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "max-age=3600")], text) })
+        };
+        Router::new()
+            .route("/", get(dashboard::page))
+            .route("/chat", get(chat::page))
+            .route("/live", get(live))
+            .merge(explorer::routes())
+            .merge(wallet::routes())
+            .route("/style.css", asset("text/css; charset=utf-8", include_str!("assets/style.css")))
+            .route("/live.js", asset("text/javascript; charset=utf-8", include_str!("assets/live.js")))
+            .route("/chat.js", asset("text/javascript; charset=utf-8", include_str!("assets/chat.js")))
+            .route("/icon.svg", asset("image/svg+xml", include_str!("assets/icon.svg")))
+            .fallback(|State(site): State<Arc<Site>>| async move {
+                site.missing(&Missing("There is no such page", "Look for it with the search box above.".into()))
+            })
+            .layer(middleware::from_fn_with_state(access, by_our_names))
+            .with_state(Arc::new(self))
+    }
+
+    /// A whole page. `here` is the place of the head that it belongs to; a page that is `live` is fetched anew at each block.
+    fn page(&self, here: &str, title: &str, live: bool, main: &Markup) -> Response {
+        let head = self.context.chain.head();
+        let name = &self.context.genesis.name;
+        let page = html! {
+            (DOCTYPE)
+            html lang="en" {
+                head {
+                    meta charset="utf-8";
+                    meta name="viewport" content="width=device-width, initial-scale=1";
+                    meta name="color-scheme" content="light dark";
+                    title { (title) " · ailo" }
+                    link rel="icon" href="/icon.svg" type="image/svg+xml";
+                    link rel="stylesheet" href="/style.css";
+                    script src="/live.js" defer {}
+                }
+                body {
+                    a.skip href="#main" { "Skip to content" }
+                    header {
+                        a.brand href="/" { "ailo" }
+                        nav aria-label="Places" {
+                            @for (path, place) in PLACES {
+                                a href=(path) aria-current=[(path == here).then_some("page")] { (place) }
+                            }
+                        }
+                        form.search role="search" action="/search" {
+                            input type="search" name="q" required aria-label="Search the ledger"
+                                placeholder="Transaction, address, @name, node, height, round 7";
+                            button { "Search" }
+                        }
+                    }
+                    main id="main" data-live=[live.then_some("yes")] { (main) }
+                    footer {
+                        span { "Network " b { (name) } }
+                        span { "Height " a href={ "/block/" (head.state.height()) } { (head.state.height()) } }
+                        span { "ailo-node " (env!("CARGO_PKG_VERSION")) }
+                    }
+                }
+            }
+        };
+        let headers = [
+            (header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY)),
+            (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+            (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
+            (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+            (header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8")),
+        ];
+        (headers, page.into_string()).into_response()
+    }
+
+    /// The page that says why there is none.
+    fn missing(&self, Missing(title, why): &Missing) -> Response {
+        let main = html! {
+            h1 { (title) }
+            p { (why) }
+        };
+        (StatusCode::NOT_FOUND, self.page("", title, false, &main)).into_response()
+    }
+
+    /// Makes a page on a thread for work that waits for the disk.
+    async fn made(
+        self: Arc<Site>,
+        (here, title, live): (&str, &str, bool),
+        make: impl FnOnce(&Site) -> Result<Markup, Missing> + Send + 'static,
+    ) -> Response {
+        let site = self.clone();
+        let made = match self.makers.acquire().await {
+            Ok(_turn) => tokio::task::spawn_blocking(move || make(&site)).await.ok(),
+            Err(_) => None,
+        };
+        match made.unwrap_or_else(|| Err(Missing("This page can't be made", "Try again soon.".into()))) {
+            Ok(main) => self.page(here, title, live, &main),
+            Err(missing) => self.missing(&missing),
+        }
+    }
+}
+
+/// Tells of each new head of the ledger.
+async fn live(State(site): State<Arc<Site>>) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+    let heads = site.context.chain.heads();
+    let news = futures::stream::unfold(heads, |mut heads| async move {
+        heads.changed().await.ok()?;
+        tokio::time::sleep(NEWS).await;
+        let height = heads.borrow_and_update().state.height();
+        Some((Ok(Event::default().event("head").data(height.to_string())), heads))
+    });
+    Sse::new(news).keep_alive(KeepAlive::default())
+}
