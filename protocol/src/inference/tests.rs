@@ -167,7 +167,12 @@ struct Chooser<'a> {
 }
 
 impl Routes for Chooser<'_> {
-    fn route(&mut self, layers: Range<u32>, without: &HashSet<NodeId>) -> Option<Vec<(NodeId, Range<u32>)>> {
+    fn route(
+        &mut self,
+        layers: Range<u32>,
+        _: Option<(NodeId, NodeId)>,
+        without: &HashSet<NodeId>,
+    ) -> Option<Vec<(NodeId, Range<u32>)>> {
         let (mut at, mut route) = (layers.start, Vec::new());
         while at < layers.end {
             let fits = |(node, span): &&(NodeId, Range<u32>)| {
@@ -892,7 +897,12 @@ fn strangers_change_nothing_and_floods_are_refused() {
 struct Whole(Vec<NodeId>);
 
 impl Routes for Whole {
-    fn route(&mut self, layers: Range<u32>, without: &HashSet<NodeId>) -> Option<client::Stages> {
+    fn route(
+        &mut self,
+        layers: Range<u32>,
+        _: Option<(NodeId, NodeId)>,
+        without: &HashSet<NodeId>,
+    ) -> Option<client::Stages> {
         let node = self.0.iter().find(|node| !without.contains(node))?;
         Some(vec![(*node, layers)])
     }
