@@ -24,6 +24,8 @@ pub const TOKENS: usize = 256;
 /// A text that was written.
 pub struct Written {
     pub text: String,
+    /// What its tokens are called.
+    pub tokens: Vec<String>,
     /// The longest pause between two tokens.
     pub pause: Duration,
     /// The mean time of a token, without the first.
@@ -214,7 +216,7 @@ impl World {
         let mut stream = World::ask_at(address, &body).unwrap();
         let (mut tokens, mut text, mut first, mut last, mut pause) =
             (0, String::new(), None, Instant::now(), Duration::ZERO);
-        let (mut line, mut seen) = (String::new(), String::new());
+        let (mut line, mut seen, mut names) = (String::new(), String::new(), Vec::new());
         while stream.read_line(&mut line).unwrap() > 0 {
             if let Some(event) = line.strip_prefix("data: {") {
                 let event: Value = serde_json::from_str(&format!("{{{event}")).unwrap();
@@ -222,6 +224,8 @@ impl World {
                     return Err(error.into());
                 }
                 let some = event["choices"][0]["logprobs"]["token_logprobs"].as_array().map_or(0, Vec::len);
+                let called = event["choices"][0]["logprobs"]["tokens"].as_array();
+                names.extend(called.into_iter().flatten().filter_map(|name| name.as_str().map(str::to_string)));
                 text.push_str(event["choices"][0]["text"].as_str().unwrap_or_default());
                 if some > 0 {
                     if tokens > 0 {
@@ -245,6 +249,6 @@ impl World {
             return Err(format!("{tokens} of {TOKENS} tokens came; {seen:.2000}"));
         }
         let token = (last - first.unwrap_or(last)) / tokens.max(2).saturating_sub(1) as u32;
-        Ok(Written { text, pause, token })
+        Ok(Written { text, tokens: names, pause, token })
     }
 }

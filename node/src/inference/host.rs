@@ -23,6 +23,8 @@ use tokio::sync::watch;
 
 /// How often a node says again what it serves.
 const ANNOUNCE: Duration = Duration::from_secs(5);
+/// How often it looks whether there is something new to say.
+const NEWS: Duration = Duration::from_millis(500);
 /// Sessions go elsewhere, or end, within this time, before a node serves other layers.
 const LEAVE_WITHIN: Duration = Duration::from_secs(30);
 /// Characters of a model's name in an announcement, at most.
@@ -134,6 +136,9 @@ pub async fn start(
     Ok(announce)
 }
 
+/// A model, and the layers of it that are served.
+type Here = Option<(Arc<Model>, Range<u32>)>;
+
 /// Serves a share of each model that comes, as long as it is asked for; says what is served, and which model, whether or not a part of it could be.
 pub async fn keep(
     hub: Arc<Hub>,
@@ -141,13 +146,13 @@ pub async fn keep(
     mut models: watch::Receiver<Option<Arc<Model>>>,
     (offered, served): (watch::Sender<Option<Arc<Model>>>, watch::Sender<Option<Announce>>),
 ) {
-    let (mut here, mut failures): (Option<(Arc<Model>, Range<u32>)>, u32) = (None, 0);
+    let (mut here, mut failures): (Here, u32) = (None, 0);
     loop {
         let model = models.borrow_and_update().clone();
         // A thread that failed has said so; its layers are loaded again.
         here = here.filter(|_| hub.computes());
         if let Some(model) = model {
-            match next(&hub, (&share, &pauses), &model, here.as_ref()).await {
+            match next(&hub, (&share, &pauses), &model, &here).await {
                 Ok(Some(to)) => {
                     let old = here.take_if(|(known, _)| known.id == model.id).map(|(_, span)| span);
                     if let Some(old) = &old {
@@ -181,7 +186,7 @@ pub async fn keep(
             });
         }
         // Not all at once, or all would move to the same place.
-        let look = pauses.look.mul_f64(0.5 + f64::from(keys::random_bytes()[0]) / 255.0);
+        let look = pauses.look.mul_f64(0.5 + lot());
         let wait = match (failures, &here) {
             (0, _) => look,
             (_, None) => pauses.after(failures),
@@ -200,7 +205,7 @@ async fn next(
     hub: &Hub,
     (share, pauses): (&Share, &Pauses),
     model: &Model,
-    here: Option<&(Arc<Model>, Range<u32>)>,
+    here: &Here,
 ) -> Result<Option<Range<u32>>, NodeError> {
     let total = model.shape.layers;
     match (share, here) {
@@ -209,7 +214,7 @@ async fn next(
             Err(NodeError::Usage(format!("the model has {total} layers: --layers {first}..{end} names others")))
         }
         (Share::Layers(layers), here) => {
-            let served = layers.is_empty() || here.is_some_and(|(known, _)| known.id == model.id);
+            let served = layers.is_empty() || here.as_ref().is_some_and(|(known, _)| known.id == model.id);
             Ok((!served).then_some(layers.start as u32..layers.end as u32))
         }
         // The next state of the same model.
@@ -226,12 +231,17 @@ async fn next(
                 return Ok(hub.known().needs(hub.node(), &model.id, span, &spans));
             }
             if spans.len() > 1 {
-                // Everybody else has said what it serves by then.
-                tokio::time::sleep(pauses.listen).await;
+                // Everybody else has said what it serves by then. Of those that start at once, some begin before the others choose.
+                tokio::time::sleep(pauses.listen.mul_f64(1.0 + lot() / 2.0)).await;
             }
             Ok(hub.known().weakest(hub.node(), &model.id, &spans))
         }
     }
+}
+
+/// 0 to 1.
+fn lot() -> f64 {
+    f64::from(keys::random_bytes()[0]) / 255.0
 }
 
 fn failed(error: &NodeError, layers: &Range<u32>) {
@@ -252,15 +262,25 @@ pub async fn announce(
         tokio::select! {
             _ = tick.tick() => {}
             changed = served.changed() => if changed.is_err() { return },
-            // Who has just come should not wait.
-            () = tokio::time::sleep(Duration::from_millis(500)), if net.peers().len() != peers => {}
+            () = tokio::time::sleep(NEWS) => {
+                // Who has just come should not wait, nor who looks for room.
+                let moved = last.as_ref().zip(hub.now()).is_some_and(|(said, (room, _))| {
+                    room.abs_diff(said.room) > said.memory / 4
+                });
+                if net.peers().len() == peers && !moved {
+                    continue;
+                }
+            }
             _ = stop.changed() => return,
         }
         peers = net.peers().len();
         let here = served.borrow_and_update().clone().zip(hub.now());
         let mut announce = match (here, last.take()) {
             (Some((announce, (room, token_us))), _) => Announce { room, token_us, ..announce },
-            (None, Some(last)) => Announce { first: last.end, ..last },
+            (None, Some(last)) => {
+                hub.known().forget(hub.node());
+                Announce { first: last.end, ..last }
+            }
             (None, None) => continue,
         };
         announce.price = hub.price();
@@ -391,7 +411,7 @@ mod tests {
         let model = Arc::new(Model::open(folder.path(), None, None, &mut |_, _| ()).unwrap());
         let why = |share: Share| {
             let (model, hub) = (model.clone(), hub());
-            async move { next(&hub, (&share, &pauses()), &model, None).await.unwrap_err().to_string() }
+            async move { next(&hub, (&share, &pauses()), &model, &None).await.unwrap_err().to_string() }
         };
         assert!(why(Share::Bytes(1000)).await.contains("--memory 1 at least, or a smaller --dtype"));
         assert!(why(Share::Layers(0..5)).await.contains("the model has 4 layers"));

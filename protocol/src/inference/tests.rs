@@ -846,6 +846,27 @@ fn a_session_that_its_client_has_forgotten_ends_at_the_second_sweep() {
 }
 
 #[test]
+fn a_stage_that_must_end_tells_its_clients_and_holds_nothing_any_more() {
+    let mut world = World::new(10, &[0..3, 3..6], &[50, 20], 200, false);
+    while world.now < 200 {
+        world.step();
+    }
+    let clients: HashSet<NodeId> = world.askers.iter().map(|asker| asker.node).collect();
+    let stage = &mut world.machines[0].stage;
+    let free = stage.room();
+    let told = |effect: &stage::Effect| match effect {
+        stage::Effect::Send(to, Frame { body: Some(Body::Failed(failed)), .. }) => {
+            (failed.why() == ailo_proto::FailedWhy::Full).then_some(*to)
+        }
+        _ => None,
+    };
+    let effects = stage.end_all("it must");
+    assert_eq!(effects.iter().filter_map(told).collect::<HashSet<_>>(), clients);
+    assert_eq!(effects.iter().filter(|effect| matches!(effect, stage::Effect::Free(_))).count(), 2);
+    assert!(stage.sessions() == 0 && stage.room() > free);
+}
+
+#[test]
 fn strangers_change_nothing_and_floods_are_refused() {
     let mut world = World::new(10, &[0..3, 3..6], &[50], 200, false);
     while world.now < 200 {
