@@ -338,6 +338,24 @@ mod tests {
     }
 
     #[test]
+    fn a_liar_draws_the_first_text_and_no_other() {
+        // Node 1 takes 50 ms and says nothing at all; who is beside it is the only one that has the second half.
+        let near = [(3, 1000)];
+        let mut known =
+            known(&[announce(1, 0..4, 0, &near), announce(2, 0..4, 100, &near), announce(3, 4..8, 100, &[])]);
+        for text in 0..10 {
+            let stages = route(&known, &[], &[]).unwrap();
+            let first = if text == 0 { 1 } else { 2 };
+            assert_eq!(stages, [(node(first), 0..4), (node(3), 4..8)], "text {text}");
+            let took = 1000 + 400 + if first == 1 { 50_000 } else { 400 };
+            let near = HashMap::new();
+            let expected = known.routes(wanted(&near)).ring(&stages).unwrap();
+            known.slow.saw(text, &stages.iter().map(|(node, _)| *node).collect::<Vec<_>>(), took, expected);
+        }
+        assert!(known.slow.of(&node(1)) > 20_000 && known.slow.of(&node(3)) < 1000, "who was beside it is cleared");
+    }
+
+    #[test]
     fn who_has_room_is_preferred_and_who_has_none_is_asked_where_nobody_else_is() {
         // Whoever takes eight layers of this text needs 1800 bytes.
         let full = Announce { room: 1799, ..announce(1, 0..8, 10, &[]) };
