@@ -108,10 +108,10 @@ async fn a_text_goes_on_when_stages_die_and_hang() {
     );
 }
 
-/// Bytes that a process has for itself, beside what it has mapped of files.
-fn own_memory(net: &Net, i: usize) -> u64 {
+/// Bytes of a process in memory: `RssAnon` are its own, `RssFile` what it has touched of files that are mapped.
+fn memory(net: &Net, i: usize, kind: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", net.pid(i).unwrap())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(kind)?.strip_prefix(':')).unwrap();
     line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
 }
 
@@ -122,12 +122,13 @@ async fn a_stage_takes_little_more_memory_than_its_layers_weights() {
                          "num_attention_heads": 16, "num_key_value_heads": 16, "vocab_size": 262, "max_position_embeddings": 512,
                          "tie_word_embeddings": true, "rope_theta": 10000.0, "rms_norm_eps": 1e-6 });
     let mut world = World::new(PROGRAM, &config, &["0..0", "0..6", "6..8"]);
-    world.start_with(&[0, 1, 2], &["--dtype", "bf16", "--memory", "64"]);
+    let flags = ["--dtype", "bf16", "--memory", "64"];
+    world.start_with(&[0, 1, 2], &flags);
     world.wait_for_stages(2);
     let prompt: Vec<u32> = (0..20).map(|i| i * 37 % 256).collect();
     world.write(&prompt, |_| ()).unwrap();
     let layer = 2 * (4 * 1024 * 1024 + 3 * 1024 * 2816);
-    let [without, six, two] = [0, 1, 2].map(|i| own_memory(&world.net, i));
+    let [without, six, two] = [0, 1, 2].map(|i| memory(&world.net, i, "RssAnon"));
     println!(
         "{} MB without layers, {} with six, {} with two of {} MB",
         without >> 20,
@@ -135,7 +136,23 @@ async fn a_stage_takes_little_more_memory_than_its_layers_weights() {
         two >> 20,
         layer >> 20
     );
-    // Half of the room for sessions would be far more than one text takes.
-    assert!(six - without < 6 * layer * 11 / 10 + (32 << 20), "{without} {six}");
-    assert!(two - without < 2 * layer * 11 / 10 + (32 << 20), "{without} {two}");
+    // Beside the weights, what texts may take.
+    let texts = (64 << 20) / 4;
+    assert!(six - without < 6 * layer * 11 / 10 + texts, "{without} {six}");
+    assert!(two - without < 2 * layer * 11 / 10 + texts, "{without} {two}");
+
+    // Once the layers' hashes are known, the others are not read any more: for them, the files were mapped.
+    world.net.kill(2).await.unwrap();
+    world.wait_for_stages(1);
+    world.start_with(&[2], &flags);
+    world.wait_until("both are there", |stages| stages.len() == 2 && stages.iter().any(|stage| stage.node == 2));
+    let mapped = memory(&world.net, 2, "RssFile");
+    world.net.kill(2).await.unwrap();
+    world.wait_for_stages(1);
+    std::fs::remove_dir_all(world.net.nodes[2].dir.join("hashes")).unwrap();
+    world.start_with(&[2], &flags);
+    world.wait_for_stages(2);
+    let all = memory(&world.net, 2, "RssFile");
+    println!("{} MB of mapped files are read, {} MB without hashes", mapped >> 20, all >> 20);
+    assert!(all - mapped > 8 * 2 * layer * 95 / 100, "{mapped} {all}");
 }

@@ -184,15 +184,20 @@ pub struct RunOptions {
     /// A checkpoint's folder: serve (a part of) this model to the network, and answer the API with it [default: the network's own model].
     #[arg(long, env = "AILO_MODEL", value_name = "FOLDER")]
     pub model: Option<PathBuf>,
-    /// With --model: which layers to serve, as in 0..12; 0..0 serves none and only asks [default: where the network has fewest].
+    /// Which layers of the model to serve, as in 0..12; 0..0 serves none and only asks [default: where the network has fewest; of the network's own
+    /// model, all].
     #[arg(long, env = "AILO_LAYERS", value_name = "A..B")]
     pub layers: Option<String>,
-    /// With --model: memory for its layers, in MiB [default: half of the machine's, or of what its control group leaves].
+    /// Memory for the layers that are served, in the type in which they are kept, in MiB; texts take up to a quarter as much beside [default: half of the
+    /// machine's, or of what its control group leaves; for the network's own model what it takes].
     #[arg(long, env = "AILO_MEMORY", value_name = "MIB")]
     pub memory: Option<u64>,
     /// With --model: how to keep the weights: f32, f16, bf16 or int8 [default: as they are in the files].
     #[arg(long, env = "AILO_DTYPE", value_name = "TYPE")]
     pub dtype: Option<String>,
+    /// How often layers are chosen anew, in milliseconds: for tests.
+    #[arg(long, hide = true, value_parser = clap::value_parser!(u64).range(1..))]
+    pub look_around_ms: Option<u64>,
     /// With --model, where its first layer is served: the folder of a small checkpoint with the same vocabulary, which guesses what follows;
     /// or none [default: what followed before].
     #[arg(long, env = "AILO_DRAFT", value_name = "FOLDER|none")]

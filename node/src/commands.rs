@@ -400,6 +400,20 @@ async fn status(args: ClientArgs) -> Result<(), NodeError> {
         s.model.parameters,
         loss(s.model.held_out_loss)
     );
+    for one in &s.serving {
+        let who = if one.node == s.node { "this node".into() } else { one.node.short() };
+        println!(
+            "serves      {who}: layers {}..{} of {} of {} in {}, {:.1} tokens/s, room for texts {} of {} MiB",
+            one.first,
+            one.end,
+            one.total,
+            one.name,
+            one.dtype,
+            one.tokens_per_s,
+            one.room >> 20,
+            one.memory >> 20
+        );
+    }
     println!("wallet      {}", s.wallet);
     println!(
         "balance     {} ALC, pending {}, staked {}, unbonding {}",

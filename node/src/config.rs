@@ -4,7 +4,12 @@ use crate::{
     cli::{RunArgs, RunOptions},
     datadir,
     error::NodeError,
-    inference::{draft::Guess, host::Share, payment::Ask, run::Checkpoint},
+    inference::{
+        draft::Guess,
+        host::{Pauses, Share},
+        payment::Ask,
+        run::{Checkpoint, Serves},
+    },
     machine,
 };
 use ailo_ledger::{
@@ -14,11 +19,17 @@ use ailo_ledger::{
 use ailo_protocol::{Address, Amount, canonical};
 use std::{
     net::SocketAddr,
+    ops::Range,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 /// Share of texts that are read again, unless told otherwise.
 const CHECKS: f64 = 0.05;
+/// MiB for sessions with the network's own model, unless told otherwise.
+const OWN_MEMORY: u64 = 256;
+/// Of the memory for layers, sessions get this part beside.
+const SESSIONS: u64 = 4;
 /// Spot checks of a validator, an hour; and of anybody, at most.
 const AUDITS: f64 = 6.0;
 const MAX_AUDITS: f64 = 3600.0;
@@ -60,8 +71,8 @@ pub struct Settings {
     pub power: u8,
     /// Never use a GPU.
     pub cpu: bool,
-    /// A checkpoint to serve instead of the network's own model.
-    pub serves: Option<Checkpoint>,
+    /// What it serves.
+    pub serves: Serves,
     /// What a unit of inference costs here; none: the market's price, and nothing on development networks.
     pub ask: Option<Ask>,
     /// What this node may pay for inference in a day.
@@ -87,32 +98,38 @@ pub fn parse_consent(text: &str) -> Result<Consent, NodeError> {
 }
 
 /// What `--model` and the flags beside it ask for.
-fn served(
-    folder: PathBuf,
-    layers: Option<&str>,
-    memory: Option<u64>,
-    dtype: Option<&str>,
-    draft: Option<PathBuf>,
-) -> Result<Checkpoint, NodeError> {
-    if !folder.join("config.json").exists() {
-        let folder = folder.display();
+fn serves(flags: &RunOptions, file: &RunOptions) -> Result<Serves, NodeError> {
+    let layers = flags.layers.as_deref().or(file.layers.as_deref());
+    let memory = flags.memory.or(file.memory).map(|megabytes| megabytes.saturating_mul(1 << 20));
+    let folder = flags.model.as_ref().or(file.model.as_ref());
+    if let Some(missing) = folder.filter(|folder| !folder.join("config.json").exists()) {
         return Err(NodeError::Usage(format!(
-            "--model {folder} is no checkpoint's folder: it holds config.json, tokenizer.json and *.safetensors"
+            "--model {} is no checkpoint's folder: it holds config.json, tokenizer.json and *.safetensors",
+            missing.display()
         )));
     }
-    let bytes = memory.map_or_else(|| machine::memory() / 2, |megabytes| megabytes << 20);
-    let share = match layers {
-        None => Share::Bytes(bytes),
-        Some(text) => {
+    let usual = || machine::memory() / 2;
+    let share = match (layers, memory) {
+        (None, None) if folder.is_none() => Share::WHOLE,
+        (None, memory) => Share::Bytes(memory.unwrap_or_else(usual)),
+        (Some(text), _) => {
             let ends = text.split_once("..").and_then(|(first, end)| Some((first.parse().ok()?, end.parse().ok()?)));
-            let layers = ends
-                .map(|(first, end)| first..end)
-                .filter(|layers: &std::ops::Range<usize>| layers.start <= layers.end);
+            let layers = ends.map(|(first, end)| first..end).filter(|layers: &Range<usize>| layers.start <= layers.end);
             Share::Layers(layers.ok_or_else(|| NodeError::Usage(format!("--layers {text}: write layers like 0..12")))?)
         }
     };
-    let dtype = dtype.map(str::parse).transpose()?;
-    Ok(Checkpoint { folder, share, dtype, memory: bytes / 4, draft: draft.map_or_else(Guess::default, Guess::from) })
+    let checkpoint = folder.map(|folder| {
+        let dtype = flags.dtype.as_ref().or(file.dtype.as_ref()).map(|dtype| dtype.parse()).transpose()?;
+        let draft = flags.draft.clone().or(file.draft.clone()).map_or_else(Guess::default, Guess::from);
+        Ok::<_, NodeError>(Checkpoint { folder: folder.clone(), dtype, draft })
+    });
+    let sessions = match (memory, folder) {
+        (None, None) => OWN_MEMORY << 20,
+        (memory, _) => memory.unwrap_or_else(usual) / SESSIONS,
+    };
+    let look = flags.look_around_ms.or(file.look_around_ms).map(Duration::from_millis);
+    let pauses = look.map_or_else(Pauses::default, Pauses::looking);
+    Ok(Serves { checkpoint: checkpoint.transpose()?, share, memory: sessions, pauses })
 }
 
 impl Settings {
@@ -120,6 +137,7 @@ impl Settings {
     pub fn resolve(args: &RunArgs) -> Result<Settings, NodeError> {
         let file = args.config.as_deref().map(read_file).transpose()?.unwrap_or_default();
         let flags = args.options.clone();
+        let serves = serves(&flags, &file)?;
         let network = flags.network.or(file.network).ok_or_else(|| {
             NodeError::Usage(
                 "no network named: pass --network FILE, or --network dev to try it on this machine alone".into(),
@@ -159,16 +177,6 @@ impl Settings {
         let ask = flags.price.or(file.price).map(|text| text.parse()).transpose()?;
         let spend = flags.spend.or(file.spend).map(|text| text.parse::<Amount>()).transpose();
         let spend = spend.map_err(|e| NodeError::Usage(format!("--spend: {e}; write ALC a day, like 0.5")))?;
-        let serves = flags.model.or(file.model).map(|folder| {
-            let (layers, dtype) = (flags.layers.or(file.layers), flags.dtype.or(file.dtype));
-            served(
-                folder,
-                layers.as_deref(),
-                flags.memory.or(file.memory),
-                dtype.as_deref(),
-                flags.draft.or(file.draft),
-            )
-        });
         let default_listen = if network.is_some() { "/ip4/0.0.0.0/tcp/8646" } else { "/ip4/127.0.0.1/tcp/0" };
         Ok(Settings {
             validator,
@@ -188,7 +196,7 @@ impl Settings {
             data,
             http,
             power,
-            serves: serves.transpose()?,
+            serves,
             checks,
             audits,
             ask,

@@ -6,13 +6,14 @@ use ailo_node::{
     genesis,
     localnet::net::{Net, Spec},
 };
-use ailo_protocol::params::Params;
+use ailo_protocol::{Address, params::Params};
 use ailo_training::checkpoint::random;
 use serde_json::{Value, json};
 use std::{
     collections::HashMap,
     io::{BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpStream},
+    ops::Range,
     path::Path,
     time::{Duration, Instant},
 };
@@ -23,10 +24,20 @@ pub const TOKENS: usize = 256;
 /// A text that was written.
 pub struct Written {
     pub text: String,
+    /// What its tokens are called.
+    pub tokens: Vec<String>,
     /// The longest pause between two tokens.
     pub pause: Duration,
     /// The mean time of a token, without the first.
     pub token: Duration,
+}
+
+/// What a node says that it serves.
+#[derive(Clone, Debug)]
+pub struct Stage {
+    pub node: usize,
+    pub layers: Range<u64>,
+    pub said: Value,
 }
 
 /// Node 0 validates the ledger, and asks.
@@ -34,6 +45,8 @@ pub struct World {
     pub net: Net,
     pub folder: tempfile::TempDir,
     layers: Vec<String>,
+    /// What the nodes are called.
+    keys: Vec<String>,
     _dir: tempfile::TempDir,
 }
 
@@ -58,7 +71,11 @@ impl World {
             params,
         };
         let layers = layers.iter().map(|layers| layers.to_string()).collect();
-        World { net: Net::found(spec).unwrap(), folder, layers, _dir: dir }
+        let net = Net::found(spec).unwrap();
+        let founders = &net.genesis.founders;
+        let key = |wallet| founders.iter().find(|founder| founder.wallet == wallet).unwrap().node.to_string();
+        let keys = net.nodes.iter().map(|node| key(Address::from(node.wallet.public()))).collect();
+        World { net, folder, layers, keys, _dir: dir }
     }
 
     pub fn write_model(folder: &Path, config: &Value, tensors: &random::Tensors) {
@@ -107,25 +124,46 @@ impl World {
         Ok(BufReader::new(stream))
     }
 
+    /// Starts a node without saying which layers.
+    pub fn start_choosing(&mut self, i: usize, more: &[&str]) {
+        let model = self.folder.path().to_str().unwrap();
+        self.net.start_with(i, &[&["--inference-only", "--model", model], more].concat()).unwrap();
+    }
+
     /// Until node 0 knows so many stages.
     pub fn wait_for_stages(&self, count: usize) {
+        self.wait_until(&format!("{count} stages"), |stages| stages.len() == count);
+    }
+
+    /// Until the stages that node 0 knows are as they should be; these.
+    pub fn wait_until(&self, what: &str, fits: impl Fn(&[Stage]) -> bool) -> Vec<Stage> {
         let started = Instant::now();
         loop {
-            let mut answer = String::new();
-            if self.net.nodes[0].dir.join("rpc").exists()
-                && let Ok(mut stream) = TcpStream::connect(self.address())
-            {
-                let _ = write!(stream, "GET /v1/models HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
-                let _ = stream.read_to_string(&mut answer);
+            let stages = self.stages();
+            if stages.as_ref().is_some_and(|stages| fits(stages)) {
+                return stages.unwrap();
             }
-            let body = answer.split_once("\r\n\r\n").map_or("", |(_, body)| body);
-            let models: Value = serde_json::from_str(body).unwrap_or_default();
-            if models["data"][0]["stages"].as_array().map_or(0, Vec::len) == count {
-                return;
-            }
-            assert!(started.elapsed() < Duration::from_secs(60), "not {count} stages: {answer}");
-            std::thread::sleep(Duration::from_millis(100));
+            assert!(started.elapsed() < Duration::from_secs(60), "not {what}: {stages:?}");
+            std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// The stages that node 0 knows, if it answers.
+    pub fn stages(&self) -> Option<Vec<Stage>> {
+        let mut answer = String::new();
+        if !self.net.nodes[0].dir.join("rpc").exists() {
+            return None;
+        }
+        let mut stream = TcpStream::connect(self.address()).ok()?;
+        write!(stream, "GET /v1/models HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").ok()?;
+        stream.read_to_string(&mut answer).ok()?;
+        let models: Value = serde_json::from_str(answer.split_once("\r\n\r\n")?.1).ok()?;
+        let stage = |stage: &Value| Stage {
+            node: self.keys.iter().position(|key| stage["node"] == key.as_str()).unwrap(),
+            layers: stage["layers"][0].as_u64().unwrap()..stage["layers"][1].as_u64().unwrap(),
+            said: stage.clone(),
+        };
+        Some(models["data"][0]["stages"].as_array()?.iter().map(stage).collect())
     }
 
     /// Tokens a second of so many texts that are written at once, from the first token of all to the last; no text ends by `end`.
@@ -161,13 +199,24 @@ impl World {
     }
 
     /// Reads a text to its end; what `act` does happens at its 128th token.
-    pub fn write(&mut self, prompt: &[u32], mut act: impl FnMut(&mut World)) -> Result<Written, String> {
+    pub fn write(&mut self, prompt: &[u32], act: impl FnMut(&mut World)) -> Result<Written, String> {
+        let address = self.address();
+        World::write_at(address, prompt, act, self)
+    }
+
+    /// The same from the node at an address; `act` gets `world`.
+    pub fn write_at<T>(
+        address: SocketAddr,
+        prompt: &[u32],
+        mut act: impl FnMut(&mut T),
+        world: &mut T,
+    ) -> Result<Written, String> {
         let body = json!({ "prompt": prompt, "max_tokens": TOKENS, "temperature": 0, "stream": true, "logprobs": 0,
                            "logit_bias": { "260": -100, "261": -100 } });
-        let mut stream = self.ask(&body).unwrap();
+        let mut stream = World::ask_at(address, &body).unwrap();
         let (mut tokens, mut text, mut first, mut last, mut pause) =
             (0, String::new(), None, Instant::now(), Duration::ZERO);
-        let (mut line, mut seen) = (String::new(), String::new());
+        let (mut line, mut seen, mut names) = (String::new(), String::new(), Vec::new());
         while stream.read_line(&mut line).unwrap() > 0 {
             if let Some(event) = line.strip_prefix("data: {") {
                 let event: Value = serde_json::from_str(&format!("{{{event}")).unwrap();
@@ -175,6 +224,8 @@ impl World {
                     return Err(error.into());
                 }
                 let some = event["choices"][0]["logprobs"]["token_logprobs"].as_array().map_or(0, Vec::len);
+                let called = event["choices"][0]["logprobs"]["tokens"].as_array();
+                names.extend(called.into_iter().flatten().filter_map(|name| name.as_str().map(str::to_string)));
                 text.push_str(event["choices"][0]["text"].as_str().unwrap_or_default());
                 if some > 0 {
                     if tokens > 0 {
@@ -185,7 +236,7 @@ impl World {
                 }
                 tokens += some;
                 if some > 0 && tokens == TOKENS / 2 {
-                    act(self);
+                    act(world);
                 }
             }
             if line.starts_with("{\"error\"") {
@@ -198,6 +249,6 @@ impl World {
             return Err(format!("{tokens} of {TOKENS} tokens came; {seen:.2000}"));
         }
         let token = (last - first.unwrap_or(last)) / tokens.max(2).saturating_sub(1) as u32;
-        Ok(Written { text, pause, token })
+        Ok(Written { text, tokens: names, pause, token })
     }
 }

@@ -290,7 +290,7 @@ fn inference() -> Outcome {
         for (dtype, threads) in
             [(Dtype::F32, 1), (Dtype::Bf16, 1), (Dtype::Int8, 1), (Dtype::Bf16, 2), (Dtype::Int8, 2)]
         {
-            let mut weights = Weights::own(&cfg, values.clone())?;
+            let mut weights = Weights::own(&cfg, values.clone(), 0..cfg.layers as usize)?;
             weights.convert(dtype);
             let (engine, bytes) =
                 (Engine::new(Shape::of(&cfg), weights, threads)?, (values.len() * dtype.bytes()) as f64 / 1e9);

@@ -127,7 +127,7 @@ impl Layers for Model {
     fn part(&self, first: usize, end: usize) -> Result<(Box<dyn Deref<Target = Engine> + '_>, Range<usize>)> {
         match self.whole() {
             Some(engine) => engine.part(first, end),
-            None => Ok((Box::new(Box::new(self.load(first..first + 1, 1)?)), 0..1)),
+            None => Ok((Box::new(Box::new(self.load(first..first + 1, 1, &mut |_, _| ())?)), 0..1)),
         }
     }
 }
@@ -344,7 +344,7 @@ mod tests {
     #[test]
     fn a_model_that_does_not_lie_as_a_whole_is_read_layer_by_layer_with_the_same_outcome() {
         let folder = folder();
-        let model = Model::open(folder.path(), Some(Dtype::Int8), &mut |_, _| ()).unwrap();
+        let model = Model::open(folder.path(), Some(Dtype::Int8), None, &mut |_, _| ()).unwrap();
         assert!(model.whole().is_none());
         let whole = engine(folder.path(), Dtype::Int8);
         let tokens: Vec<u32> = (0..90).map(|i| i * 37 % 256).collect();

@@ -90,6 +90,11 @@ impl Court {
         height >= now.saturating_sub(BEHIND) && (lags || height <= now + AHEAD) && !covered
     }
 
+    /// Whether the ledger knows a node: it has registered, which takes work.
+    pub fn knows(&self, node: &NodeId) -> bool {
+        self.chain.head().state.node(node).is_some()
+    }
+
     /// Nodes that are jailed now: they serve nobody.
     pub fn jailed(&self) -> HashSet<NodeId> {
         self.chain.head().state.nodes().filter(|(_, node)| node.jailed_until.is_some()).map(|(id, _)| id).collect()
@@ -271,5 +276,5 @@ fn model_of(
 ) -> impl FnOnce() -> Option<Arc<Model>> + Send + 'static {
     let here = served.borrow().clone().filter(|model| model.id == *id);
     let (root, models) = (models.roots().into_iter().find(|root| Model::own_id(root) == *id), models.clone());
-    move || here.or_else(|| models.get(&root?).map(|held| Arc::new(Model::own(*models.config(), held))))
+    move || here.or_else(|| Model::own(*models.config(), models.get(&root?)?).ok().map(Arc::new))
 }

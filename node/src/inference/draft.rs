@@ -78,7 +78,7 @@ impl Drafts {
     pub fn new(model: Option<Engine>, position: Duration, memory: u64) -> Drafts {
         let of_text = |model: &Engine| (model.shape().cache_bytes() * model.layers() * model.shape().context) as u64;
         let texts = model.as_ref().map_or(0, |model| (memory / of_text(model).max(1)) as usize).min(MAX_READ);
-        let own = model.as_ref().map_or(Duration::ZERO, |model| super::host::pass(model, 1));
+        let own = model.as_ref().map_or(Duration::ZERO, |model| super::speed::pass(model, 1));
         Drafts { model, texts, position: (position + own).as_secs_f64(), sessions: HashMap::new() }
     }
 

@@ -12,8 +12,11 @@ use ailo_protocol::{
     Amount, Hash, Keypair, NodeId,
     inference::{
         SessionId,
-        announce::{Announce, Known},
+        announce::Announce,
+        client::Stages,
+        known::{Known, Rank},
         proof::{Signed, Statement},
+        routes::Wanted,
     },
 };
 use futures::future::join_all;
@@ -67,8 +70,8 @@ pub struct Hub {
 /// What a session hears.
 #[allow(clippy::large_enum_variant)] // Nearly all of it is frames.
 pub enum News {
-    /// A frame.
-    Frame(NodeId, Frame),
+    /// A frame, and when it came.
+    Frame(NodeId, Frame, Instant),
     /// A node can't be reached, or does not answer.
     Gone(NodeId),
     /// A stream to or from a node has ended, but not the connection.
@@ -181,6 +184,21 @@ impl Hub {
         let _ = tokio::time::timeout(within, join_all(workers.iter().map(Worker::end))).await; // The rest is broken off.
     }
 
+    /// Stops serving: takes no new sessions, waits for those that are here as [`Hub::drain`] does, and tells the clients of the rest. What the workers
+    /// held is free then.
+    pub async fn leave(&self, within: Duration) {
+        self.known().forget(&self.node);
+        self.drain(within).await;
+        let workers = std::mem::take(&mut *self.workers());
+        workers.iter().for_each(|worker| worker.send(Inbound::Stop));
+        join_all(workers.iter().map(Worker::end)).await;
+    }
+
+    /// Bytes that no session has now, and microseconds that a single token took lately, where something is served.
+    pub fn now(&self) -> Option<(u64, u32)> {
+        self.workers().first().filter(|worker| !worker.ended()).map(Worker::now)
+    }
+
     /// Ends all workers.
     pub fn stop(&self) {
         let workers = std::mem::take(&mut *self.workers());
@@ -212,8 +230,33 @@ impl Hub {
         if let Some(links) = self.links.get() {
             links.learn(announce.node, &announce.addresses);
         }
-        let now = self.started.elapsed().as_millis() as u64;
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).hear(now, announce)
+        let rank = self.rank(&announce.node);
+        self.known().hear(self.now_ms(), rank, announce)
+    }
+
+    /// How well a node is known here.
+    fn rank(&self, node: &NodeId) -> Rank {
+        if self.court.as_ref().is_some_and(|court| court.knows(node)) {
+            Rank::Registered
+        } else if self.links.get().is_some_and(|links| links.reaches(node)) {
+            Rank::Connected
+        } else {
+            Rank::Stranger
+        }
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
+    }
+
+    /// What a token took that came by this route, all stages together.
+    pub fn saw(&self, route: &Stages, took_us: u64, wanted: Wanted<'_>) {
+        let (mut known, now) = (self.known(), self.now_ms());
+        let Some(expected) = known.routes(wanted).ring(route) else { return };
+        let others: Vec<NodeId> = route.iter().map(|(node, _)| *node).filter(|node| *node != self.node).collect();
+        if !others.is_empty() {
+            known.slow.saw(now, &others, took_us, expected);
+        }
     }
 
     /// What this node itself serves from now on.
@@ -289,7 +332,7 @@ impl Hub {
             let clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
             let open = clients.get(&session).filter(|client| !client.is_closed());
             if let Some(client) = open {
-                let _ = client.try_send(News::Frame(from, frame.clone())); // What is too much is dropped.
+                let _ = client.try_send(News::Frame(from, frame.clone(), Instant::now())); // What is too much is dropped.
             }
             // What a stage goes on with, though nobody here does, may be what a lost frame was to end.
             let forgotten = open.is_none() && matches!(body, Body::Failed(_));

@@ -15,9 +15,11 @@ pub mod hub;
 pub mod links;
 pub mod model;
 pub mod payment;
+pub mod progress;
 pub mod run;
 pub mod serve;
 pub mod session;
+pub mod speed;
 #[cfg(test)]
 mod tests;
 pub mod worker;

@@ -15,7 +15,7 @@ use ailo_training::{
 };
 use std::{
     ops::Range,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, OnceLock},
 };
 
@@ -34,17 +34,27 @@ pub struct Model {
     pub text: Text,
     /// Tokens that end a text.
     pub ends: Vec<u32>,
-    /// Bytes of all weights.
-    bytes: u64,
+    /// Bytes that each layer takes alone, with what belongs to it at an end of the model.
+    sizes: Vec<u64>,
+    /// Whether all of it lies in files, or in memory that is used anyway.
+    lies: bool,
     source: Source,
     /// All of it, for checks.
     whole: OnceLock<Option<Engine>>,
 }
 
 enum Source {
-    /// With what the layers hold.
-    Folder(Box<Checkpoint>, Option<Dtype>, Vec<Hash>),
+    Folder(Box<Folder>),
     Own(ModelConfig, Arc<Held>),
+}
+
+struct Folder {
+    checkpoint: Checkpoint,
+    dtype: Option<Dtype>,
+    /// What the layers hold.
+    hashes: Vec<Hash>,
+    /// Where these are kept.
+    kept: Option<PathBuf>,
 }
 
 /// The weights of a state.
@@ -68,22 +78,29 @@ fn arithmetic(dtype: Dtype) -> &'static str {
 }
 
 impl Model {
-    /// A checkpoint's folder, with its matrices in `dtype`, or as they are. All weights are read once for the model's id; `progress` is told bytes
-    /// done and in all.
+    /// A checkpoint's folder, with its matrices in `dtype`, or as they are. All weights are read once for the model's id, and then no more, if what they
+    /// hold can be `kept` in a folder; `progress` is told bytes done and in all.
     ///
     /// # Errors
     ///
     /// [`TrainingError::File`] and [`TrainingError::Checkpoint`], as the folder has it.
-    pub fn open(folder: &Path, dtype: Option<Dtype>, progress: &mut dyn FnMut(u64, u64)) -> Result<Model> {
+    pub fn open(
+        folder: &Path,
+        dtype: Option<Dtype>,
+        kept: Option<&Path>,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Model> {
         let checkpoint = Checkpoint::open(folder)?;
         let text = Text::open(folder)?;
         let shape = checkpoint.shape().clone();
-        let mut read = 0;
-        let mut progress = |done, total| {
-            read = total;
-            progress(done, total);
+        let hashes = match kept {
+            Some(dir) => checkpoint.hashes_kept(dir, progress)?,
+            None => checkpoint.hashes(progress)?,
         };
-        let hashes = checkpoint.hashes(&mut progress)?;
+        let layers = 0..shape.layers;
+        let sizes = layers.clone().map(|layer| Ok(checkpoint.size(&(layer..layer + 1), dtype)?.kept));
+        let sizes = sizes.collect::<Result<Vec<u64>>>()?;
+        let lies = checkpoint.size(&layers, dtype)?.copied == 0;
         let mut known = format!("{shape:?} {}", dtype.map_or("as it is", arithmetic)).into_bytes();
         for name in ["tokenizer.json", "tokenizer_config.json"] {
             let path = folder.join(name);
@@ -106,8 +123,9 @@ impl Model {
             shape,
             text,
             ends,
-            bytes: read,
-            source: Source::Folder(Box::new(checkpoint), dtype, hashes),
+            sizes,
+            lies,
+            source: Source::Folder(Box::new(Folder { checkpoint, dtype, hashes, kept: kept.map(Path::to_path_buf) })),
             whole: OnceLock::new(),
         })
     }
@@ -118,28 +136,51 @@ impl Model {
     }
 
     /// A state of the network's own model.
-    pub fn own(config: ModelConfig, held: Arc<Held>) -> Model {
+    ///
+    /// # Errors
+    ///
+    /// [`TrainingError::WeightCount`] if it is none of a model of this shape.
+    pub fn own(config: ModelConfig, held: Arc<Held>) -> Result<Model> {
         let text = Text::Own(config.tokenizer);
-        // Each round brings another state; clients need not follow its name.
-        let name = "ailo".to_string();
-        let ends = if config.tokenizer == Tokenizer::Gpt2 { text.ends() } else { Vec::new() };
-        let id = Model::own_id(&held.root);
-        let bytes = 4 * held.state.weights.len() as u64;
-        Model {
-            id,
-            name,
-            shape: Shape::of(&config),
+        let shape = Shape::of(&config);
+        let layer = |layer| Ok(Weights::own(&config, Values(held.clone()), layer..layer + 1)?.bytes());
+        Ok(Model {
+            id: Model::own_id(&held.root),
+            // Each round brings another state; clients need not follow its name.
+            name: "ailo".into(),
+            ends: if config.tokenizer == Tokenizer::Gpt2 { text.ends() } else { Vec::new() },
+            sizes: (0..shape.layers).map(layer).collect::<Result<_>>()?,
+            lies: true,
+            shape,
             text,
-            ends,
-            bytes,
             source: Source::Own(config, held),
             whole: OnceLock::new(),
-        }
+        })
     }
 
-    /// Bytes that a layer takes, about: what is kept in smaller numbers takes less.
-    pub fn layer_bytes(&self) -> u64 {
-        self.bytes / self.shape.layers as u64
+    /// Bytes that the smallest piece of it takes: one layer.
+    pub fn least_bytes(&self) -> u64 {
+        self.sizes.iter().copied().min().unwrap_or(0)
+    }
+
+    /// Spans that fit into so many bytes, of which none lies in another: from each layer on as many as fit.
+    pub fn spans(&self, bytes: u64) -> Vec<Range<u32>> {
+        let longest = |first: usize| {
+            let mut left = bytes;
+            let fits = |size: &&u64| {
+                let rest = left.checked_sub(**size);
+                left = rest.unwrap_or(0);
+                rest.is_some()
+            };
+            first..first + self.sizes[first..].iter().take_while(fits).count()
+        };
+        let mut spans: Vec<Range<u32>> = Vec::new();
+        for span in (0..self.sizes.len()).map(longest).filter(|span| !span.is_empty()) {
+            if spans.last().is_none_or(|last| last.end < span.end as u32) {
+                spans.push(span.start as u32..span.end as u32);
+            }
+        }
+        spans
     }
 
     /// Longest text.
@@ -147,40 +188,99 @@ impl Model {
         self.shape.context.min(MAX_ROOM)
     }
 
-    /// All of it on one thread, where it lies, loaded when it is first asked for; none where it would take memory of its own.
-    /// [`check`](super::check) reads it layer by layer then.
+    /// All of it on one thread, where it lies, loaded when it is first asked for; none where it would take memory of its own, because it is kept
+    /// in another type than the files', or transposed. [`check`](super::check) reads it layer by layer then.
     pub fn whole(&self) -> Option<&Engine> {
-        let lies = !matches!(self.source, Source::Folder(_, Some(_), _));
         let log = |e: &TrainingError| tracing::warn!(error = %e, "the model can't be loaded as a whole");
-        self.whole
-            .get_or_init(|| lies.then(|| self.load(0..self.shape.layers, 1).inspect_err(log).ok()).flatten())
-            .as_ref()
+        let load = || self.load(0..self.shape.layers, 1, &mut |_, _| ()).inspect_err(log).ok();
+        self.whole.get_or_init(|| self.lies.then(load).flatten()).as_ref()
     }
 
-    /// Loads some of its layers, which compute on up to `threads` threads.
+    /// Loads some of its layers, which compute on up to `threads` threads. `progress` is told bytes done and in all.
     ///
     /// # Errors
     ///
-    /// As [`Model::open`]; the network's own model is there as a whole.
-    pub fn load(&self, layers: Range<usize>, threads: usize) -> Result<Engine> {
+    /// As [`Model::open`], and [`TrainingError::Checkpoint`] if it has no such layers, or they are not what they were.
+    pub fn load(&self, layers: Range<usize>, threads: usize, progress: &mut dyn FnMut(u64, u64)) -> Result<Engine> {
         let weights = match &self.source {
-            Source::Folder(checkpoint, dtype, hashes) => {
-                let loaded = checkpoint.load(layers.clone(), *dtype, &mut |_, _| ())?;
-                // A single layer's, as they were told: of several, a tied head is not told twice.
-                if layers.len() == 1 && loaded.hashes != hashes[layers] {
+            Source::Folder(folder) => {
+                let loaded = folder.checkpoint.load(layers.clone(), folder.dtype, progress)?;
+                if loaded.hashes != folder.hashes[layers] {
+                    folder.kept.iter().for_each(|dir| folder.checkpoint.forget_hashes(dir));
                     return Err(TrainingError::Checkpoint(
                         "the model's files have changed: start the node again".into(),
                     ));
                 }
                 loaded.weights
             }
-            Source::Own(config, held) if layers == (0..self.shape.layers) => {
-                Weights::own(config, Values(held.clone()))?
-            }
-            Source::Own(..) => {
-                return Err(TrainingError::Generate("the network's own model is served as a whole"));
-            }
+            Source::Own(config, held) => Weights::own(config, Values(held.clone()), layers)?,
         };
         Engine::new(self.shape.clone(), weights, threads)
+    }
+
+    /// The type in which most of it is kept.
+    pub fn dtype(&self) -> Dtype {
+        match &self.source {
+            Source::Folder(folder) => folder.dtype.unwrap_or_else(|| folder.checkpoint.dtype()),
+            Source::Own(..) => Dtype::F32,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::single_range_in_vec_init)]
+    use super::*;
+    use ailo_training::checkpoint::random;
+    use serde_json::json;
+
+    fn model(kind: &str, layers: usize, dtype: Option<Dtype>) -> (tempfile::TempDir, Model) {
+        let config = match kind {
+            "gpt2" => {
+                json!({ "model_type": "gpt2", "n_embd": 64, "n_layer": layers, "n_head": 4, "n_positions": 64, "vocab_size": 262 })
+            }
+            _ => {
+                json!({ "model_type": "llama", "hidden_size": 64, "intermediate_size": 160, "num_hidden_layers": layers,
+                         "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 262, "max_position_embeddings": 64,
+                         "tie_word_embeddings": true, "rms_norm_eps": 1e-6 })
+            }
+        };
+        let folder = tempfile::tempdir().unwrap();
+        random::write(folder.path(), &config, &random::tensors(&config), 2).unwrap();
+        random::write_tokenizer(folder.path(), None).unwrap();
+        let model = Model::open(folder.path(), dtype, None, &mut |_, _| ()).unwrap();
+        (folder, model)
+    }
+
+    #[test]
+    fn as_many_layers_fit_as_their_type_lets_and_the_ends_take_more() {
+        for dtype in [None, Some(Dtype::Bf16), Some(Dtype::Int8)] {
+            let (_folder, model) = model("llama", 6, dtype);
+            let (layer, end) = (model.sizes[1], model.sizes[0]);
+            // Queries, keys and values, the way out, and three maps of the inner width; each row of integers has a scale.
+            let (numbers, rows) = (64 * (64 + 32 + 32 + 64 + 160 + 160) + 160 * 64, 64 + 32 + 32 + 64 + 160 + 160 + 64);
+            let matrices = match dtype {
+                Some(Dtype::Int8) => numbers + 4 * rows,
+                Some(Dtype::Bf16) => 2 * numbers,
+                _ => 4 * numbers,
+            };
+            assert_eq!(layer, matrices + 2 * 4 * 64, "{dtype:?}");
+            assert!(end > layer && model.least_bytes() == layer);
+            assert_eq!(model.spans(3 * layer), [0..2, 1..4, 2..5, 4..6], "{dtype:?}");
+            assert_eq!(model.spans(layer - 1), []);
+            assert_eq!(model.spans(u64::MAX), [0..6]);
+        }
+    }
+
+    #[test]
+    fn only_what_lies_in_the_files_as_it_is_needed_is_loaded_as_a_whole_for_checks() {
+        for (kind, dtype, whole) in [
+            ("llama", None, true),
+            ("llama", Some(Dtype::F32), true),
+            ("llama", Some(Dtype::Int8), false),
+            ("gpt2", None, false),
+        ] {
+            assert_eq!(model(kind, 2, dtype).1.whole().is_some(), whole, "{kind} {dtype:?}");
+        }
     }
 }

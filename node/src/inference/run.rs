@@ -5,42 +5,49 @@ use super::{
     audit,
     court::{self, Court},
     draft::Guess,
-    host::{self, Hosting, Share, host},
+    host::{self, Hosting, Pauses, Share},
     hub::Hub,
     links::Links,
     model::Model,
     payment::{Ask, Cashier, Pays},
-    serve::progress,
+    progress::progress,
 };
 use crate::{
     error::NodeError,
     service::{chain::Chain, models::Models},
 };
-use ailo_protocol::{Hash, Keypair, inference::announce::Announce, keys, net};
+use ailo_protocol::{Hash, Keypair, net};
 use ailo_training::engine::Dtype;
 use std::{path::PathBuf, sync::Arc};
 use tokio::sync::watch;
 
-/// Bytes for sessions with the network's own model.
-const OWN_MEMORY: u64 = 256 << 20;
 /// Seconds.
 const HOUR: f64 = 3600.0;
-/// How often a node considers serving other layers, about.
-const LOOK_AROUND: std::time::Duration = std::time::Duration::from_secs(60);
+/// How much less of a busy processor the network's own model gets: nodes that train serve it, too.
+const OWN_NICENESS: i32 = 5;
 /// How often it is looked whether the state of the head has come.
 const LOOK: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// What a node serves.
+#[derive(Clone, Debug)]
+pub struct Serves {
+    /// A checkpoint; none: the network's own model.
+    pub checkpoint: Option<Checkpoint>,
+    /// Which layers.
+    pub share: Share,
+    /// Bytes for sessions.
+    pub memory: u64,
+    /// When it chooses layers.
+    pub pauses: Pauses,
+}
 
 /// A checkpoint that a node serves.
 #[derive(Clone, Debug)]
 pub struct Checkpoint {
     /// Its folder.
     pub folder: PathBuf,
-    /// Which layers.
-    pub share: Share,
     /// How weights are kept.
     pub dtype: Option<Dtype>,
-    /// Bytes for sessions.
-    pub memory: u64,
     /// What follows is guessed by this.
     pub draft: Guess,
 }
@@ -55,9 +62,13 @@ pub struct Inference {
 }
 
 impl Inference {
-    /// Starts what is to run until `stop`. A checkpoint is opened first.
+    /// Starts what is to run until `stop`. A checkpoint is opened first; what its layers hold is kept in a folder.
+    ///
+    /// # Errors
+    ///
+    /// As [`Model::open`].
     pub async fn start(
-        (checkpoint, checks, audits): (Option<Checkpoint>, f64, f64),
+        (serves, hashes, checks, audits): (Serves, PathBuf, f64, f64),
         (ask, pays, receipts): (Ask, Option<Pays>, PathBuf),
         ((key, network), court): ((Keypair, Hash), Court),
         net: net::Handle,
@@ -67,7 +78,7 @@ impl Inference {
         let cashier = (ask != Ask::Free).then(|| Cashier::new(chain.clone(), (key.clone(), network), ask, receipts));
         let hub = Hub::new(key.clone(), network, checks, (cashier.clone(), pays), Some(court));
         hub.connect(Links::start(net.clone(), &hub, stop.clone()));
-        let (model, current) = watch::channel(None);
+        let (offered, current) = watch::channel(None);
         let (served, announced) = watch::channel(None);
         let api = Api::new(hub.clone(), Some(net.clone()), current.clone());
         let mut tasks = vec![tokio::spawn(host::announce(hub.clone(), net, key, announced, stop.clone()))];
@@ -77,46 +88,26 @@ impl Inference {
             tasks.push(tokio::spawn(audit::run(hub.clone(), current, each, stop.clone())));
         }
         tasks.extend(cashier.map(|cashier| tokio::spawn(cashier.run(stop.clone()))));
-        if let Some(Checkpoint { folder, share, dtype, memory, draft }) = checkpoint {
-            let opened = tokio::task::spawn_blocking(move || Model::open(&folder, dtype, &mut progress())).await;
-            let opened = Arc::new(opened.map_err(|e| NodeError::io("open the model", std::io::Error::other(e)))??);
-            let (hub, mut stop) = (hub.clone(), stop);
-            tasks.push(tokio::spawn(async move {
-                let threads = std::thread::available_parallelism().map_or(1, |cores| cores.get());
-                let moves = matches!(share, Share::Bytes(_));
-                let mut next = Some(share);
-                loop {
-                    if let Some(share) = next.take() {
-                        let draft = draft.clone();
-                        let hosting = Hosting { model: opened.clone(), share, threads, memory, niceness: 0, draft };
-                        tokio::select! {
-                            hosted = host(&hub, hosting) => match hosted {
-                                // Nobody is left to tell at the end.
-                                Ok(hosted) => drop((served.send(hosted), model.send(Some(opened.clone())))),
-                                Err(e) => tracing::error!(error = %e, "the model is not served"),
-                            },
-                            _ = stop.changed() => return,
-                        }
-                    }
-                    // Not all at once, or all would move to the same place.
-                    let wait = LOOK_AROUND.mul_f64(0.5 + f64::from(keys::random_bytes()[0]) / 255.0);
-                    tokio::select! {
-                        () = tokio::time::sleep(wait) => {}
-                        _ = stop.changed() => return,
-                    }
-                    let span = served.borrow().as_ref().map(|announce| announce.first..announce.end);
-                    if let Some(span) = span.filter(|_| moves) {
-                        let total = opened.shape.layers as u32;
-                        let weak = hub.known().needs(hub.node(), &opened.id, total, &span);
-                        if let Some(to) = weak {
-                            tracing::info!(from = ?span, ?to, "others serve these layers: moves to where fewer do");
-                            next = Some(Share::Layers(to.start as usize..to.end as usize));
-                        }
-                    }
-                }
-            }));
+        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+        let (threads, niceness, draft) = match &serves.checkpoint {
+            Some(checkpoint) => (cores, 0, checkpoint.draft.clone()),
+            None => (1, OWN_NICENESS, Guess::default()),
+        };
+        let hosting = Hosting { threads, memory: serves.memory, niceness, draft };
+        let (model, opened) = watch::channel(None);
+        let keep = host::keep(hub.clone(), (serves.share, hosting, serves.pauses), opened, (offered, served));
+        if let Some(Checkpoint { folder, dtype, .. }) = serves.checkpoint {
+            let open = move || Model::open(&folder, dtype, Some(&hashes), &mut progress("reading"));
+            let opened = tokio::task::spawn_blocking(open).await;
+            let opened = opened.map_err(|e| NodeError::io("open the model", std::io::Error::other(e)))??;
+            model.send_replace(Some(Arc::new(opened)));
+            tasks.push(tokio::spawn(until(stop.clone(), async move {
+                let _model = model; // It stays the one.
+                keep.await;
+            })));
         } else {
-            tasks.push(tokio::spawn(own(hub.clone(), models, chain, (model, served), stop)));
+            tasks.push(tokio::spawn(until(stop.clone(), keep)));
+            tasks.push(tokio::spawn(until(stop, own(models, chain, model))));
         }
         Ok(Inference { hub, api, tasks })
     }
@@ -130,45 +121,34 @@ impl Inference {
     }
 }
 
-/// Serves each new state of the network's own model; sessions stay with the state that they began with.
-async fn own(
-    hub: Arc<Hub>,
-    models: Models,
-    chain: Chain,
-    (model, served): (watch::Sender<Option<Arc<Model>>>, watch::Sender<Option<Announce>>),
-    mut stop: watch::Receiver<bool>,
-) {
+/// Something that ends with the node.
+async fn until(mut stop: watch::Receiver<bool>, work: impl Future<Output = ()>) {
+    tokio::select! {
+        () = work => {}
+        _ = stop.changed() => {}
+    }
+}
+
+/// Gives each new state of the network's own model; sessions stay with the state that they began with.
+async fn own(models: Models, chain: Chain, model: watch::Sender<Option<Arc<Model>>>) {
     let mut current = None;
     let mut look = tokio::time::interval(LOOK);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        tokio::select! {
-            _ = look.tick() => {}
-            _ = stop.changed() => return,
-        }
+        look.tick().await;
         let root = chain.head().state.model().root;
         if current == Some(root) {
             continue;
         }
         let from = models.clone();
-        let held = tokio::task::spawn_blocking(move || from.get(&root)).await;
-        let Ok(Some(held)) = held else { continue };
-        let state = Arc::new(Model::own(*models.config(), held));
-        let share = Share::Layers(0..state.shape.layers);
-        let hosting = Hosting {
-            model: state.clone(),
-            share,
-            threads: 1,
-            memory: OWN_MEMORY,
-            niceness: 5,
-            draft: Guess::default(),
-        };
-        match host(&hub, hosting).await {
-            Ok(hosted) => {
+        let state = move || Some(Model::own(*from.config(), from.get(&root)?));
+        match tokio::task::spawn_blocking(state).await {
+            Ok(Some(Ok(state))) => {
                 current = Some(root);
-                let _ = (served.send(hosted), model.send(Some(state))); // Nobody is left to tell at the end.
+                model.send_replace(Some(Arc::new(state)));
             }
-            Err(e) => tracing::warn!(error = %e, "the network's model is not served"),
+            Ok(Some(Err(e))) => tracing::warn!(error = %e, "the network's model is not served"),
+            Ok(None) | Err(_) => {} // It has not come yet.
         }
     }
 }

@@ -6,16 +6,14 @@ use super::{
         access::{Access, Rules},
     },
     draft::Guess,
-    host::{Hosting, Share, host},
+    host::{Hosting, start},
     hub::Hub,
     model::Model,
+    progress::progress,
 };
 use crate::{cli::ServeArgs, error::NodeError};
 use ailo_protocol::{Hash, Keypair};
-use std::{
-    io::{IsTerminal, Write},
-    sync::Arc,
-};
+use std::{io::Write, sync::Arc};
 use tokio::sync::watch;
 
 /// Serves until it is told to stop.
@@ -54,22 +52,12 @@ impl Server {
         let (folder, dtype, threads) = (args.model.clone(), args.dtype, args.threads.map_or(cores, |n| n as usize));
         let memory = args.memory << 20;
         let hub = Hub::new(Keypair::generate(), Hash::ZERO, 0.0, (None, None), None);
-        let open = move || Model::open(&folder, dtype, &mut progress());
+        let open = move || Model::open(&folder, dtype, None, &mut progress("reading"));
         let opened = tokio::task::spawn_blocking(open).await;
         let model = Arc::new(opened.map_err(|e| NodeError::io("open the model", std::io::Error::other(e)))??);
-        let share = Share::Layers(0..model.shape.layers);
-        host(
-            &hub,
-            Hosting {
-                model: model.clone(),
-                share,
-                threads,
-                memory,
-                niceness: 0,
-                draft: args.draft.clone().map_or_else(Guess::default, Guess::from),
-            },
-        )
-        .await?;
+        let draft = args.draft.clone().map_or_else(Guess::default, Guess::from);
+        let layers = 0..model.shape.layers as u32;
+        start(&hub, &model, layers, &Hosting { threads, memory, niceness: 0, draft }).await?;
         let busy = |e| NodeError::io(format!("serve on {}", args.http), e);
         let listener = tokio::net::TcpListener::bind(args.http).await.map_err(busy)?;
         let address = listener.local_addr().map_err(busy)?;
@@ -88,17 +76,5 @@ impl Server {
     pub fn stop(&self) {
         self.task.abort();
         self.hub.stop();
-    }
-}
-
-/// Shows on a terminal how much of the weights was read.
-pub(super) fn progress() -> impl FnMut(u64, u64) {
-    let (terminal, mut shown) = (std::io::stderr().is_terminal(), 0);
-    move |done, total| {
-        let percent = (done * 100).checked_div(total).unwrap_or(100);
-        if terminal && percent != shown {
-            shown = percent;
-            eprint!("\rreading the model: {percent} % of {} MB{}", total >> 20, if done >= total { "\n" } else { "" });
-        }
     }
 }

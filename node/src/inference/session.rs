@@ -12,7 +12,9 @@ use ailo_protocol::{
     Amount, Hash, NodeId, canonical,
     inference::{
         client::{Client, Effect, Request, Routes},
+        pace::Pace,
         proof::Signed,
+        routes::Wanted,
         tabs::Service,
     },
     keys,
@@ -58,6 +60,8 @@ pub struct Session {
     /// From the request to the first token, and who was told.
     latency_ms: u32,
     attested: HashSet<NodeId>,
+    /// How fast tokens come.
+    pace: Pace,
     over: bool,
 }
 
@@ -75,23 +79,35 @@ pub struct Reach {
 /// What is known when a route is looked for.
 struct Now<'a> {
     hub: &'a Hub,
-    model: Hash,
-    reach: &'a Reach,
+    wanted: Wanted<'a>,
+    avoid: &'a HashSet<NodeId>,
+}
+
+/// What a text of so many positions asks for.
+fn wanted<'a>(hub: &Hub, model: &Model, reach: &'a Reach, positions: u32) -> Wanted<'a> {
+    let bytes = |bytes: usize| bytes as u64 * u64::from(positions);
+    // As a stage counts: keys and values of each layer, rows that come, and rows that it gives out.
+    let rows = 2 * size_of::<f32>() * model.shape.width;
+    let bytes = (bytes(rows), bytes(model.shape.cache_bytes()));
+    Wanted { model: model.id, client: *hub.node(), near: &reach.near, bytes }
 }
 
 impl Routes for Now<'_> {
-    fn route(&mut self, layers: Range<u32>, without: &HashSet<NodeId>) -> Option<Vec<(NodeId, Range<u32>)>> {
+    fn route(
+        &mut self,
+        layers: Range<u32>,
+        between: Option<(NodeId, NodeId)>,
+        without: &HashSet<NodeId>,
+    ) -> Option<Vec<(NodeId, Range<u32>)>> {
         // Who lied, whom the ledger has jailed, and who costs more than this node pays.
         let most = self.hub.pays.as_ref().map_or(Amount::ZERO, Pays::most);
         let mut without = without | &self.hub.liars();
         without.extend(self.hub.court.iter().flat_map(Court::jailed));
         without.extend(self.hub.known().all().filter(|known| known.price > most).map(|known| known.node));
         without.remove(self.hub.node());
-        let route = |without: &HashSet<NodeId>| {
-            let known = self.hub.known();
-            known.routes(self.model, *self.hub.node(), &self.reach.near).route(layers.clone(), without)
-        };
-        let only = (!self.reach.avoid.is_empty()).then(|| route(&(&without | &self.reach.avoid))).flatten();
+        let route =
+            |without: &HashSet<NodeId>| self.hub.known().routes(self.wanted).route(layers.clone(), between, without);
+        let only = (!self.avoid.is_empty()).then(|| route(&(&without | self.avoid))).flatten();
         only.or_else(|| route(&without))
     }
 }
@@ -117,9 +133,12 @@ impl Session {
             paid: HashMap::new(),
             latency_ms: u32::MAX,
             attested: HashSet::new(),
+            pace: Pace::default(),
             over: false,
         };
-        let effects = session.client.start(0, &mut Now { hub, model: model.id, reach: &session.reach });
+        let wanted = wanted(hub, model, &session.reach, session.sampling.limit);
+        let mut routes = Now { hub, wanted, avoid: &session.reach.avoid };
+        let effects = session.client.start(0, &mut routes);
         session.act(effects);
         session.settle();
         session
@@ -137,9 +156,14 @@ impl Session {
             }
             let news = tokio::time::timeout(TICK, self.news.recv()).await;
             let now = self.started.elapsed().as_millis() as u64;
-            let mut routes = Now { hub: &self.hub, model: self.model.id, reach: &self.reach };
+            let wanted = wanted(&self.hub, &self.model, &self.reach, self.sampling.limit);
+            let mut routes = Now { hub: &self.hub, wanted, avoid: &self.reach.avoid };
+            let mut came = None;
             let effects = match news {
-                Ok(Some(News::Frame(from, frame))) => self.client.handle(now, from, frame, &mut routes),
+                Ok(Some(News::Frame(from, frame, at))) => {
+                    came = Some(at);
+                    self.client.handle(now, from, frame, &mut routes)
+                }
                 Ok(Some(News::Gone(node))) => self.client.gone(now, node, &mut routes),
                 Ok(Some(News::Broken(node))) => {
                     let effects = self.client.broken(now, node, &mut routes);
@@ -154,9 +178,23 @@ impl Session {
                 _ => Vec::new(),
             };
             let later = self.client.tick(now, &mut routes);
+            if let Some(at) = came {
+                self.measure(at, &effects);
+            }
             self.act(effects);
             self.act(later);
             self.settle();
+        }
+    }
+
+    /// Remembers how long tokens take by the route that they came by.
+    fn measure(&mut self, came: Instant, effects: &[Effect]) {
+        let tokens = effects.iter().filter(|effect| matches!(effect, Effect::Token(..))).count();
+        if tokens > 0 {
+            let (now, route) = ((came - self.started).as_micros() as u64, self.client.open_stages());
+            if let Some(took_us) = self.pace.came(now, tokens as u32, &route) {
+                self.hub.saw(&route, took_us, wanted(&self.hub, &self.model, &self.reach, self.sampling.limit));
+            }
         }
     }
 
@@ -176,7 +214,8 @@ impl Session {
             }
             if price > pays.most() {
                 let now = self.started.elapsed().as_millis() as u64;
-                let mut routes = Now { hub: &self.hub, model: self.model.id, reach: &self.reach };
+                let wanted = wanted(&self.hub, &self.model, &self.reach, self.sampling.limit);
+                let mut routes = Now { hub: &self.hub, wanted, avoid: &self.reach.avoid };
                 let effects = self.client.gone(now, node, &mut routes);
                 return self.act(effects);
             }
@@ -234,7 +273,8 @@ impl Session {
                 Effect::LeftOut(node, why) => tracing::info!(node = %node.short(), why, "a stage was left out"),
                 Effect::Signed(signed) => {
                     let now = self.started.elapsed().as_millis() as u64;
-                    let mut routes = Now { hub: &self.hub, model: self.model.id, reach: &self.reach };
+                    let wanted = wanted(&self.hub, &self.model, &self.reach, self.sampling.limit);
+                    let mut routes = Now { hub: &self.hub, wanted, avoid: &self.reach.avoid };
                     let effects = match self.hub.takes(&signed) {
                         Ok(()) => {
                             self.signed.push(signed);

@@ -3,9 +3,10 @@
 
 use super::{
     draft::{Drafts, Guess},
-    host::pass,
     hub::{Hub, Room},
     model::Model,
+    progress::progress,
+    speed::{Speed, pass},
 };
 use ailo_proto::{Candidate, Failed, FailedWhy, Frame, Logprob, Pay, Sampling as Wire, Wait, frame::Body};
 use ailo_protocol::{
@@ -28,7 +29,7 @@ use std::{
     ops::Range,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
     thread::Thread,
     time::{Duration, Instant},
@@ -65,7 +66,7 @@ pub enum Inbound {
     Leave,
     /// The same, and clients should go elsewhere: there is not much time.
     Drain,
-    /// It ends.
+    /// It ends; clients that have sessions here are told.
     Stop,
 }
 
@@ -113,12 +114,14 @@ impl Setup {
 /// What serves a stage; clones are the same one.
 #[derive(Clone)]
 pub struct Worker {
-    /// Microseconds that it takes for a token and layer.
-    pub layer_us: u32,
+    /// What a token takes here, as measured at the start.
+    pub speed: Speed,
     /// Whether others than its thread may compute.
     brief: bool,
     mail: Arc<Mutex<VecDeque<Inbound>>>,
-    computer: Arc<Mutex<Computer>>,
+    /// None once it has ended: what it held is free then.
+    computer: Arc<Mutex<Option<Computer>>>,
+    gauges: Arc<Gauges>,
     over: watch::Receiver<bool>,
     thread: Thread,
     hub: Weak<Hub>,
@@ -132,20 +135,22 @@ impl Worker {
     ///
     /// As [`Model::load`].
     pub fn start(setup: &Setup, hub: &Arc<Hub>) -> Result<Worker> {
-        let engine = setup.model.load(setup.layers.clone(), setup.threads)?;
-        let one = pass(&engine, 1);
-        let layer_us = u32::try_from(one.as_micros() / engine.layers().max(1) as u128).unwrap_or(u32::MAX).max(1);
-        let draft: Box<dyn Draft> = Box::new(setup.drafts(&engine, one)?);
-        let long = Arc::<Long>::default();
-        let computer = Computer::new(setup, engine, layer_us, draft, (Arc::downgrade(hub), long.clone()));
-        let computer = Arc::new(Mutex::new(computer));
+        let engine = setup.model.load(setup.layers.clone(), setup.threads, &mut progress("loading"))?;
+        let speed = Speed::of(&engine);
+        let draft: Box<dyn Draft> = Box::new(setup.drafts(&engine, pass(&engine, 1))?);
+        let (gauges, long) = (Arc::<Gauges>::default(), Arc::<Long>::default());
+        let shown = (Arc::downgrade(hub), gauges.clone(), long.clone());
+        let computer = Computer::new(setup, engine, &speed, draft, shown);
+        let computer = Arc::new(Mutex::new(Some(computer)));
         let (mail, (ends, over)) = (Arc::<Mutex<VecDeque<Inbound>>>::default(), watch::channel(false));
         let (own, own_mail, niceness) = (computer.clone(), mail.clone(), setup.niceness);
         let work = move || {
             // On Linux a thread has a niceness of its own; failing to lower it costs responsiveness only.
             let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), niceness);
-            let _over = Over(ends);
-            while let Ok(State::Idle | State::Busy) = own.lock().map(|mut computer| computer.work(&own_mail, None)) {
+            let _over = Over(ends, own.clone());
+            while let Ok(State::Idle | State::Busy) =
+                own.lock().map(|mut computer| work(&mut computer, &own_mail, None))
+            {
                 // Mail that came since has left a token, and parks nothing. Without any, sessions are forgotten, too.
                 std::thread::park_timeout(SWEEP);
             }
@@ -154,7 +159,7 @@ impl Worker {
         let thread = thread.map_err(|_| TrainingError::Generate("no thread can be started"))?.thread().clone();
         // A model that guesses takes as long as it takes.
         let brief = setup.niceness == 0 && !matches!(setup.draft, Guess::Model(_));
-        Ok(Worker { layer_us, brief, mail, computer, over, thread, hub: Arc::downgrade(hub), long })
+        Ok(Worker { speed, brief, mail, computer, gauges, over, thread, hub: Arc::downgrade(hub), long })
     }
 
     /// Sends something; nothing happens once it has ended.
@@ -172,7 +177,10 @@ impl Worker {
         let mut state = if self.brief { State::Idle } else { State::Busy };
         while state == State::Idle && !self.post().is_empty() {
             // Who has it may have looked into the mail for the last time: the thread looks again.
-            state = self.computer.try_lock().map_or(State::Busy, |mut computer| computer.work(&self.mail, Some(BRIEF)));
+            state = self
+                .computer
+                .try_lock()
+                .map_or(State::Busy, |mut computer| work(&mut computer, &self.mail, Some(BRIEF)));
         }
         if state != State::Idle {
             self.thread.unpark();
@@ -188,7 +196,12 @@ impl Worker {
         *self.over.borrow() || self.computer.is_poisoned()
     }
 
-    /// Until its thread has ended.
+    /// Bytes that no session has now, and microseconds that a single token took lately.
+    pub fn now(&self) -> (u64, u32) {
+        (self.gauges.room.load(Ordering::Relaxed), self.gauges.token_us.load(Ordering::Relaxed))
+    }
+
+    /// Until its thread has ended, and what it held is free.
     pub async fn end(&self) {
         let _ = self.over.clone().wait_for(|over| *over).await; // Who should say so is gone, then.
     }
@@ -222,13 +235,26 @@ impl Long {
     }
 }
 
-/// Says that a thread has ended, however it did.
-struct Over(watch::Sender<bool>);
+/// Says that a thread has ended, however it did, and that what it held is free.
+struct Over(watch::Sender<bool>, Arc<Mutex<Option<Computer>>>);
 
 impl Drop for Over {
     fn drop(&mut self) {
+        drop(self.1.lock().unwrap_or_else(PoisonError::into_inner).take());
         self.0.send_replace(true);
     }
+}
+
+/// What a worker shows of itself.
+#[derive(Default)]
+struct Gauges {
+    room: AtomicU64,
+    token_us: AtomicU32,
+}
+
+/// See [`Computer::work`]; nothing is left to do once it is gone.
+fn work(computer: &mut Option<Computer>, mail: &Mutex<VecDeque<Inbound>>, brief: Option<Duration>) -> State {
+    computer.as_mut().map_or(State::Over, |computer| computer.work(mail, brief))
 }
 
 /// Where work was left.
@@ -248,6 +274,7 @@ struct Computer {
     stage: Stage,
     caches: HashMap<SessionId, Cache>,
     hub: Weak<Hub>,
+    gauges: Arc<Gauges>,
     first: usize,
     /// Seconds that a pass takes, at the least.
     least: f64,
@@ -263,9 +290,9 @@ impl Computer {
     fn new(
         setup: &Setup,
         engine: Engine,
-        layer_us: u32,
+        speed: &Speed,
         draft: Box<dyn Draft>,
-        (hub, long): (Weak<Hub>, Arc<Long>),
+        (hub, gauges, long): (Weak<Hub>, Arc<Gauges>, Arc<Long>),
     ) -> Computer {
         let shape = engine.shape();
         let paid_for = hub.upgrade().is_some_and(|hub| hub.price() > Amount::ZERO);
@@ -281,13 +308,14 @@ impl Computer {
             owner: hub.upgrade().map_or(PublicKey([0; 32]), |hub| *hub.node()),
             paid: paid_for,
         };
-        let least = f64::from(layer_us) * engine.layers() as f64 / 1e6;
-        Computer {
+        let least = f64::from(speed.token_us(engine.layers())) / 1e6;
+        let computer = Computer {
             model: setup.model.id,
             stage: Stage::new(served, draft),
             engine,
             caches: HashMap::new(),
             hub,
+            gauges,
             first: setup.layers.start,
             least,
             speed: 1.0 / least,
@@ -295,7 +323,15 @@ impl Computer {
             over: false,
             swept: Instant::now(),
             long,
-        }
+        };
+        computer.show();
+        computer
+    }
+
+    /// What it has room for, and how fast it is, for all to see.
+    fn show(&self) {
+        self.gauges.room.store(self.stage.room(), Ordering::Relaxed);
+        self.gauges.token_us.store((self.least * 1e6) as u32, Ordering::Relaxed);
     }
 
     /// Reads and computes until there is nothing left, or what is left would take longer than `brief`.
@@ -319,6 +355,7 @@ impl Computer {
                 self.over = true;
                 return State::Over;
             }
+            self.show();
             let waiting = self.stage.waiting();
             if waiting == 0 {
                 if read < MAIL {
@@ -368,7 +405,7 @@ impl Computer {
             }
             Inbound::Stop => {
                 self.over = true;
-                Vec::new()
+                self.stage.end_all("it does not serve these layers any more")
             }
         };
         self.act(effects);

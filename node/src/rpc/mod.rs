@@ -26,7 +26,10 @@ pub mod types;
 
 use crate::{
     error::NodeError,
-    inference::api::access::{Access, by_our_names},
+    inference::{
+        api::access::{Access, by_our_names},
+        hub::Hub,
+    },
     service::{
         anchor::Anchor,
         chain::{Chain, Head, SubmitError},
@@ -39,7 +42,7 @@ use ailo_ledger::{
     state::{Event, Iou, Phase, State, TransferStatus},
     store::{MAX_PAGE, Subject},
 };
-use ailo_protocol::{Address, Amount, Genesis, Hash, NodeId, net};
+use ailo_protocol::{Address, Amount, Genesis, Hash, NodeId, inference::announce::Announce, net};
 use jsonrpsee::{
     server::{
         BatchRequestConfig, RpcModule, ServerBuilder, ServerConfig, ServerHandle, SubscriptionMessage, stop_channel,
@@ -61,6 +64,8 @@ const MAX_REQUEST_BYTES: u32 = 1 << 20;
 const MAX_RESPONSE_BYTES: u32 = 16 << 20;
 const MAX_BATCH: u32 = 64;
 const MAX_SUBSCRIPTIONS: u32 = 16;
+/// Nodes that serve text in a status, at most.
+const MAX_SERVING: usize = 64;
 
 /// Error codes, beside JSON-RPC's own.
 mod code {
@@ -92,6 +97,8 @@ pub struct Context {
     pub anchor: Option<watch::Receiver<Anchor>>,
     /// Peers.
     pub net: net::Handle,
+    /// Who serves what.
+    pub hub: Arc<Hub>,
     /// What training does.
     pub progress: watch::Receiver<Progress>,
     /// Whether the supply law held at the height that was looked at last: it takes a walk over the whole state.
@@ -191,6 +198,7 @@ impl Context {
                     loss: progress.loss,
                 },
                 model: self.model(&head),
+                serving: self.serving(),
                 account: account_view(&head, &self.wallet),
                 supply: SupplyView {
                     minted: supply.minted,
@@ -205,6 +213,27 @@ impl Context {
                 notes,
             },
         )
+    }
+
+    /// Who serves what; of many, some.
+    fn serving(&self) -> Vec<ServingView> {
+        let view = |one: &Announce| ServingView {
+            node: one.node,
+            name: one.name.clone(),
+            model: one.model,
+            first: one.first,
+            end: one.end,
+            total: one.total,
+            dtype: one.dtype.clone(),
+            tokens_per_s: 1e6 / f64::from(one.token_us.max(1)),
+            memory: one.memory,
+            room: one.room,
+            price: one.price,
+        };
+        let mut all: Vec<ServingView> = self.hub.known().all().map(view).collect();
+        all.sort_by_key(|one| (one.node != self.node, one.model, one.first, one.end, one.node));
+        all.truncate(MAX_SERVING);
+        all
     }
 
     fn law_holds(&self, state: &State) -> bool {

@@ -58,12 +58,41 @@ pub struct Status {
     pub round: RoundStatus,
     /// The model's head.
     pub model: ModelStatus,
+    /// Who serves text, as far as this node has heard: itself first.
+    pub serving: Vec<ServingView>,
     /// The node's wallet.
     pub account: AccountView,
     /// Coins.
     pub supply: SupplyView,
     /// What a person should know: few confirmations, an unprotected round, waiting for stake.
     pub notes: Vec<String>,
+}
+
+/// A node that serves layers of a model, by its own word.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ServingView {
+    /// Who.
+    pub node: NodeId,
+    /// The model's name.
+    pub name: String,
+    /// Its id.
+    pub model: Hash,
+    /// The first of the layers that are served.
+    pub first: u32,
+    /// The one after the last.
+    pub end: u32,
+    /// Layers of the whole model.
+    pub total: u32,
+    /// The type in which the weights are kept.
+    pub dtype: String,
+    /// Tokens a second of one text through these layers.
+    pub tokens_per_s: f64,
+    /// Bytes for texts.
+    pub memory: u64,
+    /// Of these, bytes that no text has now.
+    pub room: u64,
+    /// What a unit of positions through all layers costs.
+    pub price: Amount,
 }
 
 /// The open round, and this node's part in it.

@@ -132,19 +132,6 @@ pub async fn run_with(
     let rules =
         Rules { keys: Some(dir.path(keys::FILE)), required: settings.require_api_key, hosts: settings.allow_host };
     let access = Access::open(rules, settings.http)?;
-    let context = Arc::new(rpc::Context {
-        genesis: genesis.clone(),
-        node: *key.public(),
-        wallet,
-        trains,
-        validator: settings.validator,
-        chain: chain.clone(),
-        // A network of this node alone has no other history.
-        anchor: settings.network.is_some().then_some(anchor),
-        net: net.clone(),
-        progress: progress_seen,
-        law: Mutex::default(),
-    });
     // Coins of a development network buy nothing.
     let development = genesis.params.ledger.confirmations < 10;
     let ask = settings.ask.unwrap_or(if development { Ask::Free } else { Ask::Market });
@@ -159,7 +146,7 @@ pub async fn run_with(
     };
     let court = Court::new(chain.clone(), (key.clone(), network), wallet_key.clone(), dir.path("charges"));
     let inference = Inference::start(
-        (settings.serves, settings.checks, settings.audits),
+        (settings.serves, dir.path("hashes"), settings.checks, settings.audits),
         (ask, pays, dir.path("receipts")),
         ((key.clone(), network), court),
         net.clone(),
@@ -167,8 +154,22 @@ pub async fn run_with(
         stopped.clone(),
     )
     .await?;
+    let context = Arc::new(rpc::Context {
+        genesis: genesis.clone(),
+        node: *key.public(),
+        wallet,
+        trains,
+        validator: settings.validator,
+        chain: chain.clone(),
+        // A network of this node alone has no other history.
+        anchor: settings.network.is_some().then_some(anchor),
+        net: net.clone(),
+        hub: inference.hub.clone(),
+        progress: progress_seen,
+        law: Mutex::default(),
+    });
     let series = Series::open(dir.path("series"));
-    let site = Site::new(context.clone(), inference.hub.clone(), series.clone());
+    let site = Site::new(context.clone(), series.clone());
     let pages = site.router(access.clone()).merge(inference.api.router(access.clone()));
     let server = rpc::Server::start(settings.http, context.clone(), pages, access).await?;
     let url = format!("http://{}/rpc", server.address);

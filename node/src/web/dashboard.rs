@@ -202,7 +202,7 @@ fn map(site: &Site) -> Markup {
 
 /// Who serves which layers of what model.
 fn stages(site: &Site) -> Markup {
-    let known: Vec<_> = site.hub.known().all().cloned().collect();
+    let known: Vec<_> = site.context.hub.known().all().cloned().collect();
     html! {
         @if known.is_empty() { p.none { "Nobody has said that it does." } }
         @else {

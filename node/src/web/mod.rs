@@ -20,10 +20,7 @@ pub mod series;
 mod wallet;
 
 use crate::{
-    inference::{
-        api::access::{Access, by_our_names},
-        hub::Hub,
-    },
+    inference::api::access::{Access, by_our_names},
     rpc::Context,
 };
 use axum::{
@@ -58,8 +55,6 @@ const PLACES: [(&str, &str); 4] =
 pub struct Site {
     /// What JSON-RPC answers from, too.
     pub context: Arc<Context>,
-    /// Who serves what.
-    pub hub: Arc<Hub>,
     /// What was seen over time.
     pub series: Arc<Series>,
     /// Pages that are made at once, at most.
@@ -71,8 +66,8 @@ struct Missing(&'static str, String);
 
 impl Site {
     /// Pages about this node.
-    pub fn new(context: Arc<Context>, hub: Arc<Hub>, series: Arc<Series>) -> Site {
-        Site { context, hub, series, makers: Semaphore::new(MAKERS) }
+    pub fn new(context: Arc<Context>, series: Arc<Series>) -> Site {
+        Site { context, series, makers: Semaphore::new(MAKERS) }
     }
 
     /// The routes of all pages, under the names that `access` knows.

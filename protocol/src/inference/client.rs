@@ -67,8 +67,13 @@ pub type Stages = Vec<(NodeId, Range<u32>)>;
 
 /// Who knows which nodes serve what.
 pub trait Routes {
-    /// Stages for these layers, without some nodes.
-    fn route(&mut self, layers: Range<u32>, without: &HashSet<NodeId>) -> Option<Stages>;
+    /// Stages for these layers, without some nodes; `between` two that are there already, or as a ring.
+    fn route(
+        &mut self,
+        layers: Range<u32>,
+        between: Option<(NodeId, NodeId)>,
+        without: &HashSet<NodeId>,
+    ) -> Option<Stages>;
 }
 
 /// What the shell has to do.
@@ -352,11 +357,15 @@ impl Client {
         let mut used: HashSet<NodeId> = without.iter().copied().chain(self.hops.iter().map(|hop| hop.node)).collect();
         let (mut at, mut stages) = (0, Some(Vec::new()));
         let ends = self.hops.iter().map(|hop| hop.layers.clone());
-        for next in ends.chain(std::iter::once(self.request.layers..self.request.layers)) {
+        let node = |hop: Option<&Hop>| hop.map(|hop| hop.node);
+        for (i, next) in ends.chain(std::iter::once(self.request.layers..self.request.layers)).enumerate() {
             if at < next.start
                 && let Some(some) = stages.as_mut()
             {
-                match routes.route(at..next.start, &used) {
+                // The last one's tokens go to the first.
+                let before = node(i.checked_sub(1).and_then(|i| self.hops.get(i)).or(self.hops.last()));
+                let after = node(self.hops.get(i).or(self.hops.first()));
+                match routes.route(at..next.start, before.zip(after), &used) {
                     Some(route) => {
                         used.extend(route.iter().map(|(node, _)| *node));
                         some.extend(route);
@@ -372,7 +381,7 @@ impl Client {
         if self.hops.is_empty() {
             return None;
         }
-        routes.route(0..self.request.layers, without).map(|stages| (true, stages))
+        routes.route(0..self.request.layers, None, without).map(|stages| (true, stages))
     }
 
     /// The first layers that no open stage has.

@@ -3,7 +3,10 @@
 
 pub mod announce;
 pub mod client;
+pub mod known;
+pub mod pace;
 pub mod proof;
+pub mod routes;
 pub mod stage;
 pub mod tabs;
 #[cfg(test)]

@@ -313,6 +313,22 @@ impl Stage {
         std::mem::take(&mut self.effects)
     }
 
+    /// Ends all sessions, and tells their clients why.
+    pub fn end_all(&mut self, reason: &str) -> Vec<Effect> {
+        self.leave();
+        for id in self.which(|_| true) {
+            let Some(client) = self.sessions.get(&id).map(|session| session.client) else { continue };
+            self.fail(client, id, Refusal { own: true, ..refusal(FailedWhy::Full, reason) });
+        }
+        std::mem::take(&mut self.effects)
+    }
+
+    /// Bytes that no open session has.
+    pub fn room(&self) -> u64 {
+        let open = self.sessions.values().map(|session| session.bytes).sum();
+        self.served.memory.saturating_sub(open)
+    }
+
     /// Sessions that are open.
     pub fn sessions(&self) -> usize {
         self.sessions.len()

@@ -172,7 +172,12 @@ struct Chooser<'a> {
 }
 
 impl Routes for Chooser<'_> {
-    fn route(&mut self, layers: Range<u32>, without: &HashSet<NodeId>) -> Option<Vec<(NodeId, Range<u32>)>> {
+    fn route(
+        &mut self,
+        layers: Range<u32>,
+        _: Option<(NodeId, NodeId)>,
+        without: &HashSet<NodeId>,
+    ) -> Option<Vec<(NodeId, Range<u32>)>> {
         let (mut at, mut route) = (layers.start, Vec::new());
         while at < layers.end {
             let fits = |(node, span): &&(NodeId, Range<u32>)| {
@@ -992,6 +997,27 @@ fn a_session_that_its_client_has_forgotten_ends_after_two_minutes() {
 }
 
 #[test]
+fn a_stage_that_must_end_tells_its_clients_and_holds_nothing_any_more() {
+    let mut world = World::new(10, &[0..3, 3..6], &[50, 20], 200, false);
+    while world.now < 200 {
+        world.step();
+    }
+    let clients: HashSet<NodeId> = world.askers.iter().map(|asker| asker.node).collect();
+    let stage = &mut world.machines[0].stage;
+    let free = stage.room();
+    let told = |effect: &stage::Effect| match effect {
+        stage::Effect::Send(to, Frame { body: Some(Body::Failed(failed)), .. }) => {
+            (failed.why() == ailo_proto::FailedWhy::Full).then_some(*to)
+        }
+        _ => None,
+    };
+    let effects = stage.end_all("it must");
+    assert_eq!(effects.iter().filter_map(told).collect::<HashSet<_>>(), clients);
+    assert_eq!(effects.iter().filter(|effect| matches!(effect, stage::Effect::Free(_))).count(), 2);
+    assert!(stage.sessions() == 0 && stage.room() > free);
+}
+
+#[test]
 fn strangers_change_nothing_and_floods_are_refused() {
     let mut world = World::new(10, &[0..3, 3..6], &[50], 200, false);
     while world.now < 200 {
@@ -1043,7 +1069,12 @@ fn strangers_change_nothing_and_floods_are_refused() {
 struct Whole(Vec<NodeId>);
 
 impl Routes for Whole {
-    fn route(&mut self, layers: Range<u32>, without: &HashSet<NodeId>) -> Option<client::Stages> {
+    fn route(
+        &mut self,
+        layers: Range<u32>,
+        _: Option<(NodeId, NodeId)>,
+        without: &HashSet<NodeId>,
+    ) -> Option<client::Stages> {
         let node = self.0.iter().find(|node| !without.contains(node))?;
         Some(vec![(*node, layers)])
     }

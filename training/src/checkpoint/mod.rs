@@ -5,6 +5,7 @@
 //! mapping, tensor by tensor.
 
 mod config;
+mod kept;
 mod mapped;
 pub mod random;
 #[cfg(test)]
@@ -52,11 +53,34 @@ struct Stored {
     range: Range<usize>,
 }
 
+/// What layers take, in bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Size {
+    /// What is read of the files.
+    pub stored: u64,
+    /// What the weights take in memory, in the types in which they are kept; mapped files count like memory.
+    pub kept: u64,
+    /// Of these, matrices that don't lie in the files as they are needed: they have been converted or transposed, into memory of their own.
+    pub copied: u64,
+}
+
+/// What tensors are wanted for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Use {
+    /// They take the form for computing.
+    Compute,
+    /// Their hashes alone: they lie as in the files.
+    Hash,
+    /// What they would take: nothing is read.
+    Weigh,
+}
+
 /// Layers that were loaded.
 pub struct Loaded {
     /// The weights.
     pub weights: Weights,
     /// A hash of what each layer's tensors hold in the files; the first one's is that of the embedding, too, and the last one's that of the end.
+    /// They do not depend on what else was loaded.
     pub hashes: Vec<Hash>,
 }
 
@@ -96,7 +120,17 @@ impl Checkpoint {
     ///
     /// [`TrainingError::Checkpoint`] if a tensor is missing or of another form than the configuration says.
     pub fn load(&self, span: Range<usize>, dtype: Option<Dtype>, progress: &mut dyn FnMut(u64, u64)) -> Result<Loaded> {
-        self.read(span, dtype, true, progress)
+        let total = self.size(&span, dtype)?.stored;
+        Ok(self.read(span, dtype, (Use::Compute, total), progress)?.0)
+    }
+
+    /// What [`Checkpoint::load`] would read for `span`, and keep. Nothing is read.
+    ///
+    /// # Errors
+    ///
+    /// As [`Checkpoint::load`], as far as the files' headers tell.
+    pub fn size(&self, span: &Range<usize>, dtype: Option<Dtype>) -> Result<Size> {
+        Ok(self.read(span.clone(), dtype, (Use::Weigh, 0), &mut |_, _| ())?.1)
     }
 
     /// The hashes that [`Checkpoint::load`] gives of each layer alone. Nothing is kept: a model that no memory holds has them, too.
@@ -106,33 +140,32 @@ impl Checkpoint {
     /// As [`Checkpoint::load`].
     pub fn hashes(&self, progress: &mut dyn FnMut(u64, u64)) -> Result<Vec<Hash>> {
         let layers = (0..self.shape.layers).map(|layer| layer..layer + 1);
-        let total = layers.clone().map(|layer| self.bytes(&layer)).sum();
+        let sizes = layers.clone().map(|layer| Ok(self.size(&layer, None)?.stored)).collect::<Result<Vec<u64>>>()?;
+        let total = sizes.iter().sum();
         let (mut hashes, mut before) = (Vec::new(), 0);
-        for layer in layers {
-            let bytes = self.bytes(&layer);
-            hashes.extend(
-                self.read(layer, None, false, &mut |done, _| progress(before + done.min(bytes), total))?.hashes,
-            );
-            before += bytes;
+        for (layer, size) in layers.zip(sizes) {
+            let mut told = |done, _| progress(before + done, total);
+            hashes.extend(self.read(layer, None, (Use::Hash, size), &mut told)?.0.hashes);
+            before += size;
         }
-        progress(total, total);
         Ok(hashes)
     }
 
-    /// `kept`: the weights are for computing, and take the form for it; else they lie as in the files.
+    /// `total`: bytes to be read of the files, for `progress`.
     fn read(
         &self,
         span: Range<usize>,
         dtype: Option<Dtype>,
-        kept: bool,
+        (wanted, total): (Use, u64),
         progress: &mut dyn FnMut(u64, u64),
-    ) -> Result<Loaded> {
+    ) -> Result<(Loaded, Size)> {
         if span.is_empty() || span.end > self.shape.layers {
             let what = format!("{}..{} are no layers of a model of {}", span.start, span.end, self.shape.layers);
             return Err(TrainingError::Checkpoint(what));
         }
         let mut loader =
-            Loader { of: self, dtype, kept, hasher: BTreeMap::new(), done: 0, total: self.bytes(&span), progress };
+            Loader { of: self, dtype, wanted, hasher: BTreeMap::new(), size: Size::default(), total, progress };
+        let mut embedding = None;
         let mut hashes = Vec::new();
         let mut weights = Weights { embedding: None, positions: None, blocks: Vec::new(), norm: None, head: None };
         let names = self.family.names();
@@ -140,47 +173,41 @@ impl Checkpoint {
             let name = |place: &str| format!("{}{place}", names.layer.replace("{}", &layer.to_string()));
             if layer == 0 {
                 weights.embedding = Some(loader.weight(names.embedding, false)?);
-                weights.positions = names.positions.map(|positions| loader.matrix(positions, false)).transpose()?;
+                embedding = loader.hasher.get(names.embedding).copied();
+                weights.positions = names.positions.map(|positions| loader.table(positions)).transpose()?;
             }
             weights.blocks.push(self.family.block(&mut loader, &self.shape, &name)?);
             if layer + 1 == self.shape.layers {
                 weights.norm = Some(loader.norm(names.norm)?);
                 weights.head = match (self.shape.tied, &weights.embedding) {
-                    (true, Some(_)) => None,
+                    (true, Some(_)) => {
+                        // It was read once, and counts here, too.
+                        loader.hasher.extend(embedding.map(|hash| (names.embedding.to_string(), hash)));
+                        None
+                    }
                     (true, None) => Some(loader.weight(names.embedding, false)?),
                     (false, _) => Some(loader.weight(names.head, false)?),
                 };
             }
             hashes.push(loader.layer_hash());
         }
-        Ok(Loaded { weights, hashes })
-    }
-
-    /// Bytes in the files of what [`Checkpoint::load`] reads for `span`.
-    pub fn bytes(&self, span: &Range<usize>) -> u64 {
-        let names = self.family.names();
-        let first = [Some(names.embedding), names.positions].into_iter().flatten().filter(|_| span.start == 0);
-        let head = if self.shape.tied { names.embedding } else { names.head };
-        let tied_here = self.shape.tied && span.start == 0;
-        let last = [Some(head).filter(|_| !tied_here), Some(names.norm)].into_iter().flatten();
-        let last = last.filter(|_| span.end == self.shape.layers);
-        let one = |name: &str| self.find(name).map_or(0, |stored| stored.range.len() as u64);
-        let (before, after) = names.layer.split_once("{}").unwrap_or_default();
-        let inside = |name: &String| {
-            let name = name.strip_prefix(self.prefix()).unwrap_or(name);
-            let rest = name.strip_prefix(before)?;
-            let digits = rest.find(|c: char| !c.is_ascii_digit())?;
-            let layer: usize = rest[..digits].parse().ok()?;
-            (rest[digits..].starts_with(after) && span.contains(&layer)).then_some(())
-        };
-        let layers = self.tensors.iter().filter(|(name, _)| inside(name).is_some());
-        let layers: u64 = layers.map(|(_, stored)| stored.range.len() as u64).sum();
-        layers + first.chain(last).map(one).sum::<u64>()
+        Ok((Loaded { weights, hashes }, loader.size))
     }
 
     /// The shape of the whole model.
     pub fn shape(&self) -> &Shape {
         &self.shape
+    }
+
+    /// The type of the first layer's largest matrix in the files.
+    pub fn dtype(&self) -> Dtype {
+        let layer = self.family.names().layer.replace("{}", "0");
+        let first = self.tensors.iter().filter(|(name, _)| name.contains(&layer));
+        match first.max_by_key(|(name, stored)| (stored.range.len(), *name)).map(|(_, stored)| stored.dtype) {
+            Some(safetensors::Dtype::BF16) => Dtype::Bf16,
+            Some(safetensors::Dtype::F16) => Dtype::F16,
+            _ => Dtype::F32,
+        }
     }
 
     /// Which family it is of.
@@ -216,11 +243,11 @@ impl Checkpoint {
 struct Loader<'a> {
     of: &'a Checkpoint,
     dtype: Option<Dtype>,
-    /// See [`Checkpoint::read`].
-    kept: bool,
+    wanted: Use,
     /// Of what was read since the last layer's end.
     hasher: BTreeMap<String, Hash>,
-    done: u64,
+    /// What it has come to.
+    size: Size,
     total: u64,
     progress: &'a mut dyn FnMut(u64, u64),
 }
@@ -252,7 +279,12 @@ impl Loader<'_> {
         };
         let (path, file, map) = &self.of.files[stored.file];
         let as_it_is = !transposed && stored.shape.len() == 2 && self.dtype.is_none_or(|wanted| wanted == dtype);
-        let in_place = as_it_is || !self.kept;
+        let in_place = as_it_is || self.wanted != Use::Compute;
+        self.size.stored += stored.range.len() as u64;
+        if !as_it_is && stored.shape.len() == 2 {
+            let numbers = (stored.range.len() / dtype.bytes()) as u64;
+            self.size.copied += numbers * self.dtype.unwrap_or(dtype).bytes() as u64;
+        }
         let bytes = if in_place {
             map.slice(stored.range.clone())
         } else {
@@ -261,21 +293,30 @@ impl Loader<'_> {
             file.read_exact_at(room.as_mut(), stored.range.start as u64).map_err(failed)?;
             room.into()
         };
-        let hash = Hash::of_parts(Domain::Blob, &[format!("{dtype} {:?}", stored.shape).as_bytes(), &bytes]);
-        self.hasher.insert(name.into(), hash);
-        self.done += bytes.len() as u64;
-        (self.progress)(self.done, self.total);
+        if self.wanted != Use::Weigh {
+            let hash = Hash::of_parts(Domain::Blob, &[format!("{dtype} {:?}", stored.shape).as_bytes(), &bytes]);
+            self.hasher.insert(name.into(), hash);
+            (self.progress)(self.size.stored, self.total);
+        }
         let matrix = Matrix::new(dtype, bytes, width)?;
-        Ok(if transposed && self.kept { matrix.transposed() } else { matrix })
+        Ok(if transposed && self.wanted == Use::Compute { matrix.transposed() } else { matrix })
     }
 
     /// The same in the type that is wanted.
     fn weight(&mut self, name: &str, transposed: bool) -> Result<Matrix> {
         let matrix = self.matrix(name, transposed)?;
-        Ok(match self.dtype {
-            Some(dtype) => matrix.to(dtype),
-            None => matrix,
-        })
+        let dtype = self.dtype.unwrap_or(matrix.dtype());
+        // As it will lie, whichever way it lies now.
+        let outs = if transposed && self.wanted != Use::Compute { matrix.width() } else { matrix.outs() };
+        self.size.kept += matrix.size_in(dtype, outs);
+        Ok(if self.wanted == Use::Compute { matrix.to(dtype) } else { matrix })
+    }
+
+    /// A tensor of two dimensions of which rows are taken: it keeps its type.
+    fn table(&mut self, name: &str) -> Result<Matrix> {
+        let matrix = self.matrix(name, false)?;
+        self.size.kept += matrix.size_in(matrix.dtype(), matrix.outs());
+        Ok(matrix)
     }
 
     /// A tensor of one dimension.
@@ -284,7 +325,8 @@ impl Loader<'_> {
         if matrix.outs() != 1 {
             return Err(TrainingError::Checkpoint(format!("'{name}' is no row of numbers")));
         }
-        Ok(matrix.row(0))
+        self.size.kept += 4 * matrix.width() as u64;
+        Ok(if self.wanted == Use::Weigh { Vec::new() } else { matrix.row(0) })
     }
 
     /// A tensor that may be missing.

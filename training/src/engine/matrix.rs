@@ -119,6 +119,18 @@ impl Matrix {
         Matrix { dtype, bytes: room.into(), scales, width: self.width }
     }
 
+    /// Bytes that it takes.
+    pub fn size(&self) -> u64 {
+        self.size_in(self.dtype, self.outs())
+    }
+
+    /// Bytes that its numbers take in a type, where they lie in so many rows: integers have a scale for each.
+    pub fn size_in(&self, dtype: Dtype, outs: usize) -> u64 {
+        let numbers = self.bytes.len() / self.dtype.bytes();
+        let scales = if dtype == Dtype::Int8 { outs * size_of::<f32>() } else { 0 };
+        (numbers * dtype.bytes() + scales) as u64
+    }
+
     /// The transpose of float32, float16 or bfloat16 numbers.
     pub fn transposed(&self) -> Matrix {
         let (outs, size) = (self.outs(), self.dtype.bytes());

@@ -199,7 +199,7 @@ impl Engine {
     /// [`TrainingError::WeightCount`] if they are not as many as the model has.
     #[cfg(test)]
     pub(crate) fn own(cfg: &ModelConfig, weights: impl AsRef<[f32]> + Send + 'static) -> Result<Engine> {
-        Engine::new(Shape::of(cfg), Weights::own(cfg, weights)?, 1)
+        Engine::new(Shape::of(cfg), Weights::own(cfg, weights, 0..cfg.layers as usize)?, 1)
     }
 
     /// The same with the instructions of `arch`.

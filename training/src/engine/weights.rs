@@ -13,6 +13,7 @@ use crate::{
 use ailo_protocol::params::ModelConfig;
 use bytes::Bytes;
 use pulp::Arch;
+use std::ops::Range;
 
 /// A linear map whose results stand side by side where its parts are kept apart, as queries, keys and values may be.
 pub struct Linear(pub Vec<(Matrix, Option<Vec<f32>>)>);
@@ -105,8 +106,16 @@ pub struct Weights {
 }
 
 impl Weights {
-    /// Those of the network's own model, in the order of [`layout`].
-    pub fn own(cfg: &ModelConfig, weights: impl AsRef<[f32]> + Send + 'static) -> Result<Weights> {
+    /// Some layers of the network's own model, whose weights are in the order of [`layout`] and stay where they are.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainingError::WeightCount`] if they are not as many as the model has, [`TrainingError::Checkpoint`] if it has no such layers.
+    pub fn own(cfg: &ModelConfig, weights: impl AsRef<[f32]> + Send + 'static, span: Range<usize>) -> Result<Weights> {
+        if span.is_empty() || span.end > cfg.layers as usize {
+            let what = format!("{}..{} are no layers of a model of {}", span.start, span.end, cfg.layers);
+            return Err(TrainingError::Checkpoint(what));
+        }
         let layout = layout(cfg);
         let want = layout.iter().map(Parameter::len).sum();
         let got = weights.as_ref().len();
@@ -123,7 +132,8 @@ impl Weights {
             |part: &Part<Bytes>, width| Linear(vec![(matrix(&part.weight, width), part.bias.as_ref().map(numbers))]);
         let norm =
             |part: &Part<Bytes>| NormWeights { weight: numbers(&part.weight), bias: part.bias.as_ref().map(numbers) };
-        let blocks = parts.blocks.iter().map(|block| Block {
+        let (first, last) = (span.start == 0, span.end == cfg.layers as usize);
+        let blocks = parts.blocks[span].iter().map(|block| Block {
             norm1: norm(&block.norm1),
             qkv: linear(&block.qkv, width),
             head_norms: None,
@@ -134,11 +144,29 @@ impl Weights {
         });
         Ok(Weights {
             blocks: blocks.collect(),
-            embedding: Some(matrix(&parts.embedding, width)),
-            positions: parts.positions.as_ref().map(|positions| matrix(positions, width)),
-            norm: Some(norm(&parts.norm)),
-            head: None,
+            embedding: first.then(|| matrix(&parts.embedding, width)),
+            positions: parts.positions.as_ref().filter(|_| first).map(|positions| matrix(positions, width)),
+            norm: last.then(|| norm(&parts.norm)),
+            head: (last && !first).then(|| matrix(&parts.embedding, width)),
         })
+    }
+
+    /// Bytes that they take.
+    pub fn bytes(&self) -> u64 {
+        let matrices = [&self.embedding, &self.positions, &self.head].into_iter().flatten().map(Matrix::size);
+        let norm = |norm: &NormWeights| 4 * (norm.weight.len() + norm.bias.as_ref().map_or(0, Vec::len)) as u64;
+        let linear = |linear: &Linear| {
+            let one = |(matrix, bias): &(Matrix, Option<Vec<f32>>)| {
+                matrix.size() + 4 * bias.as_ref().map_or(0, Vec::len) as u64
+            };
+            linear.0.iter().map(one).sum::<u64>()
+        };
+        let block = |block: &Block| {
+            let heads = block.head_norms.as_ref().map_or(0, |(queries, keys)| norm(queries) + norm(keys));
+            let linears = [&block.qkv, &block.out, &block.up, &block.down].into_iter().map(linear).sum::<u64>();
+            linears + norm(&block.norm1) + norm(&block.norm2) + heads
+        };
+        matrices.sum::<u64>() + self.blocks.iter().map(block).sum::<u64>() + self.norm.as_ref().map_or(0, norm)
     }
 
     /// Keeps all matrices in `dtype`.

@@ -5,7 +5,7 @@ use crate::inference::model::Model;
 use ailo_proto::{Finish, Logprob};
 use ailo_protocol::{
     Hash,
-    inference::announce::{Announce, Known},
+    inference::{announce::Announce, known::Known},
     keys,
 };
 use serde_json::{Map, Value, json};
@@ -47,7 +47,11 @@ struct Choice {
 /// An entry of the list of models, with the nodes that serve it.
 pub(super) fn model(model: &Model, known: &Known) -> Value {
     let serves = known.all().filter(|one| one.model == model.id);
-    let stage = |one: &Announce| json!({ "node": one.node.to_string(), "layers": [one.first, one.end], "microseconds_a_layer": one.layer_us });
+    let stage = |one: &Announce| {
+        let tokens = 1e6 / f64::from(one.token_us.max(1));
+        json!({ "node": one.node.to_string(), "layers": [one.first, one.end], "microseconds_a_layer": one.layer_us,
+                "dtype": one.dtype, "tokens_per_second": tokens, "memory": one.memory, "room": one.room })
+    };
     let mut stages: Vec<Value> = serves.map(stage).collect();
     stages.sort_by_key(|stage| stage["layers"][0].as_u64());
     json!({ "id": model.name, "object": "model", "created": 0, "owned_by": "ailo", "hash": model.id.to_string(), "context": model.context(), "layers": model.shape.layers, "stages": stages })

@@ -1,0 +1,253 @@
+//! Which layers nodes serve that were only told how much memory they may take: real processes, which come, die, and are needed elsewhere.
+
+#![allow(clippy::unwrap_used)] // A test that can't go on ends.
+
+#[path = "common/pipeline.rs"]
+mod pipeline;
+
+use ailo_node::{datadir::DataDir, genesis};
+use ailo_proto::Serving;
+use ailo_protocol::{
+    Amount, Hash, Keypair,
+    inference::announce::Announce,
+    keystore::Kind,
+    net::{self, NetConfig},
+};
+use ailo_training::{
+    checkpoint::Checkpoint,
+    engine::{Dtype, Engine, Part},
+    text::Text,
+};
+use pipeline::{Stage, TOKENS, World};
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
+use serde_json::{Value, json};
+use std::{
+    io::Read,
+    ops::Range,
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_ailo-node");
+/// Half of the layers fit, with what belongs to an end of the model, and no layer more.
+const HALF: &str = "29";
+const HALVES: [Range<u64>; 2] = [0..4, 4..8];
+/// Bytes of a half's weights.
+const WEIGHTS: u64 = 4 * 2 * (512 * (512 + 64 + 64 + 512) + 3 * 512 * 2048);
+
+fn config() -> Value {
+    json!({ "model_type": "llama", "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 8,
+                         "num_attention_heads": 8, "num_key_value_heads": 1, "vocab_size": 262, "max_position_embeddings": 512,
+                         "tie_word_embeddings": true, "rope_theta": 10000.0, "rms_norm_eps": 1e-6 })
+}
+
+/// The names of the likeliest text's tokens, by the engine alone on one machine.
+fn alone(folder: &Path, prompt: &[u32]) -> Vec<String> {
+    let checkpoint = Checkpoint::open(folder).unwrap();
+    let weights = checkpoint.load(0..8, Some(Dtype::Bf16), &mut |_, _| ()).unwrap().weights;
+    let engine = Engine::new(checkpoint.shape().clone(), weights, 1).unwrap();
+    let (mut tokens, mut cache) = (prompt.to_vec(), engine.cache(512));
+    while tokens.len() < prompt.len() + TOKENS {
+        let (at, new) = (cache.len(), tokens[cache.len()..].to_vec());
+        let x = engine.embed(&new, at).unwrap();
+        let x = engine.forward(x, &mut [Part { cache: &mut cache, positions: new.len() }]).unwrap();
+        let logits = engine.logits(&x[x.len() - 512..]).unwrap();
+        tokens.push((0..260).max_by(|a, b| logits[*a as usize].total_cmp(&logits[*b as usize])).unwrap());
+    }
+    let text = Text::open(folder).unwrap();
+    let name = |token: &u32| {
+        let half = |bytes: &[u8]| bytes.iter().map(|byte| format!("\\x{byte:02x}")).collect::<String>();
+        String::from_utf8(text.bytes(*token)).unwrap_or_else(|e| format!("bytes:{}", half(e.as_bytes())))
+    };
+    tokens[prompt.len()..].iter().map(name).collect()
+}
+
+fn number(of: &Stage, what: &str) -> f64 {
+    of.said[what].as_f64().unwrap()
+}
+
+/// The nodes that serve a half.
+fn who(stages: &[Stage], half: &Range<u64>) -> Vec<usize> {
+    stages.iter().filter(|stage| stage.layers == *half).map(|stage| stage.node).collect()
+}
+
+/// Bytes that a process may write to, as the system counts them for its limit.
+fn data(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmData:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+}
+
+/// A member of the network that only talks.
+struct Voice {
+    net: net::Handle,
+    key: Keypair,
+    network: Hash,
+    model: Hash,
+}
+
+impl Voice {
+    /// Node `i`, without a process of its own.
+    async fn start(world: &mut World, i: usize) -> Voice {
+        let status = world.net.client(0).unwrap().status().await.unwrap().value;
+        let key = DataDir::open(&world.net.nodes[i].dir).unwrap().key(Kind::Node).unwrap();
+        let bootstrap = status.listen.iter().map(|address| address.parse().unwrap()).collect();
+        let config = NetConfig { bootstrap, ..NetConfig::new(key.clone(), status.network) };
+        let (net, mut events) = net::start(config).await.unwrap();
+        tokio::spawn(async move { while events.recv().await.is_some() {} });
+        Voice { net, key, network: status.network, model: status.serving[0].model }
+    }
+
+    /// Says again and again that it serves these layers.
+    async fn say(self, layers: Range<u32>) {
+        let mut announce = Announce {
+            node: *self.key.public(),
+            at_ms: 0,
+            model: self.model,
+            name: "it".into(),
+            dtype: "bf16".into(),
+            first: layers.start,
+            end: layers.end,
+            total: 8,
+            layer_us: 0,
+            embed_us: 0,
+            head_us: 0,
+            token_us: 0,
+            memory: 1 << 40,
+            room: 1 << 40,
+            price: Amount(1),
+            near: Vec::new(),
+            addresses: Vec::new(),
+        };
+        let mut tick = tokio::time::interval(Duration::from_millis(500));
+        loop {
+            tick.tick().await;
+            announce.at_ms = genesis::now_ms();
+            let canonical = announce.sign(&self.network, &self.key).into();
+            let _ = self.net.publish(Serving { canonical }).await; // Nobody may be there yet.
+        }
+    }
+}
+
+/// From now on a node that serves a half may not take another one beside it: who asks for more memory than it may have ends.
+fn bound(world: &World, node: usize) {
+    let pid = world.net.pid(node).unwrap();
+    let limit = Some(data(pid) + WEIGHTS * 3 / 5);
+    let process = Pid::from_raw(i32::try_from(pid).unwrap());
+    prlimit(process, Resource::Data, Rlimit { current: limit, maximum: limit }).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_spread_over_the_layers_and_move_to_where_they_are_needed() {
+    let mut world = World::new(PROGRAM, &config(), &["0..0", "", "", "", ""]);
+    let chooses = ["--dtype", "bf16", "--memory", HALF, "--look-around-ms", "3000"];
+    world.start_with(&[0], &["--dtype", "bf16"]);
+    world.start_choosing(1, &chooses);
+    let one = world.wait_until("a half is served", |stages| stages.len() == 1);
+    assert_eq!(one[0].layers, HALVES[0], "the first node begins with the first layer");
+    bound(&world, 1);
+    world.start_choosing(2, &chooses);
+    let two = world.wait_until("two stages", |stages| stages.len() == 2);
+    assert_eq!(who(&two, &HALVES[1]), [2], "the second node takes the other half");
+    bound(&world, 2);
+
+    let prompt: Vec<u32> = (0..20).map(|i| i * 37 % 256).collect();
+    let expected = alone(world.folder.path(), &prompt);
+    assert_eq!(world.write(&prompt, |_| ()).unwrap().tokens, expected);
+    for stage in &two {
+        assert_eq!((stage.said["dtype"].as_str(), number(stage, "memory")), (Some("bf16"), f64::from(29 << 18)));
+        assert!(number(stage, "room") <= number(stage, "memory") && number(stage, "tokens_per_second") > 0.0);
+    }
+
+    let status = world.net.client(1).unwrap().status().await.unwrap().value;
+    let [own, other] = status.serving.as_slice() else { panic!("{:?}", status.serving) };
+    assert_eq!((own.node, own.first, own.end, own.total, own.dtype.as_str()), (status.node, 0, 4, 8, "bf16"));
+    assert!(own.room <= own.memory && own.tokens_per_s > 0.0 && (other.first, other.end) == (4, 8));
+
+    // The slower half is the weaker one.
+    world.start_choosing(3, &chooses);
+    let three = world.wait_until("three stages", |stages| stages.len() == 3);
+    bound(&world, 3);
+    let us = |node| number(three.iter().find(|stage| stage.node == node).unwrap(), "microseconds_a_layer");
+    let weaker = if us(1) >= us(2) { 0 } else { 1 };
+    assert!(who(&three, &HALVES[weaker]).contains(&3), "{three:?}");
+
+    // The only one that has a half dies: one of the two others goes there.
+    let alone_there = HALVES.iter().map(|half| who(&three, half)).find(|who| who.len() == 1).unwrap()[0];
+    world.net.kill(alone_there).await.unwrap();
+    let moved = world.wait_until("both halves are served again", |stages| {
+        stages.len() == 2 && HALVES.iter().all(|half| who(stages, half).len() == 1)
+    });
+    assert_eq!(world.write(&prompt, |_| ()).unwrap().tokens, expected, "after one has moved");
+
+    // Somebody says that it has the first half, a thousand times as fast as anybody, for coins that node 0 does not spend. So whoever has it for
+    // nothing serves all texts, and can be spared.
+    let mover = who(&moved, &HALVES[0])[0];
+    let voice = Voice::start(&mut world, 4).await;
+    tokio::spawn(voice.say(0..4));
+    let pid = world.net.pid(mover).unwrap();
+    let (address, over) = (world.address(), AtomicBool::new(false));
+    let (left, texts) = std::thread::scope(|scope| {
+        let writer = || {
+            let mut texts = Vec::new();
+            while !over.load(Ordering::Relaxed) {
+                let started = Instant::now();
+                match World::write_at(address, &prompt, |_| (), &mut ()) {
+                    Ok(written) => texts.push((started, Instant::now(), written.tokens)),
+                    // It has left, and nobody else serves its layers for nothing.
+                    Err(why) => {
+                        assert!(why.contains("no node that can be reached serves layers 0 to 3"), "{why}");
+                        break;
+                    }
+                }
+            }
+            texts
+        };
+        let writers = [(); 2].map(|()| scope.spawn(writer));
+        world.wait_until("it leaves", |stages| !stages.iter().any(|stage| stage.node == mover));
+        let left = Instant::now();
+        over.store(true, Ordering::Relaxed);
+        (left, writers.map(|writer| writer.join().unwrap()).concat())
+    });
+    let under_way = texts.iter().filter(|(started, ended, _)| *started < left && left < *ended).count();
+    assert!(under_way > 0, "no text was under way when it left");
+    assert!(texts.iter().all(|(.., text)| *text == expected), "a text was broken");
+    world.wait_until("it serves the other half", |stages| who(stages, &HALVES[1]).contains(&mover));
+    println!("{} texts, {under_way} of them under way when it left; {} MB", texts.len(), data(pid) >> 20);
+}
+
+/// 40 tokens, by node 0.
+fn written(world: &World, prompt: &[u32]) -> String {
+    let body = json!({ "prompt": prompt, "max_tokens": 40, "temperature": 0 });
+    let mut answer = String::new();
+    world.ask(&body).unwrap().read_to_string(&mut answer).unwrap();
+    let answer: Value = serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
+    assert_eq!(answer["usage"]["completion_tokens"], 40, "{answer}");
+    answer["choices"][0]["text"].as_str().unwrap().into()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_networks_own_model_is_served_in_parts() {
+    // Nobody trains, so the state stays the first one.
+    let params = genesis::local_params(1, 0);
+    let layers = u64::from(params.model.layers);
+    let mut world = World::found(PROGRAM, &config(), &["", "", ""], params);
+    let start = |world: &mut World, i: usize, layers: String| {
+        world.net.start_with(i, &["--inference-only", "--layers", &layers]).unwrap();
+    };
+    start(&mut world, 0, "0..0".into());
+    start(&mut world, 1, "0..1".into());
+    start(&mut world, 2, format!("1..{layers}"));
+    let parts = world.wait_until("two stages", |stages| stages.len() == 2);
+    assert_eq!((&parts[0].layers, &parts[1].layers), (&(0..1), &(1..layers)));
+    let prompt: Vec<u32> = (0..20).collect();
+    let in_parts = written(&world, &prompt);
+    for i in [1, 2] {
+        world.net.kill(i).await.unwrap();
+    }
+    world.wait_for_stages(0);
+    start(&mut world, 1, format!("0..{layers}"));
+    world.wait_for_stages(1);
+    assert_eq!(written(&world, &prompt), in_parts);
+}
