@@ -19,6 +19,7 @@ use ailo_protocol::{
 };
 use std::{
     collections::{HashMap, VecDeque},
+    ops::Range,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -91,6 +92,54 @@ impl Ledger for At<'_> {
     }
 }
 
+/// Why nothing more is paid for a text, for the person who asks: nothing of it was paid.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unpayable {
+    /// Whoever serves a part of the model takes more than is paid here.
+    #[error("{}", dear(.layers, .price, .most.as_ref()))]
+    Dear {
+        /// The part.
+        layers: Range<u32>,
+        /// What a unit costs at the least.
+        price: Amount,
+        /// What is paid for one at most; none without `--spend`.
+        most: Option<Amount>,
+    },
+    /// The wallet's deposit is too small.
+    #[error("{left} ALC are deposited for inference and {asked} are asked for: `ailo-node wallet deposit` adds to it")]
+    Deposit {
+        /// What is left of it.
+        left: Amount,
+        /// What is to be paid.
+        asked: Amount,
+    },
+    /// The node has spent what it may in a day.
+    #[error("{spent} ALC were spent today of {limit}, and {asked} are asked for: --spend sets the limit")]
+    Day {
+        /// What was spent.
+        spent: Amount,
+        /// What may be.
+        limit: Amount,
+        /// What is to be paid.
+        asked: Amount,
+    },
+    /// The price is no number that can be paid.
+    #[error("the price can't be paid")]
+    Price,
+    /// What is spent can't be written down.
+    #[error("what is spent can't be written down, so nothing is: {0}")]
+    Disk(String),
+}
+
+fn dear(layers: &Range<u32>, price: &Amount, most: Option<&Amount>) -> String {
+    let (first, last) = (layers.start, layers.end.saturating_sub(1));
+    let who = format!("whoever serves layers {first} to {last} of the model asks {price} ALC for a unit");
+    match most {
+        Some(most) => format!("{who}, and the ledger lets {most} count: wait until somebody serves them for less"),
+        None => format!("{who}, and this node pays nothing: `--spend ALC` sets what it may spend in a day"),
+    }
+}
+
 /// What this node pays.
 pub struct Pays {
     chain: Chain,
@@ -117,8 +166,8 @@ impl Pays {
     ///
     /// # Errors
     ///
-    /// Why not, for the person who asks.
-    pub fn pay(&self, service: Service, more: u64, latency_ms: u32) -> Result<SignedReceipt, String> {
+    /// [`Unpayable`].
+    pub fn pay(&self, service: Service, more: u64, latency_ms: u32) -> Result<SignedReceipt, Unpayable> {
         let head = self.chain.head();
         let (state, params) = (&head.state, &head.state.params().inference);
         let mut purse = locked(&self.purse);
@@ -128,14 +177,12 @@ impl Pays {
         let random = keys::random_bytes();
         let fresh = std::array::from_fn(|i| random[i]);
         let receipt = service.receipt(*purse.payer(), fresh, units, age, latency_ms);
-        let cost = receipt.worth(units, service.price, params).ok_or("the price can't be paid")?;
+        let cost = receipt.worth(units, service.price, params).ok_or(Unpayable::Price)?;
         let wallet = Address::from(purse.payer());
         let deposit = state.deposit(&wallet);
         let left = Amount(deposit.amount.0.saturating_sub(deposit.leaving.0));
         if cost > left {
-            return Err(format!(
-                "{left} ALC are deposited for inference and {cost} are asked for: `ailo-node wallet deposit` adds to it"
-            ));
+            return Err(Unpayable::Deposit { left, asked: cost });
         }
         locked(&self.allowance).spend(now_ms() / DAY_MS, cost)?;
         // Half of the time is left at least for who serves to claim.
@@ -171,22 +218,19 @@ impl Allowance {
 
     /// # Errors
     ///
-    /// Why not, for the person who asks.
-    fn spend(&mut self, day: u64, cost: Amount) -> Result<(), String> {
+    /// [`Unpayable::Day`] and [`Unpayable::Disk`].
+    fn spend(&mut self, day: u64, cost: Amount) -> Result<(), Unpayable> {
         if self.day != day {
             (self.day, self.spent, self.kept) = (day, Amount::ZERO, Amount::ZERO);
         }
         let (all, limit) = (Amount(self.spent.0.saturating_add(cost.0)), self.limit);
         if all > limit {
-            return Err(format!(
-                "{} ALC were spent today of {limit}, and {cost} are asked for: --spend sets the limit",
-                self.spent
-            ));
+            return Err(Unpayable::Day { spent: self.spent, limit, asked: cost });
         }
         if all > self.kept {
             let kept = Amount(all.0.saturating_add(limit.0 / AHEAD)).min(limit);
             crate::datadir::write_atomically(&self.path, &canonical::encode(&(day, kept)))
-                .map_err(|e| e.to_string())?;
+                .map_err(|e| Unpayable::Disk(e.to_string()))?;
             self.kept = kept;
         }
         self.spent = all;
@@ -349,7 +393,7 @@ mod tests {
         // Nothing that was spent is forgotten, and a hundredth at the most is lost.
         let mut again = open();
         assert!((4000..=4100).contains(&again.spent.0), "{}", again.spent.0);
-        assert!(again.spend(7, Amount(2401)).unwrap_err().contains("--spend"));
+        assert!(again.spend(7, Amount(2401)).unwrap_err().to_string().contains("--spend"));
         again.spend(7, Amount(2300)).unwrap();
         assert!(open().spend(7, Amount(101)).is_err());
         open().spend(8, Amount(6400)).unwrap();

@@ -5,13 +5,13 @@ use super::{
     court::{Court, Untaken},
     hub::{Hub, News},
     model::Model,
-    payment::Pays,
+    payment::{Pays, Unpayable},
 };
 use ailo_proto::{Finish, Frame, Logprob, Pay, Sampling, frame::Body};
 use ailo_protocol::{
     Amount, Hash, NodeId, canonical,
     inference::{
-        client::{Client, Effect, Request, Routes},
+        client::{self, Client, Effect, Request, Routes},
         proof::Signed,
         tabs::Service,
     },
@@ -38,7 +38,18 @@ pub enum Event {
     /// The text has ended.
     Finished(Finish),
     /// It can't go on: why.
-    Failed(String),
+    Failed(Failure),
+}
+
+/// Why a text can't go on.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// Nobody writes it.
+    #[error(transparent)]
+    Text(#[from] client::Failure),
+    /// Nobody pays for it.
+    #[error(transparent)]
+    Money(#[from] Unpayable),
 }
 
 /// A text that is being written. Dropping it ends it everywhere.
@@ -76,10 +87,9 @@ struct Now<'a> {
     reach: &'a Reach,
 }
 
-impl Routes for Now<'_> {
-    fn route(&mut self, layers: Range<u32>, without: &HashSet<NodeId>) -> Option<Vec<(NodeId, Range<u32>)>> {
-        // Who lied, whom the ledger has jailed, and who costs more than this node pays.
-        let most = self.hub.pays.as_ref().map_or(Amount::ZERO, Pays::most);
+impl Now<'_> {
+    /// Stages of whoever has not lied, is not jailed by the ledger, and costs no more than `most`.
+    fn find(&self, layers: &Range<u32>, without: &HashSet<NodeId>, most: Amount) -> Option<client::Stages> {
         let mut without = without | &self.hub.liars();
         without.extend(self.hub.court.iter().flat_map(Court::jailed));
         without.extend(self.hub.known().all().filter(|known| known.price > most).map(|known| known.node));
@@ -90,6 +100,22 @@ impl Routes for Now<'_> {
         };
         let only = (!self.reach.avoid.is_empty()).then(|| route(&(&without | &self.reach.avoid))).flatten();
         only.or_else(|| route(&without))
+    }
+
+    /// Whether it is only their price for which these layers are served by nobody.
+    fn dear(&self, layers: &Range<u32>) -> Option<Unpayable> {
+        let most = self.hub.pays.as_ref().map(Pays::most);
+        let stages = self.find(layers, &HashSet::new(), Amount(u64::MAX))?;
+        let others = stages.iter().filter(|(node, _)| node != self.hub.node());
+        let prices = others.filter_map(|(node, _)| self.hub.known().price(node));
+        let price = prices.max().filter(|price| *price > most.unwrap_or(Amount::ZERO))?;
+        Some(Unpayable::Dear { layers: layers.clone(), price, most })
+    }
+}
+
+impl Routes for Now<'_> {
+    fn route(&mut self, layers: Range<u32>, without: &HashSet<NodeId>) -> Option<client::Stages> {
+        self.find(&layers, without, self.hub.pays.as_ref().map_or(Amount::ZERO, Pays::most))
     }
 }
 
@@ -155,6 +181,10 @@ impl Session {
         }
     }
 
+    fn now(&self) -> Now<'_> {
+        Now { hub: &self.hub, model: self.model.id, reach: &self.reach }
+    }
+
     /// Pays all stages ahead. What can't be paid ends the text.
     fn settle(&mut self) {
         let (known, limit) = (self.client.tokens().len() as u32, self.sampling.limit);
@@ -184,7 +214,7 @@ impl Session {
                 Err(why) => {
                     let effects = self.client.close();
                     self.act(effects);
-                    self.events.push_back(Event::Failed(why));
+                    self.events.push_back(Event::Failed(why.into()));
                     return;
                 }
             }
@@ -223,7 +253,13 @@ impl Session {
                     self.events.push_back(Event::Finished(finish));
                     self.check();
                 }
-                Effect::Failed(why) => self.events.push_back(Event::Failed(why)),
+                Effect::Failed(why) => {
+                    let dear = match &why {
+                        client::Failure::Unserved { layers, .. } => self.now().dear(layers),
+                        _ => None,
+                    };
+                    self.events.push_back(Event::Failed(dear.map_or_else(|| why.into(), Failure::Money)));
+                }
                 Effect::LeftOut(node, why) => tracing::info!(node = %node.short(), why, "a stage was left out"),
                 Effect::Signed(signed) => {
                     let now = self.started.elapsed().as_millis() as u64;

@@ -287,6 +287,12 @@ async fn what_no_memory_is_left_for_is_refused_in_time_and_the_next_text_is_writ
     let (status, why) = post(server.address, "/v1/completions", json!({ "prompt": "a" })).await;
     let message = why["error"]["message"].as_str().unwrap();
     assert!(status == 503 && message.contains("no memory is left"), "{status} {message}");
+    assert_eq!(why["error"]["code"], "stages_full");
+    // In a stream it is the same object.
+    let body = json!({ "prompt": "a", "stream": true }).to_string();
+    let (_, _, text) = ask(server.address, "POST", "/v1/completions", &body).await;
+    let event: Value = serde_json::from_str(text.trim().strip_prefix("data: ").unwrap()).unwrap();
+    assert_eq!(event, why);
     assert!(started.elapsed() < std::time::Duration::from_secs(3), "{:?}", started.elapsed());
     server.stop();
 }

@@ -7,6 +7,7 @@
 pub mod access;
 pub mod keys;
 pub mod limits;
+mod refusal;
 mod reply;
 mod request;
 
@@ -14,7 +15,7 @@ use super::{
     host::near,
     hub::Hub,
     model::Model,
-    session::{Event, Reach, Session},
+    session::{Event, Failure, Reach, Session},
 };
 use access::{Access, Caller, Grant};
 use ailo_proto::{Finish, Logprob};
@@ -24,11 +25,13 @@ use axum::{
     Extension, Router,
     body::{Body, Bytes},
     extract::{DefaultBodyLimit, FromRequest, Path, Request, State, rejection::PathRejection},
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    http::{HeaderMap, StatusCode, header},
     middleware,
     response::{IntoResponse, Response},
     routing::{get, post},
 };
+pub use refusal::Refusal;
+use refusal::{full, invalid};
 use reply::{Answer, Kind};
 use request::Plan;
 use serde_json::json;
@@ -129,66 +132,6 @@ impl Api {
         let failed =
             |_| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "", "unreadable", "reading this request failed");
         tokio::task::spawn_blocking(read).await.map_err(failed)?
-    }
-}
-
-/// Why a request is not answered.
-#[derive(Debug)]
-pub struct Refusal {
-    status: StatusCode,
-    kind: &'static str,
-    param: String,
-    code: &'static str,
-    message: String,
-    /// Seconds after which it may work; 0 if that is not a matter of time.
-    wait: u64,
-}
-
-impl Refusal {
-    fn new(status: StatusCode, param: &str, code: &'static str, message: &str) -> Refusal {
-        let kind = match status {
-            StatusCode::TOO_MANY_REQUESTS => "requests",
-            _ if status.is_server_error() => "server_error",
-            _ => "invalid_request_error",
-        };
-        let wait = matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE).into();
-        Refusal { status, kind, param: param.into(), code, message: message.into(), wait }
-    }
-
-    fn no_model(name: &str) -> Refusal {
-        let message = format!("the model '{name}' is not served here: GET /v1/models lists what is");
-        Refusal::new(StatusCode::NOT_FOUND, "model", "model_not_found", &message)
-    }
-
-    fn too_long(message: &str) -> Refusal {
-        Refusal::new(StatusCode::BAD_REQUEST, "messages", "context_length_exceeded", message)
-    }
-
-    fn body(&self) -> serde_json::Value {
-        let param = (!self.param.is_empty()).then_some(&self.param);
-        json!({ "error": { "message": self.message, "type": self.kind, "param": param, "code": self.code } })
-    }
-}
-
-fn invalid(param: &str, message: &str) -> Refusal {
-    Refusal::new(StatusCode::BAD_REQUEST, param, "invalid_value", message)
-}
-
-fn full() -> Refusal {
-    let message = "as many texts are written as can be: try again soon";
-    Refusal::new(StatusCode::TOO_MANY_REQUESTS, "", "rate_limit_exceeded", message)
-}
-
-impl IntoResponse for Refusal {
-    fn into_response(self) -> Response {
-        let mut response = (self.status, json_of(&self.body())).into_response();
-        if self.wait > 0 {
-            response.headers_mut().insert(header::RETRY_AFTER, self.wait.into());
-        }
-        if self.status == StatusCode::UNAUTHORIZED {
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-        }
-        response
     }
 }
 
@@ -293,7 +236,7 @@ async fn answer(api: Arc<Api>, caller: Caller, request: Request, kind: Kind) -> 
     let mut answer = Answer::new(kind, model, &plan);
     if !plan.stream {
         while let Some(piece) = pieces.recv().await {
-            answer.take(piece.map_err(|why| failed(&why))?);
+            answer.take(piece.map_err(|why| Refusal::from(&why))?);
         }
         return Ok(json_of(&answer.whole()).into_response());
     }
@@ -303,7 +246,7 @@ async fn answer(api: Arc<Api>, caller: Caller, request: Request, kind: Kind) -> 
             Progress::Begin => (answer.beginning(), Progress::Pieces),
             Progress::Pieces => match pieces.recv().await {
                 Some(Ok(piece)) => (answer.piece(piece), Progress::Pieces),
-                Some(Err(why)) => (reply::event(&failed(&why).body()), Progress::End),
+                Some(Err(why)) => (reply::event(&Refusal::from(&why).body()), Progress::End),
                 None if usage => (answer.usage(), Progress::Done),
                 None => ("data: [DONE]\n\n".into(), Progress::End),
             },
@@ -333,17 +276,13 @@ enum Progress {
     End,
 }
 
-fn failed(why: &str) -> Refusal {
-    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "", "generation_failed", why)
-}
-
 /// Writes one text: tokens become text, of which nothing is given out that may be the beginning of a stop text.
 async fn write(
     mut session: Session,
     (model, prompt): (Arc<Model>, Vec<u32>),
     (begin, stops): (String, Vec<String>),
     choice: u32,
-    out: mpsc::Sender<Result<Piece, String>>,
+    out: mpsc::Sender<Result<Piece, Failure>>,
     place: Arc<Place>,
 ) {
     let (mut stream, mut held) = (TextStream::after(&model.text, &prompt), String::new());

@@ -195,7 +195,7 @@ impl Plan {
         let bias = |(token, bias): (&String, &f64)| {
             let token = token.parse().ok().filter(|token| (*token as usize) < model.shape.vocabulary);
             let token = token.ok_or_else(|| invalid("logit_bias", "'logit_bias' names tokens by their numbers"))?;
-            Ok(Bias { token, bias: number("logit_bias", Some(*bias), 0.0, -100.0, 100.0)? })
+            Ok::<_, Refusal>(Bias { token, bias: number("logit_bias", Some(*bias), 0.0, -100.0, 100.0)? })
         };
         let seed = seed.map_or_else(|| Hash(keys::random_bytes()).stream().next_u64(), i64::cast_unsigned);
         let temperature = number("temperature", temperature, 1.0, 0.0, 2.0)?;
@@ -268,9 +268,12 @@ impl Plan {
             let asked = prompt.len() + self.max_tokens.unwrap_or(1) as usize;
             if asked > context {
                 let prompt = prompt.len();
-                return Err(Refusal::too_long(&format!(
-                    "the model reads and writes {context} tokens in all, and this asks for {asked}: {prompt} of the prompt, the rest to be written"
-                )));
+                return Err(Refusal::too_long(
+                    "prompt",
+                    &format!(
+                        "the model reads and writes {context} tokens in all, and this asks for {asked}: {prompt} of the prompt, the rest to be written"
+                    ),
+                ));
             }
         }
         Ok(self)
