@@ -5,6 +5,7 @@
 //! `Retry-After`. A client that goes away ends its texts everywhere.
 
 pub mod access;
+mod fields;
 pub mod keys;
 pub mod limits;
 mod refusal;
