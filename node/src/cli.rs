@@ -89,6 +89,7 @@ pub enum Command {
     #[command(after_help = SERVE_HELP)]
     Serve(ServeArgs),
     /// Continue a text with the network's model.
+    #[command(after_help = GENERATE_HELP)]
     Generate(GenerateArgs),
     /// Make one update of the updates in a file, by a rule that withstands attackers.
     #[command(after_help = AGGREGATE_HELP)]
@@ -716,6 +717,8 @@ pub struct VoteArgs {
 }
 
 const CHAT_HELP: &str = "\
+The machines that answer can read what is said. What fails in a terminal is shown, and can be asked again; elsewhere it ends the conversation.
+
 Examples:
   ailo-node chat                                             (the node in the data folder)
   ailo-node chat --api http://127.0.0.1:8650/v1 'Who are you?'";
@@ -785,6 +788,8 @@ pub struct ServeArgs {
     #[arg(long, value_name = "FOLDER|none")]
     pub draft: Option<PathBuf>,
 }
+
+const GENERATE_HELP: &str = "The machines that answer can read the text.";
 
 /// Flags of `generate`.
 #[derive(Debug, Args)]
