@@ -318,7 +318,11 @@ fn answers(all: &'static [(&str, &str)]) -> (String, JoinHandle<Vec<Value>>) {
             stream.read_exact(&mut asked).unwrap();
             // The connection ends before what is promised has come.
             let promised = body.len() + usize::from(!body.ends_with("[DONE]\n\n") && body.starts_with("data"));
-            write!(stream.get_mut(), "HTTP/1.1 {head}\r\nconnection: close\r\ncontent-length: {promised}\r\n\r\n{body}").unwrap();
+            write!(
+                stream.get_mut(),
+                "HTTP/1.1 {head}\r\nconnection: close\r\ncontent-length: {promised}\r\n\r\n{body}"
+            )
+            .unwrap();
             serde_json::from_slice::<Value>(&asked).unwrap()["messages"].clone()
         };
         all.iter().map(answer).collect()

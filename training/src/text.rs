@@ -368,7 +368,7 @@ impl<'a> TextStream<'a> {
     }
 
     /// What is left at the end of the text.
-    pub fn finish(self) -> String {
+    pub fn finish(&self) -> String {
         self.rest()
     }
 

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use super::serve::Server;
+use super::{api::Bounds, serve::Server};
 use crate::cli::ServeArgs;
 use ailo_training::{
     checkpoint::{Checkpoint, random},
@@ -12,7 +12,8 @@ use serde_json::{Value, json};
 use std::{net::SocketAddr, path::Path};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
+    task::JoinSet,
 };
 
 const TEMPLATE: &str = "{%- for message in messages %}{{ '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}{%- endfor %}\
@@ -40,6 +41,10 @@ async fn server(folder: &Path, memory: u64) -> Server {
 }
 
 async fn server_with(folder: &Path, memory: u64, draft: Option<&Path>) -> Server {
+    server_bounded(folder, memory, draft, Bounds::default()).await
+}
+
+async fn server_bounded(folder: &Path, memory: u64, draft: Option<&Path>, bounds: Bounds) -> Server {
     let args = ServeArgs {
         model: folder.into(),
         dtype: None,
@@ -51,7 +56,7 @@ async fn server_with(folder: &Path, memory: u64, draft: Option<&Path>) -> Server
         memory,
         draft: draft.map(Path::to_path_buf),
     };
-    Server::start(&args).await.unwrap()
+    Server::start(&args, bounds).await.unwrap()
 }
 
 /// Status, headers and body of an answer.
@@ -477,6 +482,91 @@ async fn what_no_memory_is_left_for_is_refused_in_time_and_the_next_text_is_writ
     let (_, _, text) = ask(server.address, "POST", "/v1/completions", &body).await;
     let event: Value = serde_json::from_str(text.trim().strip_prefix("data: ").unwrap()).unwrap();
     assert_eq!(event, why);
+    server.stop();
+}
+
+/// A model whose texts are so long that no buffer on the way holds one of them.
+fn long_winded() -> tempfile::TempDir {
+    let (folder, mut config) = (tempfile::tempdir().unwrap(), config(1));
+    config["max_position_embeddings"] = json!(16_384);
+    random::write(folder.path(), &config, &random::tensors(&config), 1).unwrap();
+    random::write_tokenizer(folder.path(), Some(TEMPLATE)).unwrap();
+    folder
+}
+
+/// A client that asks for a stream of about 30 MB, and reads its beginning alone.
+async fn slow_reader(address: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut stream = socket.connect(address).await.unwrap();
+    let body = json!({ "messages": [{ "role": "user", "content": "a" }], "max_tokens": 16_000, "stream": true, "logprobs": true,
+                       "top_logprobs": 20, "logit_bias": { "261": -100 } })
+    .to_string();
+    let request = format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut some = [0; 300];
+    stream.read_exact(&mut some).await.unwrap();
+    assert!(String::from_utf8_lossy(&some).starts_with("HTTP/1.1 200"));
+    stream
+}
+
+#[tokio::test]
+async fn places_and_the_queue_are_bounded_and_come_back() {
+    let usual = Bounds::default();
+    assert_eq!((usual.writing, usual.waiting), (64, 256), "what docs/inference.md says");
+    let folder = long_winded();
+    let server = server_bounded(folder.path(), 256, None, Bounds { writing: 2, waiting: 2, ..usual }).await;
+    let address = server.address;
+    let few = json!({ "prompt": "a", "max_tokens": 2 }).to_string();
+    let asks = |count: usize| {
+        let few = few.clone();
+        (0..count).map(move |_| {
+            let few = few.clone();
+            async move { ask(address, "POST", "/v1/completions", &few).await }
+        })
+    };
+    let places = [slow_reader(address).await, slow_reader(address).await];
+    // Two wait for a place, so the third one is told to come again, whichever of them that is.
+    let mut waiting: JoinSet<_> = asks(3).collect();
+    let (status, head, text) = waiting.join_next().await.unwrap().unwrap();
+    assert!(status == 429 && head.contains("retry-after: 1") && text.contains("rate_limit_exceeded"), "{head} {text}");
+    assert!(waiting.try_join_next().is_none());
+    drop(places);
+    while let Some(answer) = waiting.join_next().await {
+        assert_eq!(answer.unwrap().0, 200);
+    }
+    // Both places are there again, and both that wait for one.
+    let both = complete(address, json!({ "prompt": "a", "max_tokens": 2, "n": 2 })).await;
+    assert_eq!(both["choices"].as_array().unwrap().len(), 2);
+    let answers: JoinSet<_> = asks(2).collect();
+    assert!(answers.join_all().await.iter().all(|(status, ..)| *status == 200));
+    let (status, _, text) = ask(address, "POST", "/v1/completions", r#"{"prompt": "a", "n": 3}"#).await;
+    assert!(status == 400 && text.contains("at most 2 texts"), "{text}");
+    server.stop();
+}
+
+#[tokio::test]
+async fn who_reads_nothing_holds_nobody_up_and_is_given_up() {
+    let folder = long_winded();
+    let unread = std::time::Duration::from_millis(300);
+    let bounds = Bounds { writing: 2, unread, ..Bounds::default() };
+    let server = server_bounded(folder.path(), 256, None, bounds).await;
+    let ask = json!({ "prompt": "hello world", "max_tokens": 200, "temperature": 0 });
+    let alone = complete(server.address, ask.clone()).await;
+    let mut slow = slow_reader(server.address).await;
+    let beside = complete(server.address, ask).await;
+    assert_eq!(beside["choices"], alone["choices"]);
+    // Two texts need the place of the slow one, which still reads nothing.
+    let both = complete(server.address, json!({ "prompt": "a", "max_tokens": 2, "n": 2 })).await;
+    assert_eq!(both["choices"].as_array().unwrap().len(), 2);
+    // If it reads on then, it is told that the text did not end.
+    let mut rest = Vec::new();
+    slow.read_to_end(&mut rest).await.unwrap();
+    let rest = String::from_utf8_lossy(&rest);
+    assert!(rest.contains("too_slow") && !rest.contains("[DONE]") && rest.len() < 20 << 20, "{}", rest.len());
     server.stop();
 }
 

@@ -11,6 +11,7 @@ pub mod limits;
 mod refusal;
 mod reply;
 mod request;
+mod writing;
 
 use super::{
     host::near,
@@ -21,7 +22,6 @@ use super::{
 use access::{Access, Caller, Grant};
 use ailo_proto::{Finish, Logprob};
 use ailo_protocol::net;
-use ailo_training::text::TextStream;
 use axum::{
     Extension, Router,
     body::{Body, Bytes},
@@ -44,21 +44,36 @@ use std::{
     time::Duration,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use writing::Writing;
 
 /// Bytes of a request, at most, and how long they may take to come.
 const MAX_BODY: usize = 4 << 20;
 const COMES: Duration = Duration::from_secs(30);
-/// Texts that are written at once, and requests that wait for a place, at most.
-const WRITING: usize = 64;
-const WAITING: usize = 256;
 /// Requests that are being understood at once, at most: tokenizers and templates take their time.
 const READING: usize = 4;
-/// Pieces that a slow reader may be behind, and how long.
+/// Pieces that a slow reader may be behind.
 const BEHIND: usize = 64;
-const UNREAD: Duration = Duration::from_secs(60);
+
+/// How much is done at once, and how long whoever asks may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Texts that are written at once, at most.
+    pub writing: usize,
+    /// Requests that wait for a place, at most.
+    pub waiting: usize,
+    /// How long a slow reader may be as far behind as it can be; then its text ends.
+    pub unread: Duration,
+}
+
+impl Default for Bounds {
+    fn default() -> Bounds {
+        Bounds { writing: 64, waiting: 256, unread: Duration::from_secs(60) }
+    }
+}
 
 /// What the routes need.
 pub struct Api {
+    bounds: Bounds,
     hub: Arc<Hub>,
     net: Option<net::Handle>,
     /// The model that is served now, if there is one yet.
@@ -70,9 +85,14 @@ pub struct Api {
 
 impl Api {
     /// The API for what the hub serves.
-    pub fn new(hub: Arc<Hub>, net: Option<net::Handle>, model: watch::Receiver<Option<Arc<Model>>>) -> Arc<Api> {
-        let (readers, places) = (Arc::new(Semaphore::new(READING)), Arc::new(Semaphore::new(WRITING)));
-        Arc::new(Api { hub, net, model, readers, places, waiting: AtomicUsize::new(0) })
+    pub fn new(
+        hub: Arc<Hub>,
+        net: Option<net::Handle>,
+        model: watch::Receiver<Option<Arc<Model>>>,
+        bounds: Bounds,
+    ) -> Arc<Api> {
+        let (readers, places) = (Arc::new(Semaphore::new(READING)), Arc::new(Semaphore::new(bounds.writing)));
+        Arc::new(Api { bounds, hub, net, model, readers, places, waiting: AtomicUsize::new(0) })
     }
 
     /// Its routes, for those whom `access` lets in.
@@ -113,7 +133,7 @@ impl Api {
     /// A place among the requests that wait, until it is dropped.
     fn wait(&self) -> Result<Waits<'_>, Refusal> {
         let waits = Waits(&self.waiting);
-        if self.waiting.fetch_add(1, Ordering::Relaxed) >= WAITING {
+        if self.waiting.fetch_add(1, Ordering::Relaxed) >= self.bounds.waiting {
             return Err(full());
         }
         Ok(waits)
@@ -209,8 +229,8 @@ async fn answer(api: Arc<Api>, caller: Caller, request: Request, kind: Kind) -> 
     let waits = api.wait()?;
     let plan = api.understand(body, &model, kind).await?;
     let texts = plan.prompts.len() as u32 * plan.choices;
-    if texts as usize > WRITING {
-        return Err(invalid("n", "at most 64 texts are written for one request"));
+    if texts as usize > api.bounds.writing {
+        return Err(invalid("n", &format!("at most {} texts are written for one request", api.bounds.writing)));
     }
     let grant = caller.begin(texts, plan.most(model.context()))?;
     // All texts of a request hold its place until the last one ends, whoever still reads it.
@@ -228,9 +248,8 @@ async fn answer(api: Arc<Api>, caller: Caller, request: Request, kind: Kind) -> 
             let session = Session::start(&api.hub, &model, reach, prompt.clone(), sampling);
             let choice = i as u32 * plan.choices + choice;
             let begin = plan.begins.get(i).cloned().unwrap_or_default();
-            let (stops, place) = (plan.stops.clone(), place.clone());
-            let stream = prompt.clone();
-            tokio::spawn(write(session, (model.clone(), stream), (begin, stops), choice, sender.clone(), place));
+            let text = Text { choice, model: model.clone(), prompt: prompt.clone(), begin, stops: plan.stops.clone() };
+            tokio::spawn(write(session, text, (sender.clone(), api.bounds.unread), place.clone()));
         }
     }
     drop(sender);
@@ -248,6 +267,7 @@ async fn answer(api: Arc<Api>, caller: Caller, request: Request, kind: Kind) -> 
             Progress::Pieces => match pieces.recv().await {
                 Some(Ok(piece)) => (answer.piece(piece), Progress::Pieces),
                 Some(Err(why)) => (reply::event(&Refusal::from(&why).body()), Progress::End),
+                None if !answer.is_whole() => (reply::event(&unread().body()), Progress::End),
                 None if usage => (answer.usage(), Progress::Done),
                 None => ("data: [DONE]\n\n".into(), Progress::End),
             },
@@ -269,6 +289,12 @@ impl Drop for Waits<'_> {
     }
 }
 
+/// Who reads too slowly has missed what came.
+fn unread() -> Refusal {
+    let message = "this text was not read as fast as it was written, and was given up: ask again, and read on";
+    Refusal::new(StatusCode::REQUEST_TIMEOUT, "", "too_slow", message)
+}
+
 /// Where a stream of events is.
 enum Progress {
     Begin,
@@ -277,18 +303,26 @@ enum Progress {
     End,
 }
 
-/// Writes one text: tokens become text, of which nothing is given out that may be the beginning of a stop text.
+/// One text of a request.
+struct Text {
+    choice: u32,
+    model: Arc<Model>,
+    prompt: Vec<u32>,
+    /// What it begins with.
+    begin: String,
+    stops: Vec<String>,
+}
+
+/// Writes one text, until it ends, or nobody has read it for so long.
 async fn write(
     mut session: Session,
-    (model, prompt): (Arc<Model>, Vec<u32>),
-    (begin, stops): (String, Vec<String>),
-    choice: u32,
-    out: mpsc::Sender<Result<Piece, Failure>>,
+    text: Text,
+    (out, unread): (mpsc::Sender<Result<Piece, Failure>>, Duration),
     place: Arc<Place>,
 ) {
-    let (mut stream, mut held) = (TextStream::after(&model.text, &prompt), String::new());
-    if !begin.is_empty() && out.send(Ok(Piece { choice, text: begin, tokens: Vec::new(), finish: None })).await.is_err()
-    {
+    let mut writing = Writing::new(&text.model, &text.prompt, &text.stops);
+    let piece = |text_of: String| Piece { choice: text.choice, text: text_of, tokens: Vec::new(), finish: None };
+    if !text.begin.is_empty() && out.send(Ok(piece(text.begin.clone()))).await.is_err() {
         return;
     }
     loop {
@@ -297,51 +331,23 @@ async fn write(
             event = session.next() => event,
             () = out.closed() => return,
         };
-        let Some(event) = event else { return };
-        let mut piece = Piece { choice, text: String::new(), tokens: Vec::new(), finish: None };
-        match event {
-            Event::Token(token, logprob) => {
+        let next = match event {
+            Some(Event::Token(token, logprob)) => {
                 place.grant.used(1);
-                // What ends a text is no part of it.
-                if !model.ends.contains(&token) {
-                    held.push_str(&stream.push(token));
-                }
-                piece.tokens.push((token, logprob));
-                if let Some(at) = stops.iter().filter_map(|stop| held.find(stop.as_str())).min() {
-                    held.truncate(at);
-                    (piece.text, piece.finish) = (held, Some(Finish::Stop));
-                    let _ = out.send(Ok(piece)).await; // Nobody waits for it any more.
-                    return;
-                }
-                let keep = longest_beginning(&held, &stops);
-                piece.text = held.drain(..held.len() - keep).collect();
+                let (shown, stopped) = writing.push(token);
+                let finish = stopped.then_some(Finish::Stop);
+                Ok(Piece { tokens: vec![(token, logprob)], finish, ..piece(shown) })
             }
-            Event::Finished(finish) => {
-                held.push_str(&stream.finish());
-                let end = stops.iter().filter_map(|stop| held.find(stop.as_str())).min();
-                held.truncate(end.unwrap_or(held.len()));
-                (piece.text, piece.finish) = (held, Some(end.map_or(finish, |_| Finish::Stop)));
-                let _ = out.send(Ok(piece)).await;
-                return;
+            Some(Event::Finished(finish)) => {
+                let (rest, stopped) = writing.finish();
+                Ok(Piece { finish: Some(if stopped { Finish::Stop } else { finish }), ..piece(rest) })
             }
-            Event::Failed(why) => {
-                let _ = out.send(Err(why)).await;
-                return;
-            }
-        }
-        if out.send_timeout(Ok(piece), UNREAD).await.is_err() {
+            Some(Event::Failed(why)) => Err(why),
+            None => return,
+        };
+        let last = next.as_ref().map_or(true, |piece| piece.finish.is_some());
+        if out.send_timeout(next, unread).await.is_err() || last {
             return;
         }
     }
-}
-
-/// Bytes at the end of `text` that one of the stop texts may begin with.
-fn longest_beginning(text: &str, stops: &[String]) -> usize {
-    let begins = |stop: &String| {
-        let most = text.len().min(stop.len().saturating_sub(1));
-        (1..=most).rev().find(|size| text.as_bytes().ends_with(&stop.as_bytes()[..*size])).unwrap_or(0)
-    };
-    let keep = stops.iter().map(begins).max().unwrap_or(0);
-    // Never inside a character.
-    (keep..=text.len()).find(|keep| text.is_char_boundary(text.len() - keep)).unwrap_or(text.len())
 }

@@ -81,6 +81,11 @@ impl Answer {
         choice.finish = piece.finish.or(choice.finish);
     }
 
+    /// Whether all of its texts have ended.
+    pub fn is_whole(&self) -> bool {
+        self.choices.iter().all(|choice| choice.finish.is_some())
+    }
+
     /// All of it.
     pub fn whole(&self) -> Value {
         let choice = |(i, choice): (usize, &Choice)| {
@@ -118,8 +123,8 @@ impl Answer {
         let choice = &mut self.choices[piece.choice as usize];
         let offset = choice.told;
         choice.told += piece.tokens.iter().map(|(token, _)| characters(&self.model.text.bytes(*token))).sum::<usize>();
-        choice.text.push_str(&piece.text);
         choice.written += piece.tokens.len();
+        choice.finish = piece.finish.or(choice.finish);
         let logprobs = self.probabilities(&piece.tokens, offset);
         let finish = json!(piece.finish.map(name));
         let (object, choice) = match self.kind {
