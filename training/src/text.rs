@@ -6,7 +6,10 @@ use crate::{
     tokenizer,
 };
 use ailo_protocol::params::Tokenizer;
-use minijinja::{Environment, Error, ErrorKind, context, value::Kwargs};
+use minijinja::{
+    Environment, Error, ErrorKind, context,
+    value::{Kwargs, ValueKind},
+};
 use serde::Serialize;
 use serde_json::{
     Value,
@@ -169,8 +172,8 @@ impl Text {
             let why = e.detail().map_or_else(|| e.to_string(), str::to_string);
             TrainingError::Checkpoint(format!("the model's chat template refuses this conversation: {why}"))
         };
-        let environment = environment();
-        let template = environment.template_from_str(template).map_err(failed)?;
+        let (environment, template) = (environment(), without_marks(template));
+        let template = environment.template_from_str(&template).map_err(failed)?;
         let token = |name: &str| match self {
             Text::Checkpoint(of) => {
                 let token = &of.config[name];
@@ -220,6 +223,13 @@ fn environment() -> Environment<'static> {
     environment.add_function("raise_exception", |why: String| -> std::result::Result<String, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, why))
     });
+    // Python iterates over texts and not over nothing, and takes the length of all but that.
+    let has_parts =
+        |value: &minijinja::Value| matches!(value.kind(), ValueKind::String | ValueKind::Seq | ValueKind::Map);
+    environment.add_test("iterable", move |value: &minijinja::Value| {
+        has_parts(value) || !value.is_none() && value.try_iter().is_ok()
+    });
+    environment.add_test("sequence", has_parts);
     environment.add_filter("tojson", json);
     environment.add_function("strftime_now", |format: &str| {
         date(format, SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs()))
@@ -227,6 +237,27 @@ fn environment() -> Environment<'static> {
     environment.set_recursion_limit(64);
     environment.set_fuel(Some(FUEL));
     environment
+}
+
+/// A template without transformers' own statement, `{% generation %}`, that marks an assistant's words for training: they stay where they are.
+fn without_marks(template: &str) -> String {
+    let (mut text, mut rest) = (String::with_capacity(template.len()), template);
+    while let Some((before, after)) = rest.split_once("{%") {
+        let Some((statement, behind)) = after.split_once("%}") else { break };
+        let other = match statement.trim_matches(['-', '+']).trim() {
+            "generation" => "with",
+            "endgeneration" => "endwith",
+            _ => "",
+        };
+        let statement = if other.is_empty() {
+            statement.into()
+        } else {
+            statement.replace("endgeneration", other).replace("generation", other)
+        };
+        text += &format!("{before}{{%{statement}%}}");
+        rest = behind;
+    }
+    text + rest
 }
 
 /// JSON as Python writes it, and without the escapes that HTML needs.
@@ -368,7 +399,7 @@ impl<'a> TextStream<'a> {
     }
 
     /// What is left at the end of the text.
-    pub fn finish(&self) -> String {
+    pub fn finish(self) -> String {
         self.rest()
     }
 
@@ -582,6 +613,24 @@ mod tests {
         );
         let why = rendered(template, &[said("user", "a"), said("user", "b")]).unwrap_err();
         assert!(why.contains("turns must alternate"), "{why}");
+    }
+
+    #[test]
+    fn templates_test_types_and_mark_an_assistants_words_as_in_python() {
+        let template = r#"{% for x in ['a', [1], {'b': 1}, none, 7] %}{{ 'i' if x is iterable }}{{ 's' if x is sequence }}{{ 't' if x is string }}{{ 'm' if x is mapping }}, {% endfor %}
+{% for m in messages %}
+    {%- if m.role == 'assistant' %}
+        {%- generation %}
+            {%- set inner = m.content %}
+            {{- '<' ~ inner ~ '>' }}
+        {%- endgeneration %}
+    {%- else %}{{ m.content }}{% generation %} {% endgeneration %}{%- endif %}
+{%- endfor %}
+{{- 'no inner' if inner is not defined }}{% raw %}{% x"#;
+        let template = template.to_string() + "{% endraw %}";
+        let shown =
+            rendered(&template, &[said("user", "hi"), said("assistant", "generation"), said("user", "ho")]).unwrap();
+        assert_eq!(shown, "ist, is, ism, , , hi <generation>ho no inner{% x");
     }
 
     #[test]
