@@ -327,7 +327,7 @@ impl Client {
     pub fn tick(&mut self, now: u64, routes: &mut dyn Routes) -> Vec<Effect> {
         if self.ended {
         } else if self.broken.is_some_and(|since| now >= since + REPAIR_MS) {
-            let layers = self.missing();
+            let layers = self.unserved(routes);
             let last = if self.last.is_empty() { String::new() } else { format!(" ({})", self.last) };
             self.end(match self.refused {
                 Some(FailedWhy::Unpaid) => Failure::Unpaid { layers, last },
@@ -419,6 +419,15 @@ impl Client {
             at = hop.layers.end;
         }
         at..self.request.layers
+    }
+
+    /// Of these the first that nobody serves; all of them, if somebody serves each.
+    fn unserved(&self, routes: &mut dyn Routes) -> Range<u32> {
+        let missing = self.missing();
+        let bad = self.without.iter().filter(|(_, for_good)| **for_good).map(|(node, _)| *node).collect();
+        let mut served = |layer: u32| routes.route(layer..layer + 1, &bad).is_some();
+        let Some(first) = missing.clone().find(|layer| !served(*layer)) else { return missing };
+        first..(first + 1..missing.end).find(|layer| served(*layer)).unwrap_or(missing.end)
     }
 
     fn open(&mut self, node: NodeId, layers: Range<u32>) {

@@ -780,6 +780,12 @@ fn without_a_replica_the_error_comes_within_two_seconds_and_names_the_layers() {
     let asker = &world.askers[0];
     assert_eq!(asker.client.tokens(), &asker.expected[..asker.client.tokens().len()]);
     assert!(world.machines.iter().filter(|machine| machine.alive).all(|machine| machine.stage.sessions() == 0));
+
+    // The same where they were missing from the beginning.
+    let mut world = World::new(7, &[0..2, 4..6], &[10], 4000, false);
+    world.run();
+    let why = world.askers[0].outcome.clone();
+    assert_eq!(why, Some(Err(Failure::Unserved { layers: 2..4, last: String::new() })));
 }
 
 #[test]
