@@ -316,6 +316,9 @@ pub enum ApiKeysCommand {
         /// Texts at once, at most.
         #[arg(long, value_name = "C")]
         concurrent: Option<NonZeroU32>,
+        /// What its texts may cost a day (UTC), like 0.5 [default: whatever the node may spend].
+        #[arg(long, value_name = "ALC")]
+        alc_per_day: Option<Amount>,
         /// Where it goes.
         #[command(flatten)]
         file: KeyFileArgs,
@@ -743,6 +746,9 @@ pub struct ChatArgs {
     /// Seed; the same seed, model and words give the same answer.
     #[arg(long)]
     pub seed: Option<i64>,
+    /// What an answer may cost at most, like 0.25 [default: whatever the node may spend].
+    #[arg(long, value_name = "ALC")]
+    pub max_alc: Option<Amount>,
     /// Which node.
     #[command(flatten)]
     pub client: ClientArgs,
@@ -808,6 +814,9 @@ pub struct GenerateArgs {
     /// Seed; the same seed, model and prompt give the same text.
     #[arg(long)]
     pub seed: Option<u64>,
+    /// What the text may cost at most, like 0.25 [default: whatever the node may spend].
+    #[arg(long, value_name = "ALC")]
+    pub max_alc: Option<Amount>,
     /// Address of the API, like http://127.0.0.1:8650/v1 [default: that of the node].
     #[arg(long, value_name = "URL")]
     pub api: Option<String>,

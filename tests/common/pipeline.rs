@@ -27,12 +27,18 @@ pub struct Written {
     pub pause: Duration,
     /// The mean time of a token, without the first.
     pub token: Duration,
+    /// What was counted.
+    pub usage: Value,
 }
 
 /// Node 0 validates the ledger, and asks.
 pub struct World {
     pub net: Net,
     pub folder: tempfile::TempDir,
+    /// What the last text that failed had come to, and the error.
+    pub broken: (String, Value),
+    /// The API key that is asked with; empty: none.
+    pub key: String,
     layers: Vec<String>,
     _dir: tempfile::TempDir,
 }
@@ -58,7 +64,14 @@ impl World {
             params,
         };
         let layers = layers.iter().map(|layers| layers.to_string()).collect();
-        World { net: Net::found(spec).unwrap(), folder, layers, _dir: dir }
+        World {
+            net: Net::found(spec).unwrap(),
+            folder,
+            broken: Default::default(),
+            key: String::new(),
+            layers,
+            _dir: dir,
+        }
     }
 
     pub fn write_model(folder: &Path, config: &Value, tensors: &random::Tensors) {
@@ -92,17 +105,18 @@ impl World {
 
     /// A stream of tokens.
     pub fn ask(&self, body: &Value) -> std::io::Result<BufReader<TcpStream>> {
-        World::ask_at(self.address(), body)
+        World::ask_at(self.address(), &self.key, body)
     }
 
-    fn ask_at(address: SocketAddr, body: &Value) -> std::io::Result<BufReader<TcpStream>> {
+    fn ask_at(address: SocketAddr, key: &str, body: &Value) -> std::io::Result<BufReader<TcpStream>> {
         let mut stream = TcpStream::connect(address)?;
         let (body, timeout) = (body.to_string(), Duration::from_secs(60));
         stream.set_read_timeout(Some(timeout))?;
         let length = body.len();
+        let key = if key.is_empty() { String::new() } else { format!("authorization: Bearer {key}\r\n") };
         write!(
             stream,
-            "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+            "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\n{key}connection: close\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
         )?;
         Ok(BufReader::new(stream))
     }
@@ -139,7 +153,7 @@ impl World {
                     let body = json!({ "prompt": prompt, "max_tokens": max, "temperature": 0, "stream": true, "logprobs": 0,
                                        "logit_bias": bias });
                     let (mut stream, mut line, mut first, mut tokens) =
-                        (World::ask_at(address, &body).unwrap(), String::new(), None, 0);
+                        (World::ask_at(address, "", &body).unwrap(), String::new(), None, 0);
                     while stream.read_line(&mut line).unwrap() > 0 {
                         if let Some(event) = line.strip_prefix("data: {") {
                             assert!(!line.contains("\"error\""), "{line}");
@@ -161,19 +175,35 @@ impl World {
     }
 
     /// Reads a text to its end; what `act` does happens at its 128th token.
-    pub fn write(&mut self, prompt: &[u32], mut act: impl FnMut(&mut World)) -> Result<Written, String> {
-        let body = json!({ "prompt": prompt, "max_tokens": TOKENS, "temperature": 0, "stream": true, "logprobs": 0,
-                           "logit_bias": { "260": -100, "261": -100 } });
+    pub fn write(&mut self, prompt: &[u32], act: impl FnMut(&mut World)) -> Result<Written, String> {
+        self.write_with(prompt, json!({}), act)
+    }
+
+    /// The same, with more fields of the request.
+    pub fn write_with(
+        &mut self,
+        prompt: &[u32],
+        more: Value,
+        mut act: impl FnMut(&mut World),
+    ) -> Result<Written, String> {
+        let mut body = json!({ "prompt": prompt, "max_tokens": TOKENS, "temperature": 0, "stream": true, "logprobs": 0,
+                               "stream_options": { "include_usage": true }, "logit_bias": { "260": -100, "261": -100 } });
+        for (name, value) in more.as_object().into_iter().flatten() {
+            body[name] = value.clone();
+        }
         let mut stream = self.ask(&body).unwrap();
         let (mut tokens, mut text, mut first, mut last, mut pause) =
             (0, String::new(), None, Instant::now(), Duration::ZERO);
+        let mut usage = Value::Null;
         let (mut line, mut seen) = (String::new(), String::new());
         while stream.read_line(&mut line).unwrap() > 0 {
             if let Some(event) = line.strip_prefix("data: {") {
                 let event: Value = serde_json::from_str(&format!("{{{event}")).unwrap();
                 if let Some(error) = event["error"]["message"].as_str() {
+                    self.broken = (text, event["error"].clone());
                     return Err(error.into());
                 }
+                usage = event["usage"].clone();
                 let some = event["choices"][0]["logprobs"]["token_logprobs"].as_array().map_or(0, Vec::len);
                 text.push_str(event["choices"][0]["text"].as_str().unwrap_or_default());
                 if some > 0 {
@@ -198,6 +228,24 @@ impl World {
             return Err(format!("{tokens} of {TOKENS} tokens came; {seen:.2000}"));
         }
         let token = (last - first.unwrap_or(last)) / tokens.max(2).saturating_sub(1) as u32;
-        Ok(Written { text, pause, token })
+        Ok(Written { text, pause, token, usage })
+    }
+
+    /// The rest of the last text that failed, or why there is none.
+    pub fn resume(&mut self) -> Result<String, String> {
+        let mut stream = self.ask(&json!({ "resume": self.broken.1["resume"], "stream": true })).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let events = answer.lines().filter_map(|line| line.strip_prefix("data: {"));
+        let events = events.map(|event| serde_json::from_str::<Value>(&format!("{{{event}")).unwrap());
+        let mut text = String::new();
+        for event in events {
+            if let Some(error) = event["error"]["message"].as_str() {
+                self.broken.1 = event["error"].clone();
+                return Err(error.into());
+            }
+            text.push_str(event["choices"][0]["text"].as_str().unwrap_or_default());
+        }
+        if answer.contains("[DONE]") { Ok(text) } else { Err(answer) }
     }
 }

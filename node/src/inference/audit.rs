@@ -15,11 +15,7 @@ use ailo_training::{
     engine::{Engine, Part},
     sample::{Sampling, sample},
 };
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 use tokio::sync::watch;
 
 /// Tokens of a prompt, and of a text after it: statements come some 100 tokens late.
@@ -76,7 +72,7 @@ async fn audit(hub: &Arc<Hub>, model: &Arc<Model>, (mut avoid, asked): (HashSet<
         Some(tokens) => tokens,
         // It does not lie here as a whole: those begin the text that are not asked then, if they can.
         None => {
-            let reach = Reach { near: HashMap::new(), avoid: asked };
+            let reach = Reach { avoid: asked, ..Reach::default() };
             let first = vec![(seed % model.shape.vocabulary as u64) as u32];
             let sampling =
                 Wire { limit: count as u32, temperature: 1.0, top_p: 1.0, seed, prompt: 1, ..Wire::default() };
@@ -91,7 +87,7 @@ async fn audit(hub: &Arc<Hub>, model: &Arc<Model>, (mut avoid, asked): (HashSet<
         prompt: tokens.len() as u32,
         ..Wire::default()
     };
-    let reach = Reach { near: HashMap::new(), avoid };
+    let reach = Reach { avoid, ..Reach::default() };
     let (tokens, signed) = written(hub, model, reach, tokens, sampling.clone()).await;
     if signed.is_empty() {
         return;

@@ -99,6 +99,9 @@ fn asked(args: &ChatArgs, messages: &[Value]) -> Value {
     if let Some(tokens) = args.max_tokens {
         body["max_tokens"] = json!(tokens);
     }
+    if let Some(most) = args.max_alc {
+        body["max_alc"] = json!(most);
+    }
     body
 }
 
@@ -107,7 +110,7 @@ pub async fn generate(args: GenerateArgs) -> Result<(), NodeError> {
     let api = Api::find(args.api.as_deref(), &args.client)?;
     let seed = args.seed.unwrap_or_else(|| Hash(keys::random_bytes()).stream().next_u64() >> 1);
     let body = json!({ "prompt": args.prompt, "max_tokens": args.max_tokens, "temperature": args.temperature,
-                       "top_k": args.top_k, "seed": seed });
+                       "top_k": args.top_k, "seed": seed, "max_alc": args.max_alc });
     if !args.client.json {
         print!("{}", args.prompt);
     }

@@ -123,6 +123,26 @@ pub enum Unpayable {
         /// What is to be paid.
         asked: Amount,
     },
+    /// The request has cost what it may.
+    #[error("{spent} ALC were spent on this request of {most} that it may cost, and {asked} are asked for")]
+    Request {
+        /// What was spent.
+        spent: Amount,
+        /// What it may cost.
+        most: Amount,
+        /// What is to be paid.
+        asked: Amount,
+    },
+    /// The API key has cost what it may in a day.
+    #[error("{spent} ALC were spent today with this key of {limit}, and {asked} are asked for")]
+    Key {
+        /// What was spent.
+        spent: Amount,
+        /// What may be.
+        limit: Amount,
+        /// What is to be paid.
+        asked: Amount,
+    },
     /// The price is no number that can be paid.
     #[error("the price can't be paid")]
     Price,
@@ -138,6 +158,16 @@ fn dear(layers: &Range<u32>, price: &Amount, most: Option<&Amount>) -> String {
         Some(most) => format!("{who}, and the ledger lets {most} count: wait until somebody serves them for less"),
         None => format!("{who}, and this node pays nothing: `--spend ALC` sets what it may spend in a day"),
     }
+}
+
+/// What may be spent for somebody, beside what the node itself may spend.
+pub trait Budget: Send + Sync {
+    /// Takes a cost out of it.
+    ///
+    /// # Errors
+    ///
+    /// [`Unpayable`]; nothing is taken then.
+    fn spend(&self, cost: Amount) -> Result<(), Unpayable>;
 }
 
 /// What this node pays.
@@ -162,12 +192,18 @@ impl Pays {
         head.state.market().price.share(cap).unwrap_or(Amount(u64::MAX))
     }
 
-    /// Pays for `more` positions.
+    /// Pays for `more` positions, out of the node's allowance and the asker's `budget`.
     ///
     /// # Errors
     ///
-    /// [`Unpayable`].
-    pub fn pay(&self, service: Service, more: u64, latency_ms: u32) -> Result<SignedReceipt, Unpayable> {
+    /// [`Unpayable`]; nothing is paid then.
+    pub fn pay(
+        &self,
+        service: Service,
+        more: u64,
+        latency_ms: u32,
+        budget: Option<&dyn Budget>,
+    ) -> Result<SignedReceipt, Unpayable> {
         let head = self.chain.head();
         let (state, params) = (&head.state, &head.state.params().inference);
         let mut purse = locked(&self.purse);
@@ -184,7 +220,7 @@ impl Pays {
         if cost > left {
             return Err(Unpayable::Deposit { left, asked: cost });
         }
-        locked(&self.allowance).spend(now_ms() / DAY_MS, cost)?;
+        locked(&self.allowance).spend(now_ms() / DAY_MS, cost, budget)?;
         // Half of the time is left at least for who serves to claim.
         Ok(purse.pay(service, more, latency_ms, (fresh, from, age + params.receipt_ms * 9 / 10)))
     }
@@ -216,10 +252,12 @@ impl Allowance {
         Allowance { path, limit, day, spent: kept, kept }
     }
 
+    /// Takes a cost out of it, and out of the asker's `budget`.
+    ///
     /// # Errors
     ///
-    /// [`Unpayable::Day`] and [`Unpayable::Disk`].
-    fn spend(&mut self, day: u64, cost: Amount) -> Result<(), Unpayable> {
+    /// [`Unpayable`]; nothing is taken then.
+    fn spend(&mut self, day: u64, cost: Amount, budget: Option<&dyn Budget>) -> Result<(), Unpayable> {
         if self.day != day {
             (self.day, self.spent, self.kept) = (day, Amount::ZERO, Amount::ZERO);
         }
@@ -233,6 +271,7 @@ impl Allowance {
                 .map_err(|e| Unpayable::Disk(e.to_string()))?;
             self.kept = kept;
         }
+        budget.map_or(Ok(()), |budget| budget.spend(cost))?;
         self.spent = all;
         Ok(())
     }
@@ -388,17 +427,31 @@ mod tests {
         let open = || Allowance::open(dir.path().join("spent"), Amount(6400));
         let mut allowance = open();
         for _ in 0..40 {
-            allowance.spend(7, Amount(100)).unwrap();
+            allowance.spend(7, Amount(100), None).unwrap();
         }
         // Nothing that was spent is forgotten, and a hundredth at the most is lost.
         let mut again = open();
         assert!((4000..=4100).contains(&again.spent.0), "{}", again.spent.0);
-        assert!(again.spend(7, Amount(2401)).unwrap_err().to_string().contains("--spend"));
-        again.spend(7, Amount(2300)).unwrap();
-        assert!(open().spend(7, Amount(101)).is_err());
-        open().spend(8, Amount(6400)).unwrap();
+        assert!(again.spend(7, Amount(2401), None).unwrap_err().to_string().contains("--spend"));
+        again.spend(7, Amount(2300), None).unwrap();
+        assert!(open().spend(7, Amount(101), None).is_err());
+        open().spend(8, Amount(6400), None).unwrap();
+
+        // What the asker's budget refuses costs the node nothing.
+        struct Never;
+        impl Budget for Never {
+            fn spend(&self, _: Amount) -> Result<(), Unpayable> {
+                Err(Unpayable::Price)
+            }
+        }
+        let mut full = open();
+        assert_eq!(full.spend(9, Amount(6400), Some(&Never)), Err(Unpayable::Price));
+        assert_eq!(full.spend(9, Amount(6400), None), Ok(()));
 
         std::fs::write(dir.path().join("spent"), b"damaged").unwrap();
-        assert!(open().spend(now_ms() / DAY_MS, Amount(1)).is_err(), "who can't read what was spent spends nothing");
+        assert!(
+            open().spend(now_ms() / DAY_MS, Amount(1), None).is_err(),
+            "who can't read what was spent spends nothing"
+        );
     }
 }

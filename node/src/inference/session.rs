@@ -5,7 +5,7 @@ use super::{
     court::{Court, Untaken},
     hub::{Hub, News},
     model::Model,
-    payment::{Pays, Unpayable},
+    payment::{Budget, Pays, Unpayable},
 };
 use ailo_proto::{Finish, Frame, Logprob, Pay, Sampling, frame::Body};
 use ailo_protocol::{
@@ -71,9 +71,11 @@ pub struct Session {
     over: bool,
 }
 
-/// Whom a text may go through.
+/// Whom a text may go through, and for how much.
 #[derive(Default)]
 pub struct Reach {
+    /// What whoever asks may spend; none: whatever the node may.
+    pub budget: Option<Arc<dyn Budget>>,
     /// Round trips that this node has measured, in microseconds.
     pub near: HashMap<NodeId, u32>,
     /// Who is left out if there is a way without them. Such a text is a spot check, and read again by whoever asked for it.
@@ -205,7 +207,7 @@ impl Session {
             }
             let (model, total) = (self.model.id, self.model.shape.layers as u32);
             let service = Service { node, model, first: layers.start, end: layers.end, total, price };
-            match pays.pay(service, u64::from(upto - paid), self.latency_ms) {
+            match pays.pay(service, u64::from(upto - paid), self.latency_ms, self.reach.budget.as_deref()) {
                 Ok(receipt) => {
                     let pay = Pay { receipt: canonical::encode(&receipt).into(), upto };
                     self.hub.send(node, Frame::of(self.client.id(), pay.clone()));

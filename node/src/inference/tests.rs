@@ -2,8 +2,14 @@
 
 #![allow(clippy::unwrap_used)]
 
-use super::{api::Bounds, serve::Server};
+use super::{
+    api::Bounds,
+    draft::Guess,
+    host::{Hosting, Share, host},
+    serve::Server,
+};
 use crate::cli::ServeArgs;
+use ailo_protocol::{Amount, Keypair, inference::announce::Announce};
 use ailo_training::{
     checkpoint::{Checkpoint, random},
     engine::{Engine, Part},
@@ -364,6 +370,13 @@ async fn a_field_of_the_wrong_type_is_named_and_told_what_it_must_be() {
     add(text, usage, "stream_options.include_usage", "is true or false");
     add(text, r#"{"prompt": "a", "stream": true, "stream_options": {"x": 1}}"#, "stream_options.x", "not supported");
     add(text, r#"{"prompt": "a", "stream_options": {}}"#, "stream_options", "goes with 'stream'");
+    for value in ["0.25", "\"\"", "\"-1\"", "\"1e3\"", "\"0.000000001\"", "[]"] {
+        add(text, &format!(r#"{{"prompt": "a", "max_alc": {value}}}"#), "max_alc", "an amount of ALC as a text");
+    }
+    for body in [r#"{"resume": 7}"#, r#"{"resume": ["a"]}"#] {
+        add(text, body, "resume", "is a text");
+    }
+    add(chat, r#"{"resume": "resume-0", "max_tokens": 7}"#, "resume", "goes alone");
     for value in ["1.5", "\"7\"", "99999999999999999999", "[]"] {
         add(text, &format!(r#"{{"prompt": "a", "seed": {value}}}"#), "seed", "an integer from -9223372036854775808 to");
     }
@@ -480,8 +493,74 @@ async fn what_no_memory_is_left_for_is_refused_in_time_and_the_next_text_is_writ
     // In a stream it is the same object.
     let body = json!({ "prompt": "a", "stream": true }).to_string();
     let (_, _, text) = ask(server.address, "POST", "/v1/completions", &body).await;
-    let event: Value = serde_json::from_str(text.trim().strip_prefix("data: ").unwrap()).unwrap();
+    let mut event: Value = serde_json::from_str(text.trim().strip_prefix("data: ").unwrap()).unwrap();
+    assert_ne!(event["error"]["resume"], why["error"]["resume"]);
+    event["error"]["resume"] = why["error"]["resume"].clone();
     assert_eq!(event, why);
+    server.stop();
+}
+
+#[tokio::test]
+async fn a_text_that_nobody_wrote_is_written_later_as_it_was_asked_for() {
+    let folder = checkpoint();
+    let server = server(folder.path(), 64).await;
+    let ask =
+        json!({ "prompt": ["a", "hello world"], "max_tokens": 20, "n": 2, "seed": 5, "echo": true, "stop": ["~~"] });
+    let whole = complete(server.address, ask.clone()).await;
+
+    // Nobody serves it any more, and then somebody does again.
+    server.hub.stop();
+    let (status, why) = post(server.address, "/v1/completions", ask).await;
+    assert_eq!((status, why["error"]["code"].as_str()), (503, Some("no_replica")), "{why}");
+    let id = why["error"]["resume"].as_str().unwrap();
+    let share = Share::Layers(0..server.model.shape.layers);
+    let hosting = Hosting {
+        model: server.model.clone(),
+        share,
+        threads: 1,
+        memory: 64 << 20,
+        niceness: 0,
+        draft: Guess::default(),
+    };
+    host(&server.hub, hosting).await.unwrap();
+
+    let (status, why) = post(server.address, "/v1/chat/completions", json!({ "resume": id })).await;
+    assert_eq!((status, why["error"]["param"].as_str()), (400, Some("resume")), "{why}");
+    let again = json!({ "resume": id, "stream": true, "stream_options": { "include_usage": true } });
+    let mut texts = [const { String::new() }; 4];
+    let pieces = events(server.address, "/v1/completions", again.clone()).await;
+    let (usage, pieces) = pieces.split_last().unwrap();
+    for piece in pieces {
+        let choice = &piece["choices"][0];
+        texts[choice["index"].as_u64().unwrap() as usize] += choice["text"].as_str().unwrap();
+    }
+    for (i, text) in texts.iter().enumerate() {
+        assert_eq!(whole["choices"][i]["text"], *text);
+    }
+    assert_eq!(usage["usage"], whole["usage"]);
+    let (status, why) = post(server.address, "/v1/completions", again).await;
+    assert_eq!((status, why["error"]["code"].as_str()), (404, Some("unknown_resume")), "{why}");
+    server.stop();
+}
+
+#[tokio::test]
+async fn who_pays_nothing_is_told_what_those_ask_who_serve() {
+    let folder = checkpoint();
+    let server = server(folder.path(), 64).await;
+    // This node serves nothing any more, and another one asks for payment.
+    server.hub.stop();
+    let own = server.hub.known().all().next().unwrap().clone();
+    server.hub.known().forget(server.hub.node());
+    let node = *Keypair::generate().public();
+    let at_ms = std::time::UNIX_EPOCH.elapsed().unwrap().as_millis() as u64;
+    assert!(server.hub.hear(Announce { node, at_ms, price: Amount::alc(3), ..own }));
+    let (status, why) = post(server.address, "/v1/completions", json!({ "prompt": "a" })).await;
+    assert_eq!(
+        (status, &why["error"]["type"], &why["error"]["code"]),
+        (402, &json!("insufficient_quota"), &json!("price_too_high"))
+    );
+    let message = why["error"]["message"].as_str().unwrap();
+    assert!(message.contains("layers 0 to 2 of the model asks 3 ALC") && message.contains("--spend"), "{message}");
     server.stop();
 }
 

@@ -16,8 +16,11 @@ use super::{
     keys::{self, Stamp},
     limits::{Beyond, Left, Meter, seconds},
 };
-use crate::error::NodeError;
-use ailo_protocol::Hash;
+use crate::{
+    error::NodeError,
+    inference::payment::{Budget, Unpayable},
+};
+use ailo_protocol::{Amount, Hash};
 use axum::{
     extract::{Request, State},
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
@@ -243,6 +246,11 @@ impl Caller {
         Ok(Grant { caller: self.clone(), texts, tokens, used: AtomicU64::new(0) })
     }
 
+    /// The key that it is known by.
+    pub fn key(&self) -> Option<Hash> {
+        self.key
+    }
+
     /// Says in the headers what is left, as OpenAI's API does.
     fn tell(&self, headers: &mut HeaderMap) {
         let Some((requests, tokens)) = self.meter(Meter::left) else { return };
@@ -256,6 +264,12 @@ impl Caller {
         };
         say(["x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"], requests);
         say(["x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"], tokens);
+    }
+}
+
+impl Budget for Caller {
+    fn spend(&self, cost: Amount) -> Result<(), Unpayable> {
+        self.meter(|meter, now| meter.spend(now, cost)).unwrap_or(Ok(()))
     }
 }
 

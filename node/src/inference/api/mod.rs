@@ -8,9 +8,12 @@ pub mod access;
 mod fields;
 pub mod keys;
 pub mod limits;
+mod order;
 mod refusal;
 mod reply;
 mod request;
+mod shelf;
+mod spending;
 mod writing;
 
 use super::{
@@ -21,7 +24,7 @@ use super::{
 };
 use access::{Access, Caller, Grant};
 use ailo_proto::{Finish, Logprob};
-use ailo_protocol::net;
+use ailo_protocol::{Hash, net};
 use axum::{
     Extension, Router,
     body::{Body, Bytes},
@@ -31,17 +34,20 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
+use order::{Order, Text};
 pub use refusal::Refusal;
 use refusal::{full, invalid};
-use reply::{Answer, Kind};
-use request::Plan;
+use reply::Kind;
+use request::{Again, Asked};
 use serde_json::json;
+use shelf::Shelf;
+use spending::Spending;
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use writing::Writing;
@@ -81,6 +87,9 @@ pub struct Api {
     readers: Arc<Semaphore>,
     places: Arc<Semaphore>,
     waiting: AtomicUsize,
+    /// Texts that could not go on.
+    shelf: Mutex<Shelf<Box<Order>>>,
+    started: Instant,
 }
 
 impl Api {
@@ -92,7 +101,8 @@ impl Api {
         bounds: Bounds,
     ) -> Arc<Api> {
         let (readers, places) = (Arc::new(Semaphore::new(READING)), Arc::new(Semaphore::new(bounds.writing)));
-        Arc::new(Api { bounds, hub, net, model, readers, places, waiting: AtomicUsize::new(0) })
+        let (waiting, shelf, started) = (AtomicUsize::new(0), Mutex::default(), Instant::now());
+        Arc::new(Api { bounds, hub, net, model, readers, places, waiting, shelf, started })
     }
 
     /// Its routes, for those whom `access` lets in.
@@ -140,20 +150,53 @@ impl Api {
     }
 
     /// What a request asks for. Threads are held until they are done, whoever still waits for it.
-    async fn understand(&self, body: Bytes, model: &Arc<Model>, kind: Kind) -> Result<Plan, Refusal> {
+    async fn understand(&self, body: Bytes, model: &Arc<Model>, kind: Kind) -> Result<Asked, Refusal> {
         let reader = self.readers.clone().acquire_owned().await.map_err(|_| full())?;
         let model = model.clone();
         let read = move || {
             let _reader = reader;
-            match kind {
-                Kind::Chat => Plan::chat(&body, &model),
-                Kind::Completion => Plan::completion(&body, &model),
-            }
+            Asked::read(&body, kind, &model)
         };
         let failed =
             |_| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "", "unreadable", "reading this request failed");
         tokio::task::spawn_blocking(read).await.map_err(failed)?
     }
+
+    /// Looks at what is kept, or changes it; told the time.
+    fn shelf<T>(&self, act: impl FnOnce(&mut Shelf<Box<Order>>, u64) -> T) -> T {
+        let now = self.started.elapsed().as_millis() as u64;
+        act(&mut self.shelf.lock().unwrap_or_else(PoisonError::into_inner), now)
+    }
+
+    /// What is left of a text that is to be taken up again: see [`Order::left`].
+    fn kept(&self, again: &Again, key: Option<Hash>, (model, kind): (&Model, Kind)) -> Result<(u32, u64), Refusal> {
+        self.shelf(|shelf, now| {
+            let order = shelf.get(now, key, &again.id).ok_or_else(unknown)?;
+            if order.kind != kind {
+                return Err(invalid("resume", "a text is taken up again at the path where it was asked for"));
+            }
+            if order.model != model.id {
+                let why = "the model has changed since this text was begun: ask for it anew";
+                return Err(Refusal::new(StatusCode::CONFLICT, "resume", "model_changed", why));
+            }
+            Ok(order.left(model.context()))
+        })
+    }
+
+    /// A text can't go on. What may work later is kept, and told by which name.
+    fn failed(&self, order: Box<Order>, key: Option<Hash>, why: &Failure) -> Refusal {
+        let mut refusal = Refusal::from(why);
+        if refusal.wait > 0 {
+            let bytes = order.bytes();
+            refusal.resume = self.shelf(|shelf, now| shelf.put(now, key, bytes, order));
+        }
+        refusal
+    }
+}
+
+fn unknown() -> Refusal {
+    let why = "no such text is kept here (any more) for this API key: ask for it anew";
+    Refusal::new(StatusCode::NOT_FOUND, "resume", "unknown_resume", why)
 }
 
 fn json_of(value: &serde_json::Value) -> impl IntoResponse {
@@ -227,57 +270,124 @@ async fn answer(api: Arc<Api>, caller: Caller, request: Request, kind: Kind) -> 
     let model = api.model()?;
     let body = body(request).await?;
     let waits = api.wait()?;
-    let plan = api.understand(body, &model, kind).await?;
-    let texts = plan.prompts.len() as u32 * plan.choices;
+    let asked = api.understand(body, &model, kind).await?;
+    let (key, context) = (caller.key(), model.context());
+    // What is taken up again stays where it is kept until it has a place.
+    let source = match asked {
+        Asked::New(plan) => {
+            let spending = Spending::new(Arc::new(caller.clone()), plan.max_alc);
+            Source::New(Box::new(Order::new(kind, model.id, *plan, spending)))
+        }
+        Asked::Again(again) => Source::Kept(again),
+    };
+    let (read, (texts, tokens)) = match &source {
+        Source::New(order) => (order.read(), order.left(context)),
+        Source::Kept(again) => (0, api.kept(again, key, (&model, kind))?),
+    };
     if texts as usize > api.bounds.writing {
         return Err(invalid("n", &format!("at most {} texts are written for one request", api.bounds.writing)));
     }
-    let grant = caller.begin(texts, plan.most(model.context()))?;
+    let grant = caller.begin(texts, read as u64 + tokens)?;
     // All texts of a request hold its place until the last one ends, whoever still reads it.
     let permit = api.places.clone().acquire_many_owned(texts).await.map_err(|_| full())?;
-    grant.used(plan.prompts.iter().map(Vec::len).sum());
+    grant.used(read);
     let place = Arc::new(Place { _permit: permit, grant });
     drop(waits);
+    let order = match source {
+        Source::New(order) => order,
+        Source::Kept(again) => {
+            let mut order = api.shelf(|shelf, now| shelf.take(now, key, &again.id)).ok_or_else(unknown)?;
+            (order.plan.stream, order.plan.usage) = (again.stream, again.usage);
+            order
+        }
+    };
+    let pieces = write_all(&api, &model, &order, &place);
+    let told = Telling { api, model, key, pieces };
+    if order.plan.stream { Ok(told.stream(order)) } else { told.whole(order).await }
+}
 
+/// Where an order comes from.
+enum Source {
+    New(Box<Order>),
+    Kept(Again),
+}
+
+/// Begins all texts of an order, or goes on with them; their pieces come one by one.
+fn write_all(
+    api: &Api,
+    model: &Arc<Model>,
+    order: &Order,
+    place: &Arc<Place>,
+) -> mpsc::Receiver<Result<Piece, Failure>> {
     let round_trips = api.net.as_ref().map(near).unwrap_or_default();
-    let (sender, mut pieces) = mpsc::channel(BEHIND);
-    for (i, prompt) in plan.prompts.iter().enumerate() {
-        for choice in 0..plan.choices {
-            let sampling = plan.sampling(prompt, choice, model.context());
-            let reach = Reach { near: round_trips.clone(), ..Reach::default() };
-            let session = Session::start(&api.hub, &model, reach, prompt.clone(), sampling);
-            let choice = i as u32 * plan.choices + choice;
-            let begin = plan.begins.get(i).cloned().unwrap_or_default();
-            let text = Text { choice, model: model.clone(), prompt: prompt.clone(), begin, stops: plan.stops.clone() };
-            tokio::spawn(write(session, text, (sender.clone(), api.bounds.unread), place.clone()));
+    let (sender, pieces) = mpsc::channel(BEHIND);
+    for text in order.texts(model.context()) {
+        let reach = Reach { near: round_trips.clone(), budget: Some(order.spending.clone()), ..Reach::default() };
+        if let Some(finish) = text.finish() {
+            // Its last token has come, and the word that it was the last has not.
+            let last = last(Writing::after(model, &text, &order.plan.stops), text.choice, finish);
+            let _ = sender.try_send(Ok(last)); // There is room for one of each.
+            continue;
         }
+        let tokens = [text.prompt.as_slice(), &text.written].concat();
+        let session = Session::start(&api.hub, model, reach, tokens, text.sampling.clone());
+        let out = (sender.clone(), api.bounds.unread);
+        tokio::spawn(write(session, (model.clone(), text, order.plan.stops.clone()), out, place.clone()));
     }
-    drop(sender);
-    let mut answer = Answer::new(kind, model, &plan);
-    if !plan.stream {
-        while let Some(piece) = pieces.recv().await {
-            answer.take(piece.map_err(|why| Refusal::from(&why))?);
+    pieces
+}
+
+/// Tells whoever asked what is written.
+struct Telling {
+    api: Arc<Api>,
+    model: Arc<Model>,
+    key: Option<Hash>,
+    pieces: mpsc::Receiver<Result<Piece, Failure>>,
+}
+
+impl Telling {
+    /// All of it at once.
+    async fn whole(mut self, mut order: Box<Order>) -> Result<Response, Refusal> {
+        while let Some(piece) = self.pieces.recv().await {
+            match piece {
+                Ok(piece) => order.answer.take(piece),
+                Err(why) => return Err(self.api.failed(order, self.key, &why)),
+            }
         }
-        return Ok(json_of(&answer.whole()).into_response());
+        Ok(json_of(&order.answer.whole(&self.model)).into_response())
     }
-    let (usage, events) = (plan.usage, (pieces, answer, Progress::Begin));
-    let stream = futures::stream::unfold(events, move |(mut pieces, mut answer, state)| async move {
-        let (bytes, state) = match state {
-            Progress::Begin => (answer.beginning(), Progress::Pieces),
-            Progress::Pieces => match pieces.recv().await {
-                Some(Ok(piece)) => (answer.piece(piece), Progress::Pieces),
-                Some(Err(why)) => (reply::event(&Refusal::from(&why).body()), Progress::End),
-                None if !answer.is_whole() => (reply::event(&unread().body()), Progress::End),
-                None if usage => (answer.usage(), Progress::Done),
-                None => ("data: [DONE]\n\n".into(), Progress::End),
+
+    /// As it comes.
+    fn stream(self, order: Box<Order>) -> Response {
+        let stream = futures::stream::unfold((self, Progress::Begin(order)), |(mut told, progress)| async move {
+            let (bytes, progress) = told.next(progress).await?;
+            Some((Ok::<_, std::convert::Infallible>(Bytes::from(bytes)), (told, progress)))
+        });
+        let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-cache")];
+        (headers, Body::from_stream(stream)).into_response()
+    }
+
+    /// The next events of a stream.
+    async fn next(&mut self, progress: Progress) -> Option<(String, Progress)> {
+        let done = || "data: [DONE]\n\n".to_string();
+        Some(match progress {
+            Progress::Begin(mut order) => {
+                (order.answer.beginning(&self.model) + &order.answer.news(&self.model), Progress::Pieces(order))
+            }
+            Progress::Pieces(mut order) => match self.pieces.recv().await {
+                Some(Ok(piece)) => {
+                    order.answer.take(piece);
+                    (order.answer.news(&self.model), Progress::Pieces(order))
+                }
+                Some(Err(why)) => (reply::event(&self.api.failed(order, self.key, &why).body()), Progress::End),
+                None if !order.answer.is_whole() => (reply::event(&unread().body()), Progress::End),
+                None if order.plan.usage => (order.answer.usage(&self.model), Progress::Done),
+                None => (done(), Progress::End),
             },
-            Progress::Done => ("data: [DONE]\n\n".into(), Progress::End),
+            Progress::Done => (done(), Progress::End),
             Progress::End => return None,
-        };
-        Some((Ok::<_, std::convert::Infallible>(Bytes::from(bytes)), (pieces, answer, state)))
-    });
-    let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-cache")];
-    Ok((headers, Body::from_stream(stream)).into_response())
+        })
+    }
 }
 
 /// A request that waits for its place.
@@ -297,34 +407,20 @@ fn unread() -> Refusal {
 
 /// Where a stream of events is.
 enum Progress {
-    Begin,
-    Pieces,
+    Begin(Box<Order>),
+    Pieces(Box<Order>),
     Done,
     End,
-}
-
-/// One text of a request.
-struct Text {
-    choice: u32,
-    model: Arc<Model>,
-    prompt: Vec<u32>,
-    /// What it begins with.
-    begin: String,
-    stops: Vec<String>,
 }
 
 /// Writes one text, until it ends, or nobody has read it for so long.
 async fn write(
     mut session: Session,
-    text: Text,
+    (model, text, stops): (Arc<Model>, Text, Vec<String>),
     (out, unread): (mpsc::Sender<Result<Piece, Failure>>, Duration),
     place: Arc<Place>,
 ) {
-    let mut writing = Writing::new(&text.model, &text.prompt, &text.stops);
-    let piece = |text_of: String| Piece { choice: text.choice, text: text_of, tokens: Vec::new(), finish: None };
-    if !text.begin.is_empty() && out.send(Ok(piece(text.begin.clone()))).await.is_err() {
-        return;
-    }
+    let mut writing = Writing::after(&model, &text, &stops);
     loop {
         // Who has gone away is noticed before the next token.
         let event = tokio::select! {
@@ -335,19 +431,25 @@ async fn write(
             Some(Event::Token(token, logprob)) => {
                 place.grant.used(1);
                 let (shown, stopped) = writing.push(token);
-                let finish = stopped.then_some(Finish::Stop);
-                Ok(Piece { tokens: vec![(token, logprob)], finish, ..piece(shown) })
+                let (choice, tokens, finish) = (text.choice, vec![(token, logprob)], stopped.then_some(Finish::Stop));
+                Ok(Piece { choice, text: shown, tokens, finish })
             }
             Some(Event::Finished(finish)) => {
-                let (rest, stopped) = writing.finish();
-                Ok(Piece { finish: Some(if stopped { Finish::Stop } else { finish }), ..piece(rest) })
+                let _ = out.send_timeout(Ok(last(writing, text.choice, finish)), unread).await; // It was the last.
+                return;
             }
             Some(Event::Failed(why)) => Err(why),
             None => return,
         };
-        let last = next.as_ref().map_or(true, |piece| piece.finish.is_some());
-        if out.send_timeout(next, unread).await.is_err() || last {
+        let over = next.as_ref().map_or(true, |piece| piece.finish.is_some());
+        if out.send_timeout(next, unread).await.is_err() || over {
             return;
         }
     }
+}
+
+/// The last piece of a text.
+fn last(writing: Writing<'_>, choice: u32, finish: Finish) -> Piece {
+    let (text, stopped) = writing.finish();
+    Piece { choice, text, tokens: Vec::new(), finish: Some(if stopped { Finish::Stop } else { finish }) }
 }

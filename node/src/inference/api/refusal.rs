@@ -29,6 +29,8 @@ pub struct Refusal {
     pub(super) message: String,
     /// Seconds after which it may work; 0 if that is not a matter of time.
     pub(super) wait: u64,
+    /// What the rest of the text is asked for by, if it is kept.
+    pub(super) resume: Option<String>,
 }
 
 impl Refusal {
@@ -40,7 +42,7 @@ impl Refusal {
             _ => "invalid_request_error",
         };
         let wait = matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE).into();
-        Refusal { status, kind, param: param.into(), code, message: message.into(), wait }
+        Refusal { status, kind, param: param.into(), code, message: message.into(), wait, resume: None }
     }
 
     pub(super) fn no_model(name: &str) -> Refusal {
@@ -55,7 +57,11 @@ impl Refusal {
     /// The object that says so, as a body or an event.
     pub(super) fn body(&self) -> serde_json::Value {
         let param = (!self.param.is_empty()).then_some(&self.param);
-        json!({ "error": { "message": self.message, "type": self.kind, "param": param, "code": self.code } })
+        let mut error = json!({ "message": self.message, "type": self.kind, "param": param, "code": self.code });
+        if let Some(id) = &self.resume {
+            error["resume"] = json!(id);
+        }
+        json!({ "error": error })
     }
 }
 
@@ -91,6 +97,10 @@ impl From<&Failure> for Refusal {
             Failure::Money(Unpayable::Price) => (MONEY, "price_too_high", "ask again when prices are lower", 0),
             Failure::Money(Unpayable::Deposit { .. }) => (MONEY, "no_deposit", "", 0),
             Failure::Money(Unpayable::Day { .. }) => (MONEY, "daily_limit", "", 0),
+            Failure::Money(Unpayable::Request { .. }) => (MONEY, "max_alc", "'max_alc' sets the limit", 0),
+            Failure::Money(Unpayable::Key { .. }) => {
+                (MONEY, "key_limit", "wait for the next day (UTC), or ask who runs this node for more", 0)
+            }
             Failure::Money(Unpayable::Disk(_)) => (NEVER, "not_written", "look at this node's data folder", 0),
         };
         let message = if advice.is_empty() { why.to_string() } else { format!("{why}: {advice}") };
@@ -139,6 +149,8 @@ mod tests {
             (Unpayable::Dear { layers: layers.clone(), price: asked, most: None }.into(), 402, "", 0, "--spend"),
             (Unpayable::Deposit { left, asked }.into(), 402, "", 0, "wallet deposit"),
             (Unpayable::Day { spent: left, limit: left, asked }.into(), 402, "", 0, "--spend"),
+            (Unpayable::Request { spent: left, most: left, asked }.into(), 402, "", 0, "'max_alc'"),
+            (Unpayable::Key { spent: left, limit: left, asked }.into(), 402, "", 0, "next day"),
             (Unpayable::Disk("full".into()).into(), 500, "server_error", 0, "data folder"),
         ] {
             let why: Failure = why;

@@ -4,11 +4,12 @@ use super::{
     Refusal,
     fields::{Fields, list, text},
     invalid,
+    reply::Kind,
 };
 use crate::inference::model::Model;
 use ailo_proto::{Bias, Sampling};
 use ailo_protocol::{
-    Hash,
+    Amount, Hash,
     inference::{MAX_ROOM, proof::MIN_TEMPERATURE},
     keys,
 };
@@ -49,12 +50,52 @@ pub struct Plan {
     pub usage: bool,
     /// What the texts of each prompt begin with, if that was asked for: the prompt.
     pub begins: Vec<String>,
+    /// What all texts together may cost.
+    pub max_alc: Option<Amount>,
+}
+
+/// What somebody asks for.
+pub enum Asked {
+    /// A text.
+    New(Box<Plan>),
+    /// The rest of one that could not go on.
+    Again(Again),
+}
+
+/// A text that is taken up again.
+pub struct Again {
+    /// What it is called.
+    pub id: String,
+    /// Whether pieces are sent as they come.
+    pub stream: bool,
+    /// Whether their last one tells the numbers of tokens.
+    pub usage: bool,
+}
+
+impl Asked {
+    /// The body of a request.
+    pub fn read(body: &[u8], kind: Kind, model: &Model) -> Result<Asked, Refusal> {
+        let mut fields = Fields::read(body)?;
+        if let Some(id) = fields.text("resume")? {
+            let (stream, usage) = stream(&mut fields)?;
+            if fields.end().is_err() {
+                let why =
+                    "'resume' goes alone, or with 'stream' and 'stream_options': all else is as it was asked before";
+                return Err(invalid("resume", why));
+            }
+            return Ok(Asked::Again(Again { id, stream, usage }));
+        }
+        let plan = match kind {
+            Kind::Chat => Plan::chat(fields, model),
+            Kind::Completion => Plan::completion(fields, model),
+        };
+        Ok(Asked::New(Box::new(plan?)))
+    }
 }
 
 impl Plan {
     /// The body of a request for completions.
-    pub fn completion(body: &[u8], model: &Model) -> Result<Plan, Refusal> {
-        let mut fields = Fields::read(body)?;
+    fn completion(mut fields: Fields, model: &Model) -> Result<Plan, Refusal> {
         let what = "a text, a list of texts, a list of tokens' numbers, or a list of such lists";
         let prompts = fields.read_as("prompt", what, prompts)?;
         let prompts = prompts.ok_or_else(|| invalid("prompt", "'prompt' is missing: what should be continued?"))?;
@@ -96,8 +137,7 @@ impl Plan {
     }
 
     /// The body of a request for an answer in a conversation.
-    pub fn chat(body: &[u8], model: &Model) -> Result<Plan, Refusal> {
-        let mut fields = Fields::read(body)?;
+    fn chat(mut fields: Fields, model: &Model) -> Result<Plan, Refusal> {
         let what = r#"a list of messages like {"role": "user", "content": "Who are you?"}"#;
         let messages = fields.read_as("messages", what, |value| list(value, Some))?.unwrap_or_default();
         let logprobs = fields.flag("logprobs")?.unwrap_or(false);
@@ -149,22 +189,12 @@ impl Plan {
         let presence = fields.number("presence_penalty", -2.0..=2.0)?.unwrap_or(0.0);
         let frequency = fields.number("frequency_penalty", -2.0..=2.0)?.unwrap_or(0.0);
         let choices = fields.count("n", 1..=MAX_CHOICES)?.unwrap_or(1);
-        let stream = fields.flag("stream")?.unwrap_or(false);
-        let options = fields.take("stream_options");
+        let (stream, usage) = stream(&mut fields)?;
+        let what = r#"an amount of ALC as a text, like "0.25""#;
+        let max_alc = fields.read_as("max_alc", what, |value| text(value)?.parse::<Amount>().ok())?;
         // Who asks, for the client's own records.
         fields.text("user")?;
         fields.end()?;
-        let usage = match options {
-            Some(_) if !stream => return Err(invalid("stream_options", "'stream_options' goes with 'stream': true")),
-            Some(options) => {
-                let what = r#"an object like {"include_usage": true}"#;
-                let mut options = Fields::within(options, "stream_options", what)?;
-                let usage = options.flag("include_usage")?.unwrap_or(false);
-                options.end()?;
-                usage
-            }
-            None => false,
-        };
         if name.as_ref().is_some_and(|name| *name != model.name) {
             return Err(Refusal::no_model(&name.unwrap_or_default()));
         }
@@ -195,7 +225,17 @@ impl Plan {
             top_logprobs: 0,
             prompt: 0,
         };
-        Ok(Plan { prompts: Vec::new(), sampling, max_tokens, stops, choices, stream, usage, begins: Vec::new() })
+        Ok(Plan {
+            prompts: Vec::new(),
+            sampling,
+            max_tokens,
+            stops,
+            choices,
+            stream,
+            usage,
+            begins: Vec::new(),
+            max_alc,
+        })
     }
 
     fn probabilities(&mut self, top: Option<u32>) {
@@ -226,12 +266,6 @@ impl Plan {
         Ok(self)
     }
 
-    /// Tokens that are read and written at most.
-    pub fn most(&self, context: usize) -> u64 {
-        let written = |prompt: &Vec<u32>| u64::from(self.choices) * (self.limit(prompt, context) - prompt.len()) as u64;
-        self.prompts.iter().map(|prompt| prompt.len() as u64 + written(prompt)).sum()
-    }
-
     /// Positions of a prompt's text, at most.
     fn limit(&self, prompt: &[u32], context: usize) -> usize {
         let room = context - prompt.len();
@@ -247,6 +281,19 @@ impl Plan {
             ..self.sampling.clone()
         }
     }
+}
+
+/// Whether pieces are sent as they come, and whether their last one tells the numbers of tokens.
+fn stream(fields: &mut Fields) -> Result<(bool, bool), Refusal> {
+    let stream = fields.flag("stream")?.unwrap_or(false);
+    let Some(options) = fields.take("stream_options") else { return Ok((stream, false)) };
+    if !stream {
+        return Err(invalid("stream_options", "'stream_options' goes with 'stream': true"));
+    }
+    let mut options = Fields::within(options, "stream_options", r#"an object like {"include_usage": true}"#)?;
+    let usage = options.flag("include_usage")?.unwrap_or(false);
+    options.end()?;
+    Ok((stream, usage))
 }
 
 /// What a text goes on from.

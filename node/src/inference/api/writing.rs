@@ -1,5 +1,6 @@
 //! How tokens become the text that is shown: whole characters, and nothing of what may be the beginning of a stop text.
 
+use super::order::Text;
 use crate::inference::model::Model;
 use ailo_training::text::TextStream;
 
@@ -13,9 +14,12 @@ pub(super) struct Writing<'a> {
 }
 
 impl<'a> Writing<'a> {
-    /// What goes on with a prompt until one of the stop texts comes.
-    pub fn new(model: &'a Model, prompt: &[u32], stops: &'a [String]) -> Writing<'a> {
-        Writing { stream: TextStream::after(&model.text, prompt), held: String::new(), stops, ends: &model.ends }
+    /// What goes on with a text, until one of the stop texts comes. What was shown of it is not shown again.
+    pub fn after(model: &'a Model, text: &Text, stops: &'a [String]) -> Writing<'a> {
+        let stream = TextStream::after(&model.text, &text.prompt);
+        let mut writing = Writing { stream, held: String::new(), stops, ends: &model.ends };
+        text.written.iter().for_each(|token| drop(writing.push(*token)));
+        writing
     }
 
     /// What a token lets be shown, and whether a stop text has come.
@@ -33,8 +37,8 @@ impl<'a> Writing<'a> {
     }
 
     /// What is left at the end, and whether a stop text has come in it.
-    pub fn finish(&mut self) -> (String, bool) {
-        let mut rest = std::mem::take(&mut self.held) + &self.stream.finish();
+    pub fn finish(self) -> (String, bool) {
+        let mut rest = self.held + &self.stream.finish();
         let stop = first(self.stops, &rest);
         rest.truncate(stop.unwrap_or(rest.len()));
         (rest, stop.is_some())
