@@ -1,4 +1,5 @@
-//! The API of `ailo-node serve`, as a process: who may ask and how much, what errors look like, streams, and tokens' probabilities.
+//! The API of `ailo-node serve`, as a process: who may ask and how much, what errors look like, streams, and tokens' probabilities; and how
+//! `ailo-node chat` takes what an API answers.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
@@ -9,8 +10,12 @@ use ailo_training::text::Text;
 use serde_json::{Value, json};
 use server::{Answer, Server, checkpoint, program, says};
 use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpListener,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+    thread::JoinHandle,
     time::{Duration, Instant},
 };
 
@@ -295,4 +300,105 @@ fn probabilities_are_told_with_the_tokens_bytes() {
     assert_eq!(told["tokens"], json!(["bytes:\\xe6", "bytes:\\xe6", "bytes:\\xe6"]));
     assert_eq!(told["text_offset"], json!([0, 1, 2]));
     assert!(told["top_logprobs"].as_array().unwrap().iter().all(|top| top.as_object().unwrap().len() == 5), "{told}");
+}
+
+/// Answers as many requests with what is given, each on a connection of its own, and tells what was said in each.
+fn answers(all: &'static [(&str, &str)]) -> (String, JoinHandle<Vec<Value>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/v1", listener.local_addr().unwrap());
+    let thread = std::thread::spawn(move || {
+        let answer = |(head, body): &(&str, &str)| {
+            let (mut stream, mut length, mut line) = (BufReader::new(listener.accept().unwrap().0), 0, String::new());
+            while stream.read_line(&mut line).unwrap() > 2 {
+                length =
+                    line.to_lowercase().trim().strip_prefix("content-length: ").map_or(length, |n| n.parse().unwrap());
+                line.clear();
+            }
+            let mut asked = vec![0; length];
+            stream.read_exact(&mut asked).unwrap();
+            // The connection ends before what is promised has come.
+            let promised = body.len() + usize::from(!body.ends_with("[DONE]\n\n") && body.starts_with("data"));
+            write!(
+                stream.get_mut(),
+                "HTTP/1.1 {head}\r\nconnection: close\r\ncontent-length: {promised}\r\n\r\n{body}"
+            )
+            .unwrap();
+            serde_json::from_slice::<Value>(&asked).unwrap()["messages"].clone()
+        };
+        all.iter().map(answer).collect()
+    });
+    (url, thread)
+}
+
+const BUSY: (&str, &str) =
+    ("429 Too Many Requests\r\nretry-after: 7", r#"{"error": {"message": "as many texts are written as can be"}}"#);
+const FINE: (&str, &str) = (
+    "200 OK",
+    "data: {\"choices\": [{\"delta\": {\"content\": \"fine\"}}]}\n\ndata: {\"choices\": [], \"usage\": {\"completion_tokens\": 1}}\n\ndata: [DONE]\n\n",
+);
+const CUT: (&str, &str) = ("200 OK", "data: {\"choices\": [{\"delta\": {\"content\": \"well\"}}]}\n\n");
+const NOBODY: (&str, &str) =
+    ("200 OK", "data: {\"error\": {\"message\": \"no node serves layers 4 to 5\"}}\n\ndata: [DONE]\n\n");
+
+fn user(said: &str) -> Value {
+    json!({ "role": "user", "content": said })
+}
+
+/// What a command says to whom it was told this.
+fn told(mut command: Command, input: &str) -> Output {
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let _ = child.stdin.take().unwrap().write_all(input.as_bytes()); // Who has ended reads nothing.
+    child.wait_with_output().unwrap()
+}
+
+#[test]
+fn in_a_terminal_a_conversation_survives_what_fails() {
+    let (url, server) = answers(&[BUSY, FINE, CUT, NOBODY, FINE]);
+    let program = program();
+    // `script` gives a command a terminal.
+    let mut script = Command::new("script");
+    script.args([
+        "-qec",
+        &format!("{} chat --system short --api {url}", program.get_program().to_str().unwrap()),
+        "/dev/null",
+    ]);
+    script.env_remove("AILO_API_KEY");
+    if Command::new("script").arg("--version").output().is_err() {
+        println!("SKIPPED: there is no program 'script' (of util-linux) that gives a terminal");
+        return;
+    }
+    let said = told(script, "one\ntwo\nthree\nfour\nfive\n");
+    let shown = String::from_utf8_lossy(&said.stdout);
+    assert!(said.status.success(), "{shown}");
+    for text in [
+        "can read what you write",
+        "as many texts are written as can be (it may work in 7 s)",
+        "1 tokens, the first after",
+        "well\r\nerror: the answer broke off",
+        "error: no node serves layers 4 to 5",
+    ] {
+        assert!(shown.contains(text), "{text} in {shown}");
+    }
+    let (rules, answer) =
+        (json!({ "role": "system", "content": "short" }), json!({ "role": "assistant", "content": "fine" }));
+    let asked = server.join().unwrap();
+    assert_eq!(asked[0], json!([rules, user("one")]));
+    assert_eq!(asked[1], json!([rules, user("two")]), "what failed was not said");
+    assert_eq!(asked[3], json!([rules, user("two"), answer, user("four")]));
+    assert_eq!(asked[4], json!([rules, user("two"), answer, user("five")]));
+}
+
+#[test]
+fn elsewhere_a_conversation_ends_with_what_fails() {
+    let (url, server) = answers(&[FINE, NOBODY]);
+    let mut chat = program();
+    chat.args(["chat", "--api", &url]);
+    let said = told(chat, "one\ntwo\nthree\n");
+    let why = String::from_utf8_lossy(&said.stderr);
+    assert!(!said.status.success() && why.contains("no node serves layers 4 to 5"), "{why}");
+    assert!(!why.contains("can read what you write") && said.stdout == b"fine\n", "{said:?}");
+    assert_eq!(server.join().unwrap()[1][2], user("two"));
+    for command in ["chat", "generate"] {
+        assert!(says(&[command, "--help"]).contains("can read"));
+    }
 }

@@ -193,7 +193,7 @@ async fn nodes_spread_over_the_layers_and_move_to_where_they_are_needed() {
             let mut texts = Vec::new();
             while !over.load(Ordering::Relaxed) {
                 let started = Instant::now();
-                match World::write_at(address, &prompt, |_| (), &mut ()) {
+                match World::write_at(address, &prompt) {
                     Ok(written) => texts.push((started, Instant::now(), written.tokens)),
                     // It has left, and nobody else serves its layers for nothing.
                     Err(why) => {

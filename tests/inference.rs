@@ -106,6 +106,20 @@ async fn a_text_goes_on_when_stages_die_and_hang() {
         "{why} after {:?}",
         died.elapsed()
     );
+
+    // What there was of it is kept. As long as nobody takes over it can't go on, and then it goes on where it was.
+    let (begin, error) = world.broken.clone();
+    assert_eq!((error["code"].as_str(), error["type"].as_str()), (Some("no_replica"), Some("server_error")), "{error}");
+    assert!(begin.len() > 10 && expected.starts_with(&begin), "{begin}");
+    assert!(world.resume().unwrap_err().contains("layers 4 to 5"));
+    world.net.kill(4).await.unwrap();
+    world.start(&[4]);
+    world.wait_for_stages(5);
+    let id = world.broken.1["resume"].clone();
+    assert_ne!(id, error["resume"], "it was kept again");
+    assert_eq!(begin + &world.resume().unwrap(), expected, "a text in two parts");
+    // A text goes on once.
+    assert!(world.resume().unwrap_err().contains("unknown_resume"));
 }
 
 /// Bytes of a process in memory: `RssAnon` are its own, `RssFile` what it has touched of files that are mapped.

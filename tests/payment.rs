@@ -21,6 +21,13 @@ fn config() -> Value {
             "tie_word_embeddings": true, "rope_theta": 10000.0, "rms_norm_eps": 1e-6 })
 }
 
+/// The last text failed for want of money, of this kind.
+fn money(world: &World, code: &str) {
+    let error = &world.broken.1;
+    assert_eq!((error["type"].as_str(), error["code"].as_str()), (Some("insufficient_quota"), Some(code)), "{error}");
+    assert_eq!(error["resume"], Value::Null);
+}
+
 #[tokio::test]
 async fn who_writes_a_text_is_paid_for_it_by_who_asked() {
     let mut params = genesis::local_params(1, 0);
@@ -32,7 +39,13 @@ async fn who_writes_a_text_is_paid_for_it_by_who_asked() {
     params.ledger.idle_block_ms = 500;
     let mut world = World::found(env!("CARGO_BIN_EXE_ailo-node"), &config(), &["0..0", "0..4"], params);
     let model = world.folder.path().to_str().unwrap().to_string();
-    let spends = ["--model", &model, "--layers", "0..0", "--spend", "0.025", "--checks", "1"];
+    let spends = ["--model", &model, "--layers", "0..0", "--spend", "0.035", "--checks", "1"];
+    // Somebody has a key, and may spend less than a unit costs.
+    let folder = world.net.nodes[0].dir.clone();
+    let create = ["api-keys", "create", "--name", "ann", "--alc-per-day", "0.0098", "--data-dir"];
+    let key = common::program().args(create).arg(&folder).output().unwrap();
+    assert!(key.status.success(), "{key:?}");
+    let key = String::from_utf8(key.stdout).unwrap().trim().to_string();
     world.net.start_with(0, &spends).unwrap();
     world.net.start_with(1, &["--inference-only", "--model", &model, "--layers", "0..4", "--price", "market"]).unwrap();
     world
@@ -49,9 +62,20 @@ async fn who_writes_a_text_is_paid_for_it_by_who_asked() {
 
     let refused = world.write(&prompt, |_| ()).err().unwrap();
     assert!(refused.contains("wallet deposit"), "{refused}");
+    money(&world, "no_deposit");
     people[0].says(&["wallet", "deposit", "0.3"]);
-    // 20 positions and 256 of the text are two units of 256; one stage has all of their price.
-    world.write(&prompt, |_| ()).unwrap();
+    // A unit costs 0.01, and one stage has all of it: a request that may cost less is not begun.
+    let refused = world.write_with(&prompt, json!({ "max_alc": "0.0099" }), |_| ()).err().unwrap();
+    assert!(refused.contains("0.0099") && refused.contains("'max_alc'") && world.broken.0.is_empty(), "{refused}");
+    money(&world, "max_alc");
+    world.key = key;
+    let refused = world.write(&prompt, |_| ()).err().unwrap();
+    assert!(refused.contains("0.0098") && world.broken.0.is_empty(), "{refused}");
+    money(&world, "key_limit");
+    world.key.clear();
+    // 20 positions and 256 of the text are two units of 256.
+    let written = world.write_with(&prompt, json!({ "max_alc": "0.02" }), |_| ()).unwrap();
+    assert_eq!(written.usage["alc"], "0.02");
     let started = Instant::now();
     let paid = loop {
         let account = client.account(&people[1].address).await.unwrap().value;
@@ -66,8 +90,13 @@ async fn who_writes_a_text_is_paid_for_it_by_who_asked() {
     let status = world.net.status(0).await.unwrap().value;
     assert!(status.supply.law_holds);
 
-    // The day has half a unit left, and another text needs a third one.
-    let refused = world.write(&prompt, |_| ()).err().unwrap();
+    // The second unit still pays for the beginning of another text, and then that may cost no third one.
+    let refused = world.write_with(&prompt, json!({ "max_alc": "0.0099" }), |_| ()).err().unwrap();
+    assert!(refused.contains("'max_alc'") && !world.broken.0.is_empty(), "{refused}");
+    money(&world, "max_alc");
+    // The day has one and a half left, and two texts need two more.
+    let refused = (0..2).find_map(|_| world.write(&prompt, |_| ()).err()).unwrap();
     assert!(refused.contains("--spend"), "{refused}");
+    money(&world, "daily_limit");
     world.net.stop_all().await.unwrap();
 }

@@ -89,6 +89,7 @@ pub enum Command {
     #[command(after_help = SERVE_HELP)]
     Serve(ServeArgs),
     /// Continue a text with the network's model.
+    #[command(after_help = GENERATE_HELP)]
     Generate(GenerateArgs),
     /// Make one update of the updates in a file, by a rule that withstands attackers.
     #[command(after_help = AGGREGATE_HELP)]
@@ -320,6 +321,9 @@ pub enum ApiKeysCommand {
         /// Texts at once, at most.
         #[arg(long, value_name = "C")]
         concurrent: Option<NonZeroU32>,
+        /// What its texts may cost a day (UTC), like 0.5 [default: whatever the node may spend].
+        #[arg(long, value_name = "ALC")]
+        alc_per_day: Option<Amount>,
         /// Where it goes.
         #[command(flatten)]
         file: KeyFileArgs,
@@ -721,6 +725,8 @@ pub struct VoteArgs {
 }
 
 const CHAT_HELP: &str = "\
+The machines that answer can read what is said. What fails in a terminal is shown, and can be asked again; elsewhere it ends the conversation.
+
 Examples:
   ailo-node chat                                             (the node in the data folder)
   ailo-node chat --api http://127.0.0.1:8650/v1 'Who are you?'";
@@ -745,6 +751,9 @@ pub struct ChatArgs {
     /// Seed; the same seed, model and words give the same answer.
     #[arg(long)]
     pub seed: Option<i64>,
+    /// What an answer may cost at most, like 0.25 [default: whatever the node may spend].
+    #[arg(long, value_name = "ALC")]
+    pub max_alc: Option<Amount>,
     /// Which node.
     #[command(flatten)]
     pub client: ClientArgs,
@@ -791,6 +800,8 @@ pub struct ServeArgs {
     pub draft: Option<PathBuf>,
 }
 
+const GENERATE_HELP: &str = "The machines that answer can read the text.";
+
 /// Flags of `generate`.
 #[derive(Debug, Args)]
 pub struct GenerateArgs {
@@ -808,6 +819,9 @@ pub struct GenerateArgs {
     /// Seed; the same seed, model and prompt give the same text.
     #[arg(long)]
     pub seed: Option<u64>,
+    /// What the text may cost at most, like 0.25 [default: whatever the node may spend].
+    #[arg(long, value_name = "ALC")]
+    pub max_alc: Option<Amount>,
     /// Address of the API, like http://127.0.0.1:8650/v1 [default: that of the node].
     #[arg(long, value_name = "URL")]
     pub api: Option<String>,

@@ -30,6 +30,8 @@ pub struct Written {
     pub pause: Duration,
     /// The mean time of a token, without the first.
     pub token: Duration,
+    /// What was counted.
+    pub usage: Value,
 }
 
 /// What a node says that it serves.
@@ -44,6 +46,10 @@ pub struct Stage {
 pub struct World {
     pub net: Net,
     pub folder: tempfile::TempDir,
+    /// What the last text that failed had come to, and the error.
+    pub broken: (String, Value),
+    /// The API key that is asked with; empty: none.
+    pub key: String,
     layers: Vec<String>,
     /// What the nodes are called.
     keys: Vec<String>,
@@ -75,7 +81,7 @@ impl World {
         let founders = &net.genesis.founders;
         let key = |wallet| founders.iter().find(|founder| founder.wallet == wallet).unwrap().node.to_string();
         let keys = net.nodes.iter().map(|node| key(Address::from(node.wallet.public()))).collect();
-        World { net, folder, layers, keys, _dir: dir }
+        World { net, folder, broken: Default::default(), key: String::new(), layers, keys, _dir: dir }
     }
 
     pub fn write_model(folder: &Path, config: &Value, tensors: &random::Tensors) {
@@ -109,17 +115,18 @@ impl World {
 
     /// A stream of tokens.
     pub fn ask(&self, body: &Value) -> std::io::Result<BufReader<TcpStream>> {
-        World::ask_at(self.address(), body)
+        World::ask_at(self.address(), &self.key, body)
     }
 
-    fn ask_at(address: SocketAddr, body: &Value) -> std::io::Result<BufReader<TcpStream>> {
+    fn ask_at(address: SocketAddr, key: &str, body: &Value) -> std::io::Result<BufReader<TcpStream>> {
         let mut stream = TcpStream::connect(address)?;
         let (body, timeout) = (body.to_string(), Duration::from_secs(60));
         stream.set_read_timeout(Some(timeout))?;
         let length = body.len();
+        let key = if key.is_empty() { String::new() } else { format!("authorization: Bearer {key}\r\n") };
         write!(
             stream,
-            "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
+            "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\n{key}connection: close\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n{body}"
         )?;
         Ok(BufReader::new(stream))
     }
@@ -177,7 +184,7 @@ impl World {
                     let body = json!({ "prompt": prompt, "max_tokens": max, "temperature": 0, "stream": true, "logprobs": 0,
                                        "logit_bias": bias });
                     let (mut stream, mut line, mut first, mut tokens) =
-                        (World::ask_at(address, &body).unwrap(), String::new(), None, 0);
+                        (World::ask_at(address, "", &body).unwrap(), String::new(), None, 0);
                     while stream.read_line(&mut line).unwrap() > 0 {
                         if let Some(event) = line.strip_prefix("data: {") {
                             assert!(!line.contains("\"error\""), "{line}");
@@ -200,29 +207,52 @@ impl World {
 
     /// Reads a text to its end; what `act` does happens at its 128th token.
     pub fn write(&mut self, prompt: &[u32], act: impl FnMut(&mut World)) -> Result<Written, String> {
-        let address = self.address();
-        World::write_at(address, prompt, act, self)
+        self.write_with(prompt, json!({}), act)
     }
 
-    /// The same from the node at an address; `act` gets `world`.
-    pub fn write_at<T>(
-        address: SocketAddr,
+    /// The same, with more fields of the request.
+    pub fn write_with(
+        &mut self,
         prompt: &[u32],
-        mut act: impl FnMut(&mut T),
-        world: &mut T,
+        more: Value,
+        mut act: impl FnMut(&mut World),
     ) -> Result<Written, String> {
-        let body = json!({ "prompt": prompt, "max_tokens": TOKENS, "temperature": 0, "stream": true, "logprobs": 0,
-                           "logit_bias": { "260": -100, "261": -100 } });
-        let mut stream = World::ask_at(address, &body).unwrap();
+        let stream = self.ask(&World::request(prompt, &more)).unwrap();
+        World::read(stream, || act(self)).map_err(|broken| {
+            let why = broken.1["message"].as_str().unwrap_or_default().to_string();
+            self.broken = broken;
+            why
+        })
+    }
+
+    /// Reads a text from the node at an address.
+    pub fn write_at(address: SocketAddr, prompt: &[u32]) -> Result<Written, String> {
+        let stream = World::ask_at(address, "", &World::request(prompt, &json!({}))).unwrap();
+        World::read(stream, || ()).map_err(|(_, error)| error["message"].as_str().unwrap_or_default().into())
+    }
+
+    fn request(prompt: &[u32], more: &Value) -> Value {
+        let mut body = json!({ "prompt": prompt, "max_tokens": TOKENS, "temperature": 0, "stream": true, "logprobs": 0,
+                               "stream_options": { "include_usage": true }, "logit_bias": { "260": -100, "261": -100 } });
+        for (name, value) in more.as_object().into_iter().flatten() {
+            body[name] = value.clone();
+        }
+        body
+    }
+
+    /// A text, or what it came to and the error.
+    fn read(mut stream: BufReader<TcpStream>, mut act: impl FnMut()) -> Result<Written, (String, Value)> {
         let (mut tokens, mut text, mut first, mut last, mut pause) =
             (0, String::new(), None, Instant::now(), Duration::ZERO);
+        let mut usage = Value::Null;
         let (mut line, mut seen, mut names) = (String::new(), String::new(), Vec::new());
         while stream.read_line(&mut line).unwrap() > 0 {
             if let Some(event) = line.strip_prefix("data: {") {
                 let event: Value = serde_json::from_str(&format!("{{{event}")).unwrap();
-                if let Some(error) = event["error"]["message"].as_str() {
-                    return Err(error.into());
+                if event["error"]["message"].is_string() {
+                    return Err((text, event["error"].clone()));
                 }
+                usage = event["usage"].clone();
                 let some = event["choices"][0]["logprobs"]["token_logprobs"].as_array().map_or(0, Vec::len);
                 let called = event["choices"][0]["logprobs"]["tokens"].as_array();
                 names.extend(called.into_iter().flatten().filter_map(|name| name.as_str().map(str::to_string)));
@@ -236,19 +266,37 @@ impl World {
                 }
                 tokens += some;
                 if some > 0 && tokens == TOKENS / 2 {
-                    act(world);
+                    act();
                 }
             }
             if line.starts_with("{\"error\"") {
-                return Err(line);
+                return Err((text, json!({ "message": line })));
             }
             seen.push_str(&line);
             line.clear();
         }
         if tokens < TOKENS {
-            return Err(format!("{tokens} of {TOKENS} tokens came; {seen:.2000}"));
+            return Err((text, json!({ "message": format!("{tokens} of {TOKENS} tokens came; {seen:.2000}") })));
         }
         let token = (last - first.unwrap_or(last)) / tokens.max(2).saturating_sub(1) as u32;
-        Ok(Written { text, tokens: names, pause, token })
+        Ok(Written { text, tokens: names, pause, token, usage })
+    }
+
+    /// The rest of the last text that failed, or why there is none.
+    pub fn resume(&mut self) -> Result<String, String> {
+        let mut stream = self.ask(&json!({ "resume": self.broken.1["resume"], "stream": true })).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        let events = answer.lines().filter_map(|line| line.strip_prefix("data: {"));
+        let events = events.map(|event| serde_json::from_str::<Value>(&format!("{{{event}")).unwrap());
+        let mut text = String::new();
+        for event in events {
+            if let Some(error) = event["error"]["message"].as_str() {
+                self.broken.1 = event["error"].clone();
+                return Err(error.into());
+            }
+            text.push_str(event["choices"][0]["text"].as_str().unwrap_or_default());
+        }
+        if answer.contains("[DONE]") { Ok(text) } else { Err(answer) }
     }
 }

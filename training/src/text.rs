@@ -6,13 +6,26 @@ use crate::{
     tokenizer,
 };
 use ailo_protocol::params::Tokenizer;
-use minijinja::{Environment, Error, ErrorKind, context};
-use serde_json::Value;
-use std::{fs, path::Path};
+use minijinja::{
+    Environment, Error, ErrorKind, context,
+    value::{Kwargs, ValueKind},
+};
+use serde::Serialize;
+use serde_json::{
+    Value,
+    ser::{Formatter, PrettyFormatter, Serializer},
+};
+use std::{
+    fs, io,
+    path::Path,
+    time::{SystemTime, UNIX_EPOCH},
+};
 use tokenizers::DecoderWrapper;
 
 /// Steps of a chat template, at most.
 const FUEL: u64 = 1_000_000;
+/// Spaces of an indentation in JSON, at most.
+const MAX_INDENT: usize = 16;
 /// Tokens of a text that decide how the next one reads.
 const BEFORE: usize = 8;
 
@@ -33,12 +46,15 @@ pub struct CheckpointText {
 }
 
 /// What somebody said.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Message {
     /// "system", "user" or "assistant".
     pub role: String,
     /// The words.
     pub content: String,
+    /// What the speaker is called, for templates that ask for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
 }
 
 impl Text {
@@ -156,8 +172,8 @@ impl Text {
             let why = e.detail().map_or_else(|| e.to_string(), str::to_string);
             TrainingError::Checkpoint(format!("the model's chat template refuses this conversation: {why}"))
         };
-        let environment = environment();
-        let template = environment.template_from_str(template).map_err(failed)?;
+        let (environment, template) = (environment(), without_marks(template));
+        let template = environment.template_from_str(&template).map_err(failed)?;
         let token = |name: &str| match self {
             Text::Checkpoint(of) => {
                 let token = &of.config[name];
@@ -165,10 +181,11 @@ impl Text {
             }
             Text::Own(_) => String::new(),
         };
-        let messages: Vec<Value> =
-            messages.iter().map(|m| serde_json::json!({ "role": m.role, "content": m.content })).collect();
         let rendered = template.render(context! {
-            messages => messages,
+            messages,
+            // None are given, as transformers says it.
+            tools => (),
+            documents => (),
             add_generation_prompt => true,
             bos_token => token("bos_token"),
             eos_token => token("eos_token"),
@@ -206,9 +223,145 @@ fn environment() -> Environment<'static> {
     environment.add_function("raise_exception", |why: String| -> std::result::Result<String, Error> {
         Err(Error::new(ErrorKind::InvalidOperation, why))
     });
+    // Python iterates over texts and not over nothing, and takes the length of all but that.
+    let has_parts =
+        |value: &minijinja::Value| matches!(value.kind(), ValueKind::String | ValueKind::Seq | ValueKind::Map);
+    environment.add_test("iterable", move |value: &minijinja::Value| {
+        has_parts(value) || !value.is_none() && value.try_iter().is_ok()
+    });
+    environment.add_test("sequence", has_parts);
+    environment.add_filter("tojson", json);
+    environment.add_function("strftime_now", |format: &str| {
+        date(format, SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs()))
+    });
     environment.set_recursion_limit(64);
     environment.set_fuel(Some(FUEL));
     environment
+}
+
+/// A template without transformers' own statement, `{% generation %}`, that marks an assistant's words for training: they stay where they are.
+fn without_marks(template: &str) -> String {
+    let (mut text, mut rest) = (String::with_capacity(template.len()), template);
+    while let Some((before, after)) = rest.split_once("{%") {
+        let Some((statement, behind)) = after.split_once("%}") else { break };
+        let other = match statement.trim_matches(['-', '+']).trim() {
+            "generation" => "with",
+            "endgeneration" => "endwith",
+            _ => "",
+        };
+        let statement = if other.is_empty() {
+            statement.into()
+        } else {
+            statement.replace("endgeneration", other).replace("generation", other)
+        };
+        text += &format!("{before}{{%{statement}%}}");
+        rest = behind;
+    }
+    text + rest
+}
+
+/// JSON as Python writes it, and without the escapes that HTML needs.
+fn json(value: &minijinja::Value, options: Kwargs) -> std::result::Result<String, Error> {
+    let failed = |e: serde_json::Error| Error::new(ErrorKind::InvalidOperation, e.to_string());
+    let (indent, _ascii) = (options.get::<Option<usize>>("indent")?, options.get::<Option<bool>>("ensure_ascii")?);
+    options.assert_all_used()?;
+    let mut bytes = Vec::new();
+    match indent {
+        Some(indent) => {
+            let spaces = vec![b' '; indent.min(MAX_INDENT)];
+            let pretty = PrettyFormatter::with_indent(&spaces);
+            value.serialize(&mut Serializer::with_formatter(&mut bytes, pretty)).map_err(failed)?;
+        }
+        None => value.serialize(&mut Serializer::with_formatter(&mut bytes, Spaced)).map_err(failed)?,
+    }
+    String::from_utf8(bytes).map_err(|e| Error::new(ErrorKind::InvalidOperation, e.to_string()))
+}
+
+/// With a space behind each comma and colon.
+struct Spaced;
+
+impl Formatter for Spaced {
+    fn begin_array_value<W: ?Sized + io::Write>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
+        out.write_all(if first { b"" } else { b", " })
+    }
+
+    fn begin_object_key<W: ?Sized + io::Write>(&mut self, out: &mut W, first: bool) -> io::Result<()> {
+        out.write_all(if first { b"" } else { b", " })
+    }
+
+    fn begin_object_value<W: ?Sized + io::Write>(&mut self, out: &mut W) -> io::Result<()> {
+        out.write_all(b": ")
+    }
+}
+
+/// A time in seconds since 1970, in UTC, in the form of C's `strftime`.
+fn date(format: &str, seconds: u64) -> std::result::Result<String, Error> {
+    const MONTHS: [&str; 12] = [
+        "January",
+        "February",
+        "March",
+        "April",
+        "May",
+        "June",
+        "July",
+        "August",
+        "September",
+        "October",
+        "November",
+        "December",
+    ];
+    const WEEKDAYS: [&str; 7] = ["Thursday", "Friday", "Saturday", "Sunday", "Monday", "Tuesday", "Wednesday"];
+    let (days, second) = (seconds / 86_400, seconds % 86_400);
+    let leap = |year: u64| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+    // 400 years have 146 097 days; the rest is counted.
+    let (mut year, mut day) = (1970 + days / 146_097 * 400, days % 146_097);
+    while day >= 365 + u64::from(leap(year)) {
+        day -= 365 + u64::from(leap(year));
+        year += 1;
+    }
+    let (of_year, mut month) = (day + 1, 0);
+    for length in [31, 28 + u64::from(leap(year)), 31, 30, 31, 30, 31, 31, 30, 31, 30, 31] {
+        if day < length {
+            break;
+        }
+        (day, month) = (day - length, month + 1);
+    }
+    let (month_name, weekday) = (MONTHS[month], WEEKDAYS[(days % 7) as usize]);
+    let (hour, half) = (second / 3600, if second < 43_200 { "AM" } else { "PM" });
+    let (mut text, mut rest) = (String::new(), format.chars());
+    while let Some(c) = rest.next() {
+        if c != '%' {
+            text.push(c);
+            continue;
+        }
+        let (kind, bare) = match rest.next() {
+            Some('-') => (rest.next(), true),
+            kind => (kind, false),
+        };
+        let number = |number: u64, width: usize| if bare { number.to_string() } else { format!("{number:0width$}") };
+        text += &match kind {
+            Some('Y') => number(year, 4),
+            Some('y') => number(year % 100, 2),
+            Some('m') => number(month as u64 + 1, 2),
+            Some('d') => number(day + 1, 2),
+            Some('j') => number(of_year, 3),
+            Some('H') => number(hour, 2),
+            Some('I') => number((hour + 11) % 12 + 1, 2),
+            Some('M') => number(second / 60 % 60, 2),
+            Some('S') => number(second % 60, 2),
+            Some('B') => month_name.into(),
+            Some('b') => month_name[..3].into(),
+            Some('A') => weekday.into(),
+            Some('a') => weekday[..3].into(),
+            Some('p') => half.into(),
+            Some('%') => "%".into(),
+            _ => {
+                let why = format!("strftime_now does not know all of '{format}'");
+                return Err(Error::new(ErrorKind::InvalidOperation, why));
+            }
+        };
+    }
+    Ok(text)
 }
 
 /// Turns a stream of tokens into pieces of text, none of which ends inside a character.
@@ -280,7 +433,7 @@ mod tests {
         {%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}";
 
     fn said(role: &str, content: &str) -> Message {
-        Message { role: role.into(), content: content.into() }
+        Message { role: role.into(), content: content.into(), name: None }
     }
 
     #[test]
@@ -369,6 +522,141 @@ mod tests {
         assert!(refused.contains("no tools here"), "{refused}");
         let plain = Text::Own(Tokenizer::Bytes).conversation(&[said("user", "hi")]).unwrap();
         assert_eq!(plain, "user: hi\n\nassistant:");
+    }
+
+    /// What a template makes of a conversation.
+    fn rendered(template: &str, messages: &[Message]) -> std::result::Result<String, String> {
+        let folder = folder(Some(template));
+        Text::open(folder.path()).unwrap().conversation(messages).map_err(|e| e.to_string())
+    }
+
+    #[test]
+    fn templates_loop_backwards_and_remember_what_they_saw() {
+        // Where the last question stands, as models do that think: a namespace, a reversed slice, indices, tests of types.
+        let template = r#"
+{%- set seen = namespace(last=messages|length - 1, looking=true) %}
+{%- for message in messages[::-1] %}
+    {%- set index = (messages|length - 1) - loop.index0 %}
+    {%- if seen.looking and message.role == "user" and message.content is string and not (message.content.startswith('<r>') and message.content.endswith('</r>')) %}
+        {%- set seen.looking = false %}
+        {%- set seen.last = index %}
+    {%- endif %}
+{%- endfor %}
+{%- for message in messages %}
+    {%- if message.content is string %}{%- set content = message.content %}{%- else %}{%- set content = '' %}{%- endif %}
+    {%- if message.role == "assistant" %}
+        {%- set thought = '' %}
+        {%- if message.thought is defined and message.thought is not none %}
+            {%- set thought = message.thought %}
+        {%- elif '</t>' in content %}
+            {%- set thought = content.split('</t>')[0].rstrip('\n').split('<t>')[-1].lstrip('\n') %}
+            {%- set content = content.split('</t>')[-1].lstrip('\n') %}
+        {%- endif %}
+        {%- if loop.index0 > seen.last and (loop.last or thought) %}
+            {{- 'A[' + thought.strip('\n') + ']' + content }}
+        {%- else %}
+            {{- 'A:' ~ content }}
+        {%- endif %}
+    {%- else %}
+        {{- message.role[0]|upper ~ loop.index ~ ':' ~ content.strip() }}
+    {%- endif %}
+    {{- '\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '>' }}
+    {%- if thinking is defined and thinking is false %}{{- 'no' }}{%- endif %}
+{%- endif %}"#;
+        let all = [
+            said("system", " be kind "),
+            said("user", "what?"),
+            said("assistant", "<t>\nhm\n</t>\n\nthis"),
+            said("user", "<r>a tool</r>"),
+            said("assistant", "<t>so</t>that"),
+        ];
+        assert_eq!(
+            rendered(template, &all).unwrap(),
+            "S1:be kind\nU2:what?\nA[hm]this\nU4:<r>a tool</r>\nA[so]that\n>"
+        );
+        let all = [&all[..3], &[said("user", "and?")]].concat();
+        assert_eq!(rendered(template, &all).unwrap(), "S1:be kind\nU2:what?\nA:this\nU4:and?\n>");
+    }
+
+    #[test]
+    fn templates_refuse_use_macros_and_keep_their_spaces() {
+        // Blocks in lines of their own leave nothing behind, and a first message is taken out, as older models do.
+        let template = r#"{{ bos_token }}
+{%- macro turn(role, text='') -%}
+[{{ role }}] {{ text | trim }} {% endmacro -%}
+{% if messages[0]['role'] == 'system' %}
+    {% set rules, rest = messages[0]['content'], messages[1:] %}
+{% else %}
+    {% set rules, rest = none, messages %}
+{% endif %}
+{% for message in rest %}
+    {% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}
+        {{ raise_exception('turns must alternate') }}
+    {% endif %}
+    {% if loop.first and rules is not none %}
+        {% set content = '<<' + rules + '>>\n' + message['content'] %}
+    {% else %}
+        {% set content = message['content'] %}
+    {% endif %}
+{{ turn(message['role'], content) }}
+  {# nothing is left of this #}
+{% endfor %}
+{% if not tools is defined or tools is none %}{{ 'none' if tools is none else 'some' }}{% endif %}
+"#;
+        let all = [said("system", "rules"), said("user", " hi "), said("assistant", "ho"), said("user", "<&'\">")];
+        assert_eq!(
+            rendered(template, &all).unwrap(),
+            "<|im_start|>[user] <<rules>>\n hi \n[assistant] ho \n[user] <&'\"> \nnone"
+        );
+        let why = rendered(template, &[said("user", "a"), said("user", "b")]).unwrap_err();
+        assert!(why.contains("turns must alternate"), "{why}");
+    }
+
+    #[test]
+    fn templates_test_types_and_mark_an_assistants_words_as_in_python() {
+        let template = r#"{% for x in ['a', [1], {'b': 1}, none, 7] %}{{ 'i' if x is iterable }}{{ 's' if x is sequence }}{{ 't' if x is string }}{{ 'm' if x is mapping }}, {% endfor %}
+{% for m in messages %}
+    {%- if m.role == 'assistant' %}
+        {%- generation %}
+            {%- set inner = m.content %}
+            {{- '<' ~ inner ~ '>' }}
+        {%- endgeneration %}
+    {%- else %}{{ m.content }}{% generation %} {% endgeneration %}{%- endif %}
+{%- endfor %}
+{{- 'no inner' if inner is not defined }}{% raw %}{% x"#;
+        let template = template.to_string() + "{% endraw %}";
+        let shown =
+            rendered(&template, &[said("user", "hi"), said("assistant", "generation"), said("user", "ho")]).unwrap();
+        assert_eq!(shown, "ist, is, ism, , , hi <generation>ho no inner{% x");
+    }
+
+    #[test]
+    fn templates_write_dates_and_json_as_python_does() {
+        let now = rendered("{% if strftime_now is defined %}{{ strftime_now('%d %b %Y') }}{% endif %}", &[]).unwrap();
+        assert!(now.len() == 11 && now[7..].parse::<u32>().unwrap() > 2024, "{now}");
+        for (seconds, text) in [
+            (0, "Thursday 01 January 1970, 1, Jan 70, 00:00:00 12 AM, day 001 100%"),
+            (951_782_400, "Tuesday 29 February 2000, 29, Feb 00, 00:00:00 12 AM, day 060 100%"),
+            (1_735_689_599, "Tuesday 31 December 2024, 31, Dec 24, 23:59:59 11 PM, day 366 100%"),
+            (4_107_542_400, "Monday 01 March 2100, 1, Mar 00, 00:00:00 12 AM, day 060 100%"),
+        ] {
+            assert_eq!(date("%A %d %B %Y, %-d, %b %y, %H:%M:%S %I %p, day %j 100%%", seconds).unwrap(), text);
+        }
+        assert!(date("%Q", 0).is_err() && date("%", 0).is_err() && date("%d", u64::MAX).is_ok());
+
+        let hello = Message { name: Some("Ann".into()), ..said("user", "<é> & 'x' \"y\"\n") };
+        assert_eq!(
+            rendered("{{ messages[0] | tojson }}", std::slice::from_ref(&hello)).unwrap(),
+            r#"{"role": "user", "content": "<é> & 'x' \"y\"\n", "name": "Ann"}"#
+        );
+        assert_eq!(
+            rendered("{{ {'a': [1, 2.5, none, true], 'b': {}} | tojson(indent=2) }}", &[]).unwrap(),
+            "{\n  \"a\": [\n    1,\n    2.5,\n    null,\n    true\n  ],\n  \"b\": {}\n}"
+        );
+        assert_eq!(rendered("{{ [1, 'a', {}] | tojson }}", &[]).unwrap(), r#"[1, "a", {}]"#);
     }
 
     #[test]

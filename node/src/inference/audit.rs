@@ -110,7 +110,7 @@ async fn written(
     let mut session = Session::start(hub, model, reach, tokens, sampling);
     while let Some(event) = session.next().await {
         if let Event::Failed(why) = event {
-            tracing::debug!(why, "a spot check came to no end");
+            tracing::debug!(%why, "a spot check came to no end");
         }
     }
     session.evidence()

@@ -26,24 +26,23 @@ const KEY: &str = "AILO_API_KEY";
 /// A line of what comes back, at most.
 const MAX_LINE: usize = 1 << 20;
 
+/// What whoever asks should know first.
+const READERS: &str = "The machines that answer can read what you write: tell them nothing that is to stay secret.";
+
 /// Talks until the input ends, or says one thing.
 pub async fn command(args: ChatArgs) -> Result<(), NodeError> {
     let api = Api::find(args.api.as_deref(), &args.client)?;
-    let mut messages: Vec<Value> = Vec::new();
-    if let Some(system) = &args.system {
-        messages.push(json!({ "role": "system", "content": system }));
-    }
+    let (quiet, mut talk) = (args.client.json, Talk::new(&api, &args));
     if let Some(said) = &args.message {
-        messages.push(json!({ "role": "user", "content": said }));
-        let answer = api.answer("chat/completions", asked(&args, &messages), args.client.json).await?;
-        if args.client.json {
+        let answer = talk.say(said, quiet).await?;
+        if quiet {
             println!("{}", json(&answer));
         }
         return Ok(());
     }
     let terminal = std::io::stdin().is_terminal();
     if terminal {
-        eprintln!("Say something; Ctrl-D ends.");
+        eprintln!("{READERS}\nSay something; Ctrl-D ends.");
     }
     loop {
         if terminal {
@@ -56,9 +55,38 @@ pub async fn command(args: ChatArgs) -> Result<(), NodeError> {
         if line.trim().is_empty() {
             continue;
         }
-        messages.push(json!({ "role": "user", "content": line }));
-        let answer = api.answer("chat/completions", asked(&args, &messages), args.client.json).await?;
-        messages.push(json!({ "role": "assistant", "content": answer.text }));
+        match talk.say(&line, quiet).await {
+            Ok(answer) if quiet => println!("{}", json(&answer)),
+            Ok(_) => {}
+            // Whoever sits there can say something else, or the same again.
+            Err(e) if terminal => eprintln!("error: {e}"),
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+/// A conversation: what was said and answered.
+struct Talk<'a> {
+    api: &'a Api,
+    args: &'a ChatArgs,
+    messages: Vec<Value>,
+}
+
+impl Talk<'_> {
+    fn new<'a>(api: &'a Api, args: &'a ChatArgs) -> Talk<'a> {
+        let rules = args.system.iter().map(|system| json!({ "role": "system", "content": system }));
+        Talk { api, args, messages: rules.collect() }
+    }
+
+    /// Says something, and shows the answer unless it is to be `quiet`. What was not answered was not said.
+    async fn say(&mut self, said: &str, quiet: bool) -> Result<Answer, NodeError> {
+        self.messages.push(json!({ "role": "user", "content": said }));
+        let answer = self.api.answer("chat/completions", asked(self.args, &self.messages), quiet).await;
+        match &answer {
+            Ok(answer) => self.messages.push(json!({ "role": "assistant", "content": answer.text })),
+            Err(_) => drop(self.messages.pop()),
+        }
+        answer
     }
 }
 
@@ -71,6 +99,9 @@ fn asked(args: &ChatArgs, messages: &[Value]) -> Value {
     if let Some(tokens) = args.max_tokens {
         body["max_tokens"] = json!(tokens);
     }
+    if let Some(most) = args.max_alc {
+        body["max_alc"] = json!(most);
+    }
     body
 }
 
@@ -79,7 +110,7 @@ pub async fn generate(args: GenerateArgs) -> Result<(), NodeError> {
     let api = Api::find(args.api.as_deref(), &args.client)?;
     let seed = args.seed.unwrap_or_else(|| Hash(keys::random_bytes()).stream().next_u64() >> 1);
     let body = json!({ "prompt": args.prompt, "max_tokens": args.max_tokens, "temperature": args.temperature,
-                       "top_k": args.top_k, "seed": seed });
+                       "top_k": args.top_k, "seed": seed, "max_alc": args.max_alc });
     if !args.client.json {
         print!("{}", args.prompt);
     }
@@ -127,12 +158,39 @@ impl Api {
     /// Shows an answer as it comes, unless it is to be `quiet`.
     async fn answer(&self, path: &str, mut body: Value, quiet: bool) -> Result<Answer, NodeError> {
         (body["stream"], body["stream_options"]) = (json!(true), json!({ "include_usage": true }));
-        let started = Instant::now();
-        let mut lines = Lines { bytes: self.post(path, &body).await?, held: Vec::new() };
-        let (mut text, mut tokens, mut first) = (String::new(), 0, None);
+        let (started, mut first, mut text) = (Instant::now(), None, String::new());
         let mut out = std::io::stdout();
+        let read = self.read(path, &body, |piece| {
+            first.get_or_insert(started.elapsed());
+            text.push_str(piece);
+            if !quiet {
+                // Nobody is left to read it, then.
+                let _ = write!(out, "{}", shown(piece)).and_then(|()| out.flush());
+            }
+        });
+        let tokens = read.await;
+        let first = first.unwrap_or_else(|| started.elapsed());
+        let after = started.elapsed().saturating_sub(first).max(Duration::from_micros(1));
+        if !quiet && (tokens.is_ok() || !text.is_empty()) {
+            let _ = writeln!(out); // The same.
+        }
+        let tokens = tokens?;
+        let speed = tokens.saturating_sub(1) as f64 / after.as_secs_f64();
+        if !quiet {
+            eprintln!("{tokens} tokens, the first after {} ms, then {speed:.1} a second", first.as_millis());
+        }
+        Ok(Answer { text, tokens, first_token_ms: first.as_millis() as u64, tokens_per_s: speed })
+    }
+
+    /// Reads an answer to its end, gives out its pieces, and counts its tokens.
+    async fn read(&self, path: &str, body: &Value, mut piece: impl FnMut(&str)) -> Result<u64, NodeError> {
+        let mut lines = Lines { bytes: self.post(path, body).await?, held: Vec::new() };
+        let mut tokens = 0;
         while let Some(line) = lines.next().await? {
-            let Some(event) = line.strip_prefix("data: ").filter(|data| *data != "[DONE]") else { continue };
+            let Some(event) = line.strip_prefix("data: ") else { continue };
+            if event == "[DONE]" {
+                return Ok(tokens);
+            }
             let event: Value =
                 serde_json::from_str(event).map_err(|e| NodeError::Rpc(format!("the answer can't be read: {e}")))?;
             if let Some(why) = event["error"]["message"].as_str() {
@@ -140,24 +198,12 @@ impl Api {
             }
             tokens = event["usage"]["completion_tokens"].as_u64().unwrap_or(tokens);
             let choice = &event["choices"][0];
-            let piece = choice["delta"]["content"].as_str().or(choice["text"].as_str()).unwrap_or_default();
-            if !piece.is_empty() {
-                first.get_or_insert(started.elapsed());
-                text.push_str(piece);
-                if !quiet {
-                    // Nobody is left to read it, then.
-                    let _ = write!(out, "{}", shown(piece)).and_then(|()| out.flush());
-                }
+            let text = choice["delta"]["content"].as_str().or(choice["text"].as_str()).unwrap_or_default();
+            if !text.is_empty() {
+                piece(text);
             }
         }
-        let first = first.unwrap_or_else(|| started.elapsed());
-        let after = started.elapsed().saturating_sub(first).max(Duration::from_micros(1));
-        let speed = tokens.saturating_sub(1) as f64 / after.as_secs_f64();
-        if !quiet {
-            let _ = writeln!(out); // The same.
-            eprintln!("{tokens} tokens, the first after {} ms, then {speed:.1} a second", first.as_millis());
-        }
-        Ok(Answer { text, tokens, first_token_ms: first.as_millis() as u64, tokens_per_s: speed })
+        Err(NodeError::Rpc("the answer broke off".into()))
     }
 
     /// The bytes of the answer to a request.
@@ -180,6 +226,7 @@ impl Api {
             |e| NodeError::Rpc(format!("nobody answers at {}: {e}; is `ailo-node serve` or `run` running?", self.base));
         let response = self.http.request(request).await.map_err(silent)?;
         let status = response.status();
+        let wait = response.headers().get(header::RETRY_AFTER).and_then(|wait| wait.to_str().ok()).map(shown);
         let mut bytes = Body::new(response.into_body()).into_data_stream();
         if status.is_success() {
             return Ok(bytes);
@@ -190,8 +237,11 @@ impl Api {
         }
         let said: Value = serde_json::from_slice(&text).unwrap_or_default();
         let why = said["error"]["message"].as_str().map_or_else(|| status.to_string(), str::to_string);
-        let hint =
-            if status == StatusCode::UNAUTHORIZED { format!(" (chat takes it from {KEY})") } else { String::new() };
+        let hint = match wait {
+            _ if status == StatusCode::UNAUTHORIZED => format!(" (chat takes it from {KEY})"),
+            Some(seconds) => format!(" (it may work in {seconds} s)"),
+            None => String::new(),
+        };
         Err(NodeError::Rpc(why + &hint))
     }
 }

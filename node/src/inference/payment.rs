@@ -19,6 +19,7 @@ use ailo_protocol::{
 };
 use std::{
     collections::{HashMap, VecDeque},
+    ops::Range,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -91,6 +92,84 @@ impl Ledger for At<'_> {
     }
 }
 
+/// Why nothing more is paid for a text, for the person who asks: nothing of it was paid.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unpayable {
+    /// Whoever serves a part of the model takes more than is paid here.
+    #[error("{}", dear(.layers, .price, .most.as_ref()))]
+    Dear {
+        /// The part.
+        layers: Range<u32>,
+        /// What a unit costs at the least.
+        price: Amount,
+        /// What is paid for one at most; none without `--spend`.
+        most: Option<Amount>,
+    },
+    /// The wallet's deposit is too small.
+    #[error("{left} ALC are deposited for inference and {asked} are asked for: `ailo-node wallet deposit` adds to it")]
+    Deposit {
+        /// What is left of it.
+        left: Amount,
+        /// What is to be paid.
+        asked: Amount,
+    },
+    /// The node has spent what it may in a day.
+    #[error("{spent} ALC were spent today of {limit}, and {asked} are asked for: --spend sets the limit")]
+    Day {
+        /// What was spent.
+        spent: Amount,
+        /// What may be.
+        limit: Amount,
+        /// What is to be paid.
+        asked: Amount,
+    },
+    /// The request has cost what it may.
+    #[error("{spent} ALC were spent on this request of {most} that it may cost, and {asked} are asked for")]
+    Request {
+        /// What was spent.
+        spent: Amount,
+        /// What it may cost.
+        most: Amount,
+        /// What is to be paid.
+        asked: Amount,
+    },
+    /// The API key has cost what it may in a day.
+    #[error("{spent} ALC were spent today with this key of {limit}, and {asked} are asked for")]
+    Key {
+        /// What was spent.
+        spent: Amount,
+        /// What may be.
+        limit: Amount,
+        /// What is to be paid.
+        asked: Amount,
+    },
+    /// The price is no number that can be paid.
+    #[error("the price can't be paid")]
+    Price,
+    /// What is spent can't be written down.
+    #[error("what is spent can't be written down, so nothing is: {0}")]
+    Disk(String),
+}
+
+fn dear(layers: &Range<u32>, price: &Amount, most: Option<&Amount>) -> String {
+    let (first, last) = (layers.start, layers.end.saturating_sub(1));
+    let who = format!("whoever serves layers {first} to {last} of the model asks {price} ALC for a unit");
+    match most {
+        Some(most) => format!("{who}, and the ledger lets {most} count: wait until somebody serves them for less"),
+        None => format!("{who}, and this node pays nothing: `--spend ALC` sets what it may spend in a day"),
+    }
+}
+
+/// What may be spent for somebody, beside what the node itself may spend.
+pub trait Budget: Send + Sync {
+    /// Takes a cost out of it.
+    ///
+    /// # Errors
+    ///
+    /// [`Unpayable`]; nothing is taken then.
+    fn spend(&self, cost: Amount) -> Result<(), Unpayable>;
+}
+
 /// What this node pays.
 pub struct Pays {
     chain: Chain,
@@ -113,12 +192,18 @@ impl Pays {
         head.state.market().price.share(cap).unwrap_or(Amount(u64::MAX))
     }
 
-    /// Pays for `more` positions.
+    /// Pays for `more` positions, out of the node's allowance and the asker's `budget`.
     ///
     /// # Errors
     ///
-    /// Why not, for the person who asks.
-    pub fn pay(&self, service: Service, more: u64, latency_ms: u32) -> Result<SignedReceipt, String> {
+    /// [`Unpayable`]; nothing is paid then.
+    pub fn pay(
+        &self,
+        service: Service,
+        more: u64,
+        latency_ms: u32,
+        budget: Option<&dyn Budget>,
+    ) -> Result<SignedReceipt, Unpayable> {
         let head = self.chain.head();
         let (state, params) = (&head.state, &head.state.params().inference);
         let mut purse = locked(&self.purse);
@@ -128,16 +213,14 @@ impl Pays {
         let random = keys::random_bytes();
         let fresh = std::array::from_fn(|i| random[i]);
         let receipt = service.receipt(*purse.payer(), fresh, units, age, latency_ms);
-        let cost = receipt.worth(units, service.price, params).ok_or("the price can't be paid")?;
+        let cost = receipt.worth(units, service.price, params).ok_or(Unpayable::Price)?;
         let wallet = Address::from(purse.payer());
         let deposit = state.deposit(&wallet);
         let left = Amount(deposit.amount.0.saturating_sub(deposit.leaving.0));
         if cost > left {
-            return Err(format!(
-                "{left} ALC are deposited for inference and {cost} are asked for: `ailo-node wallet deposit` adds to it"
-            ));
+            return Err(Unpayable::Deposit { left, asked: cost });
         }
-        locked(&self.allowance).spend(now_ms() / DAY_MS, cost)?;
+        locked(&self.allowance).spend(now_ms() / DAY_MS, cost, budget)?;
         // Half of the time is left at least for who serves to claim.
         Ok(purse.pay(service, more, latency_ms, (fresh, from, age + params.receipt_ms * 9 / 10)))
     }
@@ -169,26 +252,26 @@ impl Allowance {
         Allowance { path, limit, day, spent: kept, kept }
     }
 
+    /// Takes a cost out of it, and out of the asker's `budget`.
+    ///
     /// # Errors
     ///
-    /// Why not, for the person who asks.
-    fn spend(&mut self, day: u64, cost: Amount) -> Result<(), String> {
+    /// [`Unpayable`]; nothing is taken then.
+    fn spend(&mut self, day: u64, cost: Amount, budget: Option<&dyn Budget>) -> Result<(), Unpayable> {
         if self.day != day {
             (self.day, self.spent, self.kept) = (day, Amount::ZERO, Amount::ZERO);
         }
         let (all, limit) = (Amount(self.spent.0.saturating_add(cost.0)), self.limit);
         if all > limit {
-            return Err(format!(
-                "{} ALC were spent today of {limit}, and {cost} are asked for: --spend sets the limit",
-                self.spent
-            ));
+            return Err(Unpayable::Day { spent: self.spent, limit, asked: cost });
         }
         if all > self.kept {
             let kept = Amount(all.0.saturating_add(limit.0 / AHEAD)).min(limit);
             crate::datadir::write_atomically(&self.path, &canonical::encode(&(day, kept)))
-                .map_err(|e| e.to_string())?;
+                .map_err(|e| Unpayable::Disk(e.to_string()))?;
             self.kept = kept;
         }
+        budget.map_or(Ok(()), |budget| budget.spend(cost))?;
         self.spent = all;
         Ok(())
     }
@@ -344,17 +427,31 @@ mod tests {
         let open = || Allowance::open(dir.path().join("spent"), Amount(6400));
         let mut allowance = open();
         for _ in 0..40 {
-            allowance.spend(7, Amount(100)).unwrap();
+            allowance.spend(7, Amount(100), None).unwrap();
         }
         // Nothing that was spent is forgotten, and a hundredth at the most is lost.
         let mut again = open();
         assert!((4000..=4100).contains(&again.spent.0), "{}", again.spent.0);
-        assert!(again.spend(7, Amount(2401)).unwrap_err().contains("--spend"));
-        again.spend(7, Amount(2300)).unwrap();
-        assert!(open().spend(7, Amount(101)).is_err());
-        open().spend(8, Amount(6400)).unwrap();
+        assert!(again.spend(7, Amount(2401), None).unwrap_err().to_string().contains("--spend"));
+        again.spend(7, Amount(2300), None).unwrap();
+        assert!(open().spend(7, Amount(101), None).is_err());
+        open().spend(8, Amount(6400), None).unwrap();
+
+        // What the asker's budget refuses costs the node nothing.
+        struct Never;
+        impl Budget for Never {
+            fn spend(&self, _: Amount) -> Result<(), Unpayable> {
+                Err(Unpayable::Price)
+            }
+        }
+        let mut full = open();
+        assert_eq!(full.spend(9, Amount(6400), Some(&Never)), Err(Unpayable::Price));
+        assert_eq!(full.spend(9, Amount(6400), None), Ok(()));
 
         std::fs::write(dir.path().join("spent"), b"damaged").unwrap();
-        assert!(open().spend(now_ms() / DAY_MS, Amount(1)).is_err(), "who can't read what was spent spends nothing");
+        assert!(
+            open().spend(now_ms() / DAY_MS, Amount(1), None).is_err(),
+            "who can't read what was spent spends nothing"
+        );
     }
 }

@@ -1,7 +1,7 @@
 //! Inference in a node that runs: serves a checkpoint, or each new state of the network's own model; reaches other nodes; answers the API.
 
 use super::{
-    api::Api,
+    api::{Api, Bounds},
     audit,
     court::{self, Court},
     draft::Guess,
@@ -80,7 +80,7 @@ impl Inference {
         hub.connect(Links::start(net.clone(), &hub, stop.clone()));
         let (offered, current) = watch::channel(None);
         let (served, announced) = watch::channel(None);
-        let api = Api::new(hub.clone(), Some(net.clone()), current.clone());
+        let api = Api::new(hub.clone(), Some(net.clone()), current.clone(), Bounds::default());
         let mut tasks = vec![tokio::spawn(host::announce(hub.clone(), net, key, announced, stop.clone()))];
         tasks.push(tokio::spawn(court::run(hub.clone(), models.clone(), current.clone(), stop.clone())));
         if audits > 0.0 {

@@ -2,7 +2,7 @@
 
 use super::{
     api::{
-        self, Api,
+        self, Api, Bounds,
         access::{Access, Rules},
     },
     draft::Guess,
@@ -18,7 +18,7 @@ use tokio::sync::watch;
 
 /// Serves until it is told to stop.
 pub async fn command(args: ServeArgs) -> Result<(), NodeError> {
-    let server = Server::start(&args).await?;
+    let server = Server::start(&args, Bounds::default()).await?;
     println!("{} at http://{}/v1 (Ctrl-C ends)", server.model.name, server.address);
     let _ = std::io::stdout().flush(); // Whoever reads it waits for the line.
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
@@ -44,7 +44,7 @@ pub struct Server {
 
 impl Server {
     /// Loads the model and listens.
-    pub async fn start(args: &ServeArgs) -> Result<Server, NodeError> {
+    pub async fn start(args: &ServeArgs, bounds: Bounds) -> Result<Server, NodeError> {
         let rules =
             Rules { keys: args.api_keys.clone(), required: args.require_api_key, hosts: args.allow_host.clone() };
         let access = Access::open(rules, args.http)?;
@@ -62,7 +62,7 @@ impl Server {
         let listener = tokio::net::TcpListener::bind(args.http).await.map_err(busy)?;
         let address = listener.local_addr().map_err(busy)?;
         // It stays the model as long as the server runs: who sends is not needed.
-        let api = Api::new(hub.clone(), None, watch::channel(Some(model.clone())).1);
+        let api = Api::new(hub.clone(), None, watch::channel(Some(model.clone())).1, bounds);
         let router = api.router(access).fallback(api::unknown);
         let task = tokio::spawn(async move {
             if let Err(e) = axum::serve(listener, router).await {

@@ -5,13 +5,13 @@ use super::{
     court::{Court, Untaken},
     hub::{Hub, News},
     model::Model,
-    payment::Pays,
+    payment::{Budget, Pays, Unpayable},
 };
 use ailo_proto::{Finish, Frame, Logprob, Pay, Sampling, frame::Body};
 use ailo_protocol::{
     Amount, Hash, NodeId, canonical,
     inference::{
-        client::{Client, Effect, Request, Routes},
+        client::{self, Client, Effect, Request, Routes},
         pace::Pace,
         proof::Signed,
         routes::Wanted,
@@ -40,7 +40,18 @@ pub enum Event {
     /// The text has ended.
     Finished(Finish),
     /// It can't go on: why.
-    Failed(String),
+    Failed(Failure),
+}
+
+/// Why a text can't go on.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// Nobody writes it.
+    #[error(transparent)]
+    Text(#[from] client::Failure),
+    /// Nobody pays for it.
+    #[error(transparent)]
+    Money(#[from] Unpayable),
 }
 
 /// A text that is being written. Dropping it ends it everywhere.
@@ -65,9 +76,11 @@ pub struct Session {
     over: bool,
 }
 
-/// Whom a text may go through.
+/// Whom a text may go through, and for how much.
 #[derive(Default)]
 pub struct Reach {
+    /// What whoever asks may spend; none: whatever the node may.
+    pub budget: Option<Arc<dyn Budget>>,
     /// Round trips that this node has measured, in microseconds.
     pub near: HashMap<NodeId, u32>,
     /// Who is left out if there is a way without them. Such a text is a spot check, and read again by whoever asked for it.
@@ -92,15 +105,15 @@ fn wanted<'a>(hub: &Hub, model: &Model, reach: &'a Reach, positions: u32) -> Wan
     Wanted { model: model.id, client: *hub.node(), near: &reach.near, bytes }
 }
 
-impl Routes for Now<'_> {
-    fn route(
-        &mut self,
-        layers: Range<u32>,
+impl Now<'_> {
+    /// Stages of whoever has not lied, is not jailed by the ledger, and costs no more than `most`.
+    fn find(
+        &self,
+        layers: &Range<u32>,
         between: Option<(NodeId, NodeId)>,
         without: &HashSet<NodeId>,
-    ) -> Option<Vec<(NodeId, Range<u32>)>> {
-        // Who lied, whom the ledger has jailed, and who costs more than this node pays.
-        let most = self.hub.pays.as_ref().map_or(Amount::ZERO, Pays::most);
+        most: Amount,
+    ) -> Option<client::Stages> {
         let mut without = without | &self.hub.liars();
         without.extend(self.hub.court.iter().flat_map(Court::jailed));
         without.extend(self.hub.known().all().filter(|known| known.price > most).map(|known| known.node));
@@ -109,6 +122,27 @@ impl Routes for Now<'_> {
             |without: &HashSet<NodeId>| self.hub.known().routes(self.wanted).route(layers.clone(), between, without);
         let only = (!self.avoid.is_empty()).then(|| route(&(&without | self.avoid))).flatten();
         only.or_else(|| route(&without))
+    }
+
+    /// Whether it is only their price for which these layers are served by nobody.
+    fn dear(&self, layers: &Range<u32>) -> Option<Unpayable> {
+        let most = self.hub.pays.as_ref().map(Pays::most);
+        let stages = self.find(layers, None, &HashSet::new(), Amount(u64::MAX))?;
+        let others = stages.iter().filter(|(node, _)| node != self.hub.node());
+        let prices = others.filter_map(|(node, _)| self.hub.known().price(node));
+        let price = prices.max().filter(|price| *price > most.unwrap_or(Amount::ZERO))?;
+        Some(Unpayable::Dear { layers: layers.clone(), price, most })
+    }
+}
+
+impl Routes for Now<'_> {
+    fn route(
+        &mut self,
+        layers: Range<u32>,
+        between: Option<(NodeId, NodeId)>,
+        without: &HashSet<NodeId>,
+    ) -> Option<client::Stages> {
+        self.find(&layers, between, without, self.hub.pays.as_ref().map_or(Amount::ZERO, Pays::most))
     }
 }
 
@@ -198,6 +232,11 @@ impl Session {
         }
     }
 
+    fn now(&self) -> Now<'_> {
+        let wanted = wanted(&self.hub, &self.model, &self.reach, self.sampling.limit);
+        Now { hub: &self.hub, wanted, avoid: &self.reach.avoid }
+    }
+
     /// Pays all stages ahead. What can't be paid ends the text.
     fn settle(&mut self) {
         let (known, limit) = (self.client.tokens().len() as u32, self.sampling.limit);
@@ -221,7 +260,7 @@ impl Session {
             }
             let (model, total) = (self.model.id, self.model.shape.layers as u32);
             let service = Service { node, model, first: layers.start, end: layers.end, total, price };
-            match pays.pay(service, u64::from(upto - paid), self.latency_ms) {
+            match pays.pay(service, u64::from(upto - paid), self.latency_ms, self.reach.budget.as_deref()) {
                 Ok(receipt) => {
                     let pay = Pay { receipt: canonical::encode(&receipt).into(), upto };
                     self.hub.send(node, Frame::of(self.client.id(), pay.clone()));
@@ -230,7 +269,7 @@ impl Session {
                 Err(why) => {
                     let effects = self.client.close();
                     self.act(effects);
-                    self.events.push_back(Event::Failed(why));
+                    self.events.push_back(Event::Failed(why.into()));
                     return;
                 }
             }
@@ -269,7 +308,13 @@ impl Session {
                     self.events.push_back(Event::Finished(finish));
                     self.check();
                 }
-                Effect::Failed(why) => self.events.push_back(Event::Failed(why)),
+                Effect::Failed(why) => {
+                    let dear = match &why {
+                        client::Failure::Unserved { layers, .. } => self.now().dear(layers),
+                        _ => None,
+                    };
+                    self.events.push_back(Event::Failed(dear.map_or_else(|| why.into(), Failure::Money)));
+                }
                 Effect::LeftOut(node, why) => tracing::info!(node = %node.short(), why, "a stage was left out"),
                 Effect::Signed(signed) => {
                     let now = self.started.elapsed().as_millis() as u64;

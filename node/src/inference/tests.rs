@@ -2,8 +2,14 @@
 
 #![allow(clippy::unwrap_used)]
 
-use super::serve::Server;
+use super::{
+    api::Bounds,
+    draft::Guess,
+    host::{Hosting, start},
+    serve::Server,
+};
 use crate::cli::ServeArgs;
+use ailo_protocol::{Amount, Keypair, inference::announce::Announce};
 use ailo_training::{
     checkpoint::{Checkpoint, random},
     engine::{Engine, Part},
@@ -12,7 +18,8 @@ use serde_json::{Value, json};
 use std::{net::SocketAddr, path::Path};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
+    task::JoinSet,
 };
 
 const TEMPLATE: &str = "{%- for message in messages %}{{ '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}{%- endfor %}\
@@ -40,6 +47,10 @@ async fn server(folder: &Path, memory: u64) -> Server {
 }
 
 async fn server_with(folder: &Path, memory: u64, draft: Option<&Path>) -> Server {
+    server_bounded(folder, memory, draft, Bounds::default()).await
+}
+
+async fn server_bounded(folder: &Path, memory: u64, draft: Option<&Path>, bounds: Bounds) -> Server {
     let args = ServeArgs {
         model: folder.into(),
         dtype: None,
@@ -51,7 +62,7 @@ async fn server_with(folder: &Path, memory: u64, draft: Option<&Path>) -> Server
         memory,
         draft: draft.map(Path::to_path_buf),
     };
-    Server::start(&args).await.unwrap()
+    Server::start(&args, bounds).await.unwrap()
 }
 
 /// Status, headers and body of an answer.
@@ -279,6 +290,196 @@ async fn wrong_requests_are_refused_in_one_sentence() {
     server.stop();
 }
 
+/// Values of no use for a field of each type, and how a message says what it must be.
+const WRONG: [(&str, &[&str], &str); 8] = [
+    ("a text", &["7", "[]", "{}", "true"], "is a text"),
+    ("yes or no", &["0", "\"true\"", "[]"], "is true or false"),
+    (
+        "1 to 16",
+        &["0", "17", "1.5", "2.0", "-1", "1e30", "\"3\"", "[]", "99999999999999999999"],
+        "an integer from 1 to 16",
+    ),
+    ("0 to 20", &["21", "0.5", "-1", "\"3\"", "{}"], "an integer from 0 to 20"),
+    ("tokens", &["0", "-1", "1.5", "4e9", "\"9\"", "[9]"], "an integer from 1 to 1048576"),
+    ("0 to 1", &["1.1", "-0.1", "\"1\"", "[1]", "{}"], "a number from 0 to 1"),
+    ("0 to 2", &["2.1", "-1", "\"hot\"", "true"], "a number from 0 to 2"),
+    ("-2 to 2", &["2.1", "-3", "\"1\"", "[]"], "a number from -2 to 2"),
+];
+
+#[tokio::test]
+async fn a_field_of_the_wrong_type_is_named_and_told_what_it_must_be() {
+    let folder = checkpoint();
+    let server = server(folder.path(), 64).await;
+    let (text, chat) = ("/v1/completions", "/v1/chat/completions");
+    let say = r#""messages": [{"role": "user", "content": "a"}]"#;
+    let mut asked: Vec<(&str, String, String, &str)> = Vec::new();
+    for (fields, is) in [
+        (&["model", "user"][..], "a text"),
+        (&["stream"], "yes or no"),
+        (&["n"], "1 to 16"),
+        (&["max_tokens"], "tokens"),
+        (&["top_p", "min_p"], "0 to 1"),
+        (&["temperature"], "0 to 2"),
+        (&["presence_penalty", "frequency_penalty"], "-2 to 2"),
+    ] {
+        let (_, values, says) = WRONG.iter().find(|(name, ..)| *name == is).unwrap();
+        for (field, value) in fields.iter().flat_map(|field| values.iter().map(move |value| (field, value))) {
+            asked.push((text, format!(r#"{{"prompt": "a", "{field}": {value}}}"#), (*field).into(), says));
+            asked.push((chat, format!(r#"{{{say}, "{field}": {value}}}"#), (*field).into(), says));
+        }
+    }
+    for (path, field, is) in [
+        (text, "echo", "yes or no"),
+        (text, "suffix", "a text"),
+        (text, "logprobs", "0 to 20"),
+        (text, "best_of", "1 to 16"),
+        (chat, "logprobs", "yes or no"),
+        (chat, "top_logprobs", "0 to 20"),
+        (chat, "max_completion_tokens", "tokens"),
+    ] {
+        let (_, values, says) = WRONG.iter().find(|(name, ..)| *name == is).unwrap();
+        for value in *values {
+            asked.push((path, format!(r#"{{"prompt": "a", "{field}": {value}}}"#), field.into(), says));
+        }
+    }
+    let mut add = |path, body: &str, param: &str, says| asked.push((path, body.into(), param.into(), says));
+    for prompt in
+        ["7", "true", "{}", "[1, \"a\"]", "[\"a\", [1]]", "[[1], 2]", "[1.5]", "[-1]", "[[1.5]]", "[99999999999]"]
+    {
+        let says = "a text, a list of texts, a list of tokens' numbers, or a list of such lists";
+        add(text, &format!(r#"{{"prompt": {prompt}}}"#), "prompt", says);
+    }
+    add(text, r#"{"prompt": null}"#, "prompt", "missing");
+    add(text, r#"{"prompt": []}"#, "prompt", "1 to 16 prompts");
+    add(text, r#"{"prompt": [[1], []]}"#, "prompt", "empty");
+    for value in ["7", "[7]", "{}", "[[\"a\"]]", "[null]"] {
+        add(text, &format!(r#"{{"prompt": "a", "stop": {value}}}"#), "stop", "'stop' is a text or a list of texts");
+    }
+    add(text, r#"{"prompt": "a", "stop": ["a", ""]}"#, "stop", "1 to 256 bytes");
+    for value in ["7", "[]", "\"1\"", r#"{"x": 1}"#, r#"{"1": "1"}"#, r#"{"1": 101}"#, r#"{"-1": 1}"#, r#"{"1": null}"#]
+    {
+        let says = "an object that names tokens by their numbers";
+        add(text, &format!(r#"{{"prompt": "a", "logit_bias": {value}}}"#), "logit_bias", says);
+    }
+    add(text, r#"{"prompt": "a", "logit_bias": {"9999": 1}}"#, "logit_bias", "does not have");
+    for value in ["7", "[]", "\"all\""] {
+        let body = format!(r#"{{"prompt": "a", "stream": true, "stream_options": {value}}}"#);
+        add(text, &body, "stream_options", "an object like");
+    }
+    let usage = r#"{"prompt": "a", "stream": true, "stream_options": {"include_usage": 1}}"#;
+    add(text, usage, "stream_options.include_usage", "is true or false");
+    add(text, r#"{"prompt": "a", "stream": true, "stream_options": {"x": 1}}"#, "stream_options.x", "not supported");
+    add(text, r#"{"prompt": "a", "stream_options": {}}"#, "stream_options", "goes with 'stream'");
+    for value in ["0.25", "\"\"", "\"-1\"", "\"1e3\"", "\"0.000000001\"", "[]"] {
+        add(text, &format!(r#"{{"prompt": "a", "max_alc": {value}}}"#), "max_alc", "an amount of ALC as a text");
+    }
+    for body in [r#"{"resume": 7}"#, r#"{"resume": ["a"]}"#] {
+        add(text, body, "resume", "is a text");
+    }
+    add(chat, r#"{"resume": "resume-0", "max_tokens": 7}"#, "resume", "goes alone");
+    for value in ["1.5", "\"7\"", "99999999999999999999", "[]"] {
+        add(text, &format!(r#"{{"prompt": "a", "seed": {value}}}"#), "seed", "an integer from -9223372036854775808 to");
+    }
+    for value in ["-2", "0.5", "\"1\"", "4294967296"] {
+        add(text, &format!(r#"{{"prompt": "a", "top_k": {value}}}"#), "top_k", "an integer from -1 to 4294967295");
+    }
+    for value in ["7", "\"hi\"", "{}", "true"] {
+        add(chat, &format!(r#"{{"messages": {value}}}"#), "messages", "a list of messages like");
+    }
+    for value in ["7", "\"hi\"", "[]", "null"] {
+        add(chat, &format!(r#"{{"messages": [{value}]}}"#), "messages[0]", "an object like");
+    }
+    let mut said =
+        |message: &str, param: &str, says| add(chat, &format!(r#"{{"messages": [{message}]}}"#), param, says);
+    said(r#"{"content": "a"}"#, "messages[0].role", "missing: who says it?");
+    said(r#"{"role": 7, "content": "a"}"#, "messages[0].role", "is a text");
+    said(r#"{"role": "cat", "content": "a"}"#, "messages[0].role", "nobody here is a 'cat'");
+    for content in ["7", "{}", "true", "[]"] {
+        let message = format!(r#"{{"role": "user", "content": {content}}}"#);
+        said(&message, "messages[0].content", "a text, or a list of parts like");
+    }
+    // OpenAI's API takes an assistant's null beside calls of tools alone, and nobody else's.
+    for message in
+        [r#"{"role": "user"}"#, r#"{"role": "user", "content": null}"#, r#"{"role": "assistant", "content": null}"#]
+    {
+        said(message, "messages[0].content", "missing or null: every message has a text here");
+    }
+    for (part, place, says) in [
+        ("7", "", "an object like"),
+        (r#"{"text": "a"}"#, ".type", "no pictures"),
+        (r#"{"type": "image_url", "image_url": {"url": "a"}}"#, ".type", "no pictures"),
+        (r#"{"type": 7, "text": "a"}"#, ".type", "is a text"),
+        (r#"{"type": "text"}"#, ".text", "missing"),
+        (r#"{"type": "text", "text": 7}"#, ".text", "is a text"),
+        (r#"{"type": "text", "text": "a", "x": 1}"#, ".x", "not supported"),
+    ] {
+        let message = format!(r#"{{"role": "user", "content": [{{"type": "text", "text": "a"}}, {part}]}}"#);
+        said(&message, &format!("messages[0].content[1]{place}"), says);
+    }
+    said(r#"{"role": "user", "content": "a", "name": 7}"#, "messages[0].name", "is a text");
+    said(r#"{"role": "user", "content": "a", "name": "ann"}"#, "messages[0].name", "show no names");
+    said(r#"{"role": "user", "content": "a", "tool_calls": [1]}"#, "messages[0].tool_calls", "not supported");
+    let both = format!(r#"{{{say}, "max_tokens": 4, "max_completion_tokens": 5}}"#);
+    add(chat, &both, "max_tokens", "here they differ");
+    add(text, r#"{"prompt": "a", "best_of": 2}"#, "best_of", "other than 'n'");
+    for format in ["7", "\"text\"", r#"{"type": "json_object"}"#] {
+        add(chat, &format!(r#"{{{say}, "response_format": {format}}}"#), "response_format", "is supported");
+    }
+    for body in ["[]", "7", "null", "\"a\""] {
+        add(text, body, "", "the body is a JSON object");
+    }
+    for body in ["", "{", "{\"prompt\": }", "{\"prompt\": 1e999}", "{\"prompt\": \"a\"} x", "{\"prompt\": \"\u{1}\"}"] {
+        add(text, body, "", "no JSON that can be read: look at line 1, column");
+    }
+    assert!(asked.len() > 200, "{}", asked.len());
+    for (path, body, param, says) in asked {
+        let (status, _, text) = ask(server.address, "POST", path, &body).await;
+        let error = serde_json::from_str::<Value>(&text).unwrap_or_else(|_| panic!("{text}"))["error"].clone();
+        let message = error["message"].as_str().unwrap_or_default();
+        assert!(status == 400 && message.contains(says), "{body}: {status} {message}");
+        assert_eq!(error["param"].as_str().unwrap_or_default(), param, "{body}: {message}");
+        for phrase in
+            ["did not match", "variant", "untagged", "invalid type", "invalid value", "expected", "missing field"]
+        {
+            assert!(!message.contains(phrase), "{body}: {message}");
+        }
+    }
+    server.stop();
+}
+
+#[tokio::test]
+async fn several_prompts_may_be_tokens_and_names_go_to_the_template_that_asks_for_them() {
+    let folder = checkpoint();
+    let server = server(folder.path(), 64).await;
+    let one = |prompt: Value| complete(server.address, json!({ "prompt": prompt, "max_tokens": 5, "temperature": 0 }));
+    let both = one(json!([[1, 2], [3]])).await;
+    for (i, alone) in [one(json!([1, 2])).await, one(json!([[3]])).await].iter().enumerate() {
+        assert_eq!(both["choices"][i]["text"], alone["choices"][0]["text"]);
+    }
+    assert_eq!(both["usage"], json!({ "prompt_tokens": 3, "completion_tokens": 10, "total_tokens": 13 }));
+    let twice =
+        json!({ "messages": [{ "role": "user", "content": "a" }], "max_tokens": 4, "max_completion_tokens": 4 });
+    assert_eq!(post(server.address, "/v1/chat/completions", twice).await.1["usage"]["completion_tokens"], 4);
+    server.stop();
+
+    // Of users alone.
+    let template = TEMPLATE
+        .replace("+ message.role +", "+ (message.name if message.role == 'user' and message.name else message.role) +");
+    random::write_tokenizer(folder.path(), Some(&template)).unwrap();
+    let server = server_with(folder.path(), 64, None).await;
+    let chat = |messages: Value| {
+        post(server.address, "/v1/chat/completions", json!({ "messages": messages, "max_tokens": 2 }))
+    };
+    let tokens = |answer: &Value| answer["usage"]["prompt_tokens"].as_u64().unwrap();
+    let (_, plain) = chat(json!([{ "role": "user", "content": "a" }])).await;
+    let (status, named) = chat(json!([{ "role": "user", "content": "a", "name": "a user with a long name" }])).await;
+    assert!(status == 200 && tokens(&named) > tokens(&plain), "{named}");
+    let all = json!([{ "role": "user", "content": "a", "name": "ann" }, { "role": "assistant", "content": "b", "name": "bot" }]);
+    let (status, refused) = chat(all).await;
+    assert_eq!((status, refused["error"]["param"].as_str()), (400, Some("messages[1].name")));
+    server.stop();
+}
+
 #[tokio::test]
 async fn what_no_memory_is_left_for_is_refused_in_time_and_the_next_text_is_written() {
     let folder = checkpoint();
@@ -287,7 +488,156 @@ async fn what_no_memory_is_left_for_is_refused_in_time_and_the_next_text_is_writ
     let (status, why) = post(server.address, "/v1/completions", json!({ "prompt": "a" })).await;
     let message = why["error"]["message"].as_str().unwrap();
     assert!(status == 503 && message.contains("no memory is left"), "{status} {message}");
+    assert_eq!(why["error"]["code"], "stages_full");
     assert!(started.elapsed() < std::time::Duration::from_secs(3), "{:?}", started.elapsed());
+    // In a stream it is the same object.
+    let body = json!({ "prompt": "a", "stream": true }).to_string();
+    let (_, _, text) = ask(server.address, "POST", "/v1/completions", &body).await;
+    let mut event: Value = serde_json::from_str(text.trim().strip_prefix("data: ").unwrap()).unwrap();
+    assert_ne!(event["error"]["resume"], why["error"]["resume"]);
+    event["error"]["resume"] = why["error"]["resume"].clone();
+    assert_eq!(event, why);
+    server.stop();
+}
+
+#[tokio::test]
+async fn a_text_that_nobody_wrote_is_written_later_as_it_was_asked_for() {
+    let folder = checkpoint();
+    let server = server(folder.path(), 64).await;
+    let ask =
+        json!({ "prompt": ["a", "hello world"], "max_tokens": 20, "n": 2, "seed": 5, "echo": true, "stop": ["~~"] });
+    let whole = complete(server.address, ask.clone()).await;
+
+    // Nobody serves it any more, and then somebody does again.
+    server.hub.stop();
+    let (status, why) = post(server.address, "/v1/completions", ask).await;
+    assert_eq!((status, why["error"]["code"].as_str()), (503, Some("no_replica")), "{why}");
+    let id = why["error"]["resume"].as_str().unwrap();
+    let hosting = Hosting { threads: 1, memory: 64 << 20, niceness: 0, draft: Guess::default() };
+    start(&server.hub, &server.model, 0..server.model.shape.layers as u32, &hosting).await.unwrap();
+
+    let (status, why) = post(server.address, "/v1/chat/completions", json!({ "resume": id })).await;
+    assert_eq!((status, why["error"]["param"].as_str()), (400, Some("resume")), "{why}");
+    let again = json!({ "resume": id, "stream": true, "stream_options": { "include_usage": true } });
+    let mut texts = [const { String::new() }; 4];
+    let pieces = events(server.address, "/v1/completions", again.clone()).await;
+    let (usage, pieces) = pieces.split_last().unwrap();
+    for piece in pieces {
+        let choice = &piece["choices"][0];
+        texts[choice["index"].as_u64().unwrap() as usize] += choice["text"].as_str().unwrap();
+    }
+    for (i, text) in texts.iter().enumerate() {
+        assert_eq!(whole["choices"][i]["text"], *text);
+    }
+    assert_eq!(usage["usage"], whole["usage"]);
+    let (status, why) = post(server.address, "/v1/completions", again).await;
+    assert_eq!((status, why["error"]["code"].as_str()), (404, Some("unknown_resume")), "{why}");
+    server.stop();
+}
+
+#[tokio::test]
+async fn who_pays_nothing_is_told_what_those_ask_who_serve() {
+    let folder = checkpoint();
+    let server = server(folder.path(), 64).await;
+    // This node serves nothing any more, and another one asks for payment.
+    server.hub.stop();
+    let own = server.hub.known().all().next().unwrap().clone();
+    server.hub.known().forget(server.hub.node());
+    let node = *Keypair::generate().public();
+    let at_ms = std::time::UNIX_EPOCH.elapsed().unwrap().as_millis() as u64;
+    assert!(server.hub.hear(Announce { node, at_ms, price: Amount::alc(3), ..own }));
+    let (status, why) = post(server.address, "/v1/completions", json!({ "prompt": "a" })).await;
+    assert_eq!(
+        (status, &why["error"]["type"], &why["error"]["code"]),
+        (402, &json!("insufficient_quota"), &json!("price_too_high"))
+    );
+    let message = why["error"]["message"].as_str().unwrap();
+    assert!(message.contains("layers 0 to 2 of the model asks 3 ALC") && message.contains("--spend"), "{message}");
+    server.stop();
+}
+
+/// A model whose texts are so long that no buffer on the way holds one of them.
+fn long_winded() -> tempfile::TempDir {
+    let (folder, mut config) = (tempfile::tempdir().unwrap(), config(1));
+    config["max_position_embeddings"] = json!(16_384);
+    random::write(folder.path(), &config, &random::tensors(&config), 1).unwrap();
+    random::write_tokenizer(folder.path(), Some(TEMPLATE)).unwrap();
+    folder
+}
+
+/// A client that asks for a stream of about 30 MB, and reads its beginning alone.
+async fn slow_reader(address: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let mut stream = socket.connect(address).await.unwrap();
+    let body = json!({ "messages": [{ "role": "user", "content": "a" }], "max_tokens": 16_000, "stream": true, "logprobs": true,
+                       "top_logprobs": 20, "logit_bias": { "261": -100 } })
+    .to_string();
+    let request = format!(
+        "POST /v1/chat/completions HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut some = [0; 300];
+    stream.read_exact(&mut some).await.unwrap();
+    assert!(String::from_utf8_lossy(&some).starts_with("HTTP/1.1 200"));
+    stream
+}
+
+#[tokio::test]
+async fn places_and_the_queue_are_bounded_and_come_back() {
+    let usual = Bounds::default();
+    assert_eq!((usual.writing, usual.waiting), (64, 256), "what docs/inference.md says");
+    let folder = long_winded();
+    let server = server_bounded(folder.path(), 256, None, Bounds { writing: 2, waiting: 2, ..usual }).await;
+    let address = server.address;
+    let few = json!({ "prompt": "a", "max_tokens": 2 }).to_string();
+    let asks = |count: usize| {
+        let few = few.clone();
+        (0..count).map(move |_| {
+            let few = few.clone();
+            async move { ask(address, "POST", "/v1/completions", &few).await }
+        })
+    };
+    let places = [slow_reader(address).await, slow_reader(address).await];
+    // Two wait for a place, so the third one is told to come again, whichever of them that is.
+    let mut waiting: JoinSet<_> = asks(3).collect();
+    let (status, head, text) = waiting.join_next().await.unwrap().unwrap();
+    assert!(status == 429 && head.contains("retry-after: 1") && text.contains("rate_limit_exceeded"), "{head} {text}");
+    assert!(waiting.try_join_next().is_none());
+    drop(places);
+    while let Some(answer) = waiting.join_next().await {
+        assert_eq!(answer.unwrap().0, 200);
+    }
+    // Both places are there again, and both that wait for one.
+    let both = complete(address, json!({ "prompt": "a", "max_tokens": 2, "n": 2 })).await;
+    assert_eq!(both["choices"].as_array().unwrap().len(), 2);
+    let answers: JoinSet<_> = asks(2).collect();
+    assert!(answers.join_all().await.iter().all(|(status, ..)| *status == 200));
+    let (status, _, text) = ask(address, "POST", "/v1/completions", r#"{"prompt": "a", "n": 3}"#).await;
+    assert!(status == 400 && text.contains("at most 2 texts"), "{text}");
+    server.stop();
+}
+
+#[tokio::test]
+async fn who_reads_nothing_holds_nobody_up_and_is_given_up() {
+    let folder = long_winded();
+    let unread = std::time::Duration::from_millis(300);
+    let bounds = Bounds { writing: 2, unread, ..Bounds::default() };
+    let server = server_bounded(folder.path(), 256, None, bounds).await;
+    let ask = json!({ "prompt": "hello world", "max_tokens": 200, "temperature": 0 });
+    let alone = complete(server.address, ask.clone()).await;
+    let mut slow = slow_reader(server.address).await;
+    let beside = complete(server.address, ask).await;
+    assert_eq!(beside["choices"], alone["choices"]);
+    // Two texts need the place of the slow one, which still reads nothing.
+    let both = complete(server.address, json!({ "prompt": "a", "max_tokens": 2, "n": 2 })).await;
+    assert_eq!(both["choices"].as_array().unwrap().len(), 2);
+    // If it reads on then, it is told that the text did not end.
+    let mut rest = Vec::new();
+    slow.read_to_end(&mut rest).await.unwrap();
+    let rest = String::from_utf8_lossy(&rest);
+    assert!(rest.contains("too_slow") && !rest.contains("[DONE]") && rest.len() < 20 << 20, "{}", rest.len());
     server.stop();
 }
 

@@ -431,7 +431,9 @@ impl Computer {
                 Vec::new()
             }
             Err(e) => {
-                let failed = Failed { why: FailedWhy::Full.into(), reason: e.to_string(), ..Failed::default() };
+                let own = matches!(e, Unpaid::Deposit { .. } | Unpaid::Ledger(_));
+                let why = if own { FailedWhy::Unpaid } else { FailedWhy::Full };
+                let failed = Failed { why: why.into(), reason: e.to_string(), ..Failed::default() };
                 vec![Effect::Send(from, Frame::of(id, failed))]
             }
         }

@@ -76,6 +76,44 @@ pub trait Routes {
     ) -> Option<Stages>;
 }
 
+/// Why a text can't go on, for people. The client's text and seed go on elsewhere, or later.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// Nobody who can be reached serves these layers.
+    #[error("no node that can be reached serves layers {} to {} of the model{last}", .layers.start, .layers.end.saturating_sub(1))]
+    Unserved {
+        /// Which.
+        layers: Range<u32>,
+        /// Why the last node was left out, in brackets; empty if none was.
+        last: String,
+    },
+    /// Whoever serves these layers takes no more texts.
+    #[error("the nodes that serve layers {} to {} of the model take no more texts now{last}", .layers.start, .layers.end.saturating_sub(1))]
+    Full {
+        /// Which.
+        layers: Range<u32>,
+        /// As above.
+        last: String,
+    },
+    /// Whoever serves these layers does not take what is paid.
+    #[error("the nodes that serve layers {} to {} of the model do not take the payment{last}", .layers.start, .layers.end.saturating_sub(1))]
+    Unpaid {
+        /// Which.
+        layers: Range<u32>,
+        /// As above.
+        last: String,
+    },
+    /// The route is laid again and again, and no token comes.
+    #[error("the text hangs, whoever serves it ({0})")]
+    Hangs(String),
+    /// A stage says that nobody may ask so.
+    #[error("a stage refused: {0}")]
+    Refused(String),
+    /// It fails wherever it is computed.
+    #[error("the model can't go on with this text: {0}")]
+    Compute(String),
+}
+
 /// What the shell has to do.
 #[derive(Clone, Debug, PartialEq)]
 #[allow(clippy::large_enum_variant)] // Nearly all of them are frames.
@@ -86,8 +124,8 @@ pub enum Effect {
     Token(u32, Option<Logprob>),
     /// It has ended.
     Finished(Finish),
-    /// It can't go on: why, for people. The client's text and seed go on elsewhere, or later.
-    Failed(String),
+    /// It can't go on: why.
+    Failed(Failure),
     /// This node was left out because of what it did, or did not do.
     LeftOut(NodeId, String),
     /// A stage says what it computed: keep it, and tell [`Client::lied`] if its signature is none.
@@ -122,6 +160,8 @@ pub struct Client {
     breaks: HashMap<NodeId, (u32, u64)>,
     /// Why the last node was left out.
     last: String,
+    /// What a node has said since the last token that has no room, or is not paid.
+    refused: Option<FailedWhy>,
     /// The text's chunks.
     texts: Vec<Hash>,
     /// Who signed what for a chunk and layers: the hashes of what came and of what was given out.
@@ -180,6 +220,7 @@ impl Client {
             failures: (0, 0),
             breaks: HashMap::new(),
             last: String::new(),
+            refused: None,
             texts: Vec::new(),
             signed: HashMap::new(),
             wrote: 0,
@@ -299,10 +340,13 @@ impl Client {
         let waited = |since: u64| self.hops.iter().any(|hop| waits(hop, since));
         if self.ended {
         } else if self.broken.is_some_and(|since| now >= since + REPAIR_MS && !waited(since)) {
-            let missing = self.missing();
-            let (from, to) = (missing.start, missing.end.saturating_sub(1));
+            let layers = self.unserved(routes);
             let last = if self.last.is_empty() { String::new() } else { format!(" ({})", self.last) };
-            self.end(format!("no node that can be reached serves layers {from} to {to} of the model{last}"));
+            self.end(match self.refused {
+                Some(FailedWhy::Unpaid) => Failure::Unpaid { layers, last },
+                Some(_) => Failure::Full { layers, last },
+                None => Failure::Unserved { layers, last },
+            });
         } else {
             let late = self.opening.is_some_and(|since| now >= since + OPEN_MS);
             let since = self.opening.unwrap_or(now);
@@ -396,6 +440,15 @@ impl Client {
         at..self.request.layers
     }
 
+    /// Of these the first that nobody serves; all of them, if somebody serves each.
+    fn unserved(&self, routes: &mut dyn Routes) -> Range<u32> {
+        let missing = self.missing();
+        let bad = self.without.iter().filter(|(_, for_good)| **for_good).map(|(node, _)| *node).collect();
+        let mut served = |layer: u32| routes.route(layer..layer + 1, None, &bad).is_some();
+        let Some(first) = missing.clone().find(|layer| !served(*layer)) else { return missing };
+        first..(first + 1..missing.end).find(|layer| served(*layer)).unwrap_or(missing.end)
+    }
+
     fn open(&mut self, node: NodeId, layers: Range<u32>) {
         let last = layers.end == self.request.layers;
         if last {
@@ -423,7 +476,7 @@ impl Client {
         self.epoch += 1;
         self.reroutes += 1;
         if self.reroutes > MAX_REROUTES {
-            self.end(format!("the text hangs, whoever serves it ({})", self.last));
+            self.end(Failure::Hangs(self.last.clone()));
             return;
         }
         (self.running, self.opening, self.broken, self.asked, self.heard) = (true, None, None, None, now);
@@ -472,7 +525,7 @@ impl Client {
         if tokens.tokens.is_empty() && finish == Finish::None {
             return;
         }
-        (self.heard, self.asked, self.reroutes) = (now, None, 0);
+        (self.heard, self.asked, self.reroutes, self.refused) = (now, None, 0, None);
         let mut logprobs = tokens.logprobs.into_iter();
         for token in tokens.tokens {
             self.tokens.push(token);
@@ -591,7 +644,7 @@ impl Client {
         let reason: String = failed.reason.chars().take(200).collect();
         let sender = self.hops[hop].node;
         match why {
-            FailedWhy::Client => self.end(format!("a stage refused: {reason}")),
+            FailedWhy::Client => self.end(Failure::Refused(reason)),
             FailedWhy::Neighbour => {
                 let blamed = self.hops.iter().find(|hop| hop.node.0[..] == failed.node[..]).map(|hop| hop.node);
                 if let Some(blamed) = blamed.filter(|_| failed.epoch == self.epoch) {
@@ -622,12 +675,16 @@ impl Client {
                 let at = self.tokens.len();
                 self.failures = if self.failures.0 == at { (at, self.failures.1 + 1) } else { (at, 1) };
                 if self.failures.1 >= MAX_FAILURES {
-                    self.end(format!("the model can't go on with this text: {reason}"));
+                    self.end(Failure::Compute(reason));
                 } else {
                     self.lose(now, sender, &reason, true, routes);
                 }
             }
-            FailedWhy::Unknown | FailedWhy::Full => self.lose(now, sender, &reason, false, routes),
+            FailedWhy::Full | FailedWhy::Unpaid => {
+                self.refused = Some(why);
+                self.lose(now, sender, &reason, false, routes);
+            }
+            FailedWhy::Unknown => self.lose(now, sender, &reason, false, routes),
         }
     }
 
@@ -721,7 +778,7 @@ impl Client {
         self.texts[..whole].iter().map(|hash| owned(hash).0.to_vec().into()).collect()
     }
 
-    fn end(&mut self, why: String) {
+    fn end(&mut self, why: Failure) {
         self.ended = true;
         // What a stage that failed may have spoilt is not kept.
         for hop in &self.hops {

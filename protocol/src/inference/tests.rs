@@ -7,7 +7,7 @@
 mod frauds;
 
 use super::{
-    client::{self, Client, Request, Routes},
+    client::{self, Client, Failure, Request, Routes},
     stage::{self, Done, Draft, Input, Job, Served, Stage},
     *,
 };
@@ -142,7 +142,7 @@ struct Asker {
     client: Client,
     expected: Vec<u32>,
     got: Vec<u32>,
-    outcome: Option<Result<Finish, String>>,
+    outcome: Option<Result<Finish, Failure>>,
     last: u64,
     slowest: u64,
     left_out: Vec<NodeId>,
@@ -824,10 +824,17 @@ fn without_a_replica_the_error_comes_within_two_seconds_and_names_the_layers() {
     world.at(500, Event::Fault(Fault::Kill(1)));
     world.run();
     let Some(Err(why)) = &world.askers[0].outcome else { panic!("{:?}", world.askers[0].outcome) };
-    assert!(why.contains("layers 2 to 3"), "{why}");
+    assert!(matches!(why, Failure::Unserved { layers, .. } if *layers == (2..4)), "{why}");
+    assert!(why.to_string().contains("layers 2 to 3"), "{why}");
     let asker = &world.askers[0];
     assert_eq!(asker.client.tokens(), &asker.expected[..asker.client.tokens().len()]);
     assert!(world.machines.iter().filter(|machine| machine.alive).all(|machine| machine.stage.sessions() == 0));
+
+    // The same where they were missing from the beginning.
+    let mut world = World::new(7, &[0..2, 4..6], &[10], 4000, false);
+    world.run();
+    let why = world.askers[0].outcome.clone();
+    assert_eq!(why, Some(Err(Failure::Unserved { layers: 2..4, last: String::new() })));
 }
 
 #[test]
@@ -1090,8 +1097,8 @@ fn opens(effects: &[client::Effect]) -> Vec<NodeId> {
 }
 
 fn asker() -> Client {
-    let request =
-        Request { model: MODEL, layers: LAYERS, tokens: vec![1], sampling: Sampling::default(), owner: Hash::ZERO };
+    let sampling = Sampling { limit: 100, prompt: 1, ..Sampling::default() };
+    let request = Request { model: MODEL, layers: LAYERS, tokens: vec![1], sampling, owner: Hash::ZERO };
     Client::new(&node(100), 7, request)
 }
 
@@ -1105,4 +1112,66 @@ fn of_two_that_seem_gone_who_was_lost_first_is_asked_again_first() {
     assert_eq!(opens(&client.gone(10, first, &mut both)), [second]);
     assert_eq!(opens(&client.gone(20, second, &mut both)), []);
     assert_eq!(opens(&client.tick(120, &mut both)), [first]);
+}
+
+/// Why a text fails whose stages all say the same of it.
+fn fails(why: ailo_proto::FailedWhy) -> Failure {
+    let (mut client, mut nodes) = (asker(), Whole((1..5).map(node).collect()));
+    let mut effects = client.start(0, &mut nodes);
+    for now in (0..).step_by(50) {
+        let (asked, mut said) = (opens(&effects), Vec::new());
+        for node in asked {
+            let failed = ailo_proto::Failed { why: why.into(), reason: "so it is".into(), ..Default::default() };
+            said.extend(client.handle(now, node, Frame::of(client.id(), failed), &mut nodes));
+        }
+        said.extend(client.tick(now, &mut nodes));
+        effects = said;
+        if let Some(why) = failure(&effects) {
+            assert!(now <= client::REPAIR_MS + 50 && why.to_string().contains("so it is"), "{why} after {now} ms");
+            return why;
+        }
+    }
+    unreachable!("it goes on for ever")
+}
+
+fn failure(effects: &[client::Effect]) -> Option<Failure> {
+    effects.iter().find_map(|effect| match effect {
+        client::Effect::Failed(why) => Some(why.clone()),
+        _ => None,
+    })
+}
+
+#[test]
+fn why_a_text_fails_is_what_its_stages_say() {
+    use ailo_proto::FailedWhy as Why;
+    assert!(matches!(fails(Why::Unknown), Failure::Unserved { .. }));
+    assert!(matches!(fails(Why::Full), Failure::Full { .. }));
+    assert!(matches!(fails(Why::Unpaid), Failure::Unpaid { .. }));
+    assert!(matches!(fails(Why::Client), Failure::Refused(_)));
+    assert!(matches!(fails(Why::Compute), Failure::Compute(_)));
+
+    // Nobody is full any more where a token came meanwhile.
+    let (mut client, mut nodes) = (asker(), Whole(vec![node(1), node(2)]));
+    let frame = |client: &Client, body: Body| Frame::of(client.id(), body);
+    client.start(0, &mut nodes);
+    let full = ailo_proto::Failed { why: Why::Full.into(), ..Default::default() };
+    assert_eq!(opens(&client.handle(1, node(1), frame(&client, full.into()), &mut nodes)), [node(2)]);
+    client.handle(2, node(2), frame(&client, ailo_proto::Opened { have: 0 }.into()), &mut nodes);
+    let tokens = ailo_proto::Tokens { epoch: 1, at: 1, tokens: vec![7], ..Default::default() };
+    client.handle(3, node(2), frame(&client, tokens.into()), &mut nodes);
+    assert_eq!(client.tokens(), [1, 7]);
+    let mut nobody = Whole(Vec::new());
+    client.gone(4, node(2), &mut nobody);
+    assert!(matches!(failure(&client.tick(2000, &mut nobody)), Some(Failure::Unserved { .. })));
+
+    // Whoever takes it over is lost, too.
+    let (mut client, mut nodes) = (asker(), Whole((1..30).map(node).collect()));
+    let mut effects = client.start(0, &mut nodes);
+    let hangs = (1..30).find_map(|now| {
+        let asked = *opens(&effects).first()?;
+        let opened = client.handle(now, asked, frame(&client, ailo_proto::Opened { have: 0 }.into()), &mut nodes);
+        effects = client.gone(now, asked, &mut nodes);
+        failure(&opened)
+    });
+    assert!(matches!(hangs, Some(Failure::Hangs(_))), "{hangs:?}");
 }

@@ -16,8 +16,11 @@ use super::{
     keys::{self, Stamp},
     limits::{Beyond, Left, Meter, seconds},
 };
-use crate::error::NodeError;
-use ailo_protocol::Hash;
+use crate::{
+    error::NodeError,
+    inference::payment::{Budget, Unpayable},
+};
+use ailo_protocol::{Amount, Hash};
 use axum::{
     extract::{Request, State},
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
@@ -233,11 +236,6 @@ impl Caller {
         self.access.known().keys.get_mut(&self.key?).map(|meter| act(meter, now))
     }
 
-    /// What tells its texts from those of other keys.
-    pub fn owner(&self) -> Hash {
-        self.key.unwrap_or_default()
-    }
-
     fn request(&self) -> Result<(), Refusal> {
         self.meter(Meter::request).unwrap_or(Ok(())).map_err(refused)
     }
@@ -246,6 +244,11 @@ impl Caller {
     pub fn begin(&self, texts: u32, tokens: u64) -> Result<Grant, Refusal> {
         self.meter(|meter, now| meter.begin(now, texts, tokens)).unwrap_or(Ok(())).map_err(refused)?;
         Ok(Grant { caller: self.clone(), texts, tokens, used: AtomicU64::new(0) })
+    }
+
+    /// The key that it is known by.
+    pub fn key(&self) -> Option<Hash> {
+        self.key
     }
 
     /// Says in the headers what is left, as OpenAI's API does.
@@ -261,6 +264,12 @@ impl Caller {
         };
         say(["x-ratelimit-limit-requests", "x-ratelimit-remaining-requests", "x-ratelimit-reset-requests"], requests);
         say(["x-ratelimit-limit-tokens", "x-ratelimit-remaining-tokens", "x-ratelimit-reset-tokens"], tokens);
+    }
+}
+
+impl Budget for Caller {
+    fn spend(&self, cost: Amount) -> Result<(), Unpayable> {
+        self.meter(|meter, now| meter.spend(now, cost)).unwrap_or(Ok(()))
     }
 }
 

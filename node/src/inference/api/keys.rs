@@ -163,9 +163,9 @@ fn revoke(path: &Path, name: &str) -> Result<(), NodeError> {
 /// `ailo-node api-keys ...`
 pub fn command(command: ApiKeysCommand) -> Result<(), NodeError> {
     match command {
-        ApiKeysCommand::Create { name, requests_per_minute, tokens_per_day, concurrent, file } => {
+        ApiKeysCommand::Create { name, requests_per_minute, tokens_per_day, concurrent, alc_per_day, file } => {
             let path = path(&file)?;
-            let key = create(&path, &name, Limits { requests_per_minute, tokens_per_day, concurrent })?;
+            let key = create(&path, &name, Limits { requests_per_minute, tokens_per_day, concurrent, alc_per_day })?;
             // The key alone goes to standard output, for a pipe.
             eprintln!("The key of '{name}', shown this once; {} keeps its hash:", path.display());
             println!("{key}");
@@ -183,12 +183,13 @@ pub fn command(command: ApiKeysCommand) -> Result<(), NodeError> {
                 let limit =
                     |value: Option<u64>, what| value.map(|value| format!(", {value} {what}")).unwrap_or_default();
                 println!(
-                    "{}: made {} ago{}{}{}",
+                    "{}: made {} ago{}{}{}{}",
                     key.name,
                     age(now().saturating_sub(key.created)),
                     limit(key.limits.requests_per_minute.map(|n| n.get().into()), "requests a minute"),
                     limit(key.limits.tokens_per_day.map(|n| n.get()), "tokens a day"),
                     limit(key.limits.concurrent.map(|n| n.get().into()), "texts at once"),
+                    key.limits.alc_per_day.map(|alc| format!(", {alc} ALC a day")).unwrap_or_default(),
                 );
             }
             Ok(())

@@ -1,8 +1,10 @@
-//! How much a key may ask for, and how much of that is left: counts in time that the caller tells, without a clock.
+//! How much a key may ask for and spend, and how much of that is left: counts in time that the caller tells, without a clock.
 //!
 //! Requests come out of a bucket that holds a minute's and fills evenly. Tokens count by days of UTC: what a request may take at most is
 //! promised to it when it begins, and what it did not take comes back, so a day's tokens are never exceeded.
 
+use crate::inference::payment::Unpayable;
+use ailo_protocol::Amount;
 use serde::{Deserialize, Serialize};
 use std::num::{NonZeroU32, NonZeroU64};
 
@@ -22,6 +24,9 @@ pub struct Limits {
     /// Texts at once.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub concurrent: Option<NonZeroU32>,
+    /// What texts may cost a day; none: what the node may spend.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub alc_per_day: Option<Amount>,
 }
 
 /// Why a request is not taken.
@@ -64,12 +69,14 @@ pub(super) struct Meter {
     promised: u64,
     /// Texts under way.
     writing: u32,
+    /// What texts have cost in the day.
+    spent: Amount,
 }
 
 impl Meter {
     /// Nothing was asked for yet.
     pub fn new(limits: Limits, now: u64) -> Meter {
-        Meter { limits, at: now, bucket: full(&limits), used: 0, promised: 0, writing: 0 }
+        Meter { limits, at: now, bucket: full(&limits), used: 0, promised: 0, writing: 0, spent: Amount::ZERO }
     }
 
     /// Other limits from now on.
@@ -124,6 +131,17 @@ impl Meter {
         self.used = self.used.saturating_add(used);
     }
 
+    /// Pays for a text.
+    pub fn spend(&mut self, now: u64, cost: Amount) -> Result<(), Unpayable> {
+        self.pass(now);
+        let (spent, all) = (self.spent, Amount(self.spent.0.saturating_add(cost.0)));
+        if let Some(limit) = self.limits.alc_per_day.filter(|limit| all > *limit) {
+            return Err(Unpayable::Key { spent, limit, asked: cost });
+        }
+        self.spent = all;
+        Ok(())
+    }
+
     /// What is left of requests and of tokens.
     pub fn left(&mut self, now: u64) -> (Option<Left>, Option<Left>) {
         self.pass(now);
@@ -150,7 +168,7 @@ impl Meter {
         let more = now.saturating_sub(self.at).min(MINUTE_MS) * rate;
         self.bucket = (self.bucket + more).min(full(&self.limits));
         if now / DAY_MS > self.at / DAY_MS {
-            self.used = 0;
+            (self.used, self.spent) = (0, Amount::ZERO);
         }
         self.at = now;
     }
@@ -175,6 +193,7 @@ mod tests {
             requests_per_minute: NonZeroU32::new(requests),
             tokens_per_day: NonZeroU64::new(tokens),
             concurrent: NonZeroU32::new(texts),
+            alc_per_day: None,
         }
     }
 
@@ -229,6 +248,19 @@ mod tests {
         meter.end(0, 2, 9, 0);
         assert_eq!(meter.begin(0, 2, 9), Ok(()));
         assert!(matches!(meter.begin(0, 4, 9), Err(Beyond::Ever { .. })));
+    }
+
+    #[test]
+    fn a_days_money_is_never_exceeded() {
+        let all = Limits { alc_per_day: Some(Amount(100)), ..Limits::default() };
+        let mut meter = Meter::new(all, 5);
+        assert_eq!((meter.spend(5, Amount(60)), meter.spend(6, Amount(40))), (Ok(()), Ok(())));
+        let refused = Unpayable::Key { spent: Amount(100), limit: Amount(100), asked: Amount(1) };
+        assert_eq!((meter.spend(7, Amount(1)), meter.spend(8, Amount::ZERO)), (Err(refused), Ok(())));
+        assert_eq!(meter.spend(DAY_MS, Amount(100)), Ok(()));
+        assert!(meter.spend(DAY_MS - 1, Amount(1)).is_err(), "a clock that goes back gives nothing away");
+        meter.limit(Limits { alc_per_day: None, ..all });
+        assert_eq!(meter.spend(DAY_MS, Amount(u64::MAX)), Ok(()));
     }
 
     #[test]

@@ -5,56 +5,81 @@
 //! `Retry-After`. A client that goes away ends its texts everywhere.
 
 pub mod access;
+mod fields;
 pub mod keys;
 pub mod limits;
+mod order;
+mod refusal;
 mod reply;
 mod request;
+mod shelf;
+mod spending;
+mod writing;
 
 use super::{
     host::near,
     hub::Hub,
     model::Model,
-    session::{Event, Reach, Session},
+    session::{Event, Failure, Reach, Session},
 };
 use access::{Access, Caller, Grant};
 use ailo_proto::{Finish, Logprob};
-use ailo_protocol::net;
-use ailo_training::text::TextStream;
+use ailo_protocol::{Hash, net};
 use axum::{
     Extension, Router,
     body::{Body, Bytes},
     extract::{DefaultBodyLimit, FromRequest, Path, Request, State, rejection::PathRejection},
-    http::{HeaderMap, HeaderValue, StatusCode, header},
+    http::{HeaderMap, StatusCode, header},
     middleware,
     response::{IntoResponse, Response},
     routing::{any, get, post},
 };
-use reply::{Answer, Kind};
-use request::Plan;
+use order::{Order, Text};
+pub use refusal::Refusal;
+use refusal::{full, invalid};
+use reply::Kind;
+use request::{Again, Asked};
 use serde_json::json;
+use shelf::Shelf;
+use spending::Spending;
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use writing::Writing;
 
 /// Bytes of a request, at most, and how long they may take to come.
 const MAX_BODY: usize = 4 << 20;
 const COMES: Duration = Duration::from_secs(30);
-/// Texts that are written at once, and requests that wait for a place, at most.
-const WRITING: usize = 64;
-const WAITING: usize = 256;
 /// Requests that are being understood at once, at most: tokenizers and templates take their time.
 const READING: usize = 4;
-/// Pieces that a slow reader may be behind, and how long.
+/// Pieces that a slow reader may be behind.
 const BEHIND: usize = 64;
-const UNREAD: Duration = Duration::from_secs(60);
+
+/// How much is done at once, and how long whoever asks may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// Texts that are written at once, at most.
+    pub writing: usize,
+    /// Requests that wait for a place, at most.
+    pub waiting: usize,
+    /// How long a slow reader may be as far behind as it can be; then its text ends.
+    pub unread: Duration,
+}
+
+impl Default for Bounds {
+    fn default() -> Bounds {
+        Bounds { writing: 64, waiting: 256, unread: Duration::from_secs(60) }
+    }
+}
 
 /// What the routes need.
 pub struct Api {
+    bounds: Bounds,
     hub: Arc<Hub>,
     net: Option<net::Handle>,
     /// The model that is served now, if there is one yet.
@@ -62,13 +87,22 @@ pub struct Api {
     readers: Arc<Semaphore>,
     places: Arc<Semaphore>,
     waiting: AtomicUsize,
+    /// Texts that could not go on.
+    shelf: Mutex<Shelf<Box<Order>>>,
+    started: Instant,
 }
 
 impl Api {
     /// The API for what the hub serves.
-    pub fn new(hub: Arc<Hub>, net: Option<net::Handle>, model: watch::Receiver<Option<Arc<Model>>>) -> Arc<Api> {
-        let (readers, places) = (Arc::new(Semaphore::new(READING)), Arc::new(Semaphore::new(WRITING)));
-        Arc::new(Api { hub, net, model, readers, places, waiting: AtomicUsize::new(0) })
+    pub fn new(
+        hub: Arc<Hub>,
+        net: Option<net::Handle>,
+        model: watch::Receiver<Option<Arc<Model>>>,
+        bounds: Bounds,
+    ) -> Arc<Api> {
+        let (readers, places) = (Arc::new(Semaphore::new(READING)), Arc::new(Semaphore::new(bounds.writing)));
+        let (waiting, shelf, started) = (AtomicUsize::new(0), Mutex::default(), Instant::now());
+        Arc::new(Api { bounds, hub, net, model, readers, places, waiting, shelf, started })
     }
 
     /// Its routes, for those whom `access` lets in.
@@ -102,86 +136,54 @@ impl Api {
     /// A place among the requests that wait, until it is dropped.
     fn wait(&self) -> Result<Waits<'_>, Refusal> {
         let waits = Waits(&self.waiting);
-        if self.waiting.fetch_add(1, Ordering::Relaxed) >= WAITING {
+        if self.waiting.fetch_add(1, Ordering::Relaxed) >= self.bounds.waiting {
             return Err(full());
         }
         Ok(waits)
     }
 
     /// What a request asks for. Threads are held until they are done, whoever still waits for it.
-    async fn understand(&self, body: Bytes, model: &Arc<Model>, kind: Kind) -> Result<Plan, Refusal> {
+    async fn understand(&self, body: Bytes, model: &Arc<Model>, kind: Kind) -> Result<Asked, Refusal> {
         let reader = self.readers.clone().acquire_owned().await.map_err(|_| full())?;
         let model = model.clone();
         let read = move || {
             let _reader = reader;
-            match kind {
-                Kind::Chat => Plan::chat(&body, &model),
-                Kind::Completion => Plan::completion(&body, &model),
-            }
+            Asked::read(&body, kind, &model)
         };
         let failed =
             |_| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "", "unreadable", "reading this request failed");
         tokio::task::spawn_blocking(read).await.map_err(failed)?
     }
-}
 
-/// Why a request is not answered.
-#[derive(Debug)]
-pub struct Refusal {
-    status: StatusCode,
-    kind: &'static str,
-    param: String,
-    code: &'static str,
-    message: String,
-    /// Seconds after which it may work; 0 if that is not a matter of time.
-    wait: u64,
-}
-
-impl Refusal {
-    fn new(status: StatusCode, param: &str, code: &'static str, message: &str) -> Refusal {
-        let kind = match status {
-            StatusCode::TOO_MANY_REQUESTS => "requests",
-            _ if status.is_server_error() => "server_error",
-            _ => "invalid_request_error",
-        };
-        let wait = matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE).into();
-        Refusal { status, kind, param: param.into(), code, message: message.into(), wait }
+    /// Looks at what is kept, or changes it; told the time.
+    fn shelf<T>(&self, act: impl FnOnce(&mut Shelf<Box<Order>>, u64) -> T) -> T {
+        let now = self.started.elapsed().as_millis() as u64;
+        act(&mut self.shelf.lock().unwrap_or_else(PoisonError::into_inner), now)
     }
 
-    fn no_model(name: &str) -> Refusal {
-        let message = format!("the model '{name}' is not served here: GET /v1/models lists what is");
-        Refusal::new(StatusCode::NOT_FOUND, "model", "model_not_found", &message)
+    /// What is left of a text that is to be taken up again: see [`Order::left`].
+    fn kept(&self, again: &Again, key: Option<Hash>, (model, kind): (&Model, Kind)) -> Result<(u32, u64), Refusal> {
+        self.shelf(|shelf, now| {
+            let order = shelf.get(now, key, &again.id).ok_or_else(not_kept)?;
+            if order.kind != kind {
+                return Err(invalid("resume", "a text is taken up again at the path where it was asked for"));
+            }
+            if order.model != model.id {
+                let why = "the model has changed since this text was begun: ask for it anew";
+                return Err(Refusal::new(StatusCode::CONFLICT, "resume", "model_changed", why));
+            }
+            Ok(order.left(model.context()))
+        })
     }
 
-    fn too_long(message: &str) -> Refusal {
-        Refusal::new(StatusCode::BAD_REQUEST, "messages", "context_length_exceeded", message)
-    }
-
-    fn body(&self) -> serde_json::Value {
-        let param = (!self.param.is_empty()).then_some(&self.param);
-        json!({ "error": { "message": self.message, "type": self.kind, "param": param, "code": self.code } })
-    }
-}
-
-fn invalid(param: &str, message: &str) -> Refusal {
-    Refusal::new(StatusCode::BAD_REQUEST, param, "invalid_value", message)
-}
-
-fn full() -> Refusal {
-    let message = "as many texts are written as can be: try again soon";
-    Refusal::new(StatusCode::TOO_MANY_REQUESTS, "", "rate_limit_exceeded", message)
-}
-
-impl IntoResponse for Refusal {
-    fn into_response(self) -> Response {
-        let mut response = (self.status, json_of(&self.body())).into_response();
-        if self.wait > 0 {
-            response.headers_mut().insert(header::RETRY_AFTER, self.wait.into());
+    /// A text can't go on. What may work later is kept, and told by which name.
+    fn failed(&self, order: Box<Order>, key: Option<Hash>, why: &Failure) -> Refusal {
+        let mut refusal = Refusal::from(why);
+        if refusal.wait > 0 {
+            let bytes = order.bytes();
+            refusal.resume = self.shelf(|shelf, now| shelf.put(now, key, bytes, order));
         }
-        if self.status == StatusCode::UNAUTHORIZED {
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-        }
-        response
+        refusal
     }
 }
 
@@ -189,6 +191,11 @@ impl IntoResponse for Refusal {
 pub async fn unknown() -> Refusal {
     let message = "no such path: /v1/models, /v1/completions and /v1/chat/completions are here";
     Refusal::new(StatusCode::NOT_FOUND, "", "not_found", message)
+}
+
+fn not_kept() -> Refusal {
+    let why = "no such text is kept here (any more) for this API key: ask for it anew";
+    Refusal::new(StatusCode::NOT_FOUND, "resume", "unknown_resume", why)
 }
 
 fn json_of(value: &serde_json::Value) -> impl IntoResponse {
@@ -262,57 +269,126 @@ async fn answer(api: Arc<Api>, caller: Caller, request: Request, kind: Kind) -> 
     let model = api.model()?;
     let body = body(request).await?;
     let waits = api.wait()?;
-    let plan = api.understand(body, &model, kind).await?;
-    let texts = plan.prompts.len() as u32 * plan.choices;
-    if texts as usize > WRITING {
-        return Err(invalid("n", "at most 64 texts are written for one request"));
+    let asked = api.understand(body, &model, kind).await?;
+    let (key, context) = (caller.key(), model.context());
+    // What is taken up again stays where it is kept until it has a place.
+    let source = match asked {
+        Asked::New(plan) => {
+            let spending = Spending::new(Arc::new(caller.clone()), plan.max_alc);
+            Source::New(Box::new(Order::new(kind, model.id, *plan, spending)))
+        }
+        Asked::Again(again) => Source::Kept(again),
+    };
+    let (read, (texts, tokens)) = match &source {
+        Source::New(order) => (order.read(), order.left(context)),
+        Source::Kept(again) => (0, api.kept(again, key, (&model, kind))?),
+    };
+    if texts as usize > api.bounds.writing {
+        return Err(invalid("n", &format!("at most {} texts are written for one request", api.bounds.writing)));
     }
-    let grant = caller.begin(texts, plan.most(model.context()))?;
+    let grant = caller.begin(texts, read as u64 + tokens)?;
     // All texts of a request hold its place until the last one ends, whoever still reads it.
     let permit = api.places.clone().acquire_many_owned(texts).await.map_err(|_| full())?;
-    grant.used(plan.prompts.iter().map(Vec::len).sum());
+    grant.used(read);
     let place = Arc::new(Place { _permit: permit, grant });
     drop(waits);
+    let order = match source {
+        Source::New(order) => order,
+        Source::Kept(again) => {
+            let mut order = api.shelf(|shelf, now| shelf.take(now, key, &again.id)).ok_or_else(not_kept)?;
+            (order.plan.stream, order.plan.usage) = (again.stream, again.usage);
+            order
+        }
+    };
+    let pieces = write_all(&api, &model, &order, &place, key);
+    let told = Telling { api, model, key, pieces };
+    if order.plan.stream { Ok(told.stream(order)) } else { told.whole(order).await }
+}
 
+/// Where an order comes from.
+enum Source {
+    New(Box<Order>),
+    Kept(Again),
+}
+
+/// Begins all texts of an order, or goes on with them; their pieces come one by one.
+fn write_all(
+    api: &Api,
+    model: &Arc<Model>,
+    order: &Order,
+    place: &Arc<Place>,
+    key: Option<Hash>,
+) -> mpsc::Receiver<Result<Piece, Failure>> {
     let round_trips = api.net.as_ref().map(near).unwrap_or_default();
-    let (sender, mut pieces) = mpsc::channel(BEHIND);
-    for (i, prompt) in plan.prompts.iter().enumerate() {
-        for choice in 0..plan.choices {
-            let sampling = plan.sampling(prompt, choice, model.context());
-            let reach = Reach { near: round_trips.clone(), owner: caller.owner(), ..Reach::default() };
-            let session = Session::start(&api.hub, &model, reach, prompt.clone(), sampling);
-            let choice = i as u32 * plan.choices + choice;
-            let begin = plan.begins.get(i).cloned().unwrap_or_default();
-            let (stops, place) = (plan.stops.clone(), place.clone());
-            let stream = prompt.clone();
-            tokio::spawn(write(session, (model.clone(), stream), (begin, stops), choice, sender.clone(), place));
+    let (sender, pieces) = mpsc::channel(BEHIND);
+    for text in order.texts(model.context()) {
+        let (near, owner) = (round_trips.clone(), key.unwrap_or_default());
+        let reach = Reach { near, owner, budget: Some(order.spending.clone()), ..Reach::default() };
+        if let Some(finish) = text.finish() {
+            // Its last token has come, and the word that it was the last has not.
+            let last = last(Writing::after(model, &text, &order.plan.stops), text.choice, finish);
+            let _ = sender.try_send(Ok(last)); // There is room for one of each.
+            continue;
         }
+        let tokens = [text.prompt.as_slice(), &text.written].concat();
+        let session = Session::start(&api.hub, model, reach, tokens, text.sampling.clone());
+        let out = (sender.clone(), api.bounds.unread);
+        tokio::spawn(write(session, (model.clone(), text, order.plan.stops.clone()), out, place.clone()));
     }
-    drop(sender);
-    let mut answer = Answer::new(kind, model, &plan);
-    if !plan.stream {
-        while let Some(piece) = pieces.recv().await {
-            answer.take(piece.map_err(|why| failed(&why))?);
+    pieces
+}
+
+/// Tells whoever asked what is written.
+struct Telling {
+    api: Arc<Api>,
+    model: Arc<Model>,
+    key: Option<Hash>,
+    pieces: mpsc::Receiver<Result<Piece, Failure>>,
+}
+
+impl Telling {
+    /// All of it at once.
+    async fn whole(mut self, mut order: Box<Order>) -> Result<Response, Refusal> {
+        while let Some(piece) = self.pieces.recv().await {
+            match piece {
+                Ok(piece) => order.answer.take(piece),
+                Err(why) => return Err(self.api.failed(order, self.key, &why)),
+            }
         }
-        return Ok(json_of(&answer.whole()).into_response());
+        Ok(json_of(&order.answer.whole(&self.model)).into_response())
     }
-    let (usage, events) = (plan.usage, (pieces, answer, Progress::Begin));
-    let stream = futures::stream::unfold(events, move |(mut pieces, mut answer, state)| async move {
-        let (bytes, state) = match state {
-            Progress::Begin => (answer.beginning(), Progress::Pieces),
-            Progress::Pieces => match pieces.recv().await {
-                Some(Ok(piece)) => (answer.piece(piece), Progress::Pieces),
-                Some(Err(why)) => (reply::event(&failed(&why).body()), Progress::End),
-                None if usage => (answer.usage(), Progress::Done),
-                None => ("data: [DONE]\n\n".into(), Progress::End),
+
+    /// As it comes.
+    fn stream(self, order: Box<Order>) -> Response {
+        let stream = futures::stream::unfold((self, Progress::Begin(order)), |(mut told, progress)| async move {
+            let (bytes, progress) = told.next(progress).await?;
+            Some((Ok::<_, std::convert::Infallible>(Bytes::from(bytes)), (told, progress)))
+        });
+        let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-cache")];
+        (headers, Body::from_stream(stream)).into_response()
+    }
+
+    /// The next events of a stream.
+    async fn next(&mut self, progress: Progress) -> Option<(String, Progress)> {
+        let done = || "data: [DONE]\n\n".to_string();
+        Some(match progress {
+            Progress::Begin(mut order) => {
+                (order.answer.beginning(&self.model) + &order.answer.news(&self.model), Progress::Pieces(order))
+            }
+            Progress::Pieces(mut order) => match self.pieces.recv().await {
+                Some(Ok(piece)) => {
+                    order.answer.take(piece);
+                    (order.answer.news(&self.model), Progress::Pieces(order))
+                }
+                Some(Err(why)) => (reply::event(&self.api.failed(order, self.key, &why).body()), Progress::End),
+                None if !order.answer.is_whole() => (reply::event(&unread().body()), Progress::End),
+                None if order.plan.usage => (order.answer.usage(&self.model), Progress::Done),
+                None => (done(), Progress::End),
             },
-            Progress::Done => ("data: [DONE]\n\n".into(), Progress::End),
+            Progress::Done => (done(), Progress::End),
             Progress::End => return None,
-        };
-        Some((Ok::<_, std::convert::Infallible>(Bytes::from(bytes)), (pieces, answer, state)))
-    });
-    let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::CACHE_CONTROL, "no-cache")];
-    Ok((headers, Body::from_stream(stream)).into_response())
+        })
+    }
 }
 
 /// A request that waits for its place.
@@ -324,83 +400,57 @@ impl Drop for Waits<'_> {
     }
 }
 
+/// Who reads too slowly has missed what came.
+fn unread() -> Refusal {
+    let message = "this text was not read as fast as it was written, and was given up: ask again, and read on";
+    Refusal::new(StatusCode::REQUEST_TIMEOUT, "", "too_slow", message)
+}
+
 /// Where a stream of events is.
 enum Progress {
-    Begin,
-    Pieces,
+    Begin(Box<Order>),
+    Pieces(Box<Order>),
     Done,
     End,
 }
 
-fn failed(why: &str) -> Refusal {
-    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "", "generation_failed", why)
-}
-
-/// Writes one text: tokens become text, of which nothing is given out that may be the beginning of a stop text.
+/// Writes one text, until it ends, or nobody has read it for so long.
 async fn write(
     mut session: Session,
-    (model, prompt): (Arc<Model>, Vec<u32>),
-    (begin, stops): (String, Vec<String>),
-    choice: u32,
-    out: mpsc::Sender<Result<Piece, String>>,
+    (model, text, stops): (Arc<Model>, Text, Vec<String>),
+    (out, unread): (mpsc::Sender<Result<Piece, Failure>>, Duration),
     place: Arc<Place>,
 ) {
-    let (mut stream, mut held) = (TextStream::after(&model.text, &prompt), String::new());
-    if !begin.is_empty() && out.send(Ok(Piece { choice, text: begin, tokens: Vec::new(), finish: None })).await.is_err()
-    {
-        return;
-    }
+    let mut writing = Writing::after(&model, &text, &stops);
     loop {
         // Who has gone away is noticed before the next token.
         let event = tokio::select! {
             event = session.next() => event,
             () = out.closed() => return,
         };
-        let Some(event) = event else { return };
-        let mut piece = Piece { choice, text: String::new(), tokens: Vec::new(), finish: None };
-        match event {
-            Event::Token(token, logprob) => {
+        let next = match event {
+            Some(Event::Token(token, logprob)) => {
                 place.grant.used(1);
-                // What ends a text is no part of it.
-                if !model.ends.contains(&token) {
-                    held.push_str(&stream.push(token));
-                }
-                piece.tokens.push((token, logprob));
-                if let Some(at) = stops.iter().filter_map(|stop| held.find(stop.as_str())).min() {
-                    held.truncate(at);
-                    (piece.text, piece.finish) = (held, Some(Finish::Stop));
-                    let _ = out.send(Ok(piece)).await; // Nobody waits for it any more.
-                    return;
-                }
-                let keep = longest_beginning(&held, &stops);
-                piece.text = held.drain(..held.len() - keep).collect();
+                let (shown, stopped) = writing.push(token);
+                let (choice, tokens, finish) = (text.choice, vec![(token, logprob)], stopped.then_some(Finish::Stop));
+                Ok(Piece { choice, text: shown, tokens, finish })
             }
-            Event::Finished(finish) => {
-                held.push_str(&stream.finish());
-                let end = stops.iter().filter_map(|stop| held.find(stop.as_str())).min();
-                held.truncate(end.unwrap_or(held.len()));
-                (piece.text, piece.finish) = (held, Some(end.map_or(finish, |_| Finish::Stop)));
-                let _ = out.send(Ok(piece)).await;
+            Some(Event::Finished(finish)) => {
+                let _ = out.send_timeout(Ok(last(writing, text.choice, finish)), unread).await; // It was the last.
                 return;
             }
-            Event::Failed(why) => {
-                let _ = out.send(Err(why)).await;
-                return;
-            }
-        }
-        if out.send_timeout(Ok(piece), UNREAD).await.is_err() {
+            Some(Event::Failed(why)) => Err(why),
+            None => return,
+        };
+        let over = next.as_ref().map_or(true, |piece| piece.finish.is_some());
+        if out.send_timeout(next, unread).await.is_err() || over {
             return;
         }
     }
 }
 
-/// Bytes at the end of `text` that one of the stop texts may begin with.
-fn longest_beginning(text: &str, stops: &[String]) -> usize {
-    let begins = |stop: &String| {
-        let most = text.len().min(stop.len().saturating_sub(1));
-        (1..=most).rev().find(|size| text.as_bytes().ends_with(&stop.as_bytes()[..*size])).unwrap_or(0)
-    };
-    let keep = stops.iter().map(begins).max().unwrap_or(0);
-    // Never inside a character.
-    (keep..=text.len()).find(|keep| text.is_char_boundary(text.len() - keep)).unwrap_or(text.len())
+/// The last piece of a text.
+fn last(writing: Writing<'_>, choice: u32, finish: Finish) -> Piece {
+    let (text, stopped) = writing.finish();
+    Piece { choice, text, tokens: Vec::new(), finish: Some(if stopped { Finish::Stop } else { finish }) }
 }

@@ -1,10 +1,10 @@
 //! What the API answers: a whole JSON object, or pieces of it as server-sent events.
 
-use super::{Piece, request::Plan};
+use super::{Piece, request::Plan, spending::Spending};
 use crate::inference::model::Model;
-use ailo_proto::{Finish, Logprob};
+use ailo_proto::{Candidate, Finish, Logprob};
 use ailo_protocol::{
-    Hash,
+    Amount, Hash,
     inference::{announce::Announce, known::Known},
     keys,
 };
@@ -26,22 +26,26 @@ pub(super) enum Kind {
 /// An answer that grows.
 pub(super) struct Answer {
     kind: Kind,
-    model: Arc<Model>,
     id: String,
     created: u64,
     prompt_tokens: usize,
     logprobs: Option<u32>,
+    spending: Arc<Spending>,
     choices: Vec<Choice>,
 }
 
 #[derive(Default)]
 struct Choice {
+    /// What was not sent yet: text, tokens.
     text: String,
     tokens: Vec<(u32, Option<Logprob>)>,
-    written: usize,
+    /// All tokens.
+    written: Vec<u32>,
     /// Characters that began in the tokens whose probabilities were told.
     told: usize,
     finish: Option<Finish>,
+    /// Whether its end was sent.
+    ended: bool,
 }
 
 /// An entry of the list of models, with the nodes that serve it.
@@ -63,16 +67,18 @@ pub(super) fn event(value: &Value) -> String {
 }
 
 impl Answer {
-    pub fn new(kind: Kind, model: Arc<Model>, plan: &Plan) -> Answer {
+    pub fn new(kind: Kind, plan: &Plan, spending: Arc<Spending>) -> Answer {
         let prefix = if kind == Kind::Chat { "chatcmpl" } else { "cmpl" };
+        let begins = |i| plan.begins.get(i / plan.choices as usize).cloned().unwrap_or_default();
+        let choices = 0..plan.prompts.len() * plan.choices as usize;
         Answer {
             kind,
-            model,
             id: format!("{prefix}-{}", Hash(keys::random_bytes()).short()),
             created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs()),
             prompt_tokens: plan.prompts.iter().map(Vec::len).sum(),
             logprobs: plan.sampling.logprobs.then_some(plan.sampling.top_logprobs),
-            choices: (0..plan.prompts.len() as u32 * plan.choices).map(|_| Choice::default()).collect(),
+            spending,
+            choices: choices.map(|i| Choice { text: begins(i), ..Choice::default() }).collect(),
         }
     }
 
@@ -80,13 +86,41 @@ impl Answer {
     pub fn take(&mut self, piece: Piece) {
         let choice = &mut self.choices[piece.choice as usize];
         choice.text.push_str(&piece.text);
-        choice.written += piece.tokens.len();
+        choice.written.extend(piece.tokens.iter().map(|(token, _)| *token));
         choice.tokens.extend(piece.tokens);
         choice.finish = piece.finish.or(choice.finish);
     }
 
-    /// All of it.
-    pub fn whole(&self) -> Value {
+    /// The tokens of one text.
+    pub fn written(&self, choice: usize) -> &[u32] {
+        &self.choices[choice].written
+    }
+
+    /// Whether one text has ended.
+    pub fn has_ended(&self, choice: usize) -> bool {
+        self.choices[choice].finish.is_some()
+    }
+
+    /// Whether all of its texts have.
+    pub fn is_whole(&self) -> bool {
+        self.choices.iter().all(|choice| choice.finish.is_some())
+    }
+
+    /// Bytes that it takes, about.
+    pub fn bytes(&self) -> usize {
+        let token = |(_, logprob): &(u32, Option<Logprob>)| {
+            let top = logprob.as_ref().map_or(0, |logprob| logprob.top.len());
+            size_of::<(u32, Option<Logprob>)>() + top * size_of::<Candidate>()
+        };
+        let choice = |choice: &Choice| {
+            let tokens: usize = choice.tokens.iter().map(token).sum();
+            size_of::<Choice>() + choice.text.len() + 4 * choice.written.len() + tokens
+        };
+        self.choices.iter().map(choice).sum()
+    }
+
+    /// All of it, or what was not sent yet.
+    pub fn whole(&self, model: &Model) -> Value {
         let choice = |(i, choice): (usize, &Choice)| {
             let mut value = Map::new();
             value.insert("index".into(), json!(i));
@@ -95,65 +129,70 @@ impl Answer {
                 Kind::Chat => value
                     .insert("message".into(), json!({ "role": "assistant", "content": choice.text, "refusal": null })),
             };
-            value.insert("logprobs".into(), self.probabilities(&choice.tokens, 0));
+            value.insert("logprobs".into(), self.probabilities(model, &choice.tokens, choice.told));
             value.insert("finish_reason".into(), json!(choice.finish.map(name)));
             Value::Object(value)
         };
         let choices: Vec<Value> = self.choices.iter().enumerate().map(choice).collect();
         let object = if self.kind == Kind::Chat { "chat.completion" } else { "text_completion" };
-        self.envelope(object, choices, Some(self.counts()))
+        self.envelope(model, object, choices, Some(self.counts()))
     }
 
     /// The first event: in a conversation, who speaks.
-    pub fn beginning(&self) -> String {
+    pub fn beginning(&self, model: &Model) -> String {
         if self.kind == Kind::Completion {
             return String::new();
         }
         let choice = |i| json!({ "index": i, "delta": { "role": "assistant", "content": "" }, "logprobs": null, "finish_reason": null });
-        (0..self.choices.len()).map(|i| event(&self.envelope("chat.completion.chunk", vec![choice(i)], None))).collect()
+        let each =
+            (0..self.choices.len()).map(|i| self.envelope(model, "chat.completion.chunk", vec![choice(i)], None));
+        each.map(|chunk| event(&chunk)).collect()
     }
 
-    /// The event for a piece; nothing for one that shows nothing.
-    pub fn piece(&mut self, piece: Piece) -> String {
-        if piece.text.is_empty() && piece.finish.is_none() && self.logprobs.is_none() {
-            self.choices[piece.choice as usize].written += piece.tokens.len();
-            return String::new();
-        }
-        let choice = &mut self.choices[piece.choice as usize];
-        let offset = choice.told;
-        choice.told += piece.tokens.iter().map(|(token, _)| characters(&self.model.text.bytes(*token))).sum::<usize>();
-        choice.text.push_str(&piece.text);
-        choice.written += piece.tokens.len();
-        let logprobs = self.probabilities(&piece.tokens, offset);
-        let finish = json!(piece.finish.map(name));
-        let (object, choice) = match self.kind {
-            Kind::Completion => (
-                "text_completion",
-                json!({ "index": piece.choice, "text": piece.text, "logprobs": logprobs, "finish_reason": finish }),
-            ),
-            Kind::Chat => {
-                let delta = if piece.text.is_empty() { json!({}) } else { json!({ "content": piece.text }) };
-                let choice =
-                    json!({ "index": piece.choice, "delta": delta, "logprobs": logprobs, "finish_reason": finish });
-                ("chat.completion.chunk", choice)
+    /// The events for what was not sent yet; nothing if that shows nothing.
+    pub fn news(&mut self, model: &Model) -> String {
+        let mut events = String::new();
+        for i in 0..self.choices.len() {
+            let choice = &mut self.choices[i];
+            let (text, tokens) = (std::mem::take(&mut choice.text), std::mem::take(&mut choice.tokens));
+            let finish = choice.finish.filter(|_| !choice.ended);
+            choice.ended = choice.finish.is_some();
+            if text.is_empty() && finish.is_none() && (tokens.is_empty() || self.logprobs.is_none()) {
+                continue;
             }
-        };
-        event(&self.envelope(object, vec![choice], None))
+            let offset = choice.told;
+            choice.told += tokens.iter().map(|(token, _)| characters(&model.text.bytes(*token))).sum::<usize>();
+            let logprobs = self.probabilities(model, &tokens, offset);
+            let finish = json!(finish.map(name));
+            let (object, choice) = match self.kind {
+                Kind::Completion => (
+                    "text_completion",
+                    json!({ "index": i, "text": text, "logprobs": logprobs, "finish_reason": finish }),
+                ),
+                Kind::Chat => {
+                    let delta = if text.is_empty() { json!({}) } else { json!({ "content": text }) };
+                    let choice = json!({ "index": i, "delta": delta, "logprobs": logprobs, "finish_reason": finish });
+                    ("chat.completion.chunk", choice)
+                }
+            };
+            events += &event(&self.envelope(model, object, vec![choice], None));
+        }
+        events
     }
 
     /// The last event, if asked for.
-    pub fn usage(&self) -> String {
+    pub fn usage(&self, model: &Model) -> String {
         let object = if self.kind == Kind::Chat { "chat.completion.chunk" } else { "text_completion" };
-        event(&self.envelope(object, Vec::new(), Some(self.counts())))
+        event(&self.envelope(model, object, Vec::new(), Some(self.counts())))
     }
 
-    fn envelope(&self, object: &str, choices: Vec<Value>, usage: Option<Value>) -> Value {
+    fn envelope(&self, model: &Model, object: &str, choices: Vec<Value>, usage: Option<Value>) -> Value {
         let mut value = json!({
             "id": self.id,
             "object": object,
             "created": self.created,
-            "model": self.model.name,
-            "system_fingerprint": self.model.id.short(),
+            "model": model.name,
+            "system_fingerprint": model.id.short(),
             "choices": choices,
         });
         if let (Some(usage), Value::Object(fields)) = (usage, &mut value) {
@@ -163,14 +202,19 @@ impl Answer {
     }
 
     fn counts(&self) -> Value {
-        let written: usize = self.choices.iter().map(|choice| choice.written).sum();
-        json!({ "prompt_tokens": self.prompt_tokens, "completion_tokens": written, "total_tokens": self.prompt_tokens + written })
+        let written: usize = self.choices.iter().map(|choice| choice.written.len()).sum();
+        let mut counts = json!({ "prompt_tokens": self.prompt_tokens, "completion_tokens": written, "total_tokens": self.prompt_tokens + written });
+        let spent = self.spending.spent();
+        if spent > Amount::ZERO {
+            counts["alc"] = json!(spent);
+        }
+        counts
     }
 
     /// How likely tokens were, in the form of the kind; null if nobody asked.
-    fn probabilities(&self, tokens: &[(u32, Option<Logprob>)], offset: usize) -> Value {
+    fn probabilities(&self, model: &Model, tokens: &[(u32, Option<Logprob>)], offset: usize) -> Value {
         let Some(top) = self.logprobs else { return Value::Null };
-        let bytes = |token: u32| self.model.text.bytes(token);
+        let bytes = |token: u32| model.text.bytes(token);
         let known = tokens.iter().filter_map(|(token, logprob)| Some((*token, logprob.as_ref()?)));
         if self.kind == Kind::Chat {
             let entry = |token: u32, logprob: f32| {

@@ -1,12 +1,20 @@
 //! What the API is asked: bodies of requests, read strictly. A field that is not known, or asks for what is not here, is an error that names it.
 
-use super::{Refusal, invalid};
+use super::{
+    Refusal,
+    fields::{Fields, list, text},
+    invalid,
+    reply::Kind,
+};
 use crate::inference::model::Model;
 use ailo_proto::{Bias, Sampling};
-use ailo_protocol::{Hash, inference::proof::MIN_TEMPERATURE, keys};
+use ailo_protocol::{
+    Amount, Hash,
+    inference::{MAX_ROOM, proof::MIN_TEMPERATURE},
+    keys,
+};
 use ailo_training::text::Message;
-use serde::Deserialize;
-use std::collections::BTreeMap;
+use serde_json::Value;
 
 /// Texts for one request, at most.
 const MAX_CHOICES: u32 = 16;
@@ -18,57 +26,10 @@ const DEFAULT_TOKENS: u32 = 16;
 const DEFAULT_ANSWER: usize = 1024;
 /// Tokens with a bias, at most.
 const MAX_BIASES: usize = 1024;
-
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum OneOrMany {
-    One(String),
-    Many(Vec<String>),
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct StreamOptions {
-    include_usage: Option<bool>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum Prompt {
-    Text(String),
-    Tokens(Vec<u32>),
-    Texts(Vec<String>),
-}
-
-#[derive(Debug, Deserialize)]
-struct Said {
-    role: String,
-    content: Content,
-    /// Of the speaker; templates here do not ask for it.
-    #[allow(dead_code)]
-    name: Option<String>,
-    #[serde(flatten)]
-    rest: Fields,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(untagged)]
-enum Content {
-    Text(String),
-    Parts(Vec<ContentPart>),
-}
-
-#[derive(Debug, Deserialize)]
-struct ContentPart {
-    #[serde(rename = "type")]
-    kind: String,
-    text: Option<String>,
-    #[serde(flatten)]
-    rest: Fields,
-}
-
-/// The fields of a body that were not read yet.
-type Fields = serde_json::Map<String, serde_json::Value>;
+/// Likeliest tokens that are listed beside each, at most.
+const MAX_TOP: u32 = 20;
+/// Tokens of an answer, at most, whatever the model.
+const MAX_TOKENS: u32 = MAX_ROOM as u32;
 
 /// A request that was understood.
 #[derive(Debug)]
@@ -89,18 +50,59 @@ pub struct Plan {
     pub usage: bool,
     /// What the texts of each prompt begin with, if that was asked for: the prompt.
     pub begins: Vec<String>,
+    /// What all texts together may cost.
+    pub max_alc: Option<Amount>,
+}
+
+/// What somebody asks for.
+pub enum Asked {
+    /// A text.
+    New(Box<Plan>),
+    /// The rest of one that could not go on.
+    Again(Again),
+}
+
+/// A text that is taken up again.
+pub struct Again {
+    /// What it is called.
+    pub id: String,
+    /// Whether pieces are sent as they come.
+    pub stream: bool,
+    /// Whether their last one tells the numbers of tokens.
+    pub usage: bool,
+}
+
+impl Asked {
+    /// The body of a request.
+    pub fn read(body: &[u8], kind: Kind, model: &Model) -> Result<Asked, Refusal> {
+        let mut fields = Fields::read(body)?;
+        if let Some(id) = fields.text("resume")? {
+            let (stream, usage) = stream(&mut fields)?;
+            if fields.end().is_err() {
+                let why =
+                    "'resume' goes alone, or with 'stream' and 'stream_options': all else is as it was asked before";
+                return Err(invalid("resume", why));
+            }
+            return Ok(Asked::Again(Again { id, stream, usage }));
+        }
+        let plan = match kind {
+            Kind::Chat => Plan::chat(fields, model),
+            Kind::Completion => Plan::completion(fields, model),
+        };
+        Ok(Asked::New(Box::new(plan?)))
+    }
 }
 
 impl Plan {
     /// The body of a request for completions.
-    pub fn completion(body: &[u8], model: &Model) -> Result<Plan, Refusal> {
-        let mut fields = fields(body)?;
-        let prompt = take(&mut fields, "prompt")?
-            .ok_or_else(|| invalid("prompt", "'prompt' is missing: what should be continued?"))?;
-        let echo = take(&mut fields, "echo")?.unwrap_or(false);
-        let logprobs: Option<u32> = take(&mut fields, "logprobs")?;
-        let best_of: Option<u32> = take(&mut fields, "best_of")?;
-        let suffix: Option<String> = take(&mut fields, "suffix")?;
+    fn completion(mut fields: Fields, model: &Model) -> Result<Plan, Refusal> {
+        let what = "a text, a list of texts, a list of tokens' numbers, or a list of such lists";
+        let prompts = fields.read_as("prompt", what, prompts)?;
+        let prompts = prompts.ok_or_else(|| invalid("prompt", "'prompt' is missing: what should be continued?"))?;
+        let echo = fields.flag("echo")?.unwrap_or(false);
+        let logprobs = fields.count("logprobs", 0..=MAX_TOP)?;
+        let best_of = fields.count("best_of", 1..=MAX_CHOICES)?;
+        let suffix = fields.text("suffix")?;
         let mut plan = Plan::shared(fields, model)?;
         if best_of.is_some_and(|best_of| best_of != plan.choices) {
             return Err(invalid("best_of", "'best_of' other than 'n' is not supported"));
@@ -117,18 +119,17 @@ impl Plan {
                 "'echo' together with 'logprobs' is not supported: how likely a prompt is, nobody computes here",
             ));
         }
-        let encode = |text: &String| model.text.encode(text, true).map_err(|e| invalid("prompt", &e.to_string()));
-        plan.prompts = match &prompt {
-            Prompt::Text(text) => vec![encode(text)?],
-            Prompt::Tokens(tokens) => vec![tokens.clone()],
-            Prompt::Texts(texts) => texts.iter().map(encode).collect::<Result<_, _>>()?,
-        };
-        if plan.prompts.is_empty() || plan.prompts.len() > MAX_CHOICES as usize {
+        if prompts.is_empty() || prompts.len() > MAX_CHOICES as usize {
             return Err(invalid("prompt", "1 to 16 prompts go into one request"));
         }
+        let tokens = |prompt: Prompt| match prompt {
+            Prompt::Text(text) => model.text.encode(&text, true).map_err(|e| invalid("prompt", &e.to_string())),
+            Prompt::Tokens(tokens) => Ok(tokens),
+        };
+        plan.prompts = prompts.into_iter().map(tokens).collect::<Result<_, _>>()?;
         plan.max_tokens = plan.max_tokens.or(Some(DEFAULT_TOKENS));
-        plan.probabilities(logprobs)?;
-        let mut plan = plan.check(model)?;
+        plan.probabilities(logprobs);
+        let mut plan = plan.check(model, "prompt")?;
         if echo {
             plan.begins = plan.prompts.iter().map(|prompt| model.text.decode(prompt)).collect();
         }
@@ -136,13 +137,13 @@ impl Plan {
     }
 
     /// The body of a request for an answer in a conversation.
-    pub fn chat(body: &[u8], model: &Model) -> Result<Plan, Refusal> {
-        let mut fields = fields(body)?;
-        let messages: Vec<Said> = take(&mut fields, "messages")?.unwrap_or_default();
-        let logprobs = take(&mut fields, "logprobs")?.unwrap_or(false);
-        let top: Option<u32> = take(&mut fields, "top_logprobs")?;
-        let newer: Option<u32> = take(&mut fields, "max_completion_tokens")?;
-        let format: Option<serde_json::Value> = take(&mut fields, "response_format")?;
+    fn chat(mut fields: Fields, model: &Model) -> Result<Plan, Refusal> {
+        let what = r#"a list of messages like {"role": "user", "content": "Who are you?"}"#;
+        let messages = fields.read_as("messages", what, |value| list(value, Some))?.unwrap_or_default();
+        let logprobs = fields.flag("logprobs")?.unwrap_or(false);
+        let top = fields.count("top_logprobs", 0..=MAX_TOP)?;
+        let newer = fields.count("max_completion_tokens", 1..=MAX_TOKENS)?;
+        let format = fields.take("response_format");
         let mut plan = Plan::shared(fields, model)?;
         if messages.is_empty() {
             return Err(invalid("messages", "'messages' is missing: what was said?"));
@@ -153,85 +154,77 @@ impl Plan {
         if format.is_some_and(|format| format["type"] != "text") {
             return Err(invalid("response_format", "no 'response_format' but {\"type\": \"text\"} is supported"));
         }
-        let messages = messages.into_iter().map(message).collect::<Result<Vec<_>, _>>()?;
-        let text = model.text.conversation(&messages).map_err(|e| invalid("messages", &e.to_string()))?;
-        plan.prompts = vec![model.text.encode(&text, false).map_err(|e| invalid("messages", &e.to_string()))?];
+        if newer.is_some() && plan.max_tokens.is_some() && newer != plan.max_tokens {
+            return Err(invalid(
+                "max_tokens",
+                "'max_tokens' is the older name of 'max_completion_tokens', and here they differ: send one of them",
+            ));
+        }
+        let messages = messages.into_iter().enumerate().map(message).collect::<Result<Vec<_>, _>>()?;
+        let refused = |e: ailo_training::TrainingError| invalid("messages", &e.to_string());
+        let text = model.text.conversation(&messages).map_err(refused)?;
+        names_show(&messages, &text, model)?;
+        plan.prompts = vec![model.text.encode(&text, false).map_err(refused)?];
         plan.max_tokens = newer.or(plan.max_tokens);
-        plan.probabilities(logprobs.then_some(top.unwrap_or(0)))?;
-        plan.check(model)
+        plan.probabilities(logprobs.then_some(top.unwrap_or(0)));
+        plan.check(model, "messages")
     }
 
     /// What both kinds of requests have; nothing else may be left of the fields.
     fn shared(mut fields: Fields, model: &Model) -> Result<Plan, Refusal> {
-        let name: Option<String> = take(&mut fields, "model")?;
-        let max_tokens = take(&mut fields, "max_tokens")?;
-        let (temperature, top_p, min_p) =
-            (take(&mut fields, "temperature")?, take(&mut fields, "top_p")?, take(&mut fields, "min_p")?);
-        let (top_k, seed): (Option<i64>, Option<i64>) = (take(&mut fields, "top_k")?, take(&mut fields, "seed")?);
-        let stop: Option<OneOrMany> = take(&mut fields, "stop")?;
-        let biases: BTreeMap<String, f64> = take(&mut fields, "logit_bias")?.unwrap_or_default();
-        let (presence, frequency) = (take(&mut fields, "presence_penalty")?, take(&mut fields, "frequency_penalty")?);
-        let choices = take(&mut fields, "n")?.unwrap_or(1);
-        let stream = take(&mut fields, "stream")?.unwrap_or(false);
-        let options: Option<StreamOptions> = take(&mut fields, "stream_options")?;
+        let name = fields.text("model")?;
+        let max_tokens = fields.count("max_tokens", 1..=MAX_TOKENS)?;
+        let temperature = fields.number("temperature", 0.0..=2.0)?.unwrap_or(1.0);
+        let top_p = fields.number("top_p", 0.0..=1.0)?.unwrap_or(1.0);
+        let min_p = fields.number("min_p", 0.0..=1.0)?.unwrap_or(0.0);
+        // Some say -1 for all.
+        let top_k = fields.integer("top_k", -1..=i64::from(u32::MAX))?.and_then(|k| u32::try_from(k).ok());
+        let seed = fields.integer("seed", i64::MIN..=i64::MAX)?;
+        let stops = fields.read_as("stop", "a text or a list of texts", |value| match value {
+            Value::String(stop) => Some(vec![stop]),
+            several => list(several, text),
+        })?;
+        let what = r#"an object that names tokens by their numbers, with what is added to each from -100 to 100, like {"50256": -100}"#;
+        let biases = fields.read_as("logit_bias", what, |value| biases(&value))?.unwrap_or_default();
+        let presence = fields.number("presence_penalty", -2.0..=2.0)?.unwrap_or(0.0);
+        let frequency = fields.number("frequency_penalty", -2.0..=2.0)?.unwrap_or(0.0);
+        let choices = fields.count("n", 1..=MAX_CHOICES)?.unwrap_or(1);
+        let (stream, usage) = stream(&mut fields)?;
+        let what = r#"an amount of ALC as a text, like "0.25""#;
+        let max_alc = fields.read_as("max_alc", what, |value| text(value)?.parse::<Amount>().ok())?;
         // Who asks, for the client's own records.
-        let _: Option<String> = take(&mut fields, "user")?;
-        if let Some((unknown, _)) = fields.iter().find(|(_, value)| !value.is_null()) {
-            return Err(invalid(unknown, &format!("'{unknown}' is not supported")));
-        }
+        fields.text("user")?;
+        fields.end()?;
         if name.as_ref().is_some_and(|name| *name != model.name) {
             return Err(Refusal::no_model(&name.unwrap_or_default()));
         }
-        let number = |name: &str, value: Option<f64>, usual: f64, least: f64, most: f64| match value {
-            Some(value) if !(least..=most).contains(&value) => {
-                Err(invalid(name, &format!("'{name}' is {value}: it goes from {least} to {most}")))
-            }
-            value => Ok(value.unwrap_or(usual)),
-        };
-        let top_k = match top_k {
-            None | Some(-1) => 0,
-            Some(k) => u32::try_from(k).map_err(|_| invalid("top_k", "'top_k' is a number of tokens, or 0 for all"))?,
-        };
-        let bias = |(token, bias): (&String, &f64)| {
-            let token = token.parse().ok().filter(|token| (*token as usize) < model.shape.vocabulary);
-            let token = token.ok_or_else(|| invalid("logit_bias", "'logit_bias' names tokens by their numbers"))?;
-            Ok(Bias { token, bias: number("logit_bias", Some(*bias), 0.0, -100.0, 100.0)? })
-        };
+        if biases.iter().any(|bias| bias.token as usize >= model.shape.vocabulary) {
+            return Err(invalid("logit_bias", "'logit_bias' names a token that the model does not have"));
+        }
+        if biases.len() > MAX_BIASES {
+            return Err(invalid("logit_bias", "'logit_bias' names at most 1024 tokens"));
+        }
+        let stops = stops.unwrap_or_default();
+        if stops.len() > MAX_STOPS.0 || stops.iter().any(|stop| stop.is_empty() || stop.len() > MAX_STOPS.1) {
+            return Err(invalid("stop", "'stop' holds at most 16 texts of 1 to 256 bytes"));
+        }
         let seed = seed.map_or_else(|| Hash(keys::random_bytes()).stream().next_u64(), i64::cast_unsigned);
-        let temperature = number("temperature", temperature, 1.0, 0.0, 2.0)?;
         let sampling = Sampling {
             limit: 0,
             ends: model.ends.clone(),
             // So little is the likeliest token.
             temperature: if temperature < MIN_TEMPERATURE { 0.0 } else { temperature },
-            top_k,
-            top_p: number("top_p", top_p, 1.0, 0.0, 1.0)?,
-            min_p: number("min_p", min_p, 0.0, 0.0, 1.0)?,
+            top_k: top_k.unwrap_or(0),
+            top_p,
+            min_p,
             seed,
-            presence: number("presence_penalty", presence, 0.0, -2.0, 2.0)?,
-            frequency: number("frequency_penalty", frequency, 0.0, -2.0, 2.0)?,
-            biases: biases.iter().map(bias).collect::<Result<_, _>>()?,
+            presence,
+            frequency,
+            biases,
             logprobs: false,
             top_logprobs: 0,
             prompt: 0,
         };
-        if biases.len() > MAX_BIASES {
-            return Err(invalid("logit_bias", "'logit_bias' names at most 1024 tokens"));
-        }
-        let stops = match stop {
-            None => Vec::new(),
-            Some(OneOrMany::One(stop)) => vec![stop],
-            Some(OneOrMany::Many(stops)) => stops,
-        };
-        if stops.len() > MAX_STOPS.0 || stops.iter().any(|stop| stop.is_empty() || stop.len() > MAX_STOPS.1) {
-            return Err(invalid("stop", "'stop' holds at most 16 texts of 1 to 256 bytes"));
-        }
-        if choices == 0 || choices > MAX_CHOICES {
-            return Err(invalid("n", "'n' is 1 to 16"));
-        }
-        if options.is_some() && !stream {
-            return Err(invalid("stream_options", "'stream_options' goes with 'stream': true"));
-        }
         Ok(Plan {
             prompts: Vec::new(),
             sampling,
@@ -239,47 +232,38 @@ impl Plan {
             stops,
             choices,
             stream,
-            usage: options.unwrap_or_default().include_usage.unwrap_or(false),
+            usage,
             begins: Vec::new(),
+            max_alc,
         })
     }
 
-    fn probabilities(&mut self, top: Option<u32>) -> Result<(), Refusal> {
-        if top.is_some_and(|top| top > 20) {
-            return Err(invalid("logprobs", "at most 20 tokens are listed beside each"));
-        }
+    fn probabilities(&mut self, top: Option<u32>) {
         (self.sampling.logprobs, self.sampling.top_logprobs) = (top.is_some(), top.unwrap_or(0));
-        Ok(())
     }
 
-    /// Whether everything fits into the model's context.
-    fn check(self, model: &Model) -> Result<Plan, Refusal> {
+    /// Whether everything fits into the model's context; `param` is where the prompts come from.
+    fn check(self, model: &Model, param: &str) -> Result<Plan, Refusal> {
         let context = model.context();
-        if self.max_tokens == Some(0) {
-            return Err(invalid("max_tokens", "'max_tokens' is one at least"));
-        }
         for prompt in &self.prompts {
             if prompt.is_empty() {
-                return Err(invalid("prompt", "the prompt is empty: give the model something to continue"));
+                return Err(invalid(param, "the prompt is empty: give the model something to continue"));
             }
             if prompt.iter().any(|token| *token as usize >= model.shape.vocabulary) {
-                return Err(invalid("prompt", "a token of the prompt is not in the model's vocabulary"));
+                return Err(invalid(param, "a token of the prompt is not in the model's vocabulary"));
             }
             let asked = prompt.len() + self.max_tokens.unwrap_or(1) as usize;
             if asked > context {
                 let prompt = prompt.len();
-                return Err(Refusal::too_long(&format!(
-                    "the model reads and writes {context} tokens in all, and this asks for {asked}: {prompt} of the prompt, the rest to be written"
-                )));
+                return Err(Refusal::too_long(
+                    param,
+                    &format!(
+                        "the model reads and writes {context} tokens in all, and this asks for {asked}: {prompt} of the prompt, the rest to be written"
+                    ),
+                ));
             }
         }
         Ok(self)
-    }
-
-    /// Tokens that are read and written at most.
-    pub fn most(&self, context: usize) -> u64 {
-        let written = |prompt: &Vec<u32>| u64::from(self.choices) * (self.limit(prompt, context) - prompt.len()) as u64;
-        self.prompts.iter().map(|prompt| prompt.len() as u64 + written(prompt)).sum()
     }
 
     /// Positions of a prompt's text, at most.
@@ -299,44 +283,105 @@ impl Plan {
     }
 }
 
-fn fields(body: &[u8]) -> Result<Fields, Refusal> {
-    serde_json::from_slice(body).map_err(|e| invalid("", &format!("the body is no JSON object: {e}")))
+/// Whether pieces are sent as they come, and whether their last one tells the numbers of tokens.
+fn stream(fields: &mut Fields) -> Result<(bool, bool), Refusal> {
+    let stream = fields.flag("stream")?.unwrap_or(false);
+    let Some(options) = fields.take("stream_options") else { return Ok((stream, false)) };
+    if !stream {
+        return Err(invalid("stream_options", "'stream_options' goes with 'stream': true"));
+    }
+    let mut options = Fields::within(options, "stream_options", r#"an object like {"include_usage": true}"#)?;
+    let usage = options.flag("include_usage")?.unwrap_or(false);
+    options.end()?;
+    Ok((stream, usage))
 }
 
-/// A field out of the others.
-fn take<T: for<'de> Deserialize<'de>>(fields: &mut Fields, name: &str) -> Result<Option<T>, Refusal> {
-    match fields.remove(name) {
-        None | Some(serde_json::Value::Null) => Ok(None),
-        Some(value) => {
-            serde_json::from_value(value).map(Some).map_err(|e| invalid(name, &format!("'{name}' can't be read: {e}")))
+/// What a text goes on from.
+enum Prompt {
+    Text(String),
+    Tokens(Vec<u32>),
+}
+
+fn prompts(value: Value) -> Option<Vec<Prompt>> {
+    match value {
+        Value::String(text) => Some(vec![Prompt::Text(text)]),
+        Value::Array(all) if all.iter().all(Value::is_string) => {
+            Some(all.into_iter().filter_map(text).map(Prompt::Text).collect())
         }
+        Value::Array(all) if all.iter().all(Value::is_array) => {
+            all.into_iter().map(|one| tokens(one).map(Prompt::Tokens)).collect()
+        }
+        one => tokens(one).map(|tokens| vec![Prompt::Tokens(tokens)]),
     }
 }
 
-/// Fields that are not known say nothing.
-fn known_only(rest: &Fields) -> Result<(), Refusal> {
-    match rest.iter().find(|(_, value)| !value.is_null()) {
-        Some((name, _)) => Err(invalid("messages", &format!("'{name}' in a message is not supported"))),
-        None => Ok(()),
-    }
+fn tokens(value: Value) -> Option<Vec<u32>> {
+    list(value, |token| u32::try_from(token.as_u64()?).ok())
 }
 
-fn message(said: Said) -> Result<Message, Refusal> {
-    known_only(&said.rest)?;
-    let content = match said.content {
-        Content::Text(text) => text,
-        Content::Parts(parts) => {
-            let text = |part: ContentPart| {
-                known_only(&part.rest)?;
-                let text = part.text.filter(|_| part.kind == "text");
-                text.ok_or_else(|| invalid("messages", "messages hold text: no pictures, sounds or files"))
-            };
-            parts.into_iter().map(text).collect::<Result<String, _>>()?
+fn biases(value: &Value) -> Option<Vec<Bias>> {
+    let bias = |(token, bias): (&String, &Value)| {
+        let bias = bias.as_f64().filter(|bias| (-100.0..=100.0).contains(bias))?;
+        Some(Bias { token: token.parse().ok()?, bias })
+    };
+    value.as_object()?.iter().map(bias).collect()
+}
+
+/// A message of a conversation. Where OpenAI's API lets calls of tools stand for an assistant's text, there is none here, so text there must be.
+fn message((i, value): (usize, Value)) -> Result<Message, Refusal> {
+    let place = format!("messages[{i}]");
+    let mut fields = Fields::within(value, &place, r#"an object like {"role": "user", "content": "Who are you?"}"#)?;
+    let role = fields.text("role")?.ok_or_else(|| fields.wrong("role", "missing: who says it?"))?;
+    if !["system", "developer", "user", "assistant"].contains(&role.as_str()) {
+        let why = format!("nobody here is a '{role}': system, developer, user and assistant are");
+        return Err(invalid(&format!("{place}.role"), &why));
+    }
+    let content = match fields.take("content") {
+        Some(Value::String(text)) => text,
+        Some(Value::Array(parts)) if !parts.is_empty() => {
+            let part = |(at, value)| part(&format!("{place}.content[{at}]"), value);
+            parts.into_iter().enumerate().map(part).collect::<Result<String, _>>()?
+        }
+        Some(_) => {
+            return Err(fields.wrong("content", r#"a text, or a list of parts like {"type": "text", "text": "hello"}"#));
+        }
+        None => {
+            let why = "missing or null: every message has a text here, an assistant's too, since there are no tools that it could have called instead";
+            return Err(fields.wrong("content", why));
         }
     };
-    if !["system", "developer", "user", "assistant"].contains(&said.role.as_str()) {
-        return Err(invalid("messages", &format!("nobody here is a '{}': system, user and assistant are", said.role)));
+    let name = fields.text("name")?;
+    fields.end()?;
+    let role = if role == "developer" { "system".into() } else { role };
+    Ok(Message { role, content, name })
+}
+
+/// The text of a part of a message.
+fn part(place: &str, value: Value) -> Result<String, Refusal> {
+    let mut fields = Fields::within(value, place, r#"an object like {"type": "text", "text": "hello"}"#)?;
+    if fields.text("type")?.as_deref() != Some("text") {
+        let why = "a message holds text here, no pictures, sounds or files: each of its parts has \"type\": \"text\"";
+        return Err(invalid(&format!("{place}.type"), why));
     }
-    let role = if said.role == "developer" { "system".into() } else { said.role };
-    Ok(Message { role, content })
+    let text = fields.text("text")?.ok_or_else(|| fields.wrong("text", "missing: a part has a text"))?;
+    fields.end()?;
+    Ok(text)
+}
+
+/// Nobody's name is lost silently: without the names of a role the conversation must read differently.
+fn names_show(messages: &[Message], text: &str, model: &Model) -> Result<(), Refusal> {
+    for role in ["system", "user", "assistant"] {
+        let named = |message: &Message| message.role == role && message.name.is_some();
+        let Some(first) = messages.iter().position(named) else { continue };
+        let without = |message: &Message| Message {
+            name: message.name.clone().filter(|_| message.role != role),
+            ..message.clone()
+        };
+        let without: Vec<Message> = messages.iter().map(without).collect();
+        if model.text.conversation(&without).is_ok_and(|without| without == text) {
+            let why = "this model's conversations show no names: leave out 'name', or say it in the text";
+            return Err(invalid(&format!("messages[{first}].name"), why));
+        }
+    }
+    Ok(())
 }
