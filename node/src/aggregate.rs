@@ -10,6 +10,7 @@ use ailo_training::{
     aggregate::{aggregate, buckets},
     checkpoint::{floats, mapped},
 };
+use bytes::Bytes;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use std::{borrow::Cow, path::Path};
 
@@ -26,7 +27,7 @@ pub fn command(args: &AggregateArgs) -> Result<(), NodeError> {
         smoothing: args.smoothing,
         weiszfeld_steps: args.weiszfeld_steps,
     };
-    let bytes = mapped(&args.input)?.1;
+    let bytes = bytes(&args.input)?;
     let updates = read(&args.input, &bytes)?;
     let mut seed = Hash::ZERO;
     seed.0[..8].copy_from_slice(&args.seed.to_le_bytes());
@@ -52,6 +53,16 @@ impl Updates<'_> {
     fn rows(&self) -> impl Iterator<Item = &[f32]> {
         let len = self.numbers.len() / self.count.max(1);
         (0..self.count).map(move |i| &self.numbers[i * len..][..len])
+    }
+}
+
+/// What the file at `path` holds, where it lies.
+fn bytes(path: &Path) -> Result<Bytes, NodeError> {
+    let meta = std::fs::metadata(path).map_err(|e| NodeError::file("read", path, e))?;
+    match (meta.is_file(), meta.len()) {
+        (false, _) => Err(NodeError::Usage(format!("{} cannot be aggregated: it is no file", path.display()))),
+        (true, 0) => Ok(Bytes::new()),
+        (true, _) => Ok(mapped(path)?.1),
     }
 }
 

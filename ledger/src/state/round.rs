@@ -8,6 +8,7 @@
 //! Vote     until more than 2/3 agree on a root: closed      split vote or deadline: aborted
 //! ```
 
+use super::reward::weighted_median;
 use crate::block::ValidatorSet;
 use ailo_protocol::{
     Hash, NodeId,
@@ -119,6 +120,13 @@ pub struct Round {
 }
 
 impl Round {
+    /// The held-out loss that was voted: of the root with most power, the median by power. None before the first vote.
+    pub fn voted_loss(&self) -> Option<MicroNats> {
+        let (root, _) = self.tally().into_iter().max_by_key(|(_, power)| *power)?;
+        let votes = self.votes.iter().filter(|(_, vote)| vote.root == root);
+        weighted_median(votes.map(|(node, vote)| (vote.loss, self.power.power(node))).collect())
+    }
+
     /// A round that gathers.
     pub fn gathering(number: u64, base_root: Hash, age: u64, open_wait_ms: u64) -> Round {
         Round {

@@ -381,9 +381,7 @@ impl Executor {
     }
 
     fn close(&mut self, round: &Round, root: Hash) {
-        let votes = round.votes.iter().filter(|(_, vote)| vote.root == root);
-        let losses = votes.map(|(node, vote)| (vote.loss, round.power.power(node))).collect();
-        let loss = reward::weighted_median(losses).unwrap_or(MicroNats::MAX);
+        let loss = round.voted_loss().unwrap_or(MicroNats::MAX);
         let accepted = round.accepted().iter().map(|(node, _)| *node).collect();
         self.events.push(Event::RoundClosed { round: round.number, root, accepted, loss });
 

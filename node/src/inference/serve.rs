@@ -2,7 +2,7 @@
 
 use super::{
     api::{
-        self, Api, Bounds,
+        Api, Bounds,
         access::{Access, Rules},
     },
     draft::Guess,
@@ -63,7 +63,7 @@ impl Server {
         let address = listener.local_addr().map_err(busy)?;
         // It stays the model as long as the server runs: who sends is not needed.
         let api = Api::new(hub.clone(), None, watch::channel(Some(model.clone())).1, bounds);
-        let router = api.router(access).fallback(api::unknown);
+        let router = api.router(access, true);
         let task = tokio::spawn(async move {
             if let Err(e) = axum::serve(listener, router).await {
                 tracing::error!(error = %e, "the HTTP server ended");

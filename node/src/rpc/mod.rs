@@ -216,7 +216,7 @@ impl Context {
     }
 
     /// Who serves what; of many, some.
-    fn serving(&self) -> Vec<ServingView> {
+    pub(crate) fn serving(&self) -> Vec<ServingView> {
         let view = |one: &Announce| ServingView {
             node: one.node,
             name: one.name.clone(),
@@ -305,7 +305,7 @@ impl Context {
         let status = match standing.map(|t| t.status) {
             Some(TransferStatus::Pending) => "pending",
             Some(TransferStatus::Confirmed) => "confirmed",
-            None if is_transfer => self.transfer_end(&id, &head.state.account_of(&transaction.unsigned.signer)),
+            None if is_transfer => self.transfer_end(&id, &head.state.account_of(&transaction.unsigned.signer), height),
             None => "included",
         };
         let view = TransactionView {
@@ -319,8 +319,8 @@ impl Context {
         Ok(self.at(&head, view))
     }
 
-    /// How a transfer ended that the ledger's state no longer holds: its sender's history tells.
-    pub(crate) fn transfer_end(&self, id: &Hash, sender: &Address) -> &'static str {
+    /// How a transfer ended that the ledger's state no longer holds: its sender's history since the block at `height` tells.
+    pub(crate) fn transfer_end(&self, id: &Hash, sender: &Address, height: u64) -> &'static str {
         let mut before = None;
         loop {
             let page = self.chain.history(&Subject::Wallet(*sender), before, MAX_PAGE);
@@ -333,8 +333,8 @@ impl Context {
                 }
             }
             match page.next {
-                Some(next) => before = Some(next),
-                None => return "included",
+                Some(next) if next.height >= height => before = Some(next),
+                _ => return "included",
             }
         }
     }

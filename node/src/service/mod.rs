@@ -169,8 +169,8 @@ pub async fn run_with(
         law: Mutex::default(),
     });
     let series = Series::open(dir.path("series"));
-    let site = Site::new(context.clone(), series.clone());
-    let pages = site.router(access.clone()).merge(inference.api.router(access.clone()));
+    let site = Site::new(context.clone(), series.clone(), stopped.clone());
+    let pages = site.router(access.clone()).merge(inference.api.router(access.clone(), false));
     let server = rpc::Server::start(settings.http, context.clone(), pages, access).await?;
     let url = format!("http://{}/rpc", server.address);
     crate::datadir::write_atomically(&dir.path("rpc"), url.as_bytes())?;

@@ -22,7 +22,7 @@ pub fn line(name: &str, points: &[(f64, f64)], write: impl Fn(f64) -> String) ->
         format!("{name}: from {} to {}, between {} and {}", write(first.1), write(last.1), write(low), write(high));
     html! {
         figure.chart {
-            figcaption { (name) b { (write(last.1)) } }
+            figcaption { (name) " " b { (write(last.1)) } }
             svg viewBox={ "0 0 " (WIDTH) " " (HEIGHT) } role="img" aria-label=(said) preserveAspectRatio="none" {
                 polyline.line points=(path.join(" ")) {}
             }

@@ -11,7 +11,7 @@ pub(super) async fn page(State(site): State<Arc<Site>>) -> Response {
         (explorer::prompt_note())
         noscript { p.notes { "A conversation needs JavaScript here. Without it: " code { "ailo-node chat" } "." } }
         div #talk role="log" aria-live="polite" aria-label="Conversation" {}
-        form #ask {
+        form #ask hidden {
             label for="said" { "Your message" }
             textarea #said name="said" rows="3" required {}
             div.row {

@@ -114,19 +114,21 @@ fn round(status: &Status) -> Markup {
     }
 }
 
-/// What this node was paid, by kind, in the last hour and day. Its history tells; a long one is read to its last day.
+/// What this node was paid, by kind, in the last hour and day, as far as so much of its history tells.
 fn earnings(site: &Site) -> Markup {
     let chain = &site.context.chain;
     let now = chain.head().state.time_ms();
     let mut kinds: BTreeMap<RewardKind, [u64; 3]> = BTreeMap::new();
-    let (mut before, mut whole) = (None, false);
-    'read: for _ in 0..PAGES {
+    let (mut before, mut whole, mut oldest) = (None, false, now);
+    for _ in 0..PAGES {
         let page = chain.history(&Subject::Node(site.context.node), before, MAX_PAGE);
         for item in &page.items {
+            oldest = oldest.min(item.time_ms);
             let (kind, amount) = match &item.event {
                 Event::Reward { amount, kind, .. } => (*kind, *amount),
-                Event::ReceiptPaid { amount, burned, minted, .. } => {
-                    (RewardKind::Inference, Amount(amount.0.saturating_sub(burned.0).saturating_add(minted.0)))
+                // What comes on top is a reward of its own.
+                Event::ReceiptPaid { amount, burned, .. } => {
+                    (RewardKind::Inference, Amount(amount.0.saturating_sub(burned.0)))
                 }
                 _ => continue,
             };
@@ -137,11 +139,16 @@ fn earnings(site: &Site) -> Markup {
             }
         }
         before = page.next;
-        if before.is_none() {
-            whole = true;
-            break 'read;
+        whole = before.is_none();
+        if whole {
+            break;
         }
     }
+    // A long history is not read to its end: what a column covers is said.
+    let covers = |span: u64, name: &str| match whole || now.saturating_sub(oldest) >= span {
+        true => name.to_string(),
+        false => format!("Last {}", say::span(now.saturating_sub(oldest))),
+    };
     let all = kinds.values().fold([0u64; 3], |all, sums| std::array::from_fn(|i| all[i].saturating_add(sums[i])));
     let row = |name: &str, sums: [u64; 3]| {
         html! { tr { th scope="row" { (name) } @for sum in sums { td.number { (Amount(sum)) } } } }
@@ -151,8 +158,8 @@ fn earnings(site: &Site) -> Markup {
         @else {
             div.wide tabindex="0" role="region" aria-label="Earnings" {
                 table {
-                    thead { tr { th scope="col" { "For" } th.number scope="col" { "Last hour" } th.number scope="col" { "Last day" }
-                        th.number scope="col" { @if whole { "Ever" } @else { "Lately" } } } }
+                    thead { tr { th scope="col" { "For" } th.number scope="col" { (covers(HOUR_MS, "Last hour")) } th.number scope="col" { (covers(DAY_MS, "Last day")) }
+                        th.number scope="col" { (covers(u64::MAX, "Ever")) } } }
                     tbody { @for (kind, sums) in kinds { (row(say::reward(kind), sums)) } }
                     tfoot { (row("All", all)) }
                 }
@@ -202,7 +209,7 @@ fn map(site: &Site) -> Markup {
 
 /// Who serves which layers of what model.
 fn stages(site: &Site) -> Markup {
-    let known: Vec<_> = site.context.hub.known().all().cloned().collect();
+    let known = site.context.serving();
     html! {
         @if known.is_empty() { p.none { "Nobody has said that it does." } }
         @else {

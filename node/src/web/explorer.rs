@@ -14,7 +14,7 @@ use ailo_protocol::{Address, Amount, Hash, NodeId, PublicKey, Username, canonica
 use axum::{
     Router,
     extract::{Path, Query, State},
-    http::header,
+    http::{StatusCode, header},
     response::{IntoResponse, Redirect, Response},
     routing::get,
 };
@@ -182,9 +182,8 @@ struct Asked {
 /// Where what was typed leads to; several meanings are tried in the order of the text's shapes.
 async fn search(State(site): State<Arc<Site>>, Query(Asked { q }): Query<Asked>) -> Response {
     let text = q.trim().chars().take(MAX_QUERY).collect::<String>();
-    let from = site.clone();
     let asked = text.clone();
-    let found = tokio::task::spawn_blocking(move || place(&from, &asked)).await.ok().flatten();
+    let found = site.clone().work(move |site| place(site, &asked)).await.flatten();
     match found {
         Some(place) => Redirect::to(&place).into_response(),
         None => site.missing(&Missing(
@@ -202,8 +201,9 @@ fn place(site: &Site, text: &str) -> Option<String> {
     if let Some(name) = lower.strip_prefix('@').and_then(|name| name.parse::<Username>().ok()) {
         return head.state.owner(&name).map(|owner| format!("/address/{owner}"));
     }
-    if let Some(number) = lower.strip_prefix("round").map(|rest| rest.trim_start_matches([' ', '#'])) {
-        return number.parse::<u64>().ok().map(|number| format!("/round/{number}"));
+    let number = lower.strip_prefix("round").map(|rest| rest.trim_start_matches([' ', '#']));
+    if let Some(number) = number.and_then(|number| number.parse::<u64>().ok()) {
+        return Some(format!("/round/{number}"));
     }
     if let Ok(address) = lower.parse::<Address>() {
         return Some(format!("/address/{address}"));
@@ -294,7 +294,7 @@ async fn transaction(State(site): State<Arc<Site>>, Path(id): Path<String>) -> R
                 ("Made at", say::time(transaction.unsigned.time_ms)),
                 ("Block", height.map_or_else(|| html! { "waits for one" }, say::block)),
             ]))
-            @if is_transfer && height.is_some() { (standing(site, &head, &hash, &transaction)) }
+            @if let Some(height) = height.filter(|_| is_transfer) { (standing(site, &head, &hash, (&transaction, height))) }
             details { summary { "Decoded" } pre { code { (body) } } }
             details { summary { "Raw" } pre { code { (hex::encode(canonical::encode(&transaction))) } } }
         })
@@ -303,15 +303,14 @@ async fn transaction(State(site): State<Arc<Site>>, Path(id): Path<String>) -> R
 }
 
 /// Where a transfer stands: its confirmations, reports, and all that happened to it.
-fn standing(site: &Site, head: &Head, id: &Hash, transaction: &Transaction) -> Markup {
+fn standing(site: &Site, head: &Head, id: &Hash, (transaction, height): (&Transaction, u64)) -> Markup {
     let state = &head.state;
     let needed = state.params().ledger.confirmations;
     let transfer = state.transfer(id);
-    let ended = site.context.transfer_end(id, &state.account_of(&transaction.unsigned.signer));
     let status = match transfer.map(|transfer| transfer.status) {
         Some(TransferStatus::Pending) => "pending",
         Some(TransferStatus::Confirmed) => "confirmed",
-        None => ended,
+        None => site.context.transfer_end(id, &state.account_of(&transaction.unsigned.signer), height),
     };
     let said = match status {
         "pending" => "The recipient sees it and can't spend it yet. Its sender can take it back.",
@@ -322,7 +321,11 @@ fn standing(site: &Site, head: &Head, id: &Hash, transaction: &Transaction) -> M
         _ => "",
     };
     let confirmers = state.confirmers(id);
-    let seats = state.seats(state.epoch()).map_or(0, |seats| seats.0.len());
+    // Those of the time when it came in may report it.
+    let epoch =
+        transfer.and_then(|transfer| state.inclusion(transfer.height)).map_or(state.epoch(), |block| block.epoch);
+    let seats = state.seats(epoch).map_or(0, |seats| seats.0.len());
+    let percent = state.params().ledger.report_percent;
     let reports: Vec<NodeId> = state.reports(id).map(|(node, _)| node).collect();
     let sender = state.account_of(&transaction.unsigned.signer);
     let events = events_of(site, &sender, id);
@@ -343,7 +346,7 @@ fn standing(site: &Site, head: &Head, id: &Hash, transaction: &Transaction) -> M
                 h2 { "Reports" }
                 p {
                     progress value=(reports.len()) max=(seats.max(1)) aria-label="Reports" {}
-                    " " (reports.len()) " of " (seats) " seats call it a fraud; more than 51 % reverse it"
+                    " " (reports.len()) " of " (seats) " seats call it a fraud; " (percent) " % of them reverse it"
                 }
                 @if !reports.is_empty() { ul.keys { @for node in &reports { li { (say::node(node)) } } } }
             }
@@ -431,7 +434,7 @@ async fn address(State(site): State<Arc<Site>>, Path(text): Path<String>, Query(
             section {
                 h2 { "History" }
                 (history(site, &Subject::Wallet(own), Some(&own), before, &format!("/address/{own}")))
-                p { a href={ "/address/" (own) "/history.csv" } download { "All of it as CSV" } }
+                p { a href={ "/address/" (own) "/history.csv" } download { "As CSV" } }
             }
         })
     })
@@ -441,15 +444,17 @@ async fn address(State(site): State<Arc<Site>>, Path(text): Path<String>, Query(
 /// What a wallet could spend over time: from what it can now, back through its history.
 fn balance(site: &Site, own: &Address, free: Amount) -> Markup {
     let (mut points, mut before, mut sum) = (Vec::new(), None, i128::from(free.0));
-    let now = site.context.chain.head().state.time_ms();
+    let head = site.context.chain.head();
+    let (now, fee) = (head.state.time_ms(), head.state.params().ledger.fee);
     points.push((now as f64, sum as f64 / 1e8));
     for _ in 0..CHART_PAGES {
         let page = site.context.chain.history(&Subject::Wallet(*own), before, ENTRIES);
         for item in &page.items {
-            let change = say::change(own, &item.event);
+            let change = say::change(own, &item.event, fee);
             if change != 0 {
                 points.push((item.time_ms as f64, sum as f64 / 1e8));
                 sum -= change;
+                points.push((item.time_ms as f64, sum as f64 / 1e8));
             }
         }
         before = page.next;
@@ -458,7 +463,10 @@ fn balance(site: &Site, own: &Address, free: Amount) -> Markup {
         }
     }
     points.reverse();
-    html! { div.charts { (charts::line("Spendable, ALC", &points, |alc| format!("{alc:.2}"))) } }
+    html! {
+        div.charts { (charts::line("Spendable, ALC", &points, |alc| format!("{alc:.2}"))) }
+        p.note { "Drawn back from today through the last " (CHART_PAGES * ENTRIES) " entries; bonds of reports, challenges and proposals are not in it." }
+    }
 }
 
 /// A page of history, and the way to the next one.
@@ -483,14 +491,15 @@ async fn history_csv(State(site): State<Arc<Site>>, Path(text): Path<String>) ->
     let Ok(named) = text.parse::<Address>() else {
         return site.missing(&Missing("This is no address", format!("“{text}” is not the address of a wallet.")));
     };
-    let rows = tokio::task::spawn_blocking(move || {
-        let own = site.context.chain.head().state.account_at(&named);
+    let rows = site.clone().work(move |site| {
+        let head = site.context.chain.head();
+        let (own, fee) = (head.state.account_at(&named), head.state.params().ledger.fee);
         let mut rows = String::from("time_ms,height,change_alc,event\n");
         let mut before = None;
         for _ in 0..CSV_PAGES {
             let page = site.context.chain.history(&Subject::Wallet(own), before, ailo_ledger::store::MAX_PAGE);
             for item in &page.items {
-                let change = say::change(&own, &item.event);
+                let change = say::change(&own, &item.event, fee);
                 let sign = if change < 0 { "-" } else { "" };
                 let amount = Amount(u64::try_from(change.unsigned_abs()).unwrap_or(u64::MAX));
                 let event = serde_json::to_string(&item.event).unwrap_or_default().replace('"', "\"\"");
@@ -499,16 +508,20 @@ async fn history_csv(State(site): State<Arc<Site>>, Path(text): Path<String>) ->
             }
             before = page.next;
             if before.is_none() {
-                break;
+                return rows;
             }
         }
+        rows.push_str("# older entries are left out: ask ailo_history for them\n");
         rows
     });
     let name = [
         (header::CONTENT_TYPE, "text/csv; charset=utf-8"),
         (header::CONTENT_DISPOSITION, "attachment; filename=\"history.csv\""),
     ];
-    (name, rows.await.unwrap_or_default()).into_response()
+    match rows.await {
+        Some(rows) => (name, rows).into_response(),
+        None => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+    }
 }
 
 async fn node(State(site): State<Arc<Site>>, Path(text): Path<String>, Query(from): Query<From>) -> Response {
@@ -597,7 +610,7 @@ async fn rounds(State(site): State<Arc<Site>>) -> Response {
             div.charts { (charts::line("Held-out loss, by rounds", &losses, |loss| format!("{loss:.4}"))) }
             p { "Open: " (say::round(open.number)) ", " b { (open.phase) } ", " (open.participants.len()) " take part." }
             (table("Rounds", &["Round", "#Accepted", "Class", "#Held-out loss", "#Pot", "Settled"], past.iter().filter_map(|number| state.past(*number)).map(|past| {
-                let loss = past.round.votes.values().map(|vote| vote.loss).min();
+                let loss = past.round.voted_loss();
                 html! { tr {
                     td { (say::round(past.round.number)) @if !past.round.protected { " " strong.bad { "UNPROTECTED" } } }
                     td.number { (past.round.accepted().len()) " of " (past.round.participants.len()) }
@@ -680,7 +693,7 @@ async fn supply(State(site): State<Arc<Site>>) -> Response {
         Ok(html! {
             h1 { "Supply" }
             (lists())
-            p { "Every coin was minted for work that somebody checked. Where they are now:" }
+            p { "No coin was there at the beginning: all were minted as pay for training, inference, replays and being up. Where they are now:" }
             (facts(vec![
                 ("Minted in all", say::alc(supply.minted)),
                 ("Spendable", say::alc(supply.free)),

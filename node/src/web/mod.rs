@@ -3,10 +3,10 @@
 //!
 //! | path | page |
 //! | --- | --- |
-//! | `/` | [`dashboard`]: what this node does |
-//! | `/explorer`, `/search`, `/block/`, `/tx/`, `/address/`, `/node/`, `/round/`, ... | [`explorer`]: what the ledger holds |
-//! | `/wallet` | [`wallet`]: receive, send, dispute, recover; nothing here signs |
-//! | `/chat` | [`chat`]: a conversation with the model |
+//! | `/` | `dashboard`: what this node does |
+//! | `/explorer`, `/search`, `/block/`, `/tx/`, `/address/`, `/node/`, `/round/`, ... | `explorer`: what the ledger holds |
+//! | `/wallet` | `wallet`: receive, send, dispute, recover; nothing here signs |
+//! | `/chat` | `chat`: a conversation with the model |
 //! | `/live` | a server-sent event for each new head of the ledger: the page that is shown is fetched anew |
 //!
 //! Pages hold no secrets. What a person typed comes back escaped (`maud`), and a browser is told to run scripts of this page alone.
@@ -38,7 +38,7 @@ use futures::Stream;
 use maud::{DOCTYPE, Markup, html};
 use series::Series;
 use std::{convert::Infallible, sync::Arc, time::Duration};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 /// Scripts and styles of this page alone; nobody may frame it.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
@@ -46,7 +46,7 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'u
 /// Pages that are made at once, at most: they read the disk.
 const MAKERS: usize = 4;
 /// News are told at most so often.
-const NEWS: Duration = Duration::from_millis(500);
+const NEWS: Duration = Duration::from_secs(2);
 /// Links of the head of each page.
 const PLACES: [(&str, &str); 4] =
     [("/", "Dashboard"), ("/explorer", "Explorer"), ("/wallet", "Wallet"), ("/chat", "Chat")];
@@ -58,7 +58,8 @@ pub struct Site {
     /// What was seen over time.
     pub series: Arc<Series>,
     /// Pages that are made at once, at most.
-    makers: Semaphore,
+    makers: Arc<Semaphore>,
+    stop: watch::Receiver<bool>,
 }
 
 /// What a page can't show, and why.
@@ -66,8 +67,8 @@ struct Missing(&'static str, String);
 
 impl Site {
     /// Pages about this node.
-    pub fn new(context: Arc<Context>, series: Arc<Series>) -> Site {
-        Site { context, series, makers: Semaphore::new(MAKERS) }
+    pub fn new(context: Arc<Context>, series: Arc<Series>, stop: watch::Receiver<bool>) -> Site {
+        Site { context, series, makers: Arc::new(Semaphore::new(MAKERS)), stop }
     }
 
     /// The routes of all pages, under the names that `access` knows.
@@ -135,7 +136,7 @@ impl Site {
         let headers = [
             (header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY)),
             (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
-            (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
+            (header::REFERRER_POLICY, HeaderValue::from_static("same-origin")),
             (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
             (header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8")),
         ];
@@ -151,17 +152,23 @@ impl Site {
         (StatusCode::NOT_FOUND, self.page("", title, false, &main)).into_response()
     }
 
-    /// Makes a page on a thread for work that waits for the disk.
+    /// Does what waits for the disk on a thread for such work; who goes away meanwhile keeps its turn until it is done.
+    async fn work<T: Send + 'static>(self: Arc<Site>, work: impl FnOnce(&Site) -> T + Send + 'static) -> Option<T> {
+        let turn = self.makers.clone().acquire_owned().await.ok()?;
+        let work = move || {
+            let _turn = turn;
+            work(&self)
+        };
+        tokio::task::spawn_blocking(work).await.ok()
+    }
+
+    /// Makes a page.
     async fn made(
         self: Arc<Site>,
         (here, title, live): (&str, &str, bool),
         make: impl FnOnce(&Site) -> Result<Markup, Missing> + Send + 'static,
     ) -> Response {
-        let site = self.clone();
-        let made = match self.makers.acquire().await {
-            Ok(_turn) => tokio::task::spawn_blocking(move || make(&site)).await.ok(),
-            Err(_) => None,
-        };
+        let made = self.clone().work(make).await;
         match made.unwrap_or_else(|| Err(Missing("This page can't be made", "Try again soon.".into()))) {
             Ok(main) => self.page(here, title, live, &main),
             Err(missing) => self.missing(&missing),
@@ -171,12 +178,19 @@ impl Site {
 
 /// Tells of each new head of the ledger.
 async fn live(State(site): State<Arc<Site>>) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
-    let heads = site.context.chain.heads();
-    let news = futures::stream::unfold(heads, |mut heads| async move {
-        heads.changed().await.ok()?;
-        tokio::time::sleep(NEWS).await;
-        let height = heads.borrow_and_update().state.height();
-        Some((Ok(Event::default().event("head").data(height.to_string())), heads))
+    let mut heads = site.context.chain.heads();
+    heads.mark_unchanged();
+    let news = futures::stream::unfold((heads, site.stop.clone()), |(mut heads, mut stop)| async move {
+        let next = async {
+            heads.changed().await.ok()?;
+            tokio::time::sleep(NEWS).await;
+            Some(heads.borrow_and_update().state.height())
+        };
+        let height = tokio::select! {
+            height = next => height?,
+            _ = stop.changed() => return None,
+        };
+        Some((Ok(Event::default().event("head").data(height.to_string())), (heads, stop)))
     });
     Sse::new(news).keep_alive(KeepAlive::default())
 }

@@ -11,6 +11,8 @@ use tokio::sync::watch;
 
 /// Samples that are kept, at most.
 const KEPT: usize = 1024;
+/// Blocks from one sample to the next, at most.
+const MAX_STRIDE: u64 = 1 << 40;
 /// How often they are written to the file.
 const WRITTEN: Duration = Duration::from_secs(60);
 /// Bytes of the file, at most.
@@ -63,6 +65,9 @@ struct Samples {
 impl Samples {
     fn take(&mut self, sample: Sample) {
         self.stride = self.stride.max(1);
+        if self.all.last().is_some_and(|last| last.height > sample.height) {
+            return;
+        }
         match self.all.last() {
             // The newest stands whatever the stride.
             Some(last) if last.height == sample.height => {}
@@ -98,7 +103,11 @@ impl Series {
     pub fn open(path: PathBuf) -> Arc<Series> {
         let bytes = std::fs::read(&path).ok().filter(|bytes| bytes.len() <= MAX_BYTES).unwrap_or_default();
         let kept = canonical::decode::<(u64, Vec<[u64; 9]>)>(&bytes, MAX_BYTES);
-        let (stride, all) = kept.unwrap_or_default(); // A damaged one is made anew: it only shows the past.
+        // A damaged one is made anew: it only shows the past.
+        let sound = |(stride, all): &(u64, Vec<[u64; 9]>)| {
+            *stride <= MAX_STRIDE && all.len() <= KEPT && all.is_sorted_by(|a, b| a[0] < b[0])
+        };
+        let (stride, all) = kept.ok().filter(sound).unwrap_or_default();
         Arc::new(Series {
             samples: Mutex::new(Samples { all: all.into_iter().map(Sample::of).collect(), stride }),
             path,
@@ -128,6 +137,9 @@ impl Series {
     pub async fn run(self: Arc<Series>, context: Arc<Context>, mut stop: watch::Receiver<bool>) {
         let mut heads = context.chain.heads();
         let mut written = Instant::now();
+        // What another ledger's past was is not this one's.
+        let top = heads.borrow().state.height();
+        self.samples().all.retain(|sample| sample.height <= top);
         loop {
             let head = heads.borrow_and_update().clone();
             let (state, supply) = (&head.state, head.state.supply());
@@ -145,7 +157,9 @@ impl Series {
             });
             if written.elapsed() > WRITTEN {
                 written = Instant::now();
-                self.write();
+                let own = self.clone();
+                // What fails has said so.
+                let _ = tokio::task::spawn_blocking(move || own.write()).await;
             }
             tokio::select! {
                 changed = heads.changed() => if changed.is_err() { break },
@@ -174,6 +188,7 @@ mod tests {
         let widest = heights.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap();
         assert!(widest <= 2 * samples.stride, "{widest} with a stride of {}", samples.stride);
         samples.take(Sample { height: 7, ..Sample::default() });
+        samples.take(Sample { height: 49_999, ..Sample::default() });
         assert_eq!(samples.all.last().unwrap().height, 50_000, "a head that is older than what is known is nothing");
     }
 

@@ -4,7 +4,7 @@
 use super::{Missing, Site, say};
 use crate::rpc;
 use ailo_ledger::Transaction;
-use ailo_protocol::{Address, Amount, canonical};
+use ailo_protocol::{Address, Amount, canonical, params::LedgerParams};
 use axum::{
     Form, Router,
     extract::{Path, Query, State},
@@ -90,8 +90,10 @@ fn looked_at(site: &Site, own: &Address, asked: &Asked) -> Markup {
                     button { "Show the command" }
                 }
             }
-            @if !asked.to.is_empty() { (command(asked, account.free)) }
-            p { "It is pending until " (ledger.confirmations) " nodes have confirmed it, and yours to take back until then." }
+            @if !asked.to.is_empty() { (command(asked, account.free, ledger)) }
+            @if ledger.confirmations > 0 {
+                p { "It is pending until " (ledger.confirmations) " nodes have confirmed it, and yours to take back until then." }
+            }
         }
         section {
             h2 { "Hand in what is signed" }
@@ -106,8 +108,9 @@ fn looked_at(site: &Site, own: &Address, asked: &Asked) -> Markup {
             h2 { "Dispute" }
             p {
                 "Sent to the wrong address? While a transfer is pending, its sender takes it back: " code { "ailo-node wallet dispute ID" }
-                ". Once it is confirmed, only the network can undo it: each seated node may report it as a fraud within " (say::span(ledger.dispute_ms))
-                ", and when more than 51 % of the seats have, it is reversed in that block. What the recipient no longer has it owes, and whatever comes in pays that first. "
+                ". Once it is confirmed, only the network can undo it: each node of others that held a seat when the transfer came in may report it as a fraud ("
+                code { "ailo-node wallet report ID" } ") within " (say::span(ledger.final_ms)) ", and once " (ledger.report_percent)
+                " % of those seats have, it is reversed in that block. What is no longer in the recipient’s wallet, stake or deposit it owes, and whatever comes in pays that first. "
                 "A report binds " (say::alc(ledger.report_bond)) ", which burn if too few join it."
             }
         }
@@ -116,14 +119,14 @@ fn looked_at(site: &Site, own: &Address, asked: &Asked) -> Markup {
             p {
                 "This wallet has " @if account.recoverable { b { "a recovery key" } "." } @else { b { "no recovery key" } "." }
                 " A second key that you keep elsewhere can give the wallet a new signing key if the first is lost or stolen. Set it once, before you need it: "
-                code { "ailo-node wallet protect-with-recovery" } ". Whoever has it owns the wallet: keep its 24 words off-line."
+                code { "ailo-node wallet protect-with-recovery" } "; " code { "ailo-node wallet recover ADDRESS" } " uses it. Whoever has it owns the wallet: keep its 24 words off-line."
             }
         }
     }
 }
 
 /// The command that sends what the form asks for, or why that can't be.
-fn command(asked: &Asked, free: Amount) -> Markup {
+fn command(asked: &Asked, free: Amount, ledger: &LedgerParams) -> Markup {
     let (to, memo) = (asked.to.trim(), asked.memo.trim());
     let known = to.strip_prefix('@').is_some_and(|name| name.parse::<ailo_protocol::Username>().is_ok());
     let amount = match asked.amount.trim().parse::<Amount>() {
@@ -135,10 +138,14 @@ fn command(asked: &Asked, free: Amount) -> Markup {
     }
     // A shell takes nothing inside single quotes for its own.
     let quoted = |text: &str| format!("'{}'", text.replace('\'', r"'\''"));
-    let memo = if memo.is_empty() { String::new() } else { format!(" --memo {}", quoted(memo)) };
+    if memo.len() > ledger.memo_bytes as usize {
+        return html! { p.bad role="alert" { "The memo has " (memo.len()) " bytes; " (ledger.memo_bytes) " fit." } };
+    }
+    let memo = if memo.is_empty() { String::new() } else { format!(" --memo={}", quoted(memo)) };
     html! {
+        p { "This sends " (say::alc(amount)) " to " b.wrap { (to) } ", out of the wallet file on the machine where it is run (" code { "ailo-node wallet address" } " shows which):" }
         pre { code { "ailo-node wallet send " (to) " " (amount) (memo) } }
-        @if amount > free { p.bad { "That is more than the wallet can spend: " (say::alc(free)) "." } }
+        @if amount.0.saturating_add(ledger.fee.0) > free.0 { p.bad { "With the fee of " (say::alc(ledger.fee)) " that is more than this wallet can spend: " (say::alc(free)) "." } }
     }
 }
 

@@ -105,9 +105,10 @@ impl Api {
         Arc::new(Api { bounds, hub, net, model, readers, places, waiting, shelf, started })
     }
 
-    /// Its routes, for those whom `access` lets in.
-    pub fn router(self: &Arc<Api>, access: Arc<Access>) -> Router {
-        Router::new()
+    /// Its routes, for those whom `access` lets in; where there is nothing beside them (`alone`), for all paths.
+    pub fn router(self: &Arc<Api>, access: Arc<Access>, alone: bool) -> Router {
+        let routes = if alone { Router::new().fallback(unknown) } else { Router::new() };
+        routes
             .route("/v1/models", get(models))
             .route("/v1/models/{name}", get(model))
             .route("/v1/completions", post(completions))
@@ -188,7 +189,7 @@ impl Api {
 }
 
 /// What is answered to a path that is none.
-pub async fn unknown() -> Refusal {
+async fn unknown() -> Refusal {
     let message = "no such path: /v1/models, /v1/completions and /v1/chat/completions are here";
     Refusal::new(StatusCode::NOT_FOUND, "", "not_found", message)
 }

@@ -40,20 +40,28 @@ const models = async () => {
 async function* events(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let held = "";
-  for (;;) {
-    const { value, done } = await reader.read();
-    if (done) return;
-    held += value;
-    const lines = held.split("\n");
-    held = lines.pop();
-    for (const line of lines) {
-      if (line.startsWith("data: ") && line !== "data: [DONE]") yield JSON.parse(line.slice(6));
+  try {
+    for (;;) {
+      const { value, done } = await reader.read();
+      if (done) return;
+      held += value;
+      const lines = held.split(/\r?\n/);
+      held = lines.pop();
+      for (const line of lines) {
+        if (line.startsWith("data: ") && line !== "data: [DONE]") yield JSON.parse(line.slice(6));
+      }
     }
+  } finally {
+    reader.cancel().catch(() => {});
   }
 }
 
 const answer = async () => {
+  // A conversation that is begun anew meanwhile is another one.
+  const mine = messages;
+  const question = talk.lastElementChild;
   const shown = say("assistant", "");
+  talk.setAttribute("aria-busy", "true");
   const started = performance.now();
   let first = null;
   let usage = null;
@@ -74,15 +82,16 @@ const answer = async () => {
         stream_options: { include_usage: true },
       }),
     });
-    if (!response.ok) throw new Error((await response.json()).error?.message ?? response.statusText);
+    if (!response.ok) throw new Error((await response.json().catch(() => ({}))).error?.message ?? response.statusText);
     for await (const event of events(response.body)) {
       if (event.error) throw new Error(event.error.message);
       usage = event.usage ?? usage;
       const piece = event.choices?.[0]?.delta?.content;
       if (piece) {
         first ??= performance.now();
-        shown.textContent += piece;
-        shown.parentElement.scrollIntoView({ block: "end" });
+        const follows = innerHeight + scrollY >= document.body.scrollHeight - 120;
+        shown.append(piece);
+        if (follows) shown.parentElement.scrollIntoView({ block: "end" });
       }
     }
   } catch (e) {
@@ -91,11 +100,15 @@ const answer = async () => {
     stop = null;
     $("send").hidden = false;
     $("stop").hidden = true;
+    talk.setAttribute("aria-busy", "false");
+    said.focus();
   }
-  if (shown.textContent) messages.push({ role: "assistant", content: shown.textContent });
+  if (mine !== messages) return;
+  if (shown.textContent) mine.push({ role: "assistant", content: shown.textContent });
   else {
-    // What was not answered is not part of the conversation.
-    messages.pop();
+    // What was not answered is not part of the conversation, but may be asked again.
+    said.value ||= mine.pop().content;
+    question.remove();
     shown.parentElement.remove();
   }
   if (first !== null) {
@@ -117,7 +130,7 @@ ask.addEventListener("submit", (event) => {
   answer();
 });
 said.addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && !event.shiftKey) {
+  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
     event.preventDefault();
     ask.requestSubmit();
   }
@@ -131,4 +144,5 @@ $("anew").addEventListener("click", () => {
   said.focus();
 });
 key.addEventListener("change", models);
+ask.hidden = false;
 models();
