@@ -717,6 +717,6 @@ pub struct Model {
     pub minted: Amount,
     /// Time that the next round's participants have to commit.
     pub train_ms: u64,
-    /// How often the time for verdicts and votes is doubled: once more for each round that they came too late for, once less for each that closed.
+    /// How often the time for verdicts and votes is doubled: once more for each round that they came too late for, half as often after each that closed.
     pub patience: u32,
 }

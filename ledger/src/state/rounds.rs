@@ -41,6 +41,8 @@ use ailo_protocol::{
 pub(super) const MAKES_UP: u32 = 4;
 /// Doublings of the time that validators have, at most.
 const MAX_PATIENCE: u32 = 6;
+/// A phase of a round, at most: a week, as its parameters are.
+const MAX_PHASE_MS: u64 = 7 * 86_400_000;
 
 impl State {
     /// Nodes that may take part in a round that opened now; places may be fewer.
@@ -353,7 +355,7 @@ impl Executor {
 
     /// A deadline for validators, as often doubled as they were late.
     fn patiently(&self, ms: u64) -> u64 {
-        ms.saturating_mul(1 << self.state.model().patience.min(MAX_PATIENCE))
+        ms.saturating_mul(1 << self.state.model().patience.min(MAX_PATIENCE)).min(MAX_PHASE_MS)
     }
 
     /// Validators were too late: they get more time from now on.
@@ -409,7 +411,7 @@ impl Executor {
         model.loss = Some(loss);
         model.root = root;
         model.steps += 1;
-        model.patience = model.patience.saturating_sub(1);
+        model.patience /= 2;
         model.train_ms = reward::train_ms(round.contributions.values().map(|c| c.after_ms).collect(), &params);
         self.set(Key::Model, model);
         let closed_age = self.state.age_ms();

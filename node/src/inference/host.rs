@@ -264,9 +264,10 @@ pub async fn announce(
             changed = served.changed() => if changed.is_err() { return },
             () = tokio::time::sleep(NEWS) => {
                 // Who has just come should not wait, nor who looks for room.
-                let moved = last.as_ref().zip(hub.now()).is_some_and(|(said, (room, _))| {
-                    room.abs_diff(said.room) > said.memory / 4
-                });
+                let moved = match (&last, hub.now()) {
+                    (Some(said), Some((room, _))) => room.abs_diff(said.room) > said.memory / 4,
+                    (said, now) => said.is_some() && now.is_none(),
+                };
                 if net.peers().len() == peers && !moved {
                     continue;
                 }

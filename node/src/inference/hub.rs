@@ -30,6 +30,8 @@ use tokio::sync::{
     mpsc::{Receiver, Sender, channel},
 };
 
+/// What a hang counts, in microseconds a token.
+const HUNG_US: u64 = 1_000_000;
 /// What another node's clock may be off.
 const CLOCKS_MS: u64 = 600_000;
 
@@ -253,10 +255,17 @@ impl Hub {
     pub fn saw(&self, route: &Stages, took_us: u64, wanted: Wanted<'_>) {
         let (mut known, now) = (self.known(), self.now_ms());
         let Some(expected) = known.routes(wanted).ring(route) else { return };
-        let others: Vec<NodeId> = route.iter().map(|(node, _)| *node).filter(|node| *node != self.node).collect();
-        if !others.is_empty() {
-            known.slow.saw(now, &others, took_us, expected);
+        // Its own stage may be slower than it was, too.
+        let stages: Vec<NodeId> = route.iter().map(|(node, _)| *node).collect();
+        if stages.iter().any(|node| *node != self.node) {
+            known.slow.saw(now, &stages, took_us, expected);
         }
+    }
+
+    /// A text hung at a node: for a while it counts for slow, so that the next one goes elsewhere.
+    pub fn hung(&self, node: NodeId) {
+        let now = self.now_ms();
+        self.known().slow.saw(now, &[node], HUNG_US, 0);
     }
 
     /// What this node itself serves from now on.

@@ -258,7 +258,8 @@ impl Allowance {
     ///
     /// [`Unpayable`]; nothing is taken then.
     fn spend(&mut self, day: u64, cost: Amount, budget: Option<&dyn Budget>) -> Result<(), Unpayable> {
-        if self.day != day {
+        // A clock that goes back begins no day again.
+        if day > self.day {
             (self.day, self.spent, self.kept) = (day, Amount::ZERO, Amount::ZERO);
         }
         let (all, limit) = (Amount(self.spent.0.saturating_add(cost.0)), self.limit);

@@ -114,10 +114,14 @@ impl Now<'_> {
         without: &HashSet<NodeId>,
         most: Amount,
     ) -> Option<client::Stages> {
+        let left_out = without.contains(self.hub.node());
         let mut without = without | &self.hub.liars();
         without.extend(self.hub.court.iter().flat_map(Court::jailed));
         without.extend(self.hub.known().all().filter(|known| known.price > most).map(|known| known.node));
-        without.remove(self.hub.node());
+        // Its own price is nothing to it; but it may have been left out.
+        if !left_out {
+            without.remove(self.hub.node());
+        }
         let route =
             |without: &HashSet<NodeId>| self.hub.known().routes(self.wanted).route(layers.clone(), between, without);
         let only = (!self.avoid.is_empty()).then(|| route(&(&without | self.avoid))).flatten();
@@ -127,6 +131,9 @@ impl Now<'_> {
     /// Whether it is only their price for which these layers are served by nobody.
     fn dear(&self, layers: &Range<u32>) -> Option<Unpayable> {
         let most = self.hub.pays.as_ref().map(Pays::most);
+        if self.find(layers, None, &HashSet::new(), most.unwrap_or(Amount::ZERO)).is_some() {
+            return None;
+        }
         let stages = self.find(layers, None, &HashSet::new(), Amount(u64::MAX))?;
         let others = stages.iter().filter(|(node, _)| node != self.hub.node());
         let prices = others.filter_map(|(node, _)| self.hub.known().price(node));
@@ -315,7 +322,12 @@ impl Session {
                     };
                     self.events.push_back(Event::Failed(dear.map_or_else(|| why.into(), Failure::Money)));
                 }
-                Effect::LeftOut(node, why) => tracing::info!(node = %node.short(), why, "a stage was left out"),
+                Effect::LeftOut(node, why) => {
+                    if client::HANGS.contains(&why.as_str()) {
+                        self.hub.hung(node);
+                    }
+                    tracing::info!(node = %node.short(), why, "a stage was left out");
+                }
                 Effect::Signed(signed) => {
                     let now = self.started.elapsed().as_millis() as u64;
                     let wanted = wanted(&self.hub, &self.model, &self.reach, self.sampling.limit);

@@ -431,7 +431,7 @@ impl Computer {
                 Vec::new()
             }
             Err(e) => {
-                let own = matches!(e, Unpaid::Deposit { .. } | Unpaid::Ledger(_));
+                let own = matches!(e, Unpaid::Deposit { .. });
                 let why = if own { FailedWhy::Unpaid } else { FailedWhy::Full };
                 let failed = Failed { why: why.into(), reason: e.to_string(), ..Failed::default() };
                 vec![Effect::Send(from, Frame::of(id, failed))]

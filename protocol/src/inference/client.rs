@@ -7,6 +7,7 @@ use super::{
     CHUNK, SessionId, chunk_after,
     proof::{self, Signed, Statement},
     session_id,
+    stage::MAX_DRAFTS,
 };
 use crate::{Hash, NodeId, Signature, hash::Domain};
 use ailo_proto::{
@@ -36,6 +37,17 @@ const INPUT: usize = 1 << 16;
 const AGAIN_MS: u64 = 50;
 /// Why a node is left out whose streams end.
 const ENDED: &str = "its streams end again and again";
+/// Why a node is left out that is asked for something and does not do it.
+const LATE: &str = "it did not answer in time";
+const SILENT: &str = "it does not say where it is";
+const STUCK: &str = "the text hangs there";
+/// The same: whoever did so is likely to do so again.
+pub const HANGS: [&str; 3] = [LATE, SILENT, STUCK];
+/// Nodes that asked to wait and then did not open, that cost the others no time.
+const MAX_DELAYS: u32 = 4;
+/// Times that a node is opened without a text getting on by [`OPENED_FOR`] tokens, before it is left out for good: each time it is paid ahead anew.
+const MAX_OPENED: u32 = 3;
+const OPENED_FOR: usize = 64;
 /// Routes without a token between them, at most.
 const MAX_REROUTES: u32 = 16;
 /// A stage that computes for others may let a text wait so long.
@@ -172,6 +184,12 @@ pub struct Client {
     unsigned: Option<(NodeId, u64, u64)>,
     /// What was signed of a text that has not come yet.
     early: Vec<(NodeId, ailo_proto::Signed)>,
+    /// How far all stages have come since the last token, as they said when they were last asked.
+    moved: usize,
+    /// Nodes since the last token that asked to wait for nothing.
+    delays: u32,
+    /// How often a node was opened, and how long the text was the first time.
+    opened: HashMap<NodeId, (u32, usize)>,
     /// Routes since the last token.
     reroutes: u32,
     /// When a node that seemed gone may be asked again: each time without a token in between, a while later.
@@ -226,6 +244,9 @@ impl Client {
             wrote: 0,
             unsigned: None,
             early: Vec::new(),
+            moved: 0,
+            delays: 0,
+            opened: HashMap::new(),
             reroutes: 0,
             again: 0,
             ended: false,
@@ -266,6 +287,10 @@ impl Client {
             match body {
                 Body::Opened(_) if !self.hops[hop].open => {
                     self.hops[hop].open = true;
+                    let at = self.tokens.len();
+                    let (count, since) = self.opened.get(&from).copied().unwrap_or((0, at));
+                    let known = if at < since + OPENED_FOR { (count + 1, since) } else { (1, at) };
+                    self.opened.insert(from, known);
                     self.proceed(now);
                 }
                 Body::Have(have) if hop == 0 => self.feed(&have),
@@ -338,8 +363,13 @@ impl Client {
         // Who computes for others answers later, but not much.
         let waits = |hop: &Hop, since: u64| !hop.open && now < hop.waits.min(since + BUSY_MS);
         let waited = |since: u64| self.hops.iter().any(|hop| waits(hop, since));
+        let late = self.opening.is_some_and(|since| now >= since + OPEN_MS);
+        let since = self.opening.unwrap_or(now);
+        let slow = |hop: &&Hop| late && !hop.open && hop.node != self.me && !waits(hop, since);
+        let slow: Vec<NodeId> = self.hops.iter().filter(slow).map(|hop| hop.node).collect();
+        let over = slow.is_empty() && self.broken.is_some_and(|since| now >= since + REPAIR_MS && !waited(since));
         if self.ended {
-        } else if self.broken.is_some_and(|since| now >= since + REPAIR_MS && !waited(since)) {
+        } else if over {
             let layers = self.unserved(routes);
             let last = if self.last.is_empty() { String::new() } else { format!(" ({})", self.last) };
             self.end(match self.refused {
@@ -348,12 +378,8 @@ impl Client {
                 None => Failure::Unserved { layers, last },
             });
         } else {
-            let late = self.opening.is_some_and(|since| now >= since + OPEN_MS);
-            let since = self.opening.unwrap_or(now);
-            let slow = |hop: &&Hop| late && !hop.open && hop.node != self.me && !waits(hop, since);
-            let slow = self.hops.iter().filter(slow).map(|hop| hop.node);
-            for node in slow.collect::<Vec<_>>() {
-                self.lose(now, node, "it did not answer in time", false, routes);
+            for node in slow {
+                self.lose(now, node, LATE, false, routes);
             }
             if self.broken.is_some() && self.opening.is_none() {
                 self.repair(now, now >= self.again, routes);
@@ -480,6 +506,7 @@ impl Client {
             return;
         }
         (self.running, self.opening, self.broken, self.asked, self.heard) = (true, None, None, None, now);
+        self.moved = 0;
         self.unsigned = self.unsigned.map(|(node, waited, _)| (node, waited, now));
         self.early.clear();
         let nodes: Vec<NodeId> = self.hops.iter().map(|hop| hop.node).collect();
@@ -526,6 +553,7 @@ impl Client {
             return;
         }
         (self.heard, self.asked, self.reroutes, self.refused) = (now, None, 0, None);
+        (self.delays, self.moved) = (0, 0);
         let mut logprobs = tokens.logprobs.into_iter();
         for token in tokens.tokens {
             self.tokens.push(token);
@@ -696,7 +724,12 @@ impl Client {
         self.effects.push(Effect::LeftOut(node, why.into()));
         // In case that it lives and only seems dead.
         self.effects.push(Effect::Send(node, Frame::of(self.id, Close::default())));
-        *self.without.entry(node).or_default() |= for_good;
+        // What somebody asked to wait for is not time that the others had.
+        if self.delays < MAX_DELAYS && self.hops.iter().any(|hop| hop.node == node && !hop.open && hop.waits > 0) {
+            (self.delays, self.broken) = (self.delays + 1, Some(now));
+        }
+        let again = self.opened.get(&node).is_some_and(|(count, _)| *count >= MAX_OPENED);
+        *self.without.entry(node).or_default() |= for_good || again;
         self.lost = Some(node);
         self.hops.retain(|hop| hop.node != node);
         (self.running, self.asked, self.opening) = (false, None, None);
@@ -732,13 +765,15 @@ impl Client {
         };
         let nodes: Vec<NodeId> = self.hops.iter().map(|hop| hop.node).collect();
         if let Some(silent) = nodes.iter().find(|node| !answers.contains_key(node) && !before.contains_key(node)) {
-            self.lose(now, *silent, "it does not say where it is", false, routes);
+            self.lose(now, *silent, SILENT, false, routes);
             return;
         }
-        let at = |place: &Place| (place.received, place.computed, place.sent);
-        if nodes.iter().any(|node| before.get(node).map(at) != answers.get(node).map(at)) {
-            // It moves, if slowly.
-            self.heard = now;
+        // It moves, if slowly: farther than ever since the last token, and no farther than the text is long.
+        let most = self.tokens.len() + MAX_DRAFTS + 1;
+        let place = |place: &Place| [place.received, place.computed, place.sent].map(|at| (at as usize).min(most));
+        let moved: usize = answers.values().flat_map(place).sum();
+        if moved > self.moved {
+            (self.heard, self.moved) = (now, moved);
             self.asked = None;
             return;
         }
@@ -760,7 +795,7 @@ impl Client {
             }
             sent = place.sent;
         }
-        self.lose(now, stuck, "the text hangs there", false, routes);
+        self.lose(now, stuck, STUCK, false, routes);
     }
 
     fn ask(&mut self, now: u64, before: Option<HashMap<NodeId, Place>>) {

@@ -122,8 +122,10 @@ impl Known {
         let counts = |rank, known: &Announce| {
             rank > Rank::Stranger && known.node != *me && known.model == *model && known.layers().contains(&layer)
         };
+        // Nobody counts for faster than this node: who says so would empty its layers of honest nodes.
+        let own = self.get(me).map_or(1, |own| own.layer_us);
         let has = self.ranked().filter(|(rank, known)| counts(*rank, known));
-        has.map(|(_, known)| 1_000_000 / u64::from(known.layer_us.max(1))).sum()
+        has.map(|(_, known)| 1_000_000 / u64::from(known.layer_us.max(own).max(1))).sum()
     }
 }
 

@@ -1,6 +1,6 @@
 //! Ways through a model. A token goes around a ring: through all stages and from the last one back to the first, so the ring is what is made short.
 //!
-//! The spans' ends cut the model into segments. From the last segment to the first, [`Search::chain`] finds for each node that has a segment the fastest way
+//! The spans' ends cut the model into segments. From the last segment to the first, `Search::chain` finds for each node that has a segment the fastest way
 //! from there to the end, as Dijkstra would: only that layers come in their order, so nothing has to be sorted. It closes the ring for one first stage at a time.
 
 use super::{

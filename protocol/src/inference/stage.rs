@@ -32,6 +32,8 @@ const OF_CLIENT: u64 = 2;
 /// Sweeps after which a session ends that nothing was heard of, and one that nothing was paid for where that is asked.
 const FORGOTTEN: u8 = 12;
 const UNPAID: u8 = 2;
+/// Bytes that are copied from one text to another, at most: others wait for it.
+const MAX_COPY: usize = 64 << 20;
 /// Drafts behind a token, at most.
 pub const MAX_DRAFTS: usize = 32;
 
@@ -465,8 +467,7 @@ impl Stage {
             self.reserved -= self.kept.remove(place).map_or(0, |kept| kept.session.bytes);
             self.effects.push(Effect::Free(id));
         }
-        // Keys and values, rows that came, and rows that are given out.
-        let bytes = ((self.served.cache_bytes * layers.len() + 2 * 4 * self.served.width) * room) as u64;
+        let bytes = (self.position(&layers) * room) as u64;
         let own = self.sessions.values().filter(|session| session.client == from);
         let (count, held) = own.fold((0, 0), |(count, held), session| (count + 1, held + session.bytes));
         let much =
@@ -496,6 +497,11 @@ impl Stage {
         Ok(())
     }
 
+    /// Bytes of a position: keys and values, rows that came, and rows that are given out.
+    fn position(&self, layers: &Range<u32>) -> usize {
+        self.served.cache_bytes * layers.len() + 2 * 4 * self.served.width
+    }
+
     /// Makes room for so many bytes, by closed sessions, oldest first, but not the one that is `spared`; whether there is room then.
     fn frees(&mut self, bytes: u64, spared: Option<SessionId>) -> bool {
         while self.reserved + bytes > self.served.memory {
@@ -521,10 +527,16 @@ impl Stage {
         let fits = |kept: &Kept| kept.session.client == client && kept.session.layers == *layers;
         let candidates = self.kept.iter().enumerate().filter(|(_, kept)| fits(kept)).map(|(i, kept)| (common(kept), i));
         let (shared, place) = candidates.max().filter(|(shared, _)| *shared > 0)?;
+        let Kept { id: from, chunks: all, .. } = &self.kept[place];
+        let (from, whole) = (*from, shared == all.len());
+        // The text's last position is computed again: of a part of another text what came before it must be known, too.
+        let shared = if !whole && shared == chunks.len() { shared - 1 } else { shared };
+        if shared == 0 {
+            return None;
+        }
         let (positions, width) = (shared * CHUNK, self.served.width);
-        let Kept { id: from, chunks, .. } = &self.kept[place];
-        let (from, whole) = (*from, shared == chunks.len());
-        if !whole && self.frees(bytes, Some(from)) {
+        let size = self.position(layers) * positions;
+        if !whole && size <= MAX_COPY && self.frees(bytes, Some(from)) {
             let kept = self.kept.iter().find(|kept| kept.id == from)?;
             self.effects.push(Effect::Copy { from, to: id, positions, room });
             return Some(kept.session.beginning(positions, width));

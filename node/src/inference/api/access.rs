@@ -269,7 +269,9 @@ impl Caller {
 
 impl Budget for Caller {
     fn spend(&self, cost: Amount) -> Result<(), Unpayable> {
-        self.meter(|meter, now| meter.spend(now, cost)).unwrap_or(Ok(()))
+        let revoked = Unpayable::Key { spent: Amount::ZERO, limit: Amount::ZERO, asked: cost };
+        let spent = self.meter(|meter, now| meter.spend(now, cost));
+        spent.unwrap_or(if self.key.is_none() { Ok(()) } else { Err(revoked) })
     }
 }
 

@@ -60,8 +60,10 @@ pub(super) struct Left {
 #[derive(Debug)]
 pub(super) struct Meter {
     limits: Limits,
-    /// Milliseconds since 1970 when the bucket and the day were looked at last.
+    /// Milliseconds since 1970 when the bucket was looked at last.
     at: u64,
+    /// The latest day since 1970 that was seen.
+    day: u64,
     /// Requests that may come at once, in parts of [`MINUTE_MS`].
     bucket: u64,
     /// Tokens of the day that were used, and those promised to texts under way.
@@ -76,7 +78,8 @@ pub(super) struct Meter {
 impl Meter {
     /// Nothing was asked for yet.
     pub fn new(limits: Limits, now: u64) -> Meter {
-        Meter { limits, at: now, bucket: full(&limits), used: 0, promised: 0, writing: 0, spent: Amount::ZERO }
+        let (bucket, day) = (full(&limits), now / DAY_MS);
+        Meter { limits, at: now, day, bucket, used: 0, promised: 0, writing: 0, spent: Amount::ZERO }
     }
 
     /// Other limits from now on.
@@ -167,8 +170,8 @@ impl Meter {
         let rate = self.limits.requests_per_minute.map_or(0, |limit| limit.get().into());
         let more = now.saturating_sub(self.at).min(MINUTE_MS) * rate;
         self.bucket = (self.bucket + more).min(full(&self.limits));
-        if now / DAY_MS > self.at / DAY_MS {
-            (self.used, self.spent) = (0, Amount::ZERO);
+        if now / DAY_MS > self.day {
+            (self.day, self.used, self.spent) = (now / DAY_MS, 0, Amount::ZERO);
         }
         self.at = now;
     }

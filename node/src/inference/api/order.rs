@@ -74,6 +74,7 @@ impl Order {
     /// Bytes that it takes, about.
     pub fn bytes(&self) -> usize {
         let stops: usize = self.plan.stops.iter().map(String::len).sum();
-        4 * self.read() + stops + 16 * self.plan.sampling.biases.len() + self.answer.bytes()
+        let begins: usize = self.plan.begins.iter().map(String::len).sum();
+        4 * self.read() + stops + begins + 16 * self.plan.sampling.biases.len() + self.answer.bytes()
     }
 }
