@@ -211,7 +211,7 @@ fn the_pages_tell_of_it(host: &Person, victim: &Person, thief: &Person, fraud: &
     let told = page(&format!("/tx/{fraud}"));
     assert_says(&told, &["reversed", "2.99 ALC", "5.01 ALC", "disputed by 3 seats", "Decoded", "Raw"]);
     let owes = page(&format!("/address/{}", thief.address));
-    assert_says(&owes, &["Owes", "3.01 ALC", "All of it as CSV"]);
+    assert_says(&owes, &["Owes", "3.01 ALC", "As CSV"]);
     // What can be spent is the sum of all that the history says, for who has paid no fees but those of transfers.
     for (person, free) in [(victim, alc(698)), (thief, Amount::ZERO)] {
         let rows = page(&format!("/address/{}/history.csv", person.address));

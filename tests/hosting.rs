@@ -133,7 +133,7 @@ impl Voice {
 /// From now on a node that serves a half may not take another one beside it: who asks for more memory than it may have ends.
 fn bound(world: &World, node: usize) {
     let pid = world.net.pid(node).unwrap();
-    let limit = Some(data(pid) + WEIGHTS * 3 / 5);
+    let limit = Some(data(pid) + WEIGHTS * 9 / 10);
     let process = Pid::from_raw(i32::try_from(pid).unwrap());
     prlimit(process, Resource::Data, Rlimit { current: limit, maximum: limit }).unwrap();
 }

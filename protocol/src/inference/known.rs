@@ -8,6 +8,8 @@ use std::{collections::HashMap, ops::Range, sync::Arc};
 pub const VALID_MS: u64 = 15_000;
 /// The least time between two of one node, but for the one that says that it leaves.
 const PAUSE_MS: u64 = 400;
+/// Where it is decided which layers to serve, nobody counts for more nodes like this one.
+const MUCH: u32 = 4;
 /// Announcements that are kept, at most.
 const MAX_KNOWN: usize = 4096;
 
@@ -122,10 +124,10 @@ impl Known {
         let counts = |rank, known: &Announce| {
             rank > Rank::Stranger && known.node != *me && known.model == *model && known.layers().contains(&layer)
         };
-        // Nobody counts for faster than this node: who says so would empty its layers of honest nodes.
-        let own = self.get(me).map_or(1, |own| own.layer_us);
+        // Nobody counts for much more than this node: who says so would empty its layers of honest nodes.
+        let least = self.get(me).map_or(1, |own| own.layer_us) / MUCH;
         let has = self.ranked().filter(|(rank, known)| counts(*rank, known));
-        has.map(|(_, known)| 1_000_000 / u64::from(known.layer_us.max(own).max(1))).sum()
+        has.map(|(_, known)| 1_000_000 / u64::from(known.layer_us.max(least).max(1))).sum()
     }
 }
 
