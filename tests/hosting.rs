@@ -19,7 +19,6 @@ use ailo_training::{
     text::Text,
 };
 use pipeline::{Stage, TOKENS, World};
-use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::{Value, json};
 use std::{
     io::Read,
@@ -33,8 +32,6 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_ailo-node");
 /// Half of the layers fit, with what belongs to an end of the model, and no layer more.
 const HALF: &str = "29";
 const HALVES: [Range<u64>; 2] = [0..4, 4..8];
-/// Bytes of a half's weights.
-const WEIGHTS: u64 = 4 * 2 * (512 * (512 + 64 + 64 + 512) + 3 * 512 * 2048);
 
 fn config() -> Value {
     json!({ "model_type": "llama", "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 8,
@@ -130,14 +127,6 @@ impl Voice {
     }
 }
 
-/// From now on a node that serves a half may not take another one beside it: who asks for more memory than it may have ends.
-fn bound(world: &World, node: usize) {
-    let pid = world.net.pid(node).unwrap();
-    let limit = Some(data(pid) + WEIGHTS * 9 / 10);
-    let process = Pid::from_raw(i32::try_from(pid).unwrap());
-    prlimit(process, Resource::Data, Rlimit { current: limit, maximum: limit }).unwrap();
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_spread_over_the_layers_and_move_to_where_they_are_needed() {
     let mut world = World::new(PROGRAM, &config(), &["0..0", "", "", "", ""]);
@@ -146,11 +135,9 @@ async fn nodes_spread_over_the_layers_and_move_to_where_they_are_needed() {
     world.start_choosing(1, &chooses);
     let one = world.wait_until("a half is served", |stages| stages.len() == 1);
     assert_eq!(one[0].layers, HALVES[0], "the first node begins with the first layer");
-    bound(&world, 1);
     world.start_choosing(2, &chooses);
     let two = world.wait_until("two stages", |stages| stages.len() == 2);
     assert_eq!(who(&two, &HALVES[1]), [2], "the second node takes the other half");
-    bound(&world, 2);
 
     let prompt: Vec<u32> = (0..20).map(|i| i * 37 % 256).collect();
     let expected = alone(world.folder.path(), &prompt);
@@ -168,7 +155,6 @@ async fn nodes_spread_over_the_layers_and_move_to_where_they_are_needed() {
     // The slower half is the weaker one.
     world.start_choosing(3, &chooses);
     let three = world.wait_until("three stages", |stages| stages.len() == 3);
-    bound(&world, 3);
     let us = |node| number(three.iter().find(|stage| stage.node == node).unwrap(), "microseconds_a_layer");
     let weaker = if us(1) >= us(2) { 0 } else { 1 };
     assert!(who(&three, &HALVES[weaker]).contains(&3), "{three:?}");
