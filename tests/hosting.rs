@@ -69,13 +69,6 @@ fn who(stages: &[Stage], half: &Range<u64>) -> Vec<usize> {
     stages.iter().filter(|stage| stage.layers == *half).map(|stage| stage.node).collect()
 }
 
-/// Bytes that a process may write to, as the system counts them for its limit.
-fn data(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmData:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
-}
-
 /// A member of the network that only talks.
 struct Voice {
     net: net::Handle,
@@ -172,7 +165,6 @@ async fn nodes_spread_over_the_layers_and_move_to_where_they_are_needed() {
     let mover = who(&moved, &HALVES[0])[0];
     let voice = Voice::start(&mut world, 4).await;
     tokio::spawn(voice.say(0..4));
-    let pid = world.net.pid(mover).unwrap();
     let (address, over) = (world.address(), AtomicBool::new(false));
     let (left, texts) = std::thread::scope(|scope| {
         let writer = || {
@@ -200,7 +192,7 @@ async fn nodes_spread_over_the_layers_and_move_to_where_they_are_needed() {
     assert!(under_way > 0, "no text was under way when it left");
     assert!(texts.iter().all(|(.., text)| *text == expected), "a text was broken");
     world.wait_until("it serves the other half", |stages| who(stages, &HALVES[1]).contains(&mover));
-    println!("{} texts, {under_way} of them under way when it left; {} MB", texts.len(), data(pid) >> 20);
+    println!("{} texts, {under_way} of them under way when it left", texts.len());
 }
 
 /// 40 tokens, by node 0.
