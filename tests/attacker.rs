@@ -15,6 +15,7 @@
 //! | `copy` | what somebody else has committed to, under its own name |
 //! | `boast` | what it trained, with a loss that it did not reach |
 //! | `withhold` | nothing |
+//! | `split` | what it trained, but only where it is the first of the attackers in the round: one machine behind several identities |
 //! | `hide` | the hash of something that it serves to nobody |
 //! | `sign-flip`, `ipm` | what it trained, backwards, once and three times as far |
 //! | `alie` | the mean of its own slot's update and the next one's, less one and a half of their deviations |
@@ -48,8 +49,9 @@ use clap::Parser;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Attacks of which [`KNOWING`] know all honest updates.
-const ATTACKS: [&str; 22] = [
+const ATTACKS: [&str; 23] = [
     "withhold",
+    "split",
     "hide",
     "residual",
     "twin",
@@ -152,6 +154,10 @@ impl Contributor for Attacker {
                 plus(&update, &noise(Hash::ZERO, count, norm(&update) * 0.01), left)
             }),
             "twin" => train(Slot { slot: (slot.slot + 1) % slot.slots, ..*slot }),
+            "split" => match round.participants.iter().find(|node| self.all.contains(node)) {
+                Some(first) if *first == round.participants[slot.slot as usize] => train(*slot),
+                _ => Err(TrainingError::Stopped),
+            },
             "hide" => train(*slot),
             "scale" => changed(&|update| scaled(&update, 10.0)),
             "sign-flip" => changed(&|update| scaled(&update, -1.0)),

@@ -1,5 +1,6 @@
 //! Free riders earn nothing: nodes that join a network and hand in what they did not train, in every way that costs less than
-//! training, beside one that does. All are real processes; `attacker.rs` says what each of them does.
+//! training, beside one that does. And one machine behind two founders' identities earns no more than one behind one. All are real
+//! processes; `attacker.rs` says what each of them does.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
@@ -9,14 +10,16 @@ use ailo_node::{
     localnet::net::{Net, Spec},
     rpc::types::*,
 };
-use ailo_protocol::Amount;
+use ailo_protocol::{Address, Amount};
 use std::{
     path::Path,
     process::{Child, Command, Stdio},
     time::Duration,
 };
 
-const FOUNDERS: u32 = 7;
+const VALIDATORS: u32 = 7;
+/// Beside the validators a founder who only trains, and two who are one machine.
+const FOUNDERS: u32 = VALIDATORS + 3;
 /// Rounds in which they have time to earn something.
 const ROUNDS: u64 = 20;
 const ATTACKS: [&str; 5] = ["zero", "random", "scale", "stale", "copy"];
@@ -71,12 +74,21 @@ async fn who_does_not_train_earns_nothing_within_twenty_rounds() {
         program: env!("CARGO_BIN_EXE_ailo-node").into(),
         dir: dir.path().to_path_buf(),
         nodes: FOUNDERS,
-        validators: FOUNDERS,
+        validators: VALIDATORS,
         data: vec![],
         seed: 1,
         params,
     })
     .unwrap();
+    let [.., one, split, other] = &mut net.nodes[..] else { unreachable!() };
+    let wallets = [&*split, &*other].map(|node| Address::from(node.wallet.public()));
+    let theirs = net.genesis.founders.iter().filter(|founder| wallets.contains(&founder.wallet));
+    let theirs = theirs.map(|founder| founder.node.to_string()).collect::<Vec<_>>().join(",");
+    for node in [&mut *split, &mut *other] {
+        node.program = env!("CARGO_BIN_EXE_attacker").into();
+        node.env = vec![("AILO_ATTACK".into(), "split".into()), ("AILO_ATTACKERS".into(), theirs.clone())];
+    }
+    let wallets = [&*one, &*split, &*other].map(|node| Address::from(node.wallet.public()));
     net.start_all().unwrap();
     let rounds = |count: u64| {
         move |all: &[Option<At<Status>>]| {
@@ -101,6 +113,13 @@ async fn who_does_not_train_earns_nothing_within_twenty_rounds() {
     for (attack, free) in &earned[..ATTACKS.len()] {
         assert!(free.0 * 20 <= honest.0, "{attack} earns {free} where the honest earn {honest}");
     }
+    let mut founders = Vec::new();
+    for wallet in wallets {
+        founders.push(net.client(0).unwrap().account(&wallet).await.unwrap().value.free);
+    }
+    println!("a founder who trains, and two who are one machine: {founders:?}");
+    assert!(founders[0] > Amount::ZERO && founders[1] > Amount::ZERO, "{founders:?}");
+    assert!((founders[1].0 + founders[2].0) * 100 <= founders[0].0 * 101, "splitting pays: {founders:?}");
     drop(newcomers);
     net.stop_all().await.unwrap();
 }

@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+#[path = "common/browser.rs"]
+mod browser;
 mod common;
 
 use ailo_ledger::store::Subject;
@@ -209,7 +211,7 @@ fn the_pages_tell_of_it(host: &Person, victim: &Person, thief: &Person, fraud: &
         body
     };
     let told = page(&format!("/tx/{fraud}"));
-    assert_says(&told, &["reversed", "2.99 ALC", "5.01 ALC", "disputed by 3 seats", "Decoded", "Raw"]);
+    assert_says(&told, &["reversed", "2.99 ALC", "5.01 ALC", "disputed by 3 seats", "seats by now", "Decoded", "Raw"]);
     let owes = page(&format!("/address/{}", thief.address));
     assert_says(&owes, &["Owes", "3.01 ALC", "As CSV"]);
     // What can be spent is the sum of all that the history says, for who has paid no fees but those of transfers.
@@ -270,6 +272,11 @@ fn the_pages_tell_of_it(host: &Person, victim: &Person, thief: &Person, fraud: &
         assert!(head.starts_with("HTTP/1.1 404") && body.contains("<h1>"), "{path}: {head}");
         assert!(!body.contains("<script>alert") && !body.contains("<b>\""), "{path}: {body}");
     }
+    let (of_fraud, of_thief, of_node) =
+        (format!("/tx/{fraud}"), format!("/address/{}", thief.address), format!("/node/{node}"));
+    let paths = ["/", "/explorer", &of_fraud, &of_thief, &of_node, "/block/1", "/validators", "/rounds", "/round/0", "/supply"];
+    let more = ["/pending", "/rich", "/wallet", "/chat", "--chat"];
+    browser::look_at(&format!("http://{address}"), &[&paths[..], &more].concat());
 }
 
 /// Gives the account with its new key.

@@ -102,6 +102,7 @@ impl Client {
         let of = match subject {
             Subject::Wallet(address) => ("address", json(address)),
             Subject::Node(node) => ("node", json(node)),
+            Subject::Transfer(id) => ("transfer", json(id)),
         };
         self.call("ailo_history", &[of, ("limit", json(&limit))]).await
     }

@@ -221,6 +221,20 @@ impl Event {
         }
     }
 
+    /// The transfer whose own history it belongs to: what does not happen to every transfer, of which its parties' histories have all.
+    pub fn transfer(&self) -> Option<&Hash> {
+        match self {
+            Event::TransferRefunded { id, .. }
+            | Event::TransferReported { id, .. }
+            | Event::ReportWithdrawn { id, .. }
+            | Event::ReportForfeited { id, .. }
+            | Event::TransferDisputed { id, .. }
+            | Event::TransferReversed { id, .. }
+            | Event::DebtPaid { transfer: id, .. } => Some(id),
+            _ => None,
+        }
+    }
+
     /// The wallets whose history it belongs to.
     pub fn addresses(&self) -> Vec<Address> {
         match self {

@@ -60,7 +60,8 @@ const ARCHIVE_RUN: u64 = 1 << 20;
 const FORGOTTEN: usize = 1024;
 const EVENTS_PER_PAGE: usize = 32;
 const MAX_EVENTS_BYTES: usize = 64 << 20;
-const MANIFEST: &[u8] = b"m";
+/// Another one than that of indexes without the histories of transfers, which are made anew.
+const MANIFEST: &[u8] = b"m2";
 
 /// Whose history it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +70,8 @@ pub enum Subject {
     Wallet(Address),
     /// A node's.
     Node(NodeId),
+    /// A transfer's: reports, what became of them, and an end other than being final ([`Event::transfer`]).
+    Transfer(Hash),
 }
 
 /// A place in a history.
@@ -80,7 +83,7 @@ pub struct Cursor {
     pub event: u32,
 }
 
-/// Something that happened to a wallet or a node.
+/// Something that happened to a wallet, a node or a transfer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HistoryItem {
     /// Where it stands.
@@ -151,6 +154,7 @@ fn history_key(subject: &Subject, at: Cursor) -> Vec<u8> {
     let (kind, id): (u8, &[u8]) = match subject {
         Subject::Wallet(address) => (b'w', &address.0),
         Subject::Node(node) => (b'n', &node.0),
+        Subject::Transfer(id) => (b'r', &id.0),
     };
     key(kind, &[id, &at.height.to_be_bytes(), &at.event.to_be_bytes()])
 }
@@ -334,7 +338,8 @@ impl Index {
                 archive.push((page_key, canonical::encode(&(header.time_ms, page.to_vec()))));
                 for (event, happened) in (first..).zip(page) {
                     let wallets = happened.addresses().into_iter().map(Subject::Wallet);
-                    let subjects = wallets.chain(happened.nodes().into_iter().map(Subject::Node));
+                    let nodes = happened.nodes().into_iter().map(Subject::Node);
+                    let subjects = wallets.chain(nodes).chain(happened.transfer().copied().map(Subject::Transfer));
                     let places = subjects.map(|subject| history_key(&subject, Cursor { height, event }));
                     archive.extend(places.map(|place| (place, Vec::new())));
                 }

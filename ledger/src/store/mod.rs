@@ -285,7 +285,7 @@ impl Store {
         Ok(block.transactions.into_iter().nth(position as usize).map(|transaction| (transaction, height, position)))
     }
 
-    /// What happened to a wallet or a node, the latest first; `limit` is at most [`MAX_PAGE`]. The page's cursor asks for the next.
+    /// What happened to a wallet, a node or a transfer, the latest first; `limit` is at most [`MAX_PAGE`]. The page's cursor asks for the next.
     pub fn history(&self, subject: &Subject, before: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
         self.index.caught_up().history(subject, before, limit)
     }

@@ -11,7 +11,7 @@
 //! | `ailo_validators` | | [`ValidatorsView`] |
 //! | `ailo_proposals` | | [`ProposalsView`] |
 //! | `ailo_market` | | [`MarketView`] |
-//! | `ailo_history` | `address` or `node`, `cursor`?, `limit`? | [`HistoryView`] |
+//! | `ailo_history` | `address`, `node` or `transfer`, `cursor`?, `limit`? | [`HistoryView`] |
 //! | `ailo_round` | `number` (the open one) | [`RoundView`], or null for one that the ledger does not keep |
 //! | `ailo_model` | | [`ModelStatus`] |
 //! | `ailo_peers` | | [`PeersView`] |
@@ -40,7 +40,7 @@ use ailo_ledger::{
     Transaction,
     block::Validator,
     state::{Event, Iou, Phase, State, TransferStatus},
-    store::{MAX_PAGE, Subject},
+    store::{HistoryItem, MAX_PAGE, Subject},
 };
 use ailo_protocol::{Address, Amount, Genesis, Hash, NodeId, inference::announce::Announce, net};
 use jsonrpsee::{
@@ -305,7 +305,7 @@ impl Context {
         let status = match standing.map(|t| t.status) {
             Some(TransferStatus::Pending) => "pending",
             Some(TransferStatus::Confirmed) => "confirmed",
-            None if is_transfer => self.transfer_end(&id, &head.state.account_of(&transaction.unsigned.signer), height),
+            None if is_transfer => self.transfer_end(&id),
             None => "included",
         };
         let view = TransactionView {
@@ -319,24 +319,15 @@ impl Context {
         Ok(self.at(&head, view))
     }
 
-    /// How a transfer ended that the ledger's state no longer holds: its sender's history since the block at `height` tells.
-    pub(crate) fn transfer_end(&self, id: &Hash, sender: &Address, height: u64) -> &'static str {
-        let mut before = None;
-        loop {
-            let page = self.chain.history(&Subject::Wallet(*sender), before, MAX_PAGE);
-            for item in &page.items {
-                match &item.event {
-                    Event::TransferRefunded { id: ended, .. } if ended == id => return "refunded",
-                    Event::TransferReversed { id: ended, .. } if ended == id => return "reversed",
-                    Event::TransferFinal { id: ended, .. } if ended == id => return "final",
-                    _ => {}
-                }
-            }
-            match page.next {
-                Some(next) if next.height >= height => before = Some(next),
-                _ => return "included",
-            }
-        }
+    /// How a transfer ended that the ledger's state no longer holds.
+    pub(crate) fn transfer_end(&self, id: &Hash) -> &'static str {
+        let page = self.chain.history(&Subject::Transfer(*id), None, MAX_PAGE);
+        let end = |item: &HistoryItem| match &item.event {
+            Event::TransferRefunded { .. } => Some("refunded"),
+            Event::TransferReversed { .. } | Event::DebtPaid { .. } => Some("reversed"),
+            _ => None,
+        };
+        page.items.iter().find_map(end).unwrap_or("final")
     }
 
     fn account(&self, params: &Params<'_>) -> Answer<AccountView> {

@@ -69,6 +69,7 @@ pub struct AccountParams {
 pub struct HistoryParams {
     address: Option<Address>,
     node: Option<NodeId>,
+    transfer: Option<Hash>,
     cursor: Option<String>,
     limit: Option<u32>,
 }
@@ -76,10 +77,11 @@ pub struct HistoryParams {
 impl HistoryParams {
     /// Whose history.
     pub fn subject(&self) -> Result<Subject, &'static str> {
-        match (self.address, self.node) {
-            (Some(address), None) => Ok(Subject::Wallet(address)),
-            (None, Some(node)) => Ok(Subject::Node(node)),
-            _ => Err("a history is that of an `address` or of a `node`: give one of them"),
+        match (self.address, self.node, self.transfer) {
+            (Some(address), None, None) => Ok(Subject::Wallet(address)),
+            (None, Some(node), None) => Ok(Subject::Node(node)),
+            (None, None, Some(id)) => Ok(Subject::Transfer(id)),
+            _ => Err("a history is that of an `address`, of a `node` or of a `transfer`: give one of them"),
         }
     }
 

@@ -228,7 +228,7 @@ impl Chain {
         known(self.store.transaction_proof(id))
     }
 
-    /// What happened to a wallet or a node, the latest first.
+    /// What happened to a wallet, a node or a transfer, the latest first.
     pub fn history(&self, subject: &Subject, before: Option<Cursor>, limit: usize) -> Page {
         known(self.store.history(subject, before, limit).map(Some)).unwrap_or_default()
     }

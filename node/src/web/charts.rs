@@ -1,13 +1,33 @@
 //! Small line charts for pages: one line, its last value in words, readable in light and dark, and as a table by screen readers' title.
 
+use super::say;
 use maud::{Markup, html};
 
 const WIDTH: f64 = 320.0;
 const HEIGHT: f64 = 96.0;
 const EDGE: f64 = 4.0;
 
+/// What the points of a chart are seen over.
+#[derive(Clone, Copy)]
+pub enum Over {
+    /// Milliseconds since 1970.
+    Time,
+    /// Rounds.
+    Rounds,
+}
+
+impl Over {
+    /// Where the chart of points from `first` to `last` begins and ends.
+    fn ends(self, first: f64, last: f64) -> [Markup; 2] {
+        match self {
+            Over::Time => [first, last].map(|ms| say::time(ms as u64)),
+            Over::Rounds => [first, last].map(|round| html! { "round " (round) }),
+        }
+    }
+}
+
 /// A chart of `points` (x ascending), named `name`, whose values `write` puts into words. Fewer than two points are no chart.
-pub fn line(name: &str, points: &[(f64, f64)], write: impl Fn(f64) -> String) -> Markup {
+pub fn line(name: &str, over: Over, points: &[(f64, f64)], write: impl Fn(f64) -> String) -> Markup {
     let finite: Vec<(f64, f64)> = points.iter().copied().filter(|(x, y)| x.is_finite() && y.is_finite()).collect();
     let (Some(first), Some(last)) = (finite.first(), finite.last()) else { return empty(name) };
     if finite.len() < 2 || last.0 <= first.0 {
@@ -18,6 +38,7 @@ pub fn line(name: &str, points: &[(f64, f64)], write: impl Fn(f64) -> String) ->
     let x = |x: f64| EDGE + (x - first.0) / (last.0 - first.0) * (WIDTH - 2.0 * EDGE);
     let y = |y: f64| HEIGHT - EDGE - (y - low) / tall * (HEIGHT - 2.0 * EDGE);
     let path: Vec<String> = finite.iter().map(|(a, b)| format!("{:.1},{:.1}", x(*a), y(*b))).collect();
+    let [begin, end] = over.ends(first.0, last.0);
     let said =
         format!("{name}: from {} to {}, between {} and {}", write(first.1), write(last.1), write(low), write(high));
     html! {
@@ -26,7 +47,8 @@ pub fn line(name: &str, points: &[(f64, f64)], write: impl Fn(f64) -> String) ->
             svg viewBox={ "0 0 " (WIDTH) " " (HEIGHT) } role="img" aria-label=(said) preserveAspectRatio="none" {
                 polyline.line points=(path.join(" ")) {}
             }
-            small { (write(low)) " to " (write(high)) }
+            small.ends { span { (begin) } span { (end) } }
+            small { "between " (write(low)) " and " (write(high)) }
         }
     }
 }
@@ -47,11 +69,12 @@ mod tests {
     #[test]
     fn a_chart_is_drawn_of_two_points_or_more_and_says_in_words_what_it_shows() {
         let write = |value: f64| format!("{value:.1}");
-        assert!(line("loss", &[(1.0, 2.0)], write).into_string().contains("Nothing to draw"));
-        assert!(line("loss", &[(1.0, f64::NAN), (2.0, 1.0)], write).into_string().contains("Nothing to draw"));
-        let flat = line("loss", &[(1.0, 2.0), (2.0, 2.0), (3.0, 2.0)], write).into_string();
+        assert!(line("loss", Over::Rounds, &[(1.0, 2.0)], write).into_string().contains("Nothing to draw"));
+        assert!(line("loss", Over::Rounds, &[(1.0, f64::NAN), (2.0, 1.0)], write).into_string().contains("Nothing to draw"));
+        let flat = line("loss", Over::Rounds, &[(1.0, 2.0), (2.0, 2.0), (3.0, 2.0)], write).into_string();
         assert!(flat.contains("loss: from 2.0 to 2.0") && !flat.contains("NaN"), "{flat}");
-        let falls = line("a <b>", &[(0.0, 5.0), (10.0, 1.0)], write).into_string();
+        assert!(flat.contains("round 1") && flat.contains("round 3"), "{flat}");
+        let falls = line("a <b>", Over::Time, &[(0.0, 5.0), (10.0, 1.0)], write).into_string();
         assert!(falls.contains("a &lt;b&gt;") && falls.contains("4.0,4.0 316.0,92.0"), "{falls}");
     }
 }

@@ -1,6 +1,10 @@
 //! The dashboard: what this node is, what it does right now, what it has earned, and whom it is connected to.
 
-use super::{Site, charts, explorer, say};
+use super::{
+    Site,
+    charts::{self, Over},
+    explorer, say,
+};
 use crate::rpc::types::Status;
 use ailo_ledger::{
     state::{Event, RewardKind},
@@ -48,16 +52,16 @@ fn main(site: &Site) -> Markup {
             h2 { "Training" }
             (round(status))
             div.charts {
-                (charts::line("Held-out loss, by rounds", &losses, |loss| format!("{loss:.4}")))
-                (charts::line("Tokens a second, this node", &seen(|s| f64::from(s.speed)), |speed| format!("{speed:.0}")))
-                (charts::line("Peers", &seen(|s| f64::from(s.peers)), |peers| format!("{peers:.0}")))
+                (charts::line("Held-out loss", Over::Rounds, &losses, |loss| format!("{loss:.4}")))
+                (charts::line("Tokens a second, this node", Over::Time, &seen(|s| f64::from(s.speed)), |speed| format!("{speed:.0}")))
+                (charts::line("Peers", Over::Time, &seen(|s| f64::from(s.peers)), |peers| format!("{peers:.0}")))
             }
         }
         section {
             h2 { "Earnings of this node" }
             (earnings(site))
             div.charts {
-                (charts::line("Wallet, ALC", &seen(|s| s.owned as f64 / 1e8), |alc| format!("{alc:.2}")))
+                (charts::line("Wallet, ALC", Over::Time, &seen(|s| s.owned as f64 / 1e8), |alc| format!("{alc:.2}")))
             }
         }
         section {

@@ -1,6 +1,10 @@
 //! The explorer: blocks, transactions, wallets, nodes, validators, rounds, supply, as the ledger has them now.
 
-use super::{Missing, Site, charts, say};
+use super::{
+    Missing, Site,
+    charts::{self, Over},
+    say,
+};
 use crate::{
     rpc::{self, params::cursor_text},
     service::chain::Head,
@@ -8,7 +12,7 @@ use crate::{
 use ailo_ledger::{
     Block, Body, Transaction,
     state::{Event, State as Ledger, TransferStatus},
-    store::{Cursor, Subject},
+    store::{Cursor, HistoryItem, Subject},
 };
 use ailo_protocol::{Address, Amount, Hash, NodeId, PublicKey, Username, canonical};
 use axum::{
@@ -294,7 +298,7 @@ async fn transaction(State(site): State<Arc<Site>>, Path(id): Path<String>) -> R
                 ("Made at", say::time(transaction.unsigned.time_ms)),
                 ("Block", height.map_or_else(|| html! { "waits for one" }, say::block)),
             ]))
-            @if let Some(height) = height.filter(|_| is_transfer) { (standing(site, &head, &hash, (&transaction, height))) }
+            @if height.is_some() && is_transfer { (standing(site, &head, &hash, &transaction)) }
             details { summary { "Decoded" } pre { code { (body) } } }
             details { summary { "Raw" } pre { code { (hex::encode(canonical::encode(&transaction))) } } }
         })
@@ -303,14 +307,14 @@ async fn transaction(State(site): State<Arc<Site>>, Path(id): Path<String>) -> R
 }
 
 /// Where a transfer stands: its confirmations, reports, and all that happened to it.
-fn standing(site: &Site, head: &Head, id: &Hash, (transaction, height): (&Transaction, u64)) -> Markup {
+fn standing(site: &Site, head: &Head, id: &Hash, transaction: &Transaction) -> Markup {
     let state = &head.state;
     let needed = state.params().ledger.confirmations;
     let transfer = state.transfer(id);
     let status = match transfer.map(|transfer| transfer.status) {
         Some(TransferStatus::Pending) => "pending",
         Some(TransferStatus::Confirmed) => "confirmed",
-        None => site.context.transfer_end(id, &state.account_of(&transaction.unsigned.signer), height),
+        None => site.context.transfer_end(id),
     };
     let said = match status {
         "pending" => "The recipient sees it and can't spend it yet. Its sender can take it back.",
@@ -354,41 +358,36 @@ fn standing(site: &Site, head: &Head, id: &Hash, (transaction, height): (&Transa
         @if !events.is_empty() {
             section {
                 h2 { "What happened" }
-                ol.timeline { @for (height, time_ms, event) in &events { li { (say::time(*time_ms)) " · block " (say::block(*height)) br; (say::event(None, event)) } } }
+                ol.timeline { @for item in &events { li { (say::time(item.time_ms)) " · block " (say::block(item.at.height)) br; (say::event(None, &item.event)) } } }
             }
         }
     }
 }
 
-/// What happened to a transfer, as its sender's history has it; the oldest first.
-fn events_of(site: &Site, sender: &Address, id: &Hash) -> Vec<(u64, u64, Event)> {
-    let is_it = |event: &Event| match event {
+/// What happened to a transfer, the oldest first: its own history has what does not happen to each, its sender's the rest, as far as so much of that tells.
+fn events_of(site: &Site, sender: &Address, id: &Hash) -> Vec<HistoryItem> {
+    let usual = |event: &Event| match event {
         Event::TransferPending { id: of, .. }
         | Event::TransferConfirmed { id: of, .. }
-        | Event::TransferRefunded { id: of, .. }
-        | Event::TransferFinal { id: of, .. }
-        | Event::TransferReported { id: of, .. }
-        | Event::ReportWithdrawn { id: of, .. }
-        | Event::TransferDisputed { id: of, .. }
-        | Event::TransferReversed { id: of, .. } => of == id,
-        Event::DebtPaid { transfer, .. } => transfer == id,
+        | Event::TransferFinal { id: of, .. } => of == id,
         _ => false,
     };
-    let (mut found, mut before) = (Vec::new(), None);
-    for _ in 0..CHART_PAGES {
-        let page = site.context.chain.history(&Subject::Wallet(*sender), before, ENTRIES);
-        found.extend(
-            page.items
-                .into_iter()
-                .filter(|item| is_it(&item.event))
-                .map(|item| (item.at.height, item.time_ms, item.event)),
-        );
-        before = page.next;
-        if before.is_none() || found.iter().any(|(_, _, event)| matches!(event, Event::TransferPending { .. })) {
-            break;
+    let mut found: Vec<HistoryItem> = Vec::new();
+    for (subject, is_it) in [
+        (Subject::Transfer(*id), &(|_: &Event| true) as &dyn Fn(&Event) -> bool),
+        (Subject::Wallet(*sender), &usual),
+    ] {
+        let mut before = None;
+        for _ in 0..CHART_PAGES {
+            let page = site.context.chain.history(&subject, before, ENTRIES);
+            found.extend(page.items.into_iter().filter(|item| is_it(&item.event)));
+            before = page.next;
+            if before.is_none() || found.iter().any(|item| matches!(item.event, Event::TransferPending { .. })) {
+                break;
+            }
         }
     }
-    found.reverse();
+    found.sort_by_key(|item| item.at);
     found
 }
 
@@ -464,7 +463,7 @@ fn balance(site: &Site, own: &Address, free: Amount) -> Markup {
     }
     points.reverse();
     html! {
-        div.charts { (charts::line("Spendable, ALC", &points, |alc| format!("{alc:.2}"))) }
+        div.charts { (charts::line("Spendable, ALC", Over::Time, &points, |alc| format!("{alc:.2}"))) }
         p.note { "Drawn back from today through the last " (CHART_PAGES * ENTRIES) " entries; bonds of reports, challenges and proposals are not in it." }
     }
 }
@@ -607,7 +606,7 @@ async fn rounds(State(site): State<Arc<Site>>) -> Response {
         Ok(html! {
             h1 { "Rounds" }
             (lists())
-            div.charts { (charts::line("Held-out loss, by rounds", &losses, |loss| format!("{loss:.4}"))) }
+            div.charts { (charts::line("Held-out loss", Over::Rounds, &losses, |loss| format!("{loss:.4}"))) }
             p { "Open: " (say::round(open.number)) ", " b { (open.phase) } ", " (open.participants.len()) " take part." }
             (table("Rounds", &["Round", "#Accepted", "Class", "#Held-out loss", "#Pot", "Settled"], past.iter().filter_map(|number| state.past(*number)).map(|past| {
                 let loss = past.round.voted_loss();
@@ -704,8 +703,8 @@ async fn supply(State(site): State<Arc<Site>>) -> Response {
                 ("Burned", say::alc(supply.burned)),
             ]))
             div.charts {
-                (charts::line("Minted", &seen(|s| s.minted), write))
-                (charts::line("Burned", &seen(|s| s.burned), write))
+                (charts::line("Minted", Over::Time, &seen(|s| s.minted), write))
+                (charts::line("Burned", Over::Time, &seen(|s| s.burned), write))
             }
             p.note { "Charts begin when this node first ran." }
         })
