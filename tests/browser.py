@@ -1,7 +1,8 @@
 """Looks at pages with a real browser, as a person would: no errors in the console, no failed requests, no faults that axe finds, nothing wider than
-the window; on a light desktop and a dark phone, or both ways on both. Then, if asked, holds a conversation on the chat page.
+the window; on a light desktop and a dark phone, or both ways on both. Then, if asked, enters
+as the operator and holds a conversation on the chat page.
 
-usage: browser.py CHROMIUM AXE FOLDER URL [PATH...] [--all] [--chat]
+usage: browser.py CHROMIUM AXE FOLDER URL [PATH...] [--all] [--chat] [--operator TOKEN]
 
 Prints each fault, and ends with 1 if there were any. Pictures of all pages go to FOLDER. Speaks the browser's own protocol over a pipe, so that it
 needs nothing but Python.
@@ -141,6 +142,19 @@ def press(browser, key):
         browser.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=13, text="\r" if kind == "keyDown" else "")
 
 
+def enter(browser, url, token):
+    """Types the operator's token, as its cookie can't be set from a script."""
+    browser.go(url + "/operator")
+    browser.evaluate("document.querySelector('input[name=token]').id = 'token'")
+    type_into(browser, "token", token)
+    press(browser, "Enter")
+    browser.wait_for("document.querySelector('.log')")
+    # Stopped, and started again.
+    for said in ["Start training", "Stop training"]:
+        browser.evaluate("document.querySelector('form[action$=training] button').click()")
+        browser.wait_for(f"document.readyState === 'complete' && document.body.textContent.includes({json.dumps(said)})")
+
+
 def chat(browser, folder, url):
     """A conversation: a question by the keyboard, its answer, another one that is stopped."""
     browser.go(url + "/chat")
@@ -172,6 +186,8 @@ def main(program, axe, folder, url, *rest):
     with tempfile.TemporaryDirectory() as profile:
         browser = Browser(program, profile)
         try:
+            if "--operator" in rest:
+                enter(browser, url, rest[rest.index("--operator") + 1])
             looks = LOOKS + (OTHER_LOOKS if "--all" in rest else [])
             paths = [path for path in rest if path.startswith("/")]
             faults = [fault for path in paths for fault in look(browser, axe, folder, url, path, looks)]

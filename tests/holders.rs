@@ -15,8 +15,9 @@ use ailo_node::{
     rpc::types::*,
 };
 use ailo_protocol::{Amount, Hash, keystore};
-use common::{get, person::*};
+use common::{ask, get, person::*};
 use std::{
+    net::SocketAddr,
     path::Path,
     time::{Duration, Instant},
 };
@@ -272,11 +273,41 @@ fn the_pages_tell_of_it(host: &Person, victim: &Person, thief: &Person, fraud: &
         assert!(head.starts_with("HTTP/1.1 404") && body.contains("<h1>"), "{path}: {head}");
         assert!(!body.contains("<script>alert") && !body.contains("<b>\""), "{path}: {body}");
     }
+    let token = std::fs::read_to_string(host.folder.join("operator.token")).unwrap();
+    the_operator_alone_sees_the_log_and_sets_the_power(address, token.trim());
+    let (head, body) = ask(address, "GET", "/tx/abc", &["Accept: application/json"], "");
+    let problem: serde_json::Value = serde_json::from_str(&body).unwrap();
+    assert!(head.contains("application/problem+json") && problem["status"] == 404, "{head} {body}");
     let (of_fraud, of_thief, of_node) =
         (format!("/tx/{fraud}"), format!("/address/{}", thief.address), format!("/node/{node}"));
     let paths = ["/", "/explorer", &of_fraud, &of_thief, &of_node, "/block/1", "/validators", "/rounds", "/round/0", "/supply"];
-    let more = ["/pending", "/rich", "/wallet", "/chat", "--chat"];
+    let more = ["/pending", "/rich", "/wallet", "/chat", "/operator", "--operator", token.trim(), "--chat"];
     browser::look_at(&format!("http://{address}"), &[&paths[..], &more].concat());
+}
+
+fn the_operator_alone_sees_the_log_and_sets_the_power(address: SocketAddr, token: &str) {
+    let form = "Content-Type: application/x-www-form-urlencoded";
+    let ours = format!("Origin: http://{address}");
+    let post = |path: &str, more: &[&str], body: &str| ask(address, "POST", path, &[more, &[form]].concat(), body).0;
+    let (_, door) = get(address, "/operator");
+    assert!(door.contains("operator.token") && !door.contains("Stop training"), "{door}");
+    assert!(post("/operator/power", &[&ours], "percent=50").starts_with("HTTP/1.1 403"));
+    assert!(post("/operator/enter", &[], "token=0").starts_with("HTTP/1.1 403"));
+    let head = post("/operator/enter", &[], &format!("token={token}"));
+    let cookie = head.lines().find_map(|line| line.strip_prefix("set-cookie: ")).unwrap_or_else(|| panic!("{head}"));
+    assert!(cookie.contains("HttpOnly") && cookie.contains("SameSite=Strict"), "{cookie}");
+    let cookie = format!("Cookie: a=b; {}", cookie.split(';').next().unwrap());
+    let inside = || ask(address, "GET", "/operator?level=trace", &[&cookie], "").1;
+    assert_says(&inside(), &["Stop training", "90 %", "All", "as a file"]);
+    for (from, percent, status) in [("Origin: http://elsewhere", 40, 403), (&ours, 5, 422), (&ours, 40, 303)] {
+        let head = post("/operator/power", &[&cookie, from], &format!("percent={percent}"));
+        assert!(head.starts_with(&format!("HTTP/1.1 {status}")), "{from} {percent}: {head}");
+    }
+    assert!(post("/operator/training", &[&cookie, &ours], "on=false").starts_with("HTTP/1.1 303"));
+    assert_says(&inside(), &["Start training", "40 %"]);
+    assert!(post("/operator/training", &[&cookie, &ours], "on=true").starts_with("HTTP/1.1 303"));
+    let (_, log) = ask(address, "GET", "/operator/log.txt?level=info", &[&cookie], "");
+    assert!(log.lines().any(|line| line.contains("the operator sets the power")), "{log}");
 }
 
 /// Gives the account with its new key.

@@ -120,15 +120,24 @@ pub fn post(address: SocketAddr, body: &str) -> String {
     post_as(&address.to_string(), address, body)
 }
 
-/// The head and the body of what a GET brings.
-pub fn get(address: SocketAddr, path: &str) -> (String, String) {
+/// The head and the body of what a request brings; `more` are header lines.
+pub fn ask(address: SocketAddr, method: &str, path: &str, more: &[&str], body: &str) -> (String, String) {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").unwrap();
+    let more: String = more.iter().map(|line| format!("{line}\r\n")).collect();
+    let length = body.len();
+    let head = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\n{more}Content-Length: {length}\r\nConnection: close\r\n\r\n");
+    stream.write_all(head.as_bytes()).unwrap();
+    stream.write_all(body.as_bytes()).unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").unwrap();
     (head.into(), body.into())
+}
+
+/// The head and the body of what a GET brings.
+pub fn get(address: SocketAddr, path: &str) -> (String, String) {
+    ask(address, "GET", path, &[], "")
 }
 
 /// The same under another name of the server.

@@ -190,12 +190,13 @@ async fn search(State(site): State<Arc<Site>>, Query(Asked { q }): Query<Asked>)
     let found = site.clone().work(move |site| place(site, &asked)).await.flatten();
     match found {
         Some(place) => Redirect::to(&place).into_response(),
-        None => site.missing(&Missing(
+        None => Missing(
             "Nothing was found",
             format!(
                 "Nothing here is called “{text}”. Search for a transaction, a block or a node by its 64 digits, a wallet by its address or @name, a height, or a round like “round 7”."
             ),
-        )),
+        )
+        .into_response(),
     }
 }
 
@@ -273,7 +274,7 @@ async fn transaction(State(site): State<Arc<Site>>, Path(id): Path<String>) -> R
             "This node knows none with this id. One that was just handed in appears within a second.".into(),
         )
     };
-    let Ok(hash) = id.parse::<Hash>() else { return site.missing(&unknown()) };
+    let Ok(hash) = id.parse::<Hash>() else { return unknown().into_response() };
     let waiting = match site.context.chain.transaction(&hash) {
         None => site.context.chain.waiting(&hash).await,
         Some(_) => None,
@@ -488,7 +489,7 @@ fn history(site: &Site, subject: &Subject, own: Option<&Address>, before: Option
 /// A wallet's history as comma-separated values: amounts in ALC, with the sign of what becomes of what can be spent.
 async fn history_csv(State(site): State<Arc<Site>>, Path(text): Path<String>) -> Response {
     let Ok(named) = text.parse::<Address>() else {
-        return site.missing(&Missing("This is no address", format!("“{text}” is not the address of a wallet.")));
+        return Missing("This is no address", format!("“{text}” is not the address of a wallet.")).into_response();
     };
     let rows = site.clone().work(move |site| {
         let head = site.context.chain.head();

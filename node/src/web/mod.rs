@@ -7,14 +7,16 @@
 //! | `/explorer`, `/search`, `/block/`, `/tx/`, `/address/`, `/node/`, `/round/`, ... | `explorer`: what the ledger holds |
 //! | `/wallet` | `wallet`: receive, send, dispute, recover; nothing here signs |
 //! | `/chat` | `chat`: a conversation with the model |
+//! | `/operator` | `operator`: training, its power, the log; for who has the operator's token |
 //! | `/live` | a server-sent event for each new head of the ledger: the page that is shown is fetched anew |
 //!
-//! Pages hold no secrets. What a person typed comes back escaped (`maud`), and a browser is told to run scripts of this page alone.
+//! Pages hold no secrets but the operator's, which need the token. What a person typed comes back escaped (`maud`), and a browser is told to run scripts of this page alone.
 
 mod charts;
 mod chat;
 mod dashboard;
 mod explorer;
+mod operator;
 pub mod say;
 pub mod series;
 mod wallet;
@@ -24,10 +26,10 @@ use crate::{
     rpc::Context,
 };
 use axum::{
-    Router,
-    extract::State,
+    Extension, Router,
+    extract::{Request, State},
     http::{HeaderValue, StatusCode, header},
-    middleware,
+    middleware::{self, Next},
     response::{
         IntoResponse, Response, Sse,
         sse::{Event, KeepAlive},
@@ -36,6 +38,7 @@ use axum::{
 };
 use futures::Stream;
 use maud::{DOCTYPE, Markup, html};
+use serde_json::json;
 use series::Series;
 use std::{convert::Infallible, sync::Arc, time::Duration};
 use tokio::sync::{Semaphore, watch};
@@ -47,9 +50,11 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'u
 const MAKERS: usize = 4;
 /// News are told at most so often.
 const NEWS: Duration = Duration::from_secs(2);
+/// Bytes of what the web framework says of a request, at most.
+const MAX_SAID: usize = 4096;
 /// Links of the head of each page.
-const PLACES: [(&str, &str); 4] =
-    [("/", "Dashboard"), ("/explorer", "Explorer"), ("/wallet", "Wallet"), ("/chat", "Chat")];
+const PLACES: [(&str, &str); 5] =
+    [("/", "Dashboard"), ("/explorer", "Explorer"), ("/wallet", "Wallet"), ("/chat", "Chat"), ("/operator", "Operator")];
 
 /// What the pages are made of.
 pub struct Site {
@@ -63,7 +68,21 @@ pub struct Site {
 }
 
 /// What a page can't show, and why.
+#[derive(Clone)]
 struct Missing(&'static str, String);
+
+impl Missing {
+    /// An answer of this status; [`said`] writes it.
+    fn with(self, status: StatusCode) -> Response {
+        (status, Extension(self)).into_response()
+    }
+}
+
+impl IntoResponse for Missing {
+    fn into_response(self) -> Response {
+        self.with(StatusCode::NOT_FOUND)
+    }
+}
 
 impl Site {
     /// Pages about this node.
@@ -76,21 +95,24 @@ impl Site {
         let asset = |kind: &'static str, text: &'static str| {
             get(move || async move { ([(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, "max-age=3600")], text) })
         };
+        let site = Arc::new(self);
         Router::new()
             .route("/", get(dashboard::page))
             .route("/chat", get(chat::page))
             .route("/live", get(live))
             .merge(explorer::routes())
             .merge(wallet::routes())
+            .merge(operator::routes(&site))
             .route("/style.css", asset("text/css; charset=utf-8", include_str!("assets/style.css")))
             .route("/live.js", asset("text/javascript; charset=utf-8", include_str!("assets/live.js")))
             .route("/chat.js", asset("text/javascript; charset=utf-8", include_str!("assets/chat.js")))
             .route("/icon.svg", asset("image/svg+xml", include_str!("assets/icon.svg")))
-            .fallback(|State(site): State<Arc<Site>>| async move {
-                site.missing(&Missing("There is no such page", "Look for it with the search box above.".into()))
+            .fallback(|| async {
+                Missing("There is no such page", "Look for it with the search box above.".into())
             })
+            .layer(middleware::from_fn_with_state(site.clone(), said))
             .layer(middleware::from_fn_with_state(access, by_our_names))
-            .with_state(Arc::new(self))
+            .with_state(site)
     }
 
     /// A whole page. `here` is the place of the head that it belongs to; a page that is `live` is fetched anew at each block.
@@ -143,15 +165,6 @@ impl Site {
         (headers, page.into_string()).into_response()
     }
 
-    /// The page that says why there is none.
-    fn missing(&self, Missing(title, why): &Missing) -> Response {
-        let main = html! {
-            h1 { (title) }
-            p { (why) }
-        };
-        (StatusCode::NOT_FOUND, self.page("", title, false, &main)).into_response()
-    }
-
     /// Does what waits for the disk on a thread for such work; who goes away meanwhile keeps its turn until it is done.
     async fn work<T: Send + 'static>(self: Arc<Site>, work: impl FnOnce(&Site) -> T + Send + 'static) -> Option<T> {
         let turn = self.makers.clone().acquire_owned().await.ok()?;
@@ -171,9 +184,37 @@ impl Site {
         let made = self.clone().work(make).await;
         match made.unwrap_or_else(|| Err(Missing("This page can't be made", "Try again soon.".into()))) {
             Ok(main) => self.page(here, title, live, &main),
-            Err(missing) => self.missing(&missing),
+            Err(missing) => missing.into_response(),
         }
     }
+}
+
+/// Writes what is wrong with a request: as a page, or as problem details (RFC 9457) for who asks for no page.
+async fn said(State(site): State<Arc<Site>>, request: Request, next: Next) -> Response {
+    let accepts = request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("text/html");
+    let page = accepts.contains("text/html") || accepts.contains("text/*");
+    let mut response = next.run(request).await;
+    let status = response.status();
+    let missing = response.extensions_mut().remove::<Missing>();
+    // What the web framework refuses before a page is asked is a line of text.
+    let plain = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/plain"));
+    let Missing(title, why) = match missing {
+        Some(missing) => missing,
+        None if status.is_client_error() && plain => {
+            let body = axum::body::to_bytes(response.into_body(), MAX_SAID).await.unwrap_or_default();
+            Missing("This can't be asked so", format!("{}.", String::from_utf8_lossy(&body).trim_end_matches('.')))
+        }
+        None => return response,
+    };
+    if page {
+        let main = html! {
+            h1 { (title) }
+            p { (why) }
+        };
+        return (status, site.page("", title, false, &main)).into_response();
+    }
+    let problem = json!({ "type": "about:blank", "title": title, "status": status.as_u16(), "detail": why });
+    (status, [(header::CONTENT_TYPE, "application/problem+json")], problem.to_string()).into_response()
 }
 
 /// Tells of each new head of the ledger.

@@ -8,7 +8,7 @@ use ailo_protocol::{Address, Amount, canonical, params::LedgerParams};
 use axum::{
     Form, Router,
     extract::{Path, Query, State},
-    http::header,
+    http::{StatusCode, header},
     response::{IntoResponse, Redirect, Response},
     routing::{get, post},
 };
@@ -164,19 +164,19 @@ async fn submit(State(site): State<Arc<Site>>, Form(signed): Form<Signed>) -> Re
             .map_err(|_| refused("These bytes are no transaction.".into()))
     });
     match decoded {
-        Err(missing) => site.missing(&missing),
+        Err(missing) => missing.with(StatusCode::UNPROCESSABLE_ENTITY),
         Ok(transaction) => match site.context.chain.submit(transaction).await {
             Ok(id) => Redirect::to(&format!("/tx/{id}")).into_response(),
-            Err(e) => site.missing(&refused(format!("{e}."))),
+            Err(e) => refused(format!("{e}.")).with(StatusCode::UNPROCESSABLE_ENTITY),
         },
     }
 }
 
 /// An address as a QR code.
-async fn qr(State(site): State<Arc<Site>>, Path(text): Path<String>) -> Response {
+async fn qr(Path(text): Path<String>) -> Response {
     let code = text.parse::<Address>().ok().and_then(|address| QrCode::new(address.to_string().to_uppercase()).ok());
     let Some(code) = code else {
-        return site.missing(&Missing("This is no address", "Nothing can be drawn of it.".into()));
+        return Missing("This is no address", "Nothing can be drawn of it.".into()).into_response();
     };
     let picture = code.render::<svg::Color<'_>>().min_dimensions(180, 180).build();
     ([(header::CONTENT_TYPE, "image/svg+xml")], PreEscaped(picture).into_string()).into_response()

@@ -56,3 +56,9 @@ if (main?.dataset.live) {
   addEventListener("pagehide", () => news?.close());
   listen();
 }
+
+// A slider says what it is at.
+addEventListener("input", ({ target }) => {
+  const shown = document.getElementById(target.dataset?.shown);
+  if (shown) shown.value = `${target.value} %`;
+});
