@@ -1,6 +1,15 @@
 //! JSON-RPC from the command line's side: finding the node, calling it, and saying plainly what went wrong.
 
-use crate::{cli::ClientArgs, datadir, error::NodeError, operator, rpc::types::*};
+use crate::{
+    cli::ClientArgs,
+    datadir,
+    error::NodeError,
+    operator,
+    rpc::{
+        errors::{Code, ErrorData},
+        types::*,
+    },
+};
 use ailo_ledger::{Transaction, store::Subject};
 use ailo_protocol::{Address, Hash, Keypair, Username, keystore};
 use axum::http::header;
@@ -67,16 +76,29 @@ impl Client {
         method: &str,
         params: &[(&str, serde_json::Value)],
     ) -> Result<T, NodeError> {
+        self.ask(method, params).await.map_err(|e| self.failure(e))
+    }
+
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        method: &str,
+        params: &[(&str, serde_json::Value)],
+    ) -> Result<T, RpcError> {
         let mut object = ObjectParams::new();
         for (name, value) in params {
-            object.insert(name, value).map_err(|e| NodeError::Rpc(e.to_string()))?;
+            object.insert(name, value)?;
         }
-        self.http.request(method, object).await.map_err(|e| match e {
+        self.http.request(method, object).await
+    }
+
+    fn failure(&self, error: RpcError) -> NodeError {
+        match error {
             RpcError::Call(error) => {
                 let message = error.message().to_string();
-                let refusal = error.data().and_then(|data| serde_json::from_str::<RefusalView>(data.get()).ok());
-                match refusal {
-                    Some(RefusalView { code }) => NodeError::Refused { code, message },
+                let refused = [Code::Refused, Code::Malformed].iter().any(|code| code.number() == error.code());
+                let data = error.data().filter(|_| refused);
+                match data.and_then(|data| serde_json::from_str::<ErrorData>(data.get()).ok()) {
+                    Some(ErrorData { code }) => NodeError::Refused { code, message },
                     None => NodeError::Rpc(message),
                 }
             }
@@ -85,7 +107,16 @@ impl Client {
                 self.url
             )),
             other => NodeError::Rpc(format!("{} answered in a way that is not understood: {other}", self.url)),
-        })
+        }
+    }
+
+    /// `ailo_round`; none for one that the ledger does not keep.
+    pub async fn round(&self, number: Option<u64>) -> Result<Option<At<RoundView>>, NodeError> {
+        match self.ask("ailo_round", &[("number", json(&number))]).await {
+            Ok(round) => Ok(Some(round)),
+            Err(RpcError::Call(error)) if error.code() == Code::NotFound.number() => Ok(None),
+            Err(e) => Err(self.failure(e)),
+        }
     }
 
     /// `ailo_status`

@@ -16,12 +16,11 @@ mod chat;
 mod dashboard;
 mod explorer;
 pub mod say;
-pub mod series;
 mod wallet;
 
 use crate::{
     inference::api::access::{Access, by_our_names},
-    rpc::Context,
+    rpc::{Context, errors::Failure},
 };
 use axum::{
     Router,
@@ -36,7 +35,6 @@ use axum::{
 };
 use futures::Stream;
 use maud::{DOCTYPE, Markup, html};
-use series::Series;
 use std::{convert::Infallible, sync::Arc, time::Duration};
 use tokio::sync::{Semaphore, watch};
 
@@ -55,8 +53,6 @@ const PLACES: [(&str, &str); 4] =
 pub struct Site {
     /// What JSON-RPC answers from, too.
     pub context: Arc<Context>,
-    /// What was seen over time.
-    pub series: Arc<Series>,
     /// Pages that are made at once, at most.
     makers: Arc<Semaphore>,
     stop: watch::Receiver<bool>,
@@ -65,10 +61,18 @@ pub struct Site {
 /// What a page can't show, and why.
 struct Missing(&'static str, String);
 
+impl From<Failure> for Missing {
+    fn from(failure: Failure) -> Missing {
+        let mut why = failure.why;
+        why.get_mut(..1).into_iter().for_each(str::make_ascii_uppercase);
+        Missing("This can't be shown", why + ".")
+    }
+}
+
 impl Site {
     /// Pages about this node.
-    pub fn new(context: Arc<Context>, series: Arc<Series>, stop: watch::Receiver<bool>) -> Site {
-        Site { context, series, makers: Arc::new(Semaphore::new(MAKERS)), stop }
+    pub fn new(context: Arc<Context>, stop: watch::Receiver<bool>) -> Site {
+        Site { context, makers: Arc::new(Semaphore::new(MAKERS)), stop }
     }
 
     /// The routes of all pages, under the names that `access` knows.
