@@ -7,9 +7,9 @@
 mod browser;
 mod common;
 
-use ailo_ledger::store::Subject;
+use ailo_ledger::{state::Event, store::Subject};
 use ailo_node::{
-    client::Client,
+    client::{Client, json},
     genesis,
     localnet::net::{Net, Spec},
     rpc::types::*,
@@ -124,6 +124,19 @@ async fn a_pending_transfer_is_taken_back(client: &Client, people: &[Person]) {
     assert_says(&said, &["sent 2.5 ALC to", "pending"]);
     let transfer = id(&said).to_string();
     assert_eq!(account(client, &people[1]).await.pending, alc(250));
+    let pending: At<PendingView> = client.call("ailo_pending", &[("limit", json(&1))]).await.unwrap();
+    let shown = &pending.value.transfers[0];
+    assert_eq!((shown.id.to_string(), shown.amount, pending.value.needed), (transfer.clone(), alc(250), 2));
+    // What is asked for as confirmed is not shown while it is pending.
+    let asked = [("id", json(&transfer)), ("minStatus", json(&"confirmed"))];
+    let early = client.call::<At<TransactionView>>("ailo_transaction", &asked).await.unwrap_err().to_string();
+    assert!(early.contains("pending so far"), "{early}");
+    let entries = async |least: &str| {
+        let of = [("address", json(&people[1].address)), ("minStatus", json(&least))];
+        let page: At<HistoryView> = client.call("ailo_history", &of).await.unwrap();
+        page.value.entries.iter().filter(|entry| matches!(entry.event, Event::TransferPending { .. })).count()
+    };
+    assert_eq!((entries("pending").await, entries("confirmed").await), (1, 0));
     people[1].is_refused(&["wallet", "dispute", &transfer], "", "NOT_THE_SENDER");
     assert_says(&people[0].says(&["wallet", "dispute", &transfer]), &["taken back", "fee", "in block"]);
     until(client, &id(&said), "refunded").await;
@@ -409,7 +422,7 @@ async fn a_vote_changes_a_parameter_at_its_height(client: &Client, people: &[Per
     let sent = pay(client, &people[0], &wallet.address.to_string(), "0.5").await;
     let history = client.history(&Subject::Wallet(people[0].address), 20).await.unwrap().value;
     let fee = history.entries.iter().find_map(|entry| match &entry.event {
-        ailo_ledger::state::Event::TransferPending { id, fee, .. } if *id == sent => Some(*fee),
+        Event::TransferPending { id, fee, .. } if *id == sent => Some(*fee),
         _ => None,
     });
     assert_eq!(fee, Some(alc(2)));

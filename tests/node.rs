@@ -228,28 +228,6 @@ fn a_network_is_founded_with_keys_and_genesis_and_runs() {
 }
 
 #[test]
-fn every_block_reaches_a_subscriber_once_and_in_order() {
-    use jsonrpsee::core::client::{Subscription, SubscriptionClientT};
-    let dir = tempfile::tempdir().unwrap();
-    let node = Node::start("dev", dir.path(), &["--inference-only"]);
-    let url = node.url.replace("http://", "ws://");
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    let heights: Vec<u64> = runtime.block_on(async {
-        let client = jsonrpsee_ws_client::WsClientBuilder::default().build(&url).await.unwrap();
-        let no_params = jsonrpsee::core::params::ArrayParams::new();
-        let mut blocks: Subscription<ailo_ledger::Header> =
-            client.subscribe("ailo_subscribeBlocks", no_params, "ailo_unsubscribeBlocks").await.unwrap();
-        let mut heights = Vec::new();
-        while heights.len() < 3 {
-            let header = tokio::time::timeout(Duration::from_secs(30), blocks.next()).await.unwrap().unwrap().unwrap();
-            heights.push(header.height);
-        }
-        heights
-    });
-    assert!(heights.windows(2).all(|w| w[1] == w[0] + 1), "{heights:?}");
-}
-
-#[test]
 fn a_second_process_in_the_same_folder_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let _node = Node::start("dev", dir.path(), &["--inference-only"]);

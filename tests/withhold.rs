@@ -119,7 +119,7 @@ async fn a_payload_stays_sealed_until_nobody_can_commit_to_a_renamed_copy_of_it(
     let (maker, peer) = (first.node, stranger(&net, &first.listen[0]).await);
     let url = std::fs::read_to_string(net.nodes[0].dir.join("rpc")).unwrap();
     let client = Client::new(url.trim()).unwrap();
-    let round = async || client.call::<At<Option<RoundView>>>("ailo_round", &[]).await.unwrap().value.unwrap().round;
+    let round = async || client.round(None).await.unwrap().unwrap().value.round;
     let ask = async |payload: Hash| {
         let request = BlobRequest { hash: payload.0.to_vec().into(), offset: 0, length: 1 << 20 };
         peer.request(maker, Request::from(request::Body::Blob(request))).await

@@ -672,7 +672,7 @@ fn rpc(data: &[u8]) {
     fn parse<T: DeserializeOwned>(json: &[u8]) -> Option<T> {
         serde_json::from_slice(json).ok()
     }
-    match method % 9 {
+    match method % 11 {
         0 => drop(parse(json).map(|params: BlockParams| params.name().is_ok())),
         1 => drop(parse::<TransactionParams>(json)),
         2 => drop(parse::<AccountParams>(json)),
@@ -697,6 +697,11 @@ fn rpc(data: &[u8]) {
             let heights = params.heights();
             assert!(heights.end() - heights.start() < u64::from(MAX_HEADERS));
         })),
+        7 => drop(parse(json).map(|params: PageParams| {
+            assert!((1..=100).contains(&params.limit(100)));
+            let _ = (params.from(), params.after_node(), params.after_transfer());
+        })),
+        9 => drop(parse(json).map(|params: FollowParams| (params.subject().is_ok(), params.after().is_ok()))),
         _ => drop(parse(json).map(|params: ProofParams| {
             if let Ok(key) = params.key() {
                 WORLD.states[1].prove(&key);
@@ -709,7 +714,6 @@ fn rpc_seeds() -> Vec<Vec<u8>> {
     let (hash, address) = (Hash([5; 32]), wallet(0));
     let transaction = hex::encode(&transaction_seeds()[0]);
     let key = hex::encode(canonical::encode(&Key::Iou(address, 3, hash)));
-    let request = serde_json::json!({"prompt": "The", "max_tokens": 9, "temperature": 0.5, "top_k": 0, "seed": 1});
     let texts = [
         (0, serde_json::json!({"height": 7})),
         (0, serde_json::json!({"hash": hash})),
@@ -717,9 +721,10 @@ fn rpc_seeds() -> Vec<Vec<u8>> {
         (2, serde_json::json!({"address": address})),
         (3, serde_json::json!({"address": address, "cursor": "7-1", "limit": 10})),
         (4, serde_json::json!({"transaction": transaction})),
-        (5, serde_json::json!({"request": request})),
-        (6, serde_json::json!({"height": 7})),
-        (7, serde_json::json!({"from": 7, "limit": 3})),
+        (5, serde_json::json!({"height": 7})),
+        (6, serde_json::json!({"from": 7, "limit": 3})),
+        (7, serde_json::json!({"cursor": format!("7-{hash}"), "limit": 3})),
+        (9, serde_json::json!({"address": address, "cursor": "7-1"})),
         (8, serde_json::json!({"account": address})),
         (8, serde_json::json!({"model": true})),
         (8, serde_json::json!({"key": key})),

@@ -6,6 +6,7 @@ use ailo_protocol::{
     hash::Domain,
     merkle,
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::Transaction;
@@ -18,7 +19,7 @@ pub const MAX_VALIDATORS: usize = 4096;
 pub const MAX_CERTIFICATE_BYTES: usize = 512 << 10;
 
 /// What a block commits to. Its hash is the block's id and the value that consensus decides on.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, JsonSchema)]
 pub struct Header {
     /// Network id.
     pub network: Hash,
@@ -51,7 +52,17 @@ pub struct Block {
     pub transactions: Vec<Transaction>,
 }
 
+/// A header's canonical bytes are at most this long.
+const MAX_HEADER_BYTES: usize = 512;
+
 impl Header {
+    /// The header of a block's canonical bytes, and how many transactions the block has, which are not looked at.
+    pub fn of_block(bytes: &[u8]) -> Result<(Header, u64), CodecError> {
+        let (header, rest) = canonical::decode_first(bytes, MAX_HEADER_BYTES)?;
+        let (transactions, _) = canonical::decode_first(rest, 8)?;
+        Ok((header, transactions))
+    }
+
     /// The block's id.
     pub fn id(&self) -> Hash {
         Hash::of_value(Domain::Block, self)
@@ -95,7 +106,7 @@ fn transaction_leaves(transactions: &[Transaction]) -> Vec<Hash> {
 }
 
 /// A validator and its weight in votes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, JsonSchema)]
 pub struct Validator {
     /// Node key; signs votes and proposals.
     pub node: NodeId,
@@ -104,7 +115,7 @@ pub struct Validator {
 }
 
 /// The validators of one height, in their canonical order (power descending, then key).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, JsonSchema)]
 pub struct ValidatorSet(pub Vec<Validator>);
 
 impl ValidatorSet {
@@ -130,7 +141,7 @@ impl ValidatorSet {
 }
 
 /// Proof that a block is final: precommits of more than two thirds of the power.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, JsonSchema)]
 pub struct Certificate {
     /// Height decided.
     pub height: u64,

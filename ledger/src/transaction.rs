@@ -10,6 +10,7 @@ use ailo_protocol::{
     keys::{BadSignature, signing_bytes},
     payment::SignedReceipt,
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A transaction's canonical bytes are at most this long.
@@ -17,7 +18,7 @@ pub const MAX_TRANSACTION_BYTES: usize = 64 << 10;
 
 /// What a transaction does. [`Body::is_wallets`] says which a wallet signs; the others a node signs, but for
 /// [`Body::Recover`].
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Body {
     /// Moves coins; PENDING until enough nodes have attested it.
@@ -219,7 +220,7 @@ pub enum Body {
 pub const MAX_CLAIMS: usize = 32;
 
 /// What a node claims of a receipt now. What the deposit does not let it have yet it claims later, of the same receipt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, JsonSchema)]
 pub struct Claim {
     /// Units since the session's first, those claimed before included; at most the receipt's.
     pub units: u64,
@@ -228,7 +229,7 @@ pub struct Claim {
 }
 
 /// A wallet's word that a node works for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, JsonSchema)]
 pub struct Consent {
     /// The wallet's present key.
     pub key: PublicKey,
@@ -249,7 +250,7 @@ impl Consent {
 }
 
 /// What signatures alone prove: nobody honest signs both.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "of", rename_all = "snake_case")]
 pub enum Evidence {
     /// Two rival votes or proposals of consensus.
@@ -273,7 +274,7 @@ pub enum Evidence {
 }
 
 /// What of an attestation is its own.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, JsonSchema)]
 pub struct SignedAttest {
     /// When it was made.
     pub time_ms: u64,
@@ -327,7 +328,7 @@ impl Evidence {
 }
 
 /// The signed part of a transaction.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, JsonSchema)]
 pub struct Unsigned {
     /// Who signs: a wallet's or a node's key.
     pub signer: PublicKey,
@@ -340,7 +341,7 @@ pub struct Unsigned {
 }
 
 /// A signed transaction.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, JsonSchema)]
 pub struct Transaction {
     /// The signed part.
     #[serde(flatten)]

@@ -1,17 +1,32 @@
-//! Benchmark of JSON-RPC, run by `scripts/bench rpc`: how long `ailo_status` takes on a real node that only follows, and on
-//! one that trains at full load, beside a request to the same server that does nothing.
+//! Benchmark of JSON-RPC, run by `scripts/bench rpc`.
+//!
+//! - *One connection*: how long `ailo_status` takes on a real node that only follows, and on one that trains at full load, beside a
+//!   request to the same server that does nothing.
+//! - *Many connections*: what an explorer asks, from 200 connections at 5000 requests a second together, of a validator of a network
+//!   (`common/load.rs`) that commits 500 transfers a second meanwhile. A request's time runs from when it is due.
 //!
 //!     cargo build -p ailo-node && cargo run -p ailo-node --example rpc
 
+#[path = "common/load.rs"]
+#[allow(dead_code)] // each benchmark needs a part of it
+mod load;
+
 use ailo_node::{client::Client, rpc::types::*};
+use load::{Network, Outcome};
+use serde_json::{Value, json};
 use std::{
-    error::Error,
+    collections::BTreeMap,
+    net::SocketAddr,
     path::Path,
     process::{Child, Command, Stdio},
+    sync::Arc,
     time::{Duration, Instant},
 };
-
-type Outcome<T> = Result<T, Box<dyn Error>>;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    task::JoinSet,
+};
 
 /// Requests measured, one after another.
 const REQUESTS: usize = 500;
@@ -26,14 +41,198 @@ impl Drop for Node {
     }
 }
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> Outcome<()> {
+/// What the 99th percentile is held against.
+const LIMIT: Duration = Duration::from_millis(10);
+/// Bytes of an answer, at most.
+const MAX_ANSWER: usize = 16 << 20;
+/// Seconds until a transfer is FINAL and leaves the state.
+const FINAL_S: u64 = 10;
+
+struct Args {
+    connections: u32,
+    requests: u32,
+    transfers: u64,
+    seconds: u64,
+    nodes: u32,
+    many_alone: bool,
+}
+
+fn args() -> Outcome<Args> {
+    let mut args = Args { connections: 200, requests: 5000, transfers: 500, seconds: 30, nodes: 4, many_alone: false };
+    let mut words = std::env::args().skip(1);
+    while let Some(flag) = words.next() {
+        if flag == "--many" {
+            args.many_alone = true;
+            continue;
+        }
+        let value: u64 = words.next().ok_or("each flag but --many takes a number")?.parse()?;
+        match flag.as_str() {
+            "--connections" => args.connections = u32::try_from(value)?.max(1),
+            "--requests" => args.requests = u32::try_from(value)?.max(1),
+            "--transfers" => args.transfers = value,
+            "--seconds" => args.seconds = value,
+            "--nodes" => args.nodes = u32::try_from(value)?,
+            other => return Err(format!("{other} is no flag of this benchmark").into()),
+        }
+    }
+    Ok(args)
+}
+
+fn main() -> Outcome<()> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(run(args()?))
+}
+
+async fn run(args: Args) -> Outcome<()> {
     let load = || std::fs::read_to_string("/proc/loadavg").unwrap_or_else(|_| "unknown".into());
-    println!("rpc, one connection; load average {}", load().trim());
-    measure("follows", &["--inference-only"], |s| s.height > 2).await?;
-    measure("trains", &[], |s| s.value.round.step > 0).await?;
+    println!("rpc; load average {}", load().trim());
+    if !args.many_alone {
+        measure("follows", &["--inference-only"], |s| s.height > 2).await?;
+        measure("trains", &[], |s| s.value.round.step > 0).await?;
+    }
+    many(&args).await?;
     println!("load average afterwards {}", load().trim());
     Ok(())
+}
+
+/// Many connections, while transfers commit.
+async fn many(args: &Args) -> Outcome<()> {
+    let mut network = load::found(args.nodes, args.nodes.min(2).saturating_sub(1), FINAL_S).await?;
+    println!(
+        "  {} connections and {} requests a second together, {} validators, {} transfers a second",
+        args.connections, args.requests, args.nodes, args.transfers
+    );
+    let asked = questions(&network).await?;
+    let time = Duration::from_secs(args.seconds);
+    let (transfers, answers) = tokio::join!(network.load(args.transfers, time), ask(args, &network, asked, time));
+    let (transfers, mut answers) = (transfers?, answers?);
+    let seconds = transfers.time.as_secs_f64();
+    println!("  {:.0} transfers a second were CONFIRMED", transfers.confirmed as f64 / seconds);
+    let mut all: Vec<Duration> = answers.values().flatten().copied().collect();
+    let count = all.len() as f64;
+    for (method, times) in &mut answers {
+        report(method, times);
+    }
+    report("all", &mut all);
+    let p99 = all[(all.len() - 1) * 99 / 100];
+    let verdict = if p99 <= LIMIT { "within" } else { "BEYOND" };
+    println!("  {:.0} requests a second; 99th percentile {p99:.2?}, {verdict} {LIMIT:?}", count / args.seconds as f64);
+    network.net.stop_all().await?;
+    Ok(())
+}
+
+/// What an explorer and its visitors ask, in turn: most of all accounts.
+async fn questions(network: &Network) -> Outcome<Vec<(&'static str, Value)>> {
+    let client = &network.clients[0];
+    let block = async |height: u64| client.call::<At<BlockView>>("ailo_block", &[("height", json!(height))]).await;
+    let head = client.status().await?.height;
+    let mut filled = None;
+    for height in (1..=head).rev() {
+        let view = block(height).await?.value;
+        if let Some(transaction) = view.transactions.first() {
+            filled = Some((height, transaction.id));
+            break;
+        }
+    }
+    let (height, id) = filled.ok_or("no block has a transaction")?;
+    let mut all = Vec::new();
+    for pair in network.addresses().chunks(2).take(100) {
+        all.push(("ailo_account", json!({"address": pair[0]})));
+        all.push(("ailo_history", json!({"address": pair[0], "limit": 20})));
+        all.push(("ailo_account", json!({"address": pair[pair.len() - 1]})));
+        all.push(("ailo_transaction", json!({"id": id})));
+        all.push(("ailo_supply", json!({})));
+        all.push(("ailo_account", json!({"address": pair[0]})));
+        all.push(("ailo_block", json!({"height": height})));
+        all.push(("ailo_status", json!({})));
+        all.push(("ailo_pending", json!({"limit": 20})));
+        all.push(("ailo_round", json!({})));
+    }
+    Ok(all)
+}
+
+/// Asks from many connections at a rate; the times by method.
+async fn ask(
+    args: &Args,
+    network: &Network,
+    questions: Vec<(&'static str, Value)>,
+    time: Duration,
+) -> Outcome<BTreeMap<&'static str, Vec<Duration>>> {
+    let url = network.clients[0].url();
+    let address: SocketAddr = url.trim_start_matches("http://").trim_end_matches("/rpc").parse()?;
+    let request = |(method, params): (&'static str, Value)| {
+        let body = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).to_string();
+        let head = format!(
+            "POST /rpc HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
+        (method, (head + &body).into_bytes())
+    };
+    let requests: Arc<Vec<(&'static str, Vec<u8>)>> = Arc::new(questions.into_iter().map(request).collect());
+    let every = Duration::from_secs_f64(f64::from(args.connections) / f64::from(args.requests));
+    let (mut tasks, started) = (JoinSet::new(), Instant::now());
+    for i in 0..args.connections {
+        let offset = every.mul_f64(f64::from(i) / f64::from(args.connections));
+        let first = i as usize * 7; // so that not all ask for the same at once
+        tasks.spawn(connection(address, requests.clone(), first, (started + offset, every, started + time)));
+    }
+    let mut answers: BTreeMap<&'static str, Vec<Duration>> = BTreeMap::new();
+    while let Some(times) = tasks.join_next().await {
+        for (method, time) in times?.map_err(|e| format!("a connection failed: {e}"))? {
+            answers.entry(method).or_default().push(time);
+        }
+    }
+    Ok(answers)
+}
+
+/// One connection: a request whenever one is due, and its time. Who waits for an answer while the next is due has waited for that, too.
+async fn connection(
+    address: SocketAddr,
+    requests: Arc<Vec<(&'static str, Vec<u8>)>>,
+    first: usize,
+    (mut due, every, until): (Instant, Duration, Instant),
+) -> Result<Vec<(&'static str, Duration)>, String> {
+    let mut stream = TcpStream::connect(address).await.map_err(|e| e.to_string())?;
+    stream.set_nodelay(true).map_err(|e| e.to_string())?;
+    let (mut times, mut answer) = (Vec::new(), Vec::new());
+    for n in first.. {
+        if due >= until {
+            break;
+        }
+        let late = Instant::now() > due;
+        tokio::time::sleep_until(due.into()).await;
+        // A timer is late by itself, up to a millisecond: that is not the node's.
+        let begun = if late { due } else { Instant::now() };
+        let (method, bytes) = &requests[n % requests.len()];
+        stream.write_all(bytes).await.map_err(|e| e.to_string())?;
+        read_answer(&mut stream, &mut answer).await?;
+        if answer[..answer.len().min(512)].windows(8).any(|part| part == b"\"error\":") {
+            return Err(format!("{method}: {}", String::from_utf8_lossy(&answer)));
+        }
+        times.push((*method, begun.elapsed()));
+        due += every;
+    }
+    Ok(times)
+}
+
+/// Reads one answer of HTTP, head and body.
+async fn read_answer(stream: &mut TcpStream, answer: &mut Vec<u8>) -> Result<(), String> {
+    answer.clear();
+    let mut length = None;
+    loop {
+        if stream.read_buf(answer).await.map_err(|e| e.to_string())? == 0 {
+            return Err("the node closed the connection".into());
+        }
+        if length.is_none()
+            && let Some(end) = answer.windows(4).position(|part| part == b"\r\n\r\n")
+        {
+            let head = String::from_utf8_lossy(&answer[..end]).to_lowercase();
+            let body = head.lines().find_map(|line| line.strip_prefix("content-length:")?.trim().parse::<usize>().ok());
+            length = Some(end + 4 + body.filter(|body| *body <= MAX_ANSWER).ok_or("an answer has no length")?);
+        }
+        if length.is_some_and(|length| answer.len() >= length) {
+            return Ok(());
+        }
+    }
 }
 
 async fn measure(what: &str, flags: &[&str], ready: impl Fn(&At<Status>) -> bool) -> Outcome<()> {

@@ -79,6 +79,10 @@ pub enum Command {
     Replay(ReplayArgs),
     /// Show what a running node knows: height, round, model, peers, balance.
     Status(ClientArgs),
+    /// Let the node that runs in the data folder train, or rest, until it stops.
+    Training(TrainingArgs),
+    /// Set the share of the time that training may compute in the node that runs in the data folder, until it stops.
+    Power(PowerArgs),
     /// Check what a node says of the ledger by certificates and proofs, without believing the node.
     #[command(subcommand)]
     Verify(VerifyCommand),
@@ -373,6 +377,39 @@ pub struct ClientArgs {
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
+}
+
+/// Which node of this machine a command operates.
+#[derive(Debug, Clone, Args)]
+pub struct OperatorArgs {
+    /// Data folder of the node; the token of its operator lies there.
+    #[arg(long, env = "AILO_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Flags of `training`.
+#[derive(Debug, Args)]
+pub struct TrainingArgs {
+    /// Whether it trains. A node that is told to rest hands in what it has begun.
+    #[arg(value_parser = ["on", "off"])]
+    pub state: String,
+    /// Which node.
+    #[command(flatten)]
+    pub operator: OperatorArgs,
+}
+
+/// Flags of `power`.
+#[derive(Debug, Args)]
+pub struct PowerArgs {
+    /// Percent of the time.
+    #[arg(value_name = "20..90", value_parser = clap::value_parser!(u8).range(20..=90))]
+    pub percent: u8,
+    /// Which node.
+    #[command(flatten)]
+    pub operator: OperatorArgs,
 }
 
 /// `wallet ...`

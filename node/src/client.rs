@@ -1,13 +1,23 @@
 //! JSON-RPC from the command line's side: finding the node, calling it, and saying plainly what went wrong.
 
-use crate::{cli::ClientArgs, datadir, error::NodeError, rpc::types::*};
+use crate::{
+    cli::ClientArgs,
+    datadir,
+    error::NodeError,
+    operator,
+    rpc::{
+        errors::{Code, ErrorData},
+        types::*,
+    },
+};
 use ailo_ledger::{Transaction, store::Subject};
 use ailo_protocol::{Address, Hash, Keypair, Username, keystore};
+use axum::http::header;
 use jsonrpsee::core::{
     client::{ClientT, Error as RpcError},
     params::ObjectParams,
 };
-use jsonrpsee_http_client::{HttpClient, HttpClientBuilder};
+use jsonrpsee_http_client::{HeaderMap, HeaderValue, HttpClient, HttpClientBuilder};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
     path::{Path, PathBuf},
@@ -24,7 +34,12 @@ pub struct Client {
 impl Client {
     /// A client of the node at `url`, such as `http://127.0.0.1:8645/rpc`.
     pub fn new(url: &str) -> Result<Client, NodeError> {
-        let http = HttpClientBuilder::default().request_timeout(Duration::from_secs(60)).build(url).map_err(|e| {
+        Client::with(url, HeaderMap::new())
+    }
+
+    fn with(url: &str, headers: HeaderMap) -> Result<Client, NodeError> {
+        let builder = HttpClientBuilder::default().request_timeout(Duration::from_secs(60)).set_headers(headers);
+        let http = builder.build(url).map_err(|e| {
             NodeError::Usage(format!("'{url}' is not a JSON-RPC address (like http://127.0.0.1:8645/rpc): {e}"))
         })?;
         Ok(Client { http, url: url.into() })
@@ -45,32 +60,45 @@ impl Client {
 
     /// The node that runs in this data folder.
     pub fn in_folder(dir: &Path) -> Result<Client, NodeError> {
-        let path = dir.join("rpc");
-        let url = std::fs::read_to_string(&path).map_err(|_| {
-            NodeError::Rpc(format!(
-                "no node runs in {}: start one with `ailo-node run`, or name one with --rpc or --data-dir",
-                dir.display()
-            ))
-        })?;
-        Client::new(url.trim())
+        Client::new(&url_in(dir)?)
     }
 
+    /// The same as its operator: with the token from that folder, which no other node is shown.
+    pub fn operating(dir: &Path) -> Result<Client, NodeError> {
+        let said = HeaderValue::try_from(format!("Bearer {}", operator::token(dir)?));
+        let mut said = said.map_err(|e| NodeError::Usage(format!("the operator's token can't be sent: {e}")))?;
+        said.set_sensitive(true);
+        Client::with(&url_in(dir)?, HeaderMap::from_iter([(header::AUTHORIZATION, said)]))
+    }
     /// Calls a method with named parameters.
     pub async fn call<T: DeserializeOwned>(
         &self,
         method: &str,
         params: &[(&str, serde_json::Value)],
     ) -> Result<T, NodeError> {
+        self.ask(method, params).await.map_err(|e| self.failure(e))
+    }
+
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        method: &str,
+        params: &[(&str, serde_json::Value)],
+    ) -> Result<T, RpcError> {
         let mut object = ObjectParams::new();
         for (name, value) in params {
-            object.insert(name, value).map_err(|e| NodeError::Rpc(e.to_string()))?;
+            object.insert(name, value)?;
         }
-        self.http.request(method, object).await.map_err(|e| match e {
+        self.http.request(method, object).await
+    }
+
+    fn failure(&self, error: RpcError) -> NodeError {
+        match error {
             RpcError::Call(error) => {
                 let message = error.message().to_string();
-                let refusal = error.data().and_then(|data| serde_json::from_str::<RefusalView>(data.get()).ok());
-                match refusal {
-                    Some(RefusalView { code }) => NodeError::Refused { code, message },
+                let refused = [Code::Refused, Code::Malformed].iter().any(|code| code.number() == error.code());
+                let data = error.data().filter(|_| refused);
+                match data.and_then(|data| serde_json::from_str::<ErrorData>(data.get()).ok()) {
+                    Some(ErrorData { code }) => NodeError::Refused { code, message },
                     None => NodeError::Rpc(message),
                 }
             }
@@ -79,7 +107,16 @@ impl Client {
                 self.url
             )),
             other => NodeError::Rpc(format!("{} answered in a way that is not understood: {other}", self.url)),
-        })
+        }
+    }
+
+    /// `ailo_round`; none for one that the ledger does not keep.
+    pub async fn round(&self, number: Option<u64>) -> Result<Option<At<RoundView>>, NodeError> {
+        match self.ask("ailo_round", &[("number", json(&number))]).await {
+            Ok(round) => Ok(Some(round)),
+            Err(RpcError::Call(error)) if error.code() == Code::NotFound.number() => Ok(None),
+            Err(e) => Err(self.failure(e)),
+        }
     }
 
     /// `ailo_status`
@@ -118,6 +155,17 @@ impl Client {
         let reply: At<Submitted> = self.call("ailo_submit", &[("transaction", json(&bytes))]).await?;
         Ok(reply.value.id)
     }
+}
+
+/// Where the node in this data folder serves JSON-RPC.
+fn url_in(dir: &Path) -> Result<String, NodeError> {
+    let url = std::fs::read_to_string(dir.join("rpc")).map_err(|_| {
+        NodeError::Rpc(format!(
+            "no node runs in {}: start one with `ailo-node run`, or name one with --rpc or --data-dir",
+            dir.display()
+        ))
+    })?;
+    Ok(url.trim().into())
 }
 
 /// A value as JSON; what RPC sends always has a JSON form.

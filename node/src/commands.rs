@@ -7,7 +7,7 @@ use crate::{
     config::Settings,
     datadir::DataDir,
     error::NodeError,
-    genesis, holders, inference, localnet, replay, round,
+    genesis, holders, inference, localnet, operator, replay, round,
     rpc::types::*,
     service, simulate, verify,
 };
@@ -44,6 +44,8 @@ pub async fn dispatch(cli: Cli) -> Result<(), NodeError> {
         Command::Class(args) => class(&args),
         Command::Replay(args) => replay::command(&args),
         Command::Status(args) => status(args).await,
+        Command::Training(args) => operator::training(args).await,
+        Command::Power(args) => operator::power(args).await,
         Command::Verify(command) => verify::command(command).await,
         Command::Chat(args) => inference::chat::command(args).await,
         Command::Serve(args) => inference::serve::command(args).await,

@@ -10,7 +10,7 @@ use crate::{
         payment::Ask,
         run::{Checkpoint, Serves},
     },
-    machine,
+    machine, operator,
 };
 use ailo_ledger::{
     light::{self, NotACheckpoint},
@@ -152,8 +152,8 @@ impl Settings {
             }
         };
         let power = flags.power.or(file.power).unwrap_or(90);
-        if !(20..=90).contains(&power) {
-            return Err(NodeError::Usage(format!("power is {power}: choose 20 to 90 percent")));
+        if !operator::POWER.contains(&power) {
+            return Err(NodeError::Usage(operator::BeyondPower(power).to_string()));
         }
         let http = flags.http.or(file.http).unwrap_or_else(|| "127.0.0.1:8645".into());
         let http = http.parse().map_err(|_| {

@@ -8,6 +8,7 @@
 //! model/          model states by root    payloads/     contributions by hash
 //! api-keys.json   hashes of API keys (0600)
 //! rpc             address of JSON-RPC while a node runs
+//! operator.token  what tells its operator from others meanwhile (0600)
 //! ```
 
 use crate::error::NodeError;

@@ -7,7 +7,7 @@ use crate::{
     client::{self, Client},
     error::NodeError,
     genesis, holders,
-    rpc::types::{At, RoundView},
+    rpc::types::RoundView,
 };
 use ailo_ledger::state::{Phase, Round};
 use ailo_protocol::{
@@ -168,8 +168,8 @@ pub fn command(args: &ReplayArgs) -> Result<(), NodeError> {
 /// Trains this node's slot of the open round, and checks the result.
 pub async fn dry_run(args: &RoundArgs) -> Result<(), NodeError> {
     let client = Client::find(&args.client)?;
-    let reply: At<Option<RoundView>> = client.call("ailo_round", &[]).await?;
-    let round = reply.value.ok_or_else(|| NodeError::Check("the node knows of no open round".into()))?.round;
+    let open = client.round(None).await?;
+    let round = open.ok_or_else(|| NodeError::Check("the node knows of no open round".into()))?.value.round;
     if round.phase == Phase::Gather {
         let why = "no round is open: slots and data are drawn when the next one opens; try again then";
         return Err(NodeError::Check(why.into()));

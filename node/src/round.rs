@@ -6,7 +6,7 @@ use crate::{
     commands::{describe, print_json},
     error::NodeError,
     holders,
-    rpc::types::{At, PastView, RoundView},
+    rpc::types::{PastView, RoundView},
 };
 use ailo_ledger::{
     state::{Commit, Event, Outcome, Phase, Replay, Round},
@@ -25,8 +25,7 @@ pub async fn command(RoundArgs { round, node, client: args, save, .. }: RoundArg
         (None, None) => None,
         (_, node) => Some(holders::node(node, &args)?),
     };
-    let reply: At<Option<RoundView>> = client.call("ailo_round", &[("number", crate::client::json(&round))]).await?;
-    match (reply.value, node) {
+    match (client.round(round).await?.map(|reply| reply.value), node) {
         (Some(view), _) if save.is_some() => crate::replay::save(&save.unwrap_or_default(), &view, &args)?,
         (Some(view), _) if args.json => print_json(&view),
         (Some(view), node) => {

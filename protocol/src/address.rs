@@ -61,7 +61,7 @@ impl FromStr for Address {
     }
 }
 
-crate::hash::serde_as_text!(Address);
+crate::hash::serde_as_text!(Address, "A wallet's address, in bech32m.", "^ailo1[02-9ac-hj-np-z]{38}$");
 
 #[cfg(test)]
 mod tests {

@@ -82,7 +82,7 @@ impl FromStr for Amount {
     }
 }
 
-crate::hash::serde_as_text!(Amount);
+crate::hash::serde_as_text!(Amount, "ALC as a decimal number of at most 8 places.", r"^[0-9]+(\.[0-9]{1,8})?$");
 
 #[cfg(test)]
 mod tests {

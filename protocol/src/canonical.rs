@@ -43,6 +43,15 @@ pub fn encode<T: Encode>(value: &T) -> Vec<u8> {
         .unwrap_or_else(|e| unreachable!("derived Encode failed: {e}"))
 }
 
+/// Decodes the value that canonical bytes begin with, which takes `max` bytes at most, and gives the rest.
+pub fn decode_first<T: Decode<()> + Encode>(bytes: &[u8], max: usize) -> Result<(T, &[u8]), CodecError> {
+    let (value, used) = bincode::decode_from_slice::<T, _>(&bytes[..bytes.len().min(max)], config::<{ SMALL.1 }>())?;
+    match bytes.split_at_checked(used) {
+        Some((first, rest)) if encode(&value) == first => Ok((value, rest)),
+        _ => Err(CodecError::NotCanonical),
+    }
+}
+
 /// Decodes canonical bytes; `max` bounds the input, in bytes.
 pub fn decode<T: Decode<()> + Encode>(bytes: &[u8], max: usize) -> Result<T, CodecError> {
     let max = max.min(MAX_OBJECT_BYTES);

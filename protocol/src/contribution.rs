@@ -7,13 +7,14 @@ use crate::{
     canonical::{self, CodecError, Decode, Encode},
     hash::Domain,
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Losses travel as integers: millionths of a nat a token.
 pub type MicroNats = u64;
 
 /// The commitment to one node's work in one round; signed as the transaction that carries it.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, JsonSchema)]
 pub struct Contribution {
     /// Round number.
     pub round: u64,
@@ -105,7 +106,7 @@ impl Payload {
 }
 
 /// A validator's finding about one contribution.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, JsonSchema)]
 pub struct Finding {
     /// The contributor.
     pub node: NodeId,

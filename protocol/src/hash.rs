@@ -151,9 +151,17 @@ impl FromStr for Hash {
     }
 }
 
-/// Serde as the text form of `Display` and `FromStr`.
+/// Serde as the text form of `Display` and `FromStr`, and that form's description and pattern in JSON Schema.
 macro_rules! serde_as_text {
-    ($t:ty) => {
+    ($t:ty, $about:literal, $pattern:literal) => {
+        impl schemars::JsonSchema for $t {
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($t).into()
+            }
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                schemars::json_schema!({"type": "string", "description": $about, "pattern": $pattern})
+            }
+        }
         impl serde::Serialize for $t {
             fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
                 s.collect_str(self)
@@ -168,7 +176,7 @@ macro_rules! serde_as_text {
     };
 }
 pub(crate) use serde_as_text;
-serde_as_text!(Hash);
+serde_as_text!(Hash, "A hash: 32 bytes in hexadecimal.", "^[0-9a-f]{64}$");
 
 #[cfg(test)]
 mod tests {

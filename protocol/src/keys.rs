@@ -105,7 +105,7 @@ impl fmt::Debug for Keypair {
 }
 
 macro_rules! hex_text {
-    ($t:ident, $n:literal) => {
+    ($t:ident, $n:literal, $about:literal, $pattern:literal) => {
         impl fmt::Display for $t {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.pad(&hex::encode(self.0))
@@ -124,11 +124,11 @@ macro_rules! hex_text {
                 Ok($t(bytes))
             }
         }
-        serde_as_text!($t);
+        serde_as_text!($t, $about, $pattern);
     };
 }
-hex_text!(PublicKey, 32);
-hex_text!(Signature, 64);
+hex_text!(PublicKey, 32, "An ed25519 public key, 32 bytes in hexadecimal: names a node, too.", "^[0-9a-f]{64}$");
+hex_text!(Signature, 64, "An ed25519 signature: 64 bytes in hexadecimal.", "^[0-9a-f]{128}$");
 
 #[cfg(test)]
 mod tests {

@@ -10,6 +10,7 @@ use crate::{
     keys::{BadSignature, signing_bytes},
     params::InferenceParams,
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Layers of a model, at most.
@@ -17,7 +18,7 @@ pub const MAX_LAYERS: u32 = 512;
 
 /// "So much this node may have of my deposit for this session": a cumulative promise, worth nothing beyond what the node
 /// has claimed of it before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, JsonSchema)]
 pub struct Receipt {
     /// The key that signs, for the wallet that it signs for on the ledger.
     pub payer: PublicKey,
@@ -44,7 +45,7 @@ pub struct Receipt {
 }
 
 /// A receipt with its requester's signature.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, JsonSchema)]
 pub struct SignedReceipt {
     /// What is promised.
     pub receipt: Receipt,

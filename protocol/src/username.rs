@@ -65,7 +65,11 @@ impl FromStr for Username {
     }
 }
 
-crate::hash::serde_as_text!(Username);
+crate::hash::serde_as_text!(
+    Username,
+    "A user name, without @: 3 to 24 of a-z, 0-9, - and _, a letter first.",
+    "^[a-z][a-z0-9_-]{2,23}$"
+);
 
 #[cfg(test)]
 mod tests {

@@ -142,10 +142,15 @@ pub fn get(address: SocketAddr, path: &str) -> (String, String) {
 
 /// The same under another name of the server.
 pub fn post_as(host: &str, address: SocketAddr, body: &str) -> String {
+    post_with(host, address, "", body)
+}
+
+/// The same with more lines of the head, each with its end.
+pub fn post_with(host: &str, address: SocketAddr, more: &str, body: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
     let head = format!(
-        "POST /rpc HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        "POST /rpc HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n{more}Content-Length: {}\r\nConnection: close\r\n\r\n",
         body.len()
     );
     stream.write_all(head.as_bytes()).unwrap();

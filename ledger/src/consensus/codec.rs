@@ -9,6 +9,7 @@ use ailo_protocol::{
     keys::signing_bytes,
 };
 use arc_malachitebft_core_types as types;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use types::{
@@ -22,7 +23,7 @@ pub const MAX_MESSAGE_BYTES: usize = (1 << 20) - (1 << 10);
 pub const MAX_WAL_ENTRY_BYTES: usize = 1 << 20;
 
 /// What a validator signs: one ballot a height, round and step, and no more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Encode, Decode, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Encode, Decode, Serialize, Deserialize, JsonSchema)]
 pub struct Ballot {
     /// Height.
     pub height: u64,
@@ -35,7 +36,7 @@ pub struct Ballot {
 }
 
 /// The kinds of ballots.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Encode, Decode, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Encode, Decode, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Step {
     /// A proposal; of a block that had a polka in an earlier round, or of a fresh one.
@@ -50,7 +51,8 @@ pub enum Step {
 }
 
 /// A ballot with its signature.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Encode, Decode, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Encode, Decode, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "SignedBallot")]
 pub struct Signed {
     /// What is signed.
     pub ballot: Ballot,

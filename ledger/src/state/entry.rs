@@ -11,6 +11,7 @@ use ailo_protocol::{
     contribution::MicroNats,
     inference::{SessionId, proof::Charge},
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -341,7 +342,7 @@ impl PastRound {
 }
 
 /// What a round promises for a contribution.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, JsonSchema)]
 pub struct Share {
     /// The maker.
     pub node: NodeId,
@@ -356,7 +357,7 @@ pub struct Share {
 }
 
 /// How a replay ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     /// The same bits.
@@ -372,7 +373,7 @@ pub enum Outcome {
 }
 
 /// A contribution that is trained again.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, JsonSchema)]
 pub struct Replay {
     /// Who has to report; none while another one is to be drawn.
     pub replayer: Option<NodeId>,
@@ -481,7 +482,7 @@ impl Challenge {
 }
 
 /// A proposal to change parameters, and the votes on it.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, JsonSchema)]
 pub struct Poll {
     /// Each as `section.key=value`.
     pub changes: Vec<String>,

@@ -7,11 +7,12 @@ use ailo_protocol::{
     contribution::MicroNats,
     inference::SessionId,
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
 /// What a reward is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, JsonSchema, PartialOrd, Ord)]
 #[serde(rename_all = "snake_case")]
 pub enum RewardKind {
     /// A share of a round's pot.
@@ -31,7 +32,7 @@ pub enum RewardKind {
 }
 
 /// Why a round ended without a new model.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AbortReason {
     /// Fewer than `2f + 1` commits.
@@ -56,7 +57,7 @@ impl fmt::Display for AbortReason {
 }
 
 /// Something that happened.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "event", rename_all = "snake_case")]
 #[allow(missing_docs)] // Fields are what their names and types say.
 pub enum Event {

@@ -465,9 +465,14 @@ impl State {
 
     /// All registered nodes, in order of their keys.
     pub fn nodes(&self) -> impl Iterator<Item = (NodeId, &Node)> {
-        let range = self.entries.range(Key::Node(FIRST_NODE)..=Key::Node(LAST_NODE));
-        range.filter_map(|(key, entry)| match key {
-            Key::Node(node) => Some((*node, Node::of(entry)?)),
+        self.nodes_after(None)
+    }
+
+    /// The same after one of them.
+    pub fn nodes_after(&self, last: Option<NodeId>) -> impl Iterator<Item = (NodeId, &Node)> {
+        let range = self.entries.range(Key::Node(last.unwrap_or(FIRST_NODE))..=Key::Node(LAST_NODE));
+        range.filter_map(move |(key, entry)| match key {
+            Key::Node(node) if Some(*node) != last => Some((*node, Node::of(entry)?)),
             _ => None,
         })
     }

@@ -15,6 +15,7 @@ use ailo_protocol::{
     canonical::{Decode, Encode},
     contribution::{Contribution, MicroNats},
 };
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,7 +23,7 @@ use std::{
 };
 
 /// What a round waits for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Encode, Decode, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Encode, Decode, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
     /// Eligible nodes.
@@ -50,7 +51,7 @@ impl fmt::Display for Phase {
 }
 
 /// A contribution as the ledger keeps it.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, JsonSchema)]
 pub struct Commit {
     /// What the node committed to.
     pub contribution: Contribution,
@@ -69,7 +70,7 @@ pub struct Commit {
 }
 
 /// A validator's vote on the next model.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, JsonSchema)]
 pub struct Vote {
     /// Root of the next model state.
     pub root: Hash,
@@ -78,7 +79,7 @@ pub struct Vote {
 }
 
 /// The open round.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, JsonSchema)]
 pub struct Round {
     /// Number; aborted rounds count.
     pub number: u64,

@@ -27,7 +27,7 @@ use super::{
     runs::{self, Run, Runs, Table},
 };
 use crate::{
-    Block,
+    Block, Transaction,
     block::{MAX_VALIDATORS, ValidatorSet},
     state::{Event, Executed, State},
 };
@@ -41,7 +41,7 @@ use std::{
     fs::{self, File},
     path::{Path, PathBuf},
     sync::{
-        Arc, PoisonError, RwLock,
+        Arc, OnceLock, PoisonError, RwLock,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -64,7 +64,7 @@ const MAX_EVENTS_BYTES: usize = 64 << 20;
 const MANIFEST: &[u8] = b"m2";
 
 /// Whose history it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Subject {
     /// A wallet's.
     Wallet(Address),
@@ -183,6 +183,17 @@ pub(super) struct Addition {
     events: Vec<Event>,
     /// The next height's validators, where they are others.
     validators: Option<ValidatorSet>,
+    /// Made by whoever asks first.
+    names: OnceLock<Names>,
+}
+
+/// What of a block is asked for by name.
+struct Names {
+    id: Hash,
+    /// Where its transactions stand.
+    transactions: BTreeMap<Hash, u32>,
+    /// The numbers of a subject's events.
+    histories: BTreeMap<Subject, Vec<u32>>,
 }
 
 impl Addition {
@@ -195,7 +206,57 @@ impl Addition {
             writes: executed.writes.clone(),
             events: executed.events.clone(),
             validators: changed.then(|| executed.state.validators().clone()),
+            names: OnceLock::new(),
         }
+    }
+
+    fn names(&self) -> &Names {
+        self.names.get_or_init(|| {
+            let transactions = self.block.transactions.iter().map(Transaction::id).zip(0..).collect();
+            let mut histories: BTreeMap<Subject, Vec<u32>> = BTreeMap::new();
+            for (number, event) in (0..).zip(&self.events) {
+                let wallets = event.addresses().into_iter().map(Subject::Wallet);
+                let nodes = event.nodes().into_iter().map(Subject::Node);
+                for subject in wallets.chain(nodes).chain(event.transfer().copied().map(Subject::Transfer)) {
+                    let numbers = histories.entry(subject).or_default();
+                    if numbers.last() != Some(&number) {
+                        numbers.push(number); // an event may name a wallet twice
+                    }
+                }
+            }
+            Names { id: self.block.id(), transactions, histories }
+        })
+    }
+
+    /// Where the block stands in the log.
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    /// The block's id.
+    pub fn id(&self) -> Hash {
+        self.names().id
+    }
+
+    /// Where a transaction stands.
+    pub fn position_of(&self, transaction: &Hash) -> Option<(u64, u32)> {
+        self.names().transactions.get(transaction).map(|position| (self.height(), *position))
+    }
+
+    /// The next height's validators, if they are others and have this hash.
+    pub fn validators(&self, hash: &Hash) -> Option<ValidatorSet> {
+        self.validators.clone().filter(|_| self.block.header.next_validators == *hash)
+    }
+
+    /// What the block adds to a history, in order.
+    fn history(&self, subject: &Subject) -> impl DoubleEndedIterator<Item = HistoryItem> {
+        let (height, time_ms) = (self.height(), self.block.header.time_ms);
+        let numbers = self.names().histories.get(subject).map_or(&[][..], Vec::as_slice);
+        let item = move |event: &u32| {
+            let happened = self.events.get(*event as usize)?.clone();
+            Some(HistoryItem { at: Cursor { height, event: *event }, time_ms, event: happened })
+        };
+        numbers.iter().filter_map(item)
     }
 
     /// The block's height.
@@ -316,33 +377,31 @@ impl Index {
     }
 
     /// Adds blocks, in order. One thread does.
-    pub fn add(&self, together: &[Addition]) -> Result<(), sled::Error> {
+    pub fn add(&self, together: &[Arc<Addition>]) -> Result<(), sled::Error> {
         let (Some(first), Some(last)) = (together.first(), together.last()) else { return Ok(()) };
         let heights = first.height()..=last.height();
         let mut manifest = Manifest::clone(&self.manifest());
         let mut batch = Batch::default();
         let mut state: Vec<(&[u8], Option<&[u8]>)> = Vec::new();
         let mut archive: Vec<(Vec<u8>, Vec<u8>)> = Vec::new();
-        for Addition { block, offset, writes, events, validators } in together {
+        for addition in together {
+            let Addition { block, offset, writes, events, validators, .. } = &**addition;
             let header = &block.header;
             let height = header.height;
             state.extend(writes.iter().map(|(key, entry)| (key.as_slice(), entry.as_deref())));
-            let id = block.id();
-            batch.insert(key(b'h', &[&height.to_be_bytes()]), canonical::encode(&(*offset, id)));
+            let Names { id, transactions, histories } = addition.names();
+            batch.insert(key(b'h', &[&height.to_be_bytes()]), canonical::encode(&(*offset, *id)));
             batch.insert(key(b'b', &[&id.0]), canonical::encode(&height));
-            for (position, transaction) in (0u32..).zip(&block.transactions) {
-                archive.push((key(b't', &[&transaction.id().0]), canonical::encode(&(height, position))));
+            for (transaction, position) in transactions {
+                archive.push((key(b't', &[&transaction.0]), canonical::encode(&(height, *position))));
             }
             for (first, page) in (0u32..).step_by(EVENTS_PER_PAGE).zip(events.chunks(EVENTS_PER_PAGE)) {
                 let page_key = events_key(Cursor { height, event: first });
                 archive.push((page_key, canonical::encode(&(header.time_ms, page.to_vec()))));
-                for (event, happened) in (first..).zip(page) {
-                    let wallets = happened.addresses().into_iter().map(Subject::Wallet);
-                    let nodes = happened.nodes().into_iter().map(Subject::Node);
-                    let subjects = wallets.chain(nodes).chain(happened.transfer().copied().map(Subject::Transfer));
-                    let places = subjects.map(|subject| history_key(&subject, Cursor { height, event }));
-                    archive.extend(places.map(|place| (place, Vec::new())));
-                }
+            }
+            for (subject, events) in histories {
+                let place = |event: &u32| history_key(subject, Cursor { height, event: *event });
+                archive.extend(events.iter().map(|event| (place(event), Vec::new())));
             }
             if let Some(set) = validators {
                 batch.insert(key(b'v', &[&header.next_validators.0]), canonical::encode(set));
@@ -354,7 +413,6 @@ impl Index {
         let last_of_key = state.iter().zip(state.iter().skip(1).map(|(key, _)| Some(*key)).chain([None]));
         let written = last_of_key.filter(|((key, _), next)| *next != Some(*key)).map(|(write, _)| *write);
         archive.sort_unstable();
-        archive.dedup(); // an event names a wallet twice
         let (first, second) = (manifest.number(), manifest.number());
         self.state.add(&mut manifest.state, first, heights.clone(), written)?;
         let archived = archive.iter().map(|(key, value)| (key.as_slice(), Some(value.as_slice())));
@@ -424,25 +482,69 @@ impl Index {
         Ok(value(self.db.get(key(b'v', &[&hash.0]))?, MAX_SET_BYTES))
     }
 
-    pub fn history(&self, subject: &Subject, before: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
-        let first = history_key(subject, Cursor { height: 0, event: 0 });
-        let end = history_key(subject, before.unwrap_or(Cursor { height: u64::MAX, event: u32::MAX }));
-        let limit = limit.clamp(1, MAX_PAGE);
-        let mut places = Vec::new();
-        let manifest = self.manifest();
-        let each = |key: &[u8]| {
-            places.extend(history_place(key));
-            places.len() <= limit
-        };
-        self.archive.back(&manifest.archive, &first..&end, each).map_err(sled::Error::from)?;
-        let more = places.len() > limit;
-        places.truncate(limit);
-        let mut page = Page { items: Vec::new(), next: places.last().copied().filter(|_| more) };
-        for at in places {
-            let event = self.event(&manifest.archive, at)?;
-            page.items.extend(event.map(|(time_ms, event)| HistoryItem { at, time_ms, event }));
+    /// A part of a history; `recent` is what is not in the index yet, the oldest first.
+    pub fn history(
+        &self,
+        recent: &[Arc<Addition>],
+        subject: &Subject,
+        before: Option<Cursor>,
+        limit: usize,
+    ) -> Result<Page, StoreError> {
+        let (limit, manifest) = (limit.clamp(1, MAX_PAGE), self.manifest());
+        let before = before.unwrap_or(Cursor { height: u64::MAX, event: u32::MAX });
+        let recent = recent.iter().rev().filter(|addition| addition.height() > manifest.head.height);
+        let recent = recent.flat_map(|addition| addition.history(subject).rev()).filter(|item| item.at < before);
+        let mut items: Vec<HistoryItem> = recent.take(limit + 1).collect();
+        let (mut places, wanted) = (Vec::new(), limit + 1 - items.len());
+        if wanted > 0 {
+            let first = history_key(subject, Cursor { height: 0, event: 0 });
+            let end = history_key(subject, before);
+            let each = |key: &[u8]| {
+                places.extend(history_place(key));
+                places.len() < wanted
+            };
+            self.archive.back(&manifest.archive, &first..&end, each).map_err(sled::Error::from)?;
         }
-        Ok(page)
+        let more = items.len() + places.len() > limit;
+        items.truncate(limit);
+        places.truncate(limit - items.len());
+        let last = places.last().copied().or_else(|| items.last().map(|item| item.at));
+        for at in places {
+            items.extend(self.item(&manifest.archive, at)?);
+        }
+        Ok(Page { items, next: last.filter(|_| more) })
+    }
+
+    /// What comes after a place of a history, the oldest first.
+    pub fn history_after(
+        &self,
+        recent: &[Arc<Addition>],
+        subject: &Subject,
+        after: Cursor,
+        limit: usize,
+    ) -> Result<Vec<HistoryItem>, StoreError> {
+        let (limit, manifest) = (limit.clamp(1, MAX_PAGE), self.manifest());
+        let after_key = history_key(subject, after);
+        let end = history_key(subject, Cursor { height: u64::MAX, event: u32::MAX });
+        let mut places = Vec::new();
+        let each = |key: &[u8]| {
+            places.extend(history_place(key).filter(|at| *at > after));
+            places.len() < limit
+        };
+        let range = &after_key[..]..&end[..];
+        self.archive.forward(&manifest.archive, after.height, range, each).map_err(sled::Error::from)?;
+        let left = limit - places.len();
+        let mut items = Vec::new();
+        for at in places {
+            items.extend(self.item(&manifest.archive, at)?);
+        }
+        let recent = recent.iter().filter(|addition| addition.height() > manifest.head.height);
+        items.extend(recent.flat_map(|addition| addition.history(subject)).filter(|item| item.at > after).take(left));
+        Ok(items)
+    }
+
+    fn item(&self, archive: &Runs, at: Cursor) -> Result<Option<HistoryItem>, sled::Error> {
+        Ok(self.event(archive, at)?.map(|(time_ms, event)| HistoryItem { at, time_ms, event }))
     }
 
     /// An event and its block's time.

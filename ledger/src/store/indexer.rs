@@ -1,6 +1,6 @@
 //! Brings the index up behind the block log, on a thread of its own: what has gathered for a while goes into the next
 //! batch together, so that of an entry which many blocks change only the last value is written, and the disk is asked to
-//! sync once for many blocks. The log alone decides what is final; readers that miss something make the index catch up.
+//! sync once for many blocks. The log alone decides what is final; readers get what is not in the index yet from what waits for it.
 
 use super::{
     StoreError,
@@ -15,7 +15,7 @@ use std::{
 
 /// Blocks that wait for the index, at most; then the log waits too.
 const MAX_WAITING: usize = 64;
-/// Blocks gather for so long, unless somebody waits for them or there is enough for a batch.
+/// Blocks gather for so long, unless there is enough for a batch.
 const GATHER: Duration = Duration::from_secs(1);
 /// Transactions that are enough.
 const ENOUGH: usize = 512;
@@ -35,12 +35,11 @@ struct Shared {
 }
 
 struct Queue {
-    waiting: VecDeque<Addition>,
-    /// Height of the last block that was handed in, and of the last one that is indexed.
+    waiting: VecDeque<Arc<Addition>>,
+    /// What is being written: it stands before what waits.
+    writing: Vec<Arc<Addition>>,
+    /// Height of the last block that was handed in.
     appended: u64,
-    indexed: u64,
-    /// Height that a reader waits for.
-    wanted: u64,
     /// When the next batch is written at the latest.
     due: Option<Instant>,
     failure: Option<sled::Error>,
@@ -51,9 +50,9 @@ impl Queue {
     /// Until the next batch is to be written; nothing where there is none.
     fn time_left(&self) -> Option<Duration> {
         let due = self.due.filter(|_| !self.waiting.is_empty())?;
-        let enough = || self.waiting.iter().map(Addition::transactions).sum::<usize>() >= ENOUGH;
+        let enough = || self.waiting.iter().map(|addition| addition.transactions()).sum::<usize>() >= ENOUGH;
         let many = self.waiting.len() >= MAX_TOGETHER || enough();
-        let at_once = self.stops || self.wanted > self.indexed || many;
+        let at_once = self.stops || many;
         Some(if at_once { Duration::ZERO } else { due.saturating_duration_since(Instant::now()) })
     }
 }
@@ -73,9 +72,8 @@ impl Indexer {
     pub fn start(index: Index, height: u64) -> Result<Indexer, StoreError> {
         let queue = Queue {
             waiting: VecDeque::new(),
+            writing: Vec::new(),
             appended: height,
-            indexed: height,
-            wanted: 0,
             due: None,
             failure: None,
             stops: false,
@@ -103,37 +101,34 @@ impl Indexer {
             return Err(StoreError::Index(failure.clone()));
         }
         queue.appended = addition.height();
-        queue.waiting.push_back(addition);
+        queue.waiting.push_back(Arc::new(addition));
         queue.due.get_or_insert_with(|| Instant::now() + GATHER);
         self.shared.changed.notify_all();
         Ok(())
     }
 
-    /// Looks something up; what is not there is looked up again once the index has caught up.
-    pub fn find<T>(&self, look: impl Fn(&Index) -> Result<Option<T>, StoreError>) -> Result<Option<T>, StoreError> {
-        match look(&self.index)? {
+    /// Looks something up: in what is not in the index yet, the newest first, and then in the index.
+    pub fn find<T>(
+        &self,
+        recent: impl Fn(&Addition) -> Option<T>,
+        look: impl Fn(&Index) -> Result<Option<T>, StoreError>,
+    ) -> Result<Option<T>, StoreError> {
+        let (waiting, index) = self.now();
+        match waiting.iter().rev().find_map(|addition| recent(addition)) {
             Some(found) => Ok(Some(found)),
-            None => look(self.caught_up()),
+            None => look(index),
         }
+    }
+
+    /// The index as it stands, and what was handed in before and may not be in it yet, the oldest first.
+    pub fn now(&self) -> (Vec<Arc<Addition>>, &Index) {
+        let queue = self.shared.lock();
+        (queue.writing.iter().chain(&queue.waiting).cloned().collect(), &self.index)
     }
 
     /// From now on nobody asks for blocks below this height.
     pub fn forget_before(&self, height: u64) {
         self.index.forget_before(height);
-    }
-
-    /// The index with all blocks that were handed in before.
-    pub fn caught_up(&self) -> &Index {
-        let mut queue = self.shared.lock();
-        let until = queue.appended;
-        if queue.indexed < until {
-            queue.wanted = until;
-            self.shared.changed.notify_all();
-        }
-        while queue.indexed < until && queue.failure.is_none() {
-            queue = self.shared.wait(queue);
-        }
-        &self.index
     }
 }
 
@@ -162,13 +157,14 @@ fn run(index: &Index, shared: &Shared) {
             }
         }
         let count = queue.waiting.len().min(MAX_TOGETHER);
-        let together: Vec<Addition> = queue.waiting.drain(..count).collect();
+        let together: Vec<Arc<Addition>> = queue.waiting.drain(..count).collect();
+        queue.writing.clone_from(&together);
         queue.due = (!queue.waiting.is_empty()).then(|| Instant::now() + GATHER);
         drop(queue);
         let outcome = index.add(&together);
         let mut queue = shared.lock();
         match outcome {
-            Ok(()) => queue.indexed = together.last().map_or(queue.indexed, Addition::height),
+            Ok(()) => queue.writing.clear(),
             Err(e) => queue.failure = Some(e),
         }
         let failed = queue.failure.is_some();

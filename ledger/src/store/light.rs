@@ -2,16 +2,21 @@
 
 use super::{Store, StoreError};
 use crate::{
-    Block, Header, Transaction,
+    Header, Transaction,
     block::{MAX_CERTIFICATE_BYTES, prove_transaction},
     light::LightBlock,
 };
 use ailo_protocol::{Hash, canonical, merkle};
 
 impl Store {
+    /// The header at `height`, and the number of transactions of its block.
+    pub fn summary(&self, height: u64) -> Result<Option<(Header, u64)>, StoreError> {
+        Ok(self.encoded(height)?.map(|(block, _)| Header::of_block(&block)).transpose()?)
+    }
+
     /// The header at `height`.
     pub fn header(&self, height: u64) -> Result<Option<Header>, StoreError> {
-        let header = self.block(height)?.map(|block| block.header);
+        let header = self.summary(height)?.map(|(header, _)| header);
         // The log goes on from a snapshot, whose block is known by this alone.
         Ok(header.or_else(|| Some(self.snapshots.get(height)?.head.block.header.clone())))
     }
@@ -21,9 +26,9 @@ impl Store {
         let Some((block, certificate)) = self.encoded(height)? else {
             return Ok(self.snapshots.get(height).map(|snapshot| snapshot.head.block.clone()));
         };
-        let header = Block::decode(&block)?.header;
+        let (header, _) = Header::of_block(&block)?;
         let certificate = canonical::decode(&certificate, MAX_CERTIFICATE_BYTES)?;
-        let set = |hash: &Hash| self.index.find(|index| index.validators(hash));
+        let set = |hash: &Hash| self.index.find(|addition| addition.validators(hash), |index| index.validators(hash));
         let sets = (set(&header.validators)?, set(&header.next_validators)?);
         let (Some(validators), Some(next_validators)) = sets else { return Ok(None) };
         Ok(Some(LightBlock { header, certificate, validators, next_validators }))
@@ -31,7 +36,7 @@ impl Store {
 
     /// The transaction with this id, the height of its block, and the proof against that header's `transactions_root`.
     pub fn transaction_proof(&self, id: &Hash) -> Result<Option<(Transaction, u64, merkle::Proof)>, StoreError> {
-        let Some((height, position)) = self.index.find(|index| index.position_of(id))? else { return Ok(None) };
+        let Some((height, position)) = self.position_of(id)? else { return Ok(None) };
         let Some(block) = self.block(height)? else { return Ok(None) };
         let proof = prove_transaction(&block.transactions, position as usize);
         let transaction = block.transactions.into_iter().nth(position as usize);
@@ -94,6 +99,7 @@ mod tests {
             assert_eq!(store.light_block(ledger.state.height() + 1).unwrap(), None);
             let (transaction, height, proof) = store.transaction_proof(&stake.id()).unwrap().unwrap();
             let header = store.header(height).unwrap().unwrap();
+            assert_eq!(store.summary(height).unwrap(), Some((header.clone(), 1)));
             let leaf = crate::block::transaction_leaf(&transaction.encode());
             assert!(transaction == stake && proof.verify(&header.transactions_root, &leaf));
             assert_eq!(store.transaction_proof(&Hash([1; 32])).unwrap(), None);

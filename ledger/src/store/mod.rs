@@ -177,7 +177,7 @@ impl Store {
         };
         let mut together = Vec::with_capacity(indexer::MAX_TOGETHER);
         let state = log.execute_after(&head, state, |block, offset, executed| {
-            together.push(Addition::new(block, offset, executed));
+            together.push(Arc::new(Addition::new(block, offset, executed)));
             if together.len() == indexer::MAX_TOGETHER {
                 index.add(&together)?;
                 together.clear();
@@ -258,7 +258,8 @@ impl Store {
         if height > self.height() || height < self.first() {
             return Ok(None);
         }
-        let Some(offset) = self.index.find(|index| index.offset(height))? else { return Ok(None) };
+        let recent = |addition: &Addition| (addition.height() == height).then(|| addition.offset());
+        let Some(offset) = self.index.find(recent, |index| index.offset(height))? else { return Ok(None) };
         self.tail().log.encoded(height, offset)
     }
 
@@ -269,7 +270,8 @@ impl Store {
 
     /// The block with this id.
     pub fn block_by_hash(&self, id: &Hash) -> Result<Option<Block>, StoreError> {
-        self.index.find(|index| index.height_of(id))?.map_or(Ok(None), |height| self.block(height))
+        let recent = |addition: &Addition| (addition.id() == *id).then(|| addition.height());
+        self.index.find(recent, |index| index.height_of(id))?.map_or(Ok(None), |height| self.block(height))
     }
 
     /// What finalised the block at `height`.
@@ -280,14 +282,30 @@ impl Store {
 
     /// The transaction with this id, the height of its block, and its position there.
     pub fn transaction(&self, id: &Hash) -> Result<Option<(Transaction, u64, u32)>, StoreError> {
-        let Some((height, position)) = self.index.find(|index| index.position_of(id))? else { return Ok(None) };
+        let Some((height, position)) = self.position_of(id)? else { return Ok(None) };
         let Some(block) = self.block(height)? else { return Ok(None) };
         Ok(block.transactions.into_iter().nth(position as usize).map(|transaction| (transaction, height, position)))
     }
 
+    fn position_of(&self, transaction: &Hash) -> Result<Option<(u64, u32)>, StoreError> {
+        self.index.find(|addition| addition.position_of(transaction), |index| index.position_of(transaction))
+    }
+
     /// What happened to a wallet, a node or a transfer, the latest first; `limit` is at most [`MAX_PAGE`]. The page's cursor asks for the next.
     pub fn history(&self, subject: &Subject, before: Option<Cursor>, limit: usize) -> Result<Page, StoreError> {
-        self.index.caught_up().history(subject, before, limit)
+        let (recent, index) = self.index.now();
+        index.history(&recent, subject, before, limit)
+    }
+
+    /// The same after a place of the history, the oldest first.
+    pub fn history_after(
+        &self,
+        subject: &Subject,
+        after: Cursor,
+        limit: usize,
+    ) -> Result<Vec<HistoryItem>, StoreError> {
+        let (recent, index) = self.index.now();
+        index.history_after(&recent, subject, after, limit)
     }
 }
 

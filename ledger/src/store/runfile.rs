@@ -107,6 +107,11 @@ impl RunFile {
         self.entries
     }
 
+    /// How many pages it has.
+    pub fn pages(&self) -> u64 {
+        self.pages
+    }
+
     /// The page with this number, from 0 on.
     pub fn page(&self, number: u64) -> io::Result<Page> {
         let mut page = Page::default();

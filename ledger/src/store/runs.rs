@@ -166,6 +166,29 @@ impl Table {
         Ok(())
     }
 
+    /// The same from the first on; runs of blocks below a height alone are not looked into.
+    pub fn forward(
+        &self,
+        runs: &Runs,
+        height: u64,
+        keys: Range<&[u8]>,
+        mut each: impl FnMut(&[u8]) -> bool,
+    ) -> io::Result<()> {
+        for OpenRun { file, .. } in runs.0.iter().filter(|open| open.run.highest >= height) {
+            let first = file.find(keys.start)?.map_or(0, |(number, _)| number);
+            for number in first..file.pages() {
+                let page = file.page(number)?;
+                if page.first_key() >= keys.end {
+                    break;
+                }
+                if page.entries().map(|(key, _)| key).filter(|key| keys.contains(key)).any(|key| !each(key)) {
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Shows every key with its newest value, in order.
     pub fn all(&self, runs: &Runs, each: impl FnMut(&[u8], Option<&[u8]>) -> io::Result<()>) -> io::Result<()> {
         merged(&Runs::files(&runs.0), each)
@@ -282,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn what_grows_is_read_from_its_end_back() {
+    fn what_grows_is_read_from_its_end_back_and_from_its_beginning_on() {
         let (table, _dir) = table(1000);
         let mut runs = Runs::default();
         let key = |group: u8, i: u64| [&[group][..], &i.to_be_bytes()].concat();
@@ -313,6 +336,22 @@ mod tests {
             .unwrap();
         let expected: Vec<Vec<u8>> = (10..2900).rev().map(|i| key(2, i)).collect();
         assert_eq!(seen, expected);
+        seen.clear();
+        table
+            .forward(&runs, 0, &start..&end, |key| {
+                seen.push(key.to_vec());
+                true
+            })
+            .unwrap();
+        assert!(seen.iter().rev().eq(&expected));
+        seen.clear();
+        table
+            .forward(&runs, 50, &key(2, 50 * 30)..&end, |key| {
+                seen.push(key.to_vec());
+                seen.len() < 70
+            })
+            .unwrap();
+        assert_eq!(seen, (1500..1570).map(|i| key(2, i)).collect::<Vec<_>>());
         let mut count = 0;
         table
             .back(&runs, &start..&end, |_| {

@@ -134,6 +134,11 @@ pub async fn found(nodes: u32, confirmations: u32, final_s: u64) -> Outcome<Netw
 }
 
 impl Network {
+    /// The wallets that send.
+    pub fn addresses(&self) -> Vec<Address> {
+        self.wallets.iter().map(|key| Address::from(key.public())).collect()
+    }
+
     /// Offers transfers at a rate, handed in at all nodes, and waits until all of them are CONFIRMED. The wallets send
     /// here for the first time.
     pub async fn load(&self, rate: u64, time: Duration) -> Outcome<Load> {
@@ -143,7 +148,7 @@ impl Network {
         let until = started + time;
         let rate_of_one = rate as f64 / clients.len() as f64;
         let every = (rate / SAMPLES_A_SECOND).max(SAMPLE_EVERY);
-        let addresses: Vec<Address> = self.wallets.iter().map(|key| Address::from(key.public())).collect();
+        let addresses = self.addresses();
         let mut tasks = Vec::new();
         for (i, client) in clients.iter().enumerate() {
             let senders = self.wallets.iter().skip(i).step_by(clients.len()).cloned();

@@ -201,9 +201,8 @@ impl Faults {
     async fn watch(&mut self, net: &mut Net, statuses: &[Option<At<Status>>]) -> Result<(), NodeError> {
         let furthest = (0..statuses.len()).max_by_key(|i| statuses[*i].as_ref().map_or(0, |status| status.height));
         let Some(client) = furthest.and_then(|node| net.client(node)) else { return Ok(()) };
-        let reply: Result<At<Option<RoundView>>, NodeError> = client.call("ailo_round", &[]).await;
-        match reply {
-            Ok(At { value: Some(view), .. }) => self.phases.see(&view),
+        match client.round(None).await {
+            Ok(Some(At { value: view, .. })) => self.phases.see(&view),
             _ => Ok(()), // it has just died
         }
     }

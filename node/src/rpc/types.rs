@@ -3,14 +3,16 @@
 
 use ailo_ledger::{
     Certificate, Header, Transaction,
-    state::{Event, Poll, Replay, Round, Share},
+    state::{Event, Phase, Poll, Replay, RewardKind, Round, Share},
 };
-use ailo_protocol::{Address, Amount, Hash, NodeId, PublicKey, Username};
+use ailo_protocol::{Address, Amount, Hash, NodeId, PublicKey, Username, amount::AmountError};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt, str::FromStr};
 
 /// Every reply names the block that it was read at.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "At_{T}")]
 pub struct At<T> {
     /// Height of the newest block here.
     pub height: u64,
@@ -22,7 +24,7 @@ pub struct At<T> {
 }
 
 /// `ailo_status`
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct Status {
     /// Software version.
     pub version: String,
@@ -69,7 +71,7 @@ pub struct Status {
 }
 
 /// A node that serves layers of a model, by its own word.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct ServingView {
     /// Who.
     pub node: NodeId,
@@ -96,7 +98,7 @@ pub struct ServingView {
 }
 
 /// The open round, and this node's part in it.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 pub struct RoundStatus {
     /// Number, from 0.
     pub number: u64,
@@ -121,7 +123,7 @@ pub struct RoundStatus {
 }
 
 /// The model that the ledger names.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct ModelStatus {
     /// Rounds closed.
     pub rounds: u64,
@@ -138,7 +140,7 @@ pub struct ModelStatus {
 }
 
 /// `ailo_account`
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct AccountView {
     /// Address.
     pub address: Address,
@@ -171,7 +173,7 @@ pub struct AccountView {
 }
 
 /// What an account has deposited for inference.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct DepositView {
     /// All of it.
     pub amount: Amount,
@@ -184,7 +186,7 @@ pub struct DepositView {
 }
 
 /// `ailo_market`: what inference costs now.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct MarketView {
     /// Market price of a unit, through all layers.
     pub price: Amount,
@@ -203,7 +205,7 @@ pub struct MarketView {
 }
 
 /// A debt of an account.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct DebtView {
     /// The reversed transfer.
     pub transfer: Hash,
@@ -214,7 +216,7 @@ pub struct DebtView {
 }
 
 /// A wallet's stake behind a node.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct StakeView {
     /// The node.
     pub node: NodeId,
@@ -223,7 +225,7 @@ pub struct StakeView {
 }
 
 /// `ailo_validators`: who decides the next block, and who stands behind a stake beside them.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct ValidatorsView {
     /// Founders still hold the power.
     pub founders: bool,
@@ -235,10 +237,12 @@ pub struct ValidatorsView {
     pub age_ms: u64,
     /// Validators, the most powerful first.
     pub validators: Vec<ValidatorView>,
+    /// Nodes in jail that do not validate; of many, some.
+    pub jailed: Vec<NodeView>,
 }
 
 /// A validator.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct ValidatorView {
     /// Node.
     pub node: NodeId,
@@ -252,10 +256,62 @@ pub struct ValidatorView {
     pub jailed_until: Option<u64>,
     /// Lots left of its chain, once one counts.
     pub lots: Option<u32>,
+    /// Time that its heartbeats cover in the running epoch.
+    pub up_ms: u64,
+    /// Height of its last slash; 0 for none.
+    pub slashed_height: u64,
+}
+
+/// `ailo_node`: a node as the ledger knows it.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct NodeView {
+    /// Its key.
+    pub node: NodeId,
+    /// The wallet it works for.
+    pub wallet: Address,
+    /// Named in the genesis.
+    pub founder: bool,
+    /// Stake behind it.
+    pub stake: Amount,
+    /// Its weight in votes on the next block; 0 when it does not validate.
+    pub power: u64,
+    /// Whether it holds a seat in this epoch.
+    pub seated: bool,
+    /// Whether its last heartbeat said that it wants to train.
+    pub trains: bool,
+    /// Determinism class of its machine.
+    pub class: Hash,
+    /// Ledger age of its last heartbeat, or of its registration.
+    pub seen_age: u64,
+    /// It was silent for too long, and has no rights until its next heartbeat.
+    pub lapsed: bool,
+    /// Time that its heartbeats cover in the running epoch.
+    pub up_ms: u64,
+    /// Replays that found its work right.
+    pub clean: u32,
+    /// What its losses earn beyond plain work, in millionths.
+    pub quality_ppm: u64,
+    /// Jailed until this ledger age at least.
+    pub jailed_until: Option<u64>,
+    /// Height of its last slash; 0 for none.
+    pub slashed_height: u64,
+    /// Ledger age.
+    pub age_ms: u64,
+}
+
+/// A page of `ailo_nodes`, in order of their keys.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct NodesView {
+    /// Registered nodes in all.
+    pub count: u32,
+    /// Nodes.
+    pub nodes: Vec<NodeView>,
+    /// Pass this as `cursor` for the next page; none at the end.
+    pub next: Option<String>,
 }
 
 /// `ailo_proposals`: what is voted on, or approved and not in force yet; and what votes have changed so far.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct ProposalsView {
     /// Proposals.
     pub proposals: Vec<ProposalView>,
@@ -270,7 +326,7 @@ pub struct ProposalsView {
 }
 
 /// A proposal.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct ProposalView {
     /// Number, for votes.
     pub number: u64,
@@ -280,7 +336,7 @@ pub struct ProposalView {
 }
 
 /// Where all coins are.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[allow(missing_docs)]
 pub struct SupplyView {
     pub minted: Amount,
@@ -294,8 +350,169 @@ pub struct SupplyView {
     pub law_holds: bool,
 }
 
+/// A page of `ailo_series`: what this node saw over time.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct SeriesView {
+    /// The oldest first. Of the past only some are kept, evenly.
+    pub samples: Vec<SampleView>,
+    /// Pass this as `cursor` for the next page; none at the end.
+    pub next: Option<String>,
+}
+
+/// What was seen at a block.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct SampleView {
+    /// Height of the block.
+    pub height: u64,
+    /// Its time.
+    pub time_ms: u64,
+    /// Coins minted so far.
+    pub minted: Amount,
+    /// Coins burned so far.
+    pub burned: Amount,
+    /// What the node's wallet has, spendable and behind nodes.
+    pub owned: Amount,
+    /// Rounds closed.
+    pub rounds: u64,
+    /// Held-out loss of the model; none before the first.
+    pub loss: Option<f64>,
+    /// Tokens a second that the node trains with.
+    pub tokens_per_s: u32,
+    /// Peers of the node.
+    pub peers: u32,
+}
+
+/// A page of `ailo_richList`, the richest first.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct RichView {
+    /// Place of the first one, from 1.
+    pub first: u32,
+    /// Wallets; the first thousand at most are listed.
+    pub wallets: Vec<RichWallet>,
+    /// Minted in all.
+    pub minted: Amount,
+    /// Pass this as `cursor` for the next page; none at the end.
+    pub next: Option<String>,
+}
+
+/// A wallet of that list.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct RichWallet {
+    /// Whose.
+    pub address: Address,
+    /// Spendable, behind nodes, and unbonding, together.
+    pub owned: Amount,
+}
+
+/// `ailo_earnings`: what a node was paid.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct EarningsView {
+    /// The node.
+    pub node: NodeId,
+    /// Sums by what they are for.
+    pub kinds: Vec<EarningView>,
+    /// The time that they cover: a long history is not read to its end.
+    pub covers_ms: u64,
+    /// Whether that is all of it.
+    pub whole: bool,
+}
+
+/// What a node was paid for one kind of work, up to the newest block.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct EarningView {
+    /// What for.
+    pub kind: RewardKind,
+    /// In the last hour.
+    pub hour: Amount,
+    /// In the last day.
+    pub day: Amount,
+    /// In all that was read.
+    pub all: Amount,
+}
+
+/// `ailo_search`
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct SearchView {
+    /// What has that name; null for nothing.
+    pub found: Option<Found>,
+}
+
+/// What a text names.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+#[allow(missing_docs)] // Fields are what their names and types say.
+pub enum Found {
+    /// A block.
+    Block { height: u64 },
+    /// A transaction.
+    Transaction { id: Hash },
+    /// A wallet, whether or not it holds anything.
+    Wallet { address: Address },
+    /// A node.
+    Node { node: NodeId },
+    /// A round.
+    Round { number: u64 },
+}
+
+/// A page of `ailo_blocks`, the newest first.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct BlocksView {
+    /// Blocks.
+    pub blocks: Vec<BlockSummary>,
+    /// Pass this as `cursor` for the next page; none at the end.
+    pub next: Option<String>,
+}
+
+/// A block in a list.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct BlockSummary {
+    /// Id.
+    pub hash: Hash,
+    /// Its header.
+    pub header: Header,
+    /// Transactions in it.
+    pub transactions: u64,
+}
+
+/// A page of `ailo_pending`: PENDING transfers, the oldest first.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct PendingView {
+    /// Confirmations that a transfer needs.
+    pub needed: u32,
+    /// Transfers.
+    pub transfers: Vec<PendingTransfer>,
+    /// Pass this as `cursor` for the next page; none at the end.
+    pub next: Option<String>,
+}
+
+/// A transfer that waits for confirmations.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct PendingTransfer {
+    /// Its id.
+    pub id: Hash,
+    /// Height of its block.
+    pub block_height: u64,
+    /// Who sends.
+    pub from: Address,
+    /// Who gets it.
+    pub to: Address,
+    /// How much.
+    pub amount: Amount,
+    /// Confirmations so far.
+    pub confirmations: u32,
+}
+
+/// `ailo_waiting`: transactions in this node's mempool, in the order in which a block would take them.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct WaitingView {
+    /// How many there are.
+    pub count: u32,
+    /// The first of them.
+    pub transactions: Vec<TransactionInBlock>,
+}
+
 /// `ailo_block`
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct BlockView {
     /// Id.
     pub hash: Hash,
@@ -308,7 +525,7 @@ pub struct BlockView {
 }
 
 /// A transaction as it stands in a block.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct TransactionInBlock {
     /// Id.
     pub id: Hash,
@@ -316,8 +533,14 @@ pub struct TransactionInBlock {
     pub transaction: Transaction,
 }
 
+impl From<Transaction> for TransactionInBlock {
+    fn from(transaction: Transaction) -> TransactionInBlock {
+        TransactionInBlock { id: transaction.id(), transaction }
+    }
+}
+
 /// `ailo_transaction`
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct TransactionView {
     /// Id.
     pub id: Hash,
@@ -329,12 +552,27 @@ pub struct TransactionView {
     pub attested_by: Vec<NodeId>,
     /// REPORTED: nodes that call the transfer a fraud.
     pub reported_by: Vec<NodeId>,
+    /// Of a transfer: confirmations that it needs.
+    pub needed: Option<u32>,
+    /// Of a transfer: seats of its time, of which `report_percent` reverse it.
+    pub seats: Option<u32>,
+    /// Of a transfer: see `seats`.
+    pub report_percent: Option<u32>,
     /// Content.
     pub transaction: Transaction,
 }
 
+/// `ailo_transactionEvents`: what happened to a transfer.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct TransactionEventsView {
+    /// The oldest first.
+    pub entries: Vec<HistoryEntry>,
+    /// Whether these are all up to now: of a sender that does much, only so much is read.
+    pub whole: bool,
+}
+
 /// A page of `ailo_history`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct HistoryView {
     /// Newest first.
     pub entries: Vec<HistoryEntry>,
@@ -343,18 +581,123 @@ pub struct HistoryView {
 }
 
 /// Something that touched a wallet or a node.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct HistoryEntry {
     /// Height of the block.
     pub height: u64,
     /// Time of the block.
     pub time_ms: u64,
+    /// Its place in the history: a subscription goes on from here, a page with what is older.
+    pub cursor: String,
+    /// In a wallet's history: what it made of the spendable coins, with its sign. Bonds of reports, challenges and proposals are not in it.
+    pub change: Option<Change>,
     /// What happened.
     pub event: Event,
 }
 
+/// An amount with its sign.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Change(pub i128);
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sign = if self.0 < 0 { "-" } else { "" };
+        write!(f, "{sign}{}", Amount(u64::try_from(self.0.unsigned_abs()).unwrap_or(u64::MAX)))
+    }
+}
+
+impl FromStr for Change {
+    type Err = AmountError;
+    fn from_str(text: &str) -> Result<Change, AmountError> {
+        let amount = |text: &str| text.parse().map(|Amount(units)| i128::from(units));
+        Ok(Change(match text.strip_prefix('-') {
+            Some(text) => -amount(text)?,
+            None => amount(text)?,
+        }))
+    }
+}
+
+impl Serialize for Change {
+    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Change {
+    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Change, D::Error> {
+        String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+impl JsonSchema for Change {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Change".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "type": "string",
+            "description": "ALC as a decimal number of at most 8 places, with its sign.",
+            "pattern": r"^-?[0-9]+(\.[0-9]{1,8})?$",
+        })
+    }
+}
+
+/// A page of `ailo_rounds`, the newest first: those that the ledger keeps.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct RoundsView {
+    /// The open round.
+    pub open: RoundChange,
+    /// Closed rounds.
+    pub rounds: Vec<RoundSummary>,
+    /// Pass this as `cursor` for the next page; none at the end.
+    pub next: Option<String>,
+}
+
+/// Where the open round stands; what `ailo_subscribeRounds` tells whenever it moves.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RoundChange {
+    /// Number.
+    pub number: u64,
+    /// What it waits for.
+    pub phase: Phase,
+    /// Nodes that take part.
+    pub participants: u32,
+    /// Contributions committed so far.
+    pub committed: u32,
+    /// Ledger age at which the phase ends whatever came in.
+    pub deadline_age: u64,
+    /// Ledger age.
+    pub age_ms: u64,
+    /// Rounds closed.
+    pub rounds: u64,
+    /// Root of the model.
+    pub model: Hash,
+}
+
+/// A closed round in a list.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct RoundSummary {
+    /// Number.
+    pub number: u64,
+    /// Nodes that took part.
+    pub participants: u32,
+    /// Contributions accepted.
+    pub accepted: u32,
+    /// Whether it tolerated a liar.
+    pub protected: bool,
+    /// Its determinism class.
+    pub class: Option<Hash>,
+    /// Held-out loss that was voted.
+    pub held_out_loss: Option<f64>,
+    /// Paid for its work and replays, at most.
+    pub pot: Amount,
+    /// Whether all that was due is minted.
+    pub settled: bool,
+}
+
 /// `ailo_round`
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct RoundView {
     /// The round as the ledger holds it.
     pub round: Round,
@@ -365,7 +708,7 @@ pub struct RoundView {
 }
 
 /// What rounds up to now say of a node, in millionths: `ledger/src/state/reward.rs` has the formulas.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, JsonSchema)]
 pub struct Scores {
     /// What its losses earn beyond plain work.
     pub quality_ppm: u64,
@@ -374,7 +717,7 @@ pub struct Scores {
 }
 
 /// What comes after a round's close.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct PastView {
     /// Ledger age at the close.
     pub closed_age: u64,
@@ -393,7 +736,7 @@ pub struct PastView {
 }
 
 /// A peer.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct PeerView {
     /// Node.
     pub node: NodeId,
@@ -404,38 +747,31 @@ pub struct PeerView {
 }
 
 /// `ailo_peers`
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct PeersView {
     /// Connected peers.
     pub peers: Vec<PeerView>,
 }
 
 /// `ailo_submit`
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct Submitted {
     /// The transaction's id.
     pub id: Hash,
 }
 
 /// `ailo_submitMany`
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct SubmittedMany {
     /// One for each transaction, in their order.
     pub outcomes: Vec<SubmitOutcome>,
 }
 
 /// What became of a transaction: an id, or a stable code and a sentence.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[allow(missing_docs)]
 pub struct SubmitOutcome {
     pub id: Option<Hash>,
     pub code: Option<String>,
     pub message: Option<String>,
-}
-
-/// Data of the error when a transaction is refused.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct RefusalView {
-    /// Stable code; docs/ledger.md lists them.
-    pub code: String,
 }

@@ -14,7 +14,7 @@ use ailo_ledger::{
     mempool::AdmissionError,
     participant::{Action, Gossip, Now, Participant},
     state::{Event, State},
-    store::{ConsensusFiles, Cursor, Page, SnapshotHead, Store, StoreError, Subject},
+    store::{ConsensusFiles, Cursor, HistoryItem, Page, SnapshotHead, Store, StoreError, Subject},
 };
 use ailo_proto::{Consensus, Transactions, gossip};
 use ailo_protocol::{
@@ -62,6 +62,7 @@ pub enum SubmitError {
 pub(super) enum Command {
     Submit(Vec<Transaction>, oneshot::Sender<Vec<Result<Hash, AdmissionError>>>),
     Waiting(Hash, oneshot::Sender<Option<Transaction>>),
+    AllWaiting(usize, oneshot::Sender<(usize, Vec<Transaction>)>),
     Gossip(NodeId, gossip::Body, Verdict),
     Connected(NodeId),
     Head(NodeId, u64),
@@ -160,6 +161,13 @@ impl Chain {
         answer.await.ok()?
     }
 
+    /// How many transactions wait in the mempool, and the first `limit` of them.
+    pub async fn all_waiting(&self, limit: usize) -> Option<(usize, Vec<Transaction>)> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::AllWaiting(limit, reply)).await.ok()?;
+        answer.await.ok()
+    }
+
     /// What a peer sent on; the verdict is answered here.
     pub async fn gossip(&self, from: NodeId, message: gossip::Body, verdict: Verdict) {
         let _ = self.commands.send(Command::Gossip(from, message, verdict)).await; // stopping: the verdict ignores
@@ -213,6 +221,11 @@ impl Chain {
         known(self.store.transaction(id)).map(|(transaction, height, _)| (transaction, height))
     }
 
+    /// The header of a block, and the number of its transactions.
+    pub fn summary(&self, height: u64) -> Option<(Header, u64)> {
+        known(self.store.summary(height))
+    }
+
     /// The header of a block.
     pub fn header(&self, height: u64) -> Option<Header> {
         known(self.store.header(height))
@@ -226,6 +239,11 @@ impl Chain {
     /// A transaction in a block, that block's height, and the proof of it.
     pub fn transaction_proof(&self, id: &Hash) -> Option<(Transaction, u64, merkle::Proof)> {
         known(self.store.transaction_proof(id))
+    }
+
+    /// What happened to a wallet, a node or a transfer after a place of its history, the oldest first.
+    pub fn history_after(&self, subject: &Subject, after: Cursor, limit: usize) -> Vec<HistoryItem> {
+        known(self.store.history_after(subject, after, limit).map(Some)).unwrap_or_default()
     }
 
     /// What happened to a wallet, a node or a transfer, the latest first.
@@ -330,6 +348,11 @@ impl Ledger {
             }
             Command::Waiting(id, reply) => {
                 let _ = reply.send(self.participant.mempool().get(&id).cloned()); // whoever asked may have gone
+            }
+            Command::AllWaiting(limit, reply) => {
+                let mempool = self.participant.mempool();
+                let first = mempool.ready().take(limit).cloned().collect();
+                let _ = reply.send((mempool.len(), first)); // whoever asked may have gone
             }
             Command::Gossip(from, body, verdict) => {
                 let opinion = match body {

@@ -2,7 +2,7 @@
 //! blocks with transfers.
 
 use super::chain::{Chain, Head, SubmitError};
-use crate::genesis::now_ms;
+use crate::{genesis::now_ms, operator::Operator};
 use ailo_ledger::{
     Body, Transaction,
     lots::LotChain,
@@ -13,6 +13,7 @@ use ailo_ledger::{
 use ailo_protocol::{Address, Amount, Hash, Keypair, NodeId};
 use std::{
     collections::BTreeMap,
+    sync::Arc,
     time::{Duration, Instant},
 };
 use tokio::sync::watch;
@@ -47,7 +48,7 @@ pub struct Duties {
     consent: Option<Consent>,
     /// A validator's wallet key, where it lies here: the node bonds by itself.
     bonds: Option<Keypair>,
-    trains: bool,
+    operator: Arc<Operator>,
     class: Hash,
     chain: Chain,
     bonded: Option<Instant>,
@@ -73,7 +74,7 @@ impl Duties {
         key: Keypair,
         (wallet, consent): (Address, Option<Consent>),
         bonds: Option<Keypair>,
-        (trains, class): (bool, Hash),
+        (operator, class): (Arc<Operator>, Hash),
         chain: Chain,
     ) -> Duties {
         Duties {
@@ -82,7 +83,7 @@ impl Duties {
             wallet,
             consent,
             bonds,
-            trains,
+            operator,
             class,
             chain,
             bonded: None,
@@ -151,14 +152,14 @@ impl Duties {
 
     async fn beat(&mut self, head: &Head) {
         let Some(node) = head.state.node(self.key.public()) else { return };
-        let params = &head.state.params().ledger;
+        let (params, trains) = (&head.state.params().ledger, self.operator.controls().training);
         let age = head.state.age_ms().saturating_sub(node.seen_age);
         // A node that the ledger believes absent says at once that it is not.
         let due = age >= params.heartbeat_ms
             || node.heartbeat_time_ms == 0
             || node.missed
             || node.lapsed
-            || node.trains != self.trains
+            || node.trains != trains
             || (node.class != self.class && !head.state.round().participants.contains(self.key.public()));
         if due
             && self
@@ -166,7 +167,7 @@ impl Duties {
                 .is_none_or(|at| at.elapsed() >= Duration::from_millis(params.heartbeat_ms / 2).min(RESEND))
         {
             self.heartbeat = Some(Instant::now());
-            self.send(Body::Heartbeat { trains: self.trains, class: self.class }).await;
+            self.send(Body::Heartbeat { trains, class: self.class }).await;
         }
     }
 

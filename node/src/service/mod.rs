@@ -31,8 +31,10 @@ use crate::{
         payment::{Ask, Pays},
         run::Inference,
     },
+    operator::{Controls, Operator},
     rpc,
-    web::{Site, series::Series},
+    series::Series,
+    web::Site,
 };
 use ailo_ledger::transaction::Consent;
 use ailo_proto::gossip;
@@ -49,13 +51,7 @@ use compute::{Busy, Worker};
 use models::Models;
 use payloads::Payloads;
 use rounds::{Progress, Rounds};
-use std::{
-    io::Read,
-    pin::pin,
-    process::Stdio,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{io::Read, pin::pin, process::Stdio, sync::Arc, time::Duration};
 use tokio::sync::watch;
 use work::{Contributor, Honest, Setup};
 
@@ -127,7 +123,8 @@ pub async fn run_with(
     let models = Models::open(dir.path("model"), genesis.params.model);
     let payloads = Payloads::open(dir.path("payloads"));
     let (progress, progress_seen) = watch::channel(Progress::default());
-    let trains = !settings.inference_only;
+    let controls = Controls { training: !settings.inference_only, power: settings.power };
+    let operator = Arc::new(Operator::start(&dir, controls)?);
 
     let rules =
         Rules { keys: Some(dir.path(keys::FILE)), required: settings.require_api_key, hosts: settings.allow_host };
@@ -154,11 +151,12 @@ pub async fn run_with(
         stopped.clone(),
     )
     .await?;
+    let series = Series::open(dir.path("series"));
     let context = Arc::new(rpc::Context {
         genesis: genesis.clone(),
         node: *key.public(),
         wallet,
-        trains,
+        operator: operator.clone(),
         validator: settings.validator,
         chain: chain.clone(),
         // A network of this node alone has no other history.
@@ -166,10 +164,11 @@ pub async fn run_with(
         net: net.clone(),
         hub: inference.hub.clone(),
         progress: progress_seen,
-        law: Mutex::default(),
+        series: series.clone(),
+        law: rpc::node::Law::default(),
+        ranking: rpc::holders::Ranking::default(),
     });
-    let series = Series::open(dir.path("series"));
-    let site = Site::new(context.clone(), series.clone(), stopped.clone());
+    let site = Site::new(context.clone(), stopped.clone());
     let pages = site.router(access.clone()).merge(inference.api.router(access.clone(), false));
     let server = rpc::Server::start(settings.http, context.clone(), pages, access).await?;
     let url = format!("http://{}/rpc", server.address);
@@ -185,9 +184,8 @@ pub async fn run_with(
         models,
         payloads,
         data: Arc::new(data),
-        trains,
+        operator: operator.clone(),
         contributor,
-        power: settings.power,
         device,
         class,
         trainer,
@@ -201,8 +199,14 @@ pub async fn run_with(
         None => settings.consent,
     };
     let bonds = wallet_key.filter(|_| settings.validator);
-    let duties =
-        duties::Duties::new(genesis.id(), key.clone(), (wallet, consent), bonds, (trains, class), chain.clone());
+    let duties = duties::Duties::new(
+        genesis.id(),
+        key.clone(),
+        (wallet, consent),
+        bonds,
+        (operator.clone(), class),
+        chain.clone(),
+    );
     let services = [
         tokio::spawn(dispatch(events, (chain.clone(), inference.hub.clone()), serve, stopped.clone())),
         tokio::spawn(Rounds::new(setup.clone()).run(stopped.clone())),
@@ -236,6 +240,7 @@ pub async fn run_with(
     if tokio::time::timeout(COMPUTE_STOPS_WITHIN, computing).await.is_err() {
         tracing::warn!("a computation did not stop in time and is left behind");
     }
+    operator.stop();
     let _ = std::fs::remove_file(dir.path("rpc")); // a stale one only makes a client say that nobody answers
     outcome
 }

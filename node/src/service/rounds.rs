@@ -4,7 +4,7 @@
 //! | the ledger says | this node |
 //! | --- | --- |
 //! | a model root that it does not hold | fetches the state from peers |
-//! | Train, and it takes part | trains on its slot's slice, seals the payload, sends `Contribute` |
+//! | Train, and it takes part (unless its operator lets it rest) | trains on its slot's slice, seals the payload, sends `Contribute` |
 //! | Verify | fetches every payload; as a validator checks them (as a committee member measures losses), sends `Verdict` |
 //! | Vote | aggregates, takes the outer step, keeps the result; as a validator sends `ModelVote` |
 //!
@@ -188,7 +188,7 @@ impl Rounds {
     /// Train: once a round and base, then the same contribution until the ledger shows it.
     async fn contribute(&mut self, round: &Round, base: Arc<Held>) {
         let me = *self.setup.key.public();
-        if !self.setup.trains || round.slot(&me).is_none() || round.contributions.contains_key(&me) {
+        if round.slot(&me).is_none() || round.contributions.contains_key(&me) {
             return;
         }
         let sealed =
@@ -199,7 +199,9 @@ impl Rounds {
             }
             return;
         }
-        if self.training.is_none() && Instant::now() >= self.retry_at {
+        // A node that is told to train no more hands in what it has begun, and begins nothing.
+        let trains = self.setup.operator.controls().training;
+        if trains && self.training.is_none() && Instant::now() >= self.retry_at {
             let stop = Arc::new(AtomicBool::new(false));
             let of = Training { round: round.number, base: round.base_root, stop: stop.clone() };
             self.training = Task::spawn(of, work::train(self.setup.clone(), round.clone(), base, stop));

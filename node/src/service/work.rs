@@ -9,6 +9,7 @@ use super::{
     payloads::Payloads,
     rounds::Progress,
 };
+use crate::operator::Operator;
 use ailo_ledger::state::Round;
 use ailo_protocol::{
     Genesis, Hash, Keypair, NodeId,
@@ -57,12 +58,10 @@ pub struct Setup {
     pub payloads: Payloads,
     /// Training data.
     pub data: Arc<Dataset>,
-    /// Whether this node contributes.
-    pub trains: bool,
+    /// Whether this node contributes, and what share of the time that may take.
+    pub operator: Arc<Operator>,
     /// What it contributes.
     pub contributor: Arc<dyn Contributor>,
-    /// Share of the time that training may compute, in percent.
-    pub power: u8,
     /// Where to compute.
     pub device: Device,
     /// Determinism class of this machine.
@@ -186,7 +185,7 @@ pub(super) async fn train(
 ) -> Option<Contribution> {
     let node = *setup.key.public();
     let (number, base_root, slot) = (round.number, round.base_root, round.slot(&node)?);
-    let (setup_, power) = (setup.clone(), u32::from(setup.power));
+    let setup_ = setup.clone();
     let trained = setup.trainer.run(move || {
         let mut last = Instant::now();
         let mut control = |at: inner::Progress| {
@@ -197,6 +196,7 @@ pub(super) async fn train(
                 p.tokens_per_s = at.tokens_per_s;
             });
             // The power setting: rest in proportion to the time that the step took.
+            let power = u32::from(setup_.operator.controls().power);
             std::thread::sleep(last.elapsed() * (100 - power) / power);
             last = Instant::now();
             if stop.load(Ordering::Relaxed) { Control::Stop } else { Control::Continue }

@@ -5,18 +5,18 @@ use super::{
     charts::{self, Over},
     explorer, say,
 };
-use crate::rpc::types::Status;
-use ailo_ledger::{
-    state::{Event, RewardKind},
-    store::{MAX_PAGE, Subject},
+use crate::{
+    rpc::{
+        params::{EarningsParams, NoParams},
+        types::{At, EarningView, Status},
+    },
+    series::Sample,
 };
 use ailo_protocol::Amount;
 use axum::{extract::State, response::Response};
 use maud::{Markup, html};
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
-/// Pages of history that earnings are read from, at most.
-const PAGES: usize = 20;
 /// Milliseconds of a day.
 const DAY_MS: u64 = 86_400_000;
 const HOUR_MS: u64 = 3_600_000;
@@ -28,8 +28,8 @@ pub(super) async fn page(State(site): State<Arc<Site>>) -> Response {
 fn main(site: &Site) -> Markup {
     let at = site.context.status();
     let status = &at.value;
-    let samples = site.series.all();
-    let seen = |value: fn(&super::series::Sample) -> f64| -> Vec<(f64, f64)> {
+    let samples = site.context.series.all();
+    let seen = |value: fn(&Sample) -> f64| -> Vec<(f64, f64)> {
         samples.iter().map(|sample| (sample.time_ms as f64, value(sample))).collect()
     };
     let losses: Vec<(f64, f64)> =
@@ -120,51 +120,31 @@ fn round(status: &Status) -> Markup {
 
 /// What this node was paid, by kind, in the last hour and day, as far as so much of its history tells.
 fn earnings(site: &Site) -> Markup {
-    let chain = &site.context.chain;
-    let now = chain.head().state.time_ms();
-    let mut kinds: BTreeMap<RewardKind, [u64; 3]> = BTreeMap::new();
-    let (mut before, mut whole, mut oldest) = (None, false, now);
-    for _ in 0..PAGES {
-        let page = chain.history(&Subject::Node(site.context.node), before, MAX_PAGE);
-        for item in &page.items {
-            oldest = oldest.min(item.time_ms);
-            let (kind, amount) = match &item.event {
-                Event::Reward { amount, kind, .. } => (*kind, *amount),
-                // What comes on top is a reward of its own.
-                Event::ReceiptPaid { amount, burned, .. } => {
-                    (RewardKind::Inference, Amount(amount.0.saturating_sub(burned.0)))
-                }
-                _ => continue,
-            };
-            let age = now.saturating_sub(item.time_ms);
-            let sums = kinds.entry(kind).or_default();
-            for (sum, counts) in sums.iter_mut().zip([age < HOUR_MS, age < DAY_MS, true]) {
-                *sum = sum.saturating_add(if counts { amount.0 } else { 0 });
-            }
-        }
-        before = page.next;
-        whole = before.is_none();
-        if whole {
-            break;
-        }
-    }
-    // A long history is not read to its end: what a column covers is said.
-    let covers = |span: u64, name: &str| match whole || now.saturating_sub(oldest) >= span {
-        true => name.to_string(),
-        false => format!("Last {}", say::span(now.saturating_sub(oldest))),
+    let Ok(At { value: earned, .. }) = site.context.earnings(EarningsParams::default()) else {
+        return html! { p.none { "They can't be read now." } };
     };
-    let all = kinds.values().fold([0u64; 3], |all, sums| std::array::from_fn(|i| all[i].saturating_add(sums[i])));
-    let row = |name: &str, sums: [u64; 3]| {
-        html! { tr { th scope="row" { (name) } @for sum in sums { td.number { (Amount(sum)) } } } }
+    // A long history is not read to its end: what a column covers is said.
+    let covers = |span: u64, name: &str| match earned.whole || earned.covers_ms >= span {
+        true => name.to_string(),
+        false => format!("Last {}", say::span(earned.covers_ms)),
+    };
+    let sums = |earning: &EarningView| [earning.hour, earning.day, earning.all];
+    let all = earned
+        .kinds
+        .iter()
+        .map(sums)
+        .fold([Amount::ZERO; 3], |all, sums| std::array::from_fn(|i| Amount(all[i].0.saturating_add(sums[i].0))));
+    let row = |name: &str, sums: [Amount; 3]| {
+        html! { tr { th scope="row" { (name) } @for sum in sums { td.number { (sum) } } } }
     };
     html! {
-        @if kinds.is_empty() { p.none { "Nothing yet: pay comes when a round is settled." } }
+        @if earned.kinds.is_empty() { p.none { "Nothing yet: pay comes when a round is settled." } }
         @else {
             div.wide tabindex="0" role="region" aria-label="Earnings" {
                 table {
                     thead { tr { th scope="col" { "For" } th.number scope="col" { (covers(HOUR_MS, "Last hour")) } th.number scope="col" { (covers(DAY_MS, "Last day")) }
                         th.number scope="col" { (covers(u64::MAX, "Ever")) } } }
-                    tbody { @for (kind, sums) in kinds { (row(say::reward(kind), sums)) } }
+                    tbody { @for earning in &earned.kinds { (row(say::reward(earning.kind), sums(earning))) } }
                     tfoot { (row("All", all)) }
                 }
             }
@@ -175,11 +155,11 @@ fn earnings(site: &Site) -> Markup {
 /// This node and its peers as a graph: the farther the slower.
 fn map(site: &Site) -> Markup {
     const SIZE: f64 = 360.0;
-    let peers = site.context.net.peers();
-    let slowest = peers.iter().filter_map(|peer| peer.rtt).max().map_or(1.0, |rtt| rtt.as_secs_f64().max(1e-4));
-    let place = |i: usize, rtt: Option<std::time::Duration>| {
+    let peers = site.context.peers(NoParams {}).map(|at| at.value.peers).unwrap_or_default();
+    let slowest = peers.iter().filter_map(|peer| peer.rtt_ms).fold(0.1, f64::max);
+    let place = |i: usize, rtt: Option<f64>| {
         let angle = std::f64::consts::TAU * i as f64 / peers.len().max(1) as f64;
-        let far = rtt.map_or(1.0, |rtt| (rtt.as_secs_f64() / slowest).sqrt());
+        let far = rtt.map_or(1.0, |rtt| (rtt / slowest).sqrt());
         let radius = 50.0 + far * (SIZE / 2.0 - 90.0);
         (SIZE / 2.0 + radius * angle.cos(), SIZE / 2.0 + radius * angle.sin())
     };
@@ -190,7 +170,7 @@ fn map(site: &Site) -> Markup {
             div.graph {
                 svg viewBox={ "0 0 " (SIZE) " " (SIZE) } role="img" aria-label={ "This node and its " (peers.len()) " peers; who answers slower is farther out" } {
                     @for (i, peer) in peers.iter().enumerate() {
-                        @let (x, y) = place(i, peer.rtt);
+                        @let (x, y) = place(i, peer.rtt_ms);
                         line.edge x1=(middle) y1=(middle) x2=(format!("{x:.1}")) y2=(format!("{y:.1}")) {}
                         circle.peer cx=(format!("{x:.1}")) cy=(format!("{y:.1}")) r="7" { title { (peer.node.short()) } }
                     }
@@ -202,7 +182,7 @@ fn map(site: &Site) -> Markup {
                         tbody { @for peer in &peers { tr {
                             td { (say::node(&peer.node)) }
                             td { code { (peer.address) } }
-                            td.number { @if let Some(rtt) = peer.rtt { (format!("{:.1} ms", rtt.as_secs_f64() * 1e3)) } @else { "not measured" } }
+                            td.number { @if let Some(rtt) = peer.rtt_ms { (format!("{rtt:.1} ms")) } @else { "not measured" } }
                         } } }
                     }
                 }

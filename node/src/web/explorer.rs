@@ -6,15 +6,16 @@ use super::{
     say,
 };
 use crate::{
-    rpc::{self, params::cursor_text},
+    rpc::{history::entry, holders::account_view, params::*, types::*},
+    series::Sample,
     service::chain::Head,
 };
 use ailo_ledger::{
     Block, Body, Transaction,
-    state::{Event, State as Ledger, TransferStatus},
-    store::{Cursor, HistoryItem, Subject},
+    state::State as Ledger,
+    store::{Cursor, Subject},
 };
-use ailo_protocol::{Address, Amount, Hash, NodeId, PublicKey, Username, canonical};
+use ailo_protocol::{Address, Amount, Hash, NodeId, canonical};
 use axum::{
     Router,
     extract::{Path, Query, State},
@@ -26,15 +27,12 @@ use maud::{Markup, html};
 use serde::Deserialize;
 use std::{fmt::Write, sync::Arc};
 
-/// Entries of a page of history, of lists, and of the newest blocks.
+/// Entries of a page of history, and of the newest blocks.
 const ENTRIES: usize = 50;
-const LISTED: usize = 100;
 const NEWEST: u64 = 12;
 /// Pages of history in a file of comma-separated values, or behind a chart, at most.
 const CSV_PAGES: usize = 200;
 const CHART_PAGES: usize = 10;
-/// Characters of what is looked for, at most.
-const MAX_QUERY: usize = 200;
 
 pub(super) fn routes() -> Router<Arc<Site>> {
     Router::new()
@@ -183,13 +181,17 @@ struct Asked {
     q: String,
 }
 
-/// Where what was typed leads to; several meanings are tried in the order of the text's shapes.
+/// Where what was typed leads to.
 async fn search(State(site): State<Arc<Site>>, Query(Asked { q }): Query<Asked>) -> Response {
     let text = q.trim().chars().take(MAX_QUERY).collect::<String>();
-    let asked = text.clone();
-    let found = site.clone().work(move |site| place(site, &asked)).await.flatten();
-    match found {
-        Some(place) => Redirect::to(&place).into_response(),
+    let params = SearchParams { query: text.clone() };
+    let found = site.clone().work(move |site| site.context.search(params)).await;
+    match found.and_then(Result::ok).and_then(|at| at.value.found) {
+        Some(Found::Block { height }) => Redirect::to(&format!("/block/{height}")).into_response(),
+        Some(Found::Transaction { id }) => Redirect::to(&format!("/tx/{id}")).into_response(),
+        Some(Found::Wallet { address }) => Redirect::to(&format!("/address/{address}")).into_response(),
+        Some(Found::Node { node }) => Redirect::to(&format!("/node/{node}")).into_response(),
+        Some(Found::Round { number }) => Redirect::to(&format!("/round/{number}")).into_response(),
         None => Missing(
             "Nothing was found",
             format!(
@@ -198,40 +200,6 @@ async fn search(State(site): State<Arc<Site>>, Query(Asked { q }): Query<Asked>)
         )
         .into_response(),
     }
-}
-
-fn place(site: &Site, text: &str) -> Option<String> {
-    let head = site.context.chain.head();
-    let lower = text.to_lowercase();
-    if let Some(name) = lower.strip_prefix('@').and_then(|name| name.parse::<Username>().ok()) {
-        return head.state.owner(&name).map(|owner| format!("/address/{owner}"));
-    }
-    let number = lower.strip_prefix("round").map(|rest| rest.trim_start_matches([' ', '#']));
-    if let Some(number) = number.and_then(|number| number.parse::<u64>().ok()) {
-        return Some(format!("/round/{number}"));
-    }
-    if let Ok(address) = lower.parse::<Address>() {
-        return Some(format!("/address/{address}"));
-    }
-    let digits: String = lower.chars().filter(|c| !matches!(c, ' ' | '\u{202f}' | ',' | '#')).collect();
-    if let Ok(height) = digits.parse::<u64>() {
-        return site.context.chain.block(height).map(|_| format!("/block/{height}"));
-    }
-    if let Ok(hash) = lower.parse::<Hash>() {
-        if site.context.chain.transaction(&hash).is_some() {
-            return Some(format!("/tx/{hash}"));
-        }
-        if let Some(height) = site.context.chain.height_of(&hash) {
-            return Some(format!("/block/{height}"));
-        }
-    }
-    if let Ok(node) = lower.parse::<PublicKey>()
-        && head.state.node(&node).is_some()
-    {
-        return Some(format!("/node/{node}"));
-    }
-    let owner = lower.parse::<Username>().ok().and_then(|name| head.state.owner(&name));
-    owner.map(|owner| format!("/address/{owner}"))
 }
 
 async fn block(State(site): State<Arc<Site>>, Path(name): Path<String>) -> Response {
@@ -274,49 +242,33 @@ async fn transaction(State(site): State<Arc<Site>>, Path(id): Path<String>) -> R
             "This node knows none with this id. One that was just handed in appears within a second.".into(),
         )
     };
-    let Ok(hash) = id.parse::<Hash>() else { return unknown().into_response() };
-    let waiting = match site.context.chain.transaction(&hash) {
-        None => site.context.chain.waiting(&hash).await,
-        Some(_) => None,
-    };
+    let Ok(id) = id.parse::<Hash>() else { return unknown().into_response() };
+    let found = site.context.clone().transaction(TransactionParams { id, min_status: None }).await;
+    let Ok(At { value: view, .. }) = found else { return unknown().into_response() };
     made(site, ("Transaction".into(), true), move |site| {
-        let chain = &site.context.chain;
-        let included = chain.transaction(&hash);
-        let (transaction, height) = match (included, waiting) {
-            (Some((transaction, height)), _) => (transaction, Some(height)),
-            (None, Some(transaction)) => (transaction, None),
-            (None, None) => return Err(unknown()),
-        };
-        let head = chain.head();
+        let (head, transaction) = (site.context.chain.head(), &view.transaction);
         let is_transfer = matches!(transaction.unsigned.body, Body::Transfer { .. });
-        let body = serde_json::to_string_pretty(&transaction).unwrap_or_default(); // It always is JSON.
+        let body = serde_json::to_string_pretty(transaction).unwrap_or_default(); // It always is JSON.
         Ok(html! {
             h1 { (say::kind(&transaction.unsigned.body)) }
-            p.lead { (say::body(&transaction)) }
+            p.lead { (say::body(transaction)) }
             (facts(vec![
-                ("Id", html! { code { (hash) } }),
-                ("Signed by", signer(&head.state, &transaction)),
+                ("Id", html! { code { (id) } }),
+                ("Signed by", signer(&head.state, transaction)),
                 ("Made at", say::time(transaction.unsigned.time_ms)),
-                ("Block", height.map_or_else(|| html! { "waits for one" }, say::block)),
+                ("Block", view.block_height.map_or_else(|| html! { "waits for one" }, say::block)),
             ]))
-            @if height.is_some() && is_transfer { (standing(site, &head, &hash, &transaction)) }
+            @if is_transfer && view.block_height.is_some() { (standing(site, &view)) }
             details { summary { "Decoded" } pre { code { (body) } } }
-            details { summary { "Raw" } pre { code { (hex::encode(canonical::encode(&transaction))) } } }
+            details { summary { "Raw" } pre { code { (hex::encode(canonical::encode(transaction))) } } }
         })
     })
     .await
 }
 
 /// Where a transfer stands: its confirmations, reports, and all that happened to it.
-fn standing(site: &Site, head: &Head, id: &Hash, transaction: &Transaction) -> Markup {
-    let state = &head.state;
-    let needed = state.params().ledger.confirmations;
-    let transfer = state.transfer(id);
-    let status = match transfer.map(|transfer| transfer.status) {
-        Some(TransferStatus::Pending) => "pending",
-        Some(TransferStatus::Confirmed) => "confirmed",
-        None => site.context.transfer_end(id),
-    };
+fn standing(site: &Site, view: &TransactionView) -> Markup {
+    let status = view.status.as_str();
     let said = match status {
         "pending" => "The recipient sees it and can't spend it yet. Its sender can take it back.",
         "confirmed" => "The recipient can spend it. It can still be reported.",
@@ -325,25 +277,20 @@ fn standing(site: &Site, head: &Head, id: &Hash, transaction: &Transaction) -> M
         "reversed" => "More than half of the seats called it a fraud: the sender has back what there was.",
         _ => "",
     };
-    let confirmers = state.confirmers(id);
-    // Those of the time when it came in may report it.
-    let epoch =
-        transfer.and_then(|transfer| state.inclusion(transfer.height)).map_or(state.epoch(), |block| block.epoch);
-    let seats = state.seats(epoch).map_or(0, |seats| seats.0.len());
-    let percent = state.params().ledger.report_percent;
-    let reports: Vec<NodeId> = state.reports(id).map(|(node, _)| node).collect();
-    let sender = state.account_of(&transaction.unsigned.signer);
-    let events = events_of(site, &sender, id);
+    let (confirmers, reports) = (&view.attested_by, &view.reported_by);
+    let [needed, seats, percent] = [view.needed, view.seats, view.report_percent].map(Option::unwrap_or_default);
+    let events = site.context.transaction_events(IdParams { id: view.id });
+    let events = events.map(|at| at.value.entries).unwrap_or_default();
     html! {
         section {
             h2 { "It is " span class={ "status " (status) } { (status) } }
             p { (said) }
-            @if transfer.is_some() {
+            @if matches!(status, "pending" | "confirmed") {
                 p {
                     progress value=(confirmers.len().min(needed as usize)) max=(needed) aria-label="Confirmations" {}
                     " " b { (confirmers.len()) " of " (needed) } " confirmations"
                 }
-                @if !confirmers.is_empty() { ul.keys { @for node in &confirmers { li { (say::node(node)) } } } }
+                @if !confirmers.is_empty() { ul.keys { @for node in confirmers { li { (say::node(node)) } } } }
             }
         }
         @if !reports.is_empty() || status == "confirmed" {
@@ -353,43 +300,16 @@ fn standing(site: &Site, head: &Head, id: &Hash, transaction: &Transaction) -> M
                     progress value=(reports.len()) max=(seats.max(1)) aria-label="Reports" {}
                     " " (reports.len()) " of " (seats) " seats call it a fraud; " (percent) " % of them reverse it"
                 }
-                @if !reports.is_empty() { ul.keys { @for node in &reports { li { (say::node(node)) } } } }
+                @if !reports.is_empty() { ul.keys { @for node in reports { li { (say::node(node)) } } } }
             }
         }
         @if !events.is_empty() {
             section {
                 h2 { "What happened" }
-                ol.timeline { @for item in &events { li { (say::time(item.time_ms)) " · block " (say::block(item.at.height)) br; (say::event(None, &item.event)) } } }
+                ol.timeline { @for entry in &events { li { (say::time(entry.time_ms)) " · block " (say::block(entry.height)) br; (say::event(None, &entry.event)) } } }
             }
         }
     }
-}
-
-/// What happened to a transfer, the oldest first: its own history has what does not happen to each, its sender's the rest, as far as so much of that tells.
-fn events_of(site: &Site, sender: &Address, id: &Hash) -> Vec<HistoryItem> {
-    let usual = |event: &Event| match event {
-        Event::TransferPending { id: of, .. }
-        | Event::TransferConfirmed { id: of, .. }
-        | Event::TransferFinal { id: of, .. } => of == id,
-        _ => false,
-    };
-    let mut found: Vec<HistoryItem> = Vec::new();
-    for (subject, is_it) in [
-        (Subject::Transfer(*id), &(|_: &Event| true) as &dyn Fn(&Event) -> bool),
-        (Subject::Wallet(*sender), &usual),
-    ] {
-        let mut before = None;
-        for _ in 0..CHART_PAGES {
-            let page = site.context.chain.history(&subject, before, ENTRIES);
-            found.extend(page.items.into_iter().filter(|item| is_it(&item.event)));
-            before = page.next;
-            if before.is_none() || found.iter().any(|item| matches!(item.event, Event::TransferPending { .. })) {
-                break;
-            }
-        }
-    }
-    found.sort_by_key(|item| item.at);
-    found
 }
 
 #[derive(Deserialize)]
@@ -397,18 +317,29 @@ struct From {
     cursor: Option<String>,
 }
 
-fn cursor(text: Option<&str>) -> Result<Option<Cursor>, Missing> {
+impl std::convert::From<From> for PageParams {
+    fn from(From { cursor }: From) -> PageParams {
+        PageParams::after(cursor)
+    }
+}
+
+/// The way to the next page of a list.
+fn older(next: Option<String>, here: &str) -> Markup {
+    html! { @if let Some(next) = next { nav.lists aria-label="Pages" { a href={ (here) "?cursor=" (next) } rel="next" { "More →" } } } }
+}
+
+fn before(text: Option<&str>) -> Result<Option<Cursor>, Missing> {
     let wrong = |_| Missing("There is no such page", "Its address is damaged: begin at the newest entries.".into());
-    text.map(rpc::params::cursor).transpose().map_err(wrong)
+    text.map(cursor).transpose().map_err(wrong)
 }
 
 async fn address(State(site): State<Arc<Site>>, Path(text): Path<String>, Query(from): Query<From>) -> Response {
     let title = format!("Wallet {text}");
     made(site, (title, from.cursor.is_none()), move |site| {
         let named: Address = text.parse().map_err(|e| Missing("This is no address", format!("“{text}”: {e}.")))?;
-        let before = cursor(from.cursor.as_deref())?;
+        let before = before(from.cursor.as_deref())?;
         let head = site.context.chain.head();
-        let account = rpc::account_view(&head, &named);
+        let account = account_view(&head, &named);
         let own = account.address;
         let mut all = vec![
             ("Address", html! { code { (own) } }),
@@ -444,17 +375,16 @@ async fn address(State(site): State<Arc<Site>>, Path(text): Path<String>, Query(
 /// What a wallet could spend over time: from what it can now, back through its history.
 fn balance(site: &Site, own: &Address, free: Amount) -> Markup {
     let (mut points, mut before, mut sum) = (Vec::new(), None, i128::from(free.0));
-    let head = site.context.chain.head();
-    let (now, fee) = (head.state.time_ms(), head.state.params().ledger.fee);
-    points.push((now as f64, sum as f64 / 1e8));
+    let (head, subject) = (site.context.chain.head(), Subject::Wallet(*own));
+    points.push((head.state.time_ms() as f64, sum as f64 / 1e8));
     for _ in 0..CHART_PAGES {
-        let page = site.context.chain.history(&Subject::Wallet(*own), before, ENTRIES);
-        for item in &page.items {
-            let change = say::change(own, &item.event, fee);
+        let page = site.context.chain.history(&subject, before, ENTRIES);
+        for entry in page.items.into_iter().map(|item| entry(&head, &subject, item)) {
+            let Change(change) = entry.change.unwrap_or_default();
             if change != 0 {
-                points.push((item.time_ms as f64, sum as f64 / 1e8));
+                points.push((entry.time_ms as f64, sum as f64 / 1e8));
                 sum -= change;
-                points.push((item.time_ms as f64, sum as f64 / 1e8));
+                points.push((entry.time_ms as f64, sum as f64 / 1e8));
             }
         }
         before = page.next;
@@ -493,18 +423,16 @@ async fn history_csv(State(site): State<Arc<Site>>, Path(text): Path<String>) ->
     };
     let rows = site.clone().work(move |site| {
         let head = site.context.chain.head();
-        let (own, fee) = (head.state.account_at(&named), head.state.params().ledger.fee);
+        let subject = Subject::Wallet(head.state.account_at(&named));
         let mut rows = String::from("time_ms,height,change_alc,event\n");
         let mut before = None;
         for _ in 0..CSV_PAGES {
-            let page = site.context.chain.history(&Subject::Wallet(own), before, ailo_ledger::store::MAX_PAGE);
-            for item in &page.items {
-                let change = say::change(&own, &item.event, fee);
-                let sign = if change < 0 { "-" } else { "" };
-                let amount = Amount(u64::try_from(change.unsigned_abs()).unwrap_or(u64::MAX));
-                let event = serde_json::to_string(&item.event).unwrap_or_default().replace('"', "\"\"");
+            let page = site.context.chain.history(&subject, before, ailo_ledger::store::MAX_PAGE);
+            for entry in page.items.into_iter().map(|item| entry(&head, &subject, item)) {
+                let event = serde_json::to_string(&entry.event).unwrap_or_default().replace('"', "\"\"");
+                let (time_ms, height, change) = (entry.time_ms, entry.height, entry.change.unwrap_or_default());
                 // Writing into a text never fails.
-                let _ = writeln!(rows, "{},{},{sign}{amount},\"{event}\"", item.time_ms, item.at.height);
+                let _ = writeln!(rows, "{time_ms},{height},{change},\"{event}\"");
             }
             before = page.next;
             if before.is_none() {
@@ -528,23 +456,20 @@ async fn node(State(site): State<Arc<Site>>, Path(text): Path<String>, Query(fro
     made(site, ("Node".into(), from.cursor.is_none()), move |site| {
         let unknown = || Missing("There is no such node", "The ledger has no node with this key.".into());
         let id: NodeId = text.parse().map_err(|_| unknown())?;
-        let before = cursor(from.cursor.as_deref())?;
-        let head = site.context.chain.head();
-        let state = &head.state;
-        let node = state.node(&id).ok_or_else(unknown)?;
-        let (power, total) = (state.validators().power(&id), state.validators().total_power());
-        let seated = state.seats(state.epoch()).is_some_and(|seats| seats.contains(&id));
-        let jailed = node.jailed_until.map(|until| say::span(until.saturating_sub(state.age_ms())));
+        let before = before(from.cursor.as_deref())?;
+        let node = site.context.node(NodeParams { node: id }).map_err(|_| unknown())?.value;
+        let total = site.context.chain.head().state.validators().total_power();
+        let jailed = node.jailed_until.map(|until| say::span(until.saturating_sub(node.age_ms)));
         let mut all = vec![
             ("Key", html! { code { (id) } }),
             ("Works for", say::address(&node.wallet)),
             ("Stake", say::alc(node.stake)),
-            ("Validates", html! { @if power > 0 { "with " (power) " of " (total) " votes" } @else { "no" } }),
-            ("Seat", html! { @if seated { "yes" } @else { "no" } }),
+            ("Validates", html! { @if node.power > 0 { "with " (node.power) " of " (total) " votes" } @else { "no" } }),
+            ("Seat", html! { @if node.seated { "yes" } @else { "no" } }),
             ("Trains", html! { @if node.trains { "yes" } @else { "no" } }),
             ("Up in this epoch", html! { (say::span(node.up_ms)) }),
             ("Replays that found its work right", html! { (node.clean) }),
-            ("Quality of its work", html! { (format!("{:+.1} %", node.score_ppm as f64 / 1e4)) }),
+            ("Quality of its work", html! { (format!("{:+.1} %", node.quality_ppm as f64 / 1e4)) }),
         ];
         if let Some(left) = jailed {
             all.push(("In jail", html! { strong.bad { "for " (left) " more at least" } }));
@@ -563,33 +488,29 @@ async fn node(State(site): State<Arc<Site>>, Path(text): Path<String>, Query(fro
 
 async fn validators(State(site): State<Arc<Site>>) -> Response {
     made(site, ("Validators".into(), true), |site| {
-        let head = site.context.chain.head();
-        let state = &head.state;
-        let set = state.validators();
-        let total = set.total_power().max(1);
+        let view = site.context.validators(NoParams {})?.value;
+        let total = view.total_power.max(1);
         Ok(html! {
             h1 { "Validators" }
             (lists())
             p {
-                @if state.founders_are_latched_out() { "Whoever has staked most decides blocks." }
-                @else { "The founders decide blocks until enough others have staked." }
-                " One more validator needs " (say::alc(state.stake_to_validate())) " behind it."
+                @if view.founders { "The founders decide blocks until enough others have staked." }
+                @else { "Whoever has staked most decides blocks." }
+                " One more validator needs " (say::alc(view.stake_to_validate)) " behind it."
             }
-            (table("Validators", &["Node", "Wallet", "#Votes", "#Stake", "#Up in this epoch", "Slashed"], set.0.iter().map(|validator| {
-                let node = state.node(&validator.node);
+            (table("Validators", &["Node", "Wallet", "#Votes", "#Stake", "#Up in this epoch", "Slashed"], view.validators.iter().map(|validator| {
                 html! { tr {
                     td { (say::node(&validator.node)) }
-                    td { @if let Some(node) = node { (say::address(&node.wallet)) } }
+                    td { @if let Some(wallet) = &validator.wallet { (say::address(wallet)) } }
                     td.number { (format!("{:.1} %", 100.0 * validator.power as f64 / total as f64)) }
-                    td.number { @if let Some(node) = node { (say::alc(node.stake)) } }
-                    td.number { @if let Some(node) = node { (say::span(node.up_ms)) } }
-                    td { @if let Some(height) = node.map(|node| node.slashed_height).filter(|height| *height > 0) { "at " (say::block(height)) } @else { "never" } }
+                    td.number { (say::alc(validator.stake)) }
+                    td.number { (say::span(validator.up_ms)) }
+                    td { @if validator.slashed_height > 0 { "at " (say::block(validator.slashed_height)) } @else { "never" } }
                 } }
             })))
-            @let others: Vec<_> = state.nodes().filter(|(id, node)| set.power(id) == 0 && node.jailed_until.is_some()).take(LISTED).collect();
-            @if !others.is_empty() {
-                section { h2 { "In jail" } (table("In jail", &["Node", "Wallet", "#Stake", "Slashed at"], others.iter().map(|(id, node)| html! {
-                    tr { td { (say::node(id)) } td { (say::address(&node.wallet)) } td.number { (say::alc(node.stake)) } td { (say::block(node.slashed_height)) } }
+            @if !view.jailed.is_empty() {
+                section { h2 { "In jail" } (table("In jail", &["Node", "Wallet", "#Stake", "Slashed at"], view.jailed.iter().map(|node| html! {
+                    tr { td { (say::node(&node.node)) } td { (say::address(&node.wallet)) } td.number { (say::alc(node.stake)) } td { (say::block(node.slashed_height)) } }
                 }))) }
             }
         })
@@ -597,29 +518,26 @@ async fn validators(State(site): State<Arc<Site>>) -> Response {
     .await
 }
 
-async fn rounds(State(site): State<Arc<Site>>) -> Response {
-    made(site, ("Rounds".into(), true), |site| {
-        let head = site.context.chain.head();
-        let (state, open) = (&head.state, head.state.round());
+async fn rounds(State(site): State<Arc<Site>>, Query(from): Query<From>) -> Response {
+    made(site, ("Rounds".into(), from.cursor.is_none()), |site| {
+        let RoundsView { open, rounds, next } = site.context.rounds(from.into())?.value;
+        let samples = site.context.series.all();
         let losses: Vec<(f64, f64)> =
-            site.series.all().iter().filter(|s| s.loss > 0).map(|s| (s.rounds as f64, s.loss as f64 / 1e6)).collect();
-        let past: Vec<u64> = state.past_rounds().rev().take(LISTED).map(|round| round.number).collect();
+            samples.iter().filter(|s| s.loss > 0).map(|s| (s.rounds as f64, s.loss as f64 / 1e6)).collect();
         Ok(html! {
             h1 { "Rounds" }
             (lists())
             div.charts { (charts::line("Held-out loss", Over::Rounds, &losses, |loss| format!("{loss:.4}"))) }
-            p { "Open: " (say::round(open.number)) ", " b { (open.phase) } ", " (open.participants.len()) " take part." }
-            (table("Rounds", &["Round", "#Accepted", "Class", "#Held-out loss", "#Pot", "Settled"], past.iter().filter_map(|number| state.past(*number)).map(|past| {
-                let loss = past.round.voted_loss();
-                html! { tr {
-                    td { (say::round(past.round.number)) @if !past.round.protected { " " strong.bad { "UNPROTECTED" } } }
-                    td.number { (past.round.accepted().len()) " of " (past.round.participants.len()) }
-                    td { @if let Some(class) = &past.round.class { (say::hash(class)) } }
-                    td.number { @if let Some(loss) = loss { (say::loss(loss)) } }
-                    td.number { (say::alc(past.pot)) }
-                    td { @if past.settled { "yes" } @else { "not yet" } }
-                } }
-            })))
+            p { "Open: " (say::round(open.number)) ", " b { (open.phase) } ", " (open.participants) " take part." }
+            (table("Rounds", &["Round", "#Accepted", "Class", "#Held-out loss", "#Pot", "Settled"], rounds.iter().map(|round| html! { tr {
+                td { (say::round(round.number)) @if !round.protected { " " strong.bad { "UNPROTECTED" } } }
+                td.number { (round.accepted) " of " (round.participants) }
+                td { @if let Some(class) = &round.class { (say::hash(class)) } }
+                td.number { @if let Some(loss) = round.held_out_loss { (format!("{loss:.4}")) } }
+                td.number { (say::alc(round.pot)) }
+                td { @if round.settled { "yes" } @else { "not yet" } }
+            } })))
+            (older(next, "/rounds"))
         })
     })
     .await
@@ -627,21 +545,20 @@ async fn rounds(State(site): State<Arc<Site>>) -> Response {
 
 async fn round(State(site): State<Arc<Site>>, Path(text): Path<String>) -> Response {
     made(site, (format!("Round {text}"), true), move |site| {
-        let head = site.context.chain.head();
-        let state = &head.state;
         let missing = || {
             Missing("There is no such round", "The ledger keeps the open round and the last ones; older ones are in the histories of nodes.".into())
         };
         let number: u64 = text.parse().map_err(|_| missing())?;
-        let past = state.past(number);
-        let round = if state.round().number == number { state.round() } else { &past.ok_or_else(missing)?.round };
+        let view = site.context.round(RoundParams { number: Some(number) }).map_err(|_| missing())?.value;
+        let (round, past) = (&view.round, view.past.as_ref());
+        let newest = site.context.chain.head().state.round().number;
         let accepted: Vec<NodeId> = round.accepted().iter().map(|(node, _)| *node).collect();
         let share = |node: &NodeId| past?.shares.as_ref()?.iter().find(|share| share.node == *node);
         Ok(html! {
             h1 { "Round " (number) }
             nav.lists aria-label="Neighbours" {
                 @if number > 0 { a href={ "/round/" (number - 1) } rel="prev" { "← " (number - 1) } }
-                @if number < state.round().number { a href={ "/round/" (number + 1) } rel="next" { (number + 1) " →" } }
+                @if number < newest { a href={ "/round/" (number + 1) } rel="next" { (number + 1) " →" } }
             }
             (facts(vec![
                 ("Phase", html! { @if past.is_some() { "closed" } @else { (round.phase) } }),
@@ -652,10 +569,10 @@ async fn round(State(site): State<Arc<Site>>, Path(text): Path<String>) -> Respo
             ]))
             section {
                 h2 { "Contributions" }
-                (table("Contributions", &["#Slot", "Node", "Update", "#Loss while training", "Accepted", "Replay", "#Promised"],
+                (table("Contributions", &["#Slot", "Node", "Update", "#Loss while training", "#Held-out loss", "#Verdicts", "Accepted", "Replay", "#Promised"],
                     round.participants.iter().enumerate().map(|(slot, node)| {
                         let commit = round.contributions.get(node);
-                        let replay = state.replays_of(number).find(|(maker, _)| maker == node).map(|(_, replay)| replay);
+                        let replay = past.and_then(|past| past.replays.get(node));
                         html! { tr {
                             td.number { (slot) }
                             td { (say::node(node)) }
@@ -663,8 +580,10 @@ async fn round(State(site): State<Arc<Site>>, Path(text): Path<String>) -> Respo
                                 Some(commit) => {
                                     td { (say::hash(&commit.contribution.update)) }
                                     td.number { (say::loss(commit.contribution.loss_first)) " → " (say::loss(commit.contribution.loss_last)) }
+                                    td.number { @if let Some(loss) = middle(&commit.losses) { (say::loss(loss)) } }
+                                    td.number { (commit.valid) " for, " (commit.invalid) " against" @if commit.suspected > 0 { ", " (commit.suspected) " suspect it" } }
                                 }
-                                None => { td { "nothing" } td {} }
+                                None => { td { "nothing" } td {} td {} td {} }
                             }
                             td { @if accepted.contains(node) { "yes" } @else if past.is_some() { strong.bad { "no" } } @else { "not yet" } }
                             td { @if let Some(replay) = replay { (format!("{:?}", replay.outcome).to_lowercase()) } @else { "none drawn" } }
@@ -682,11 +601,18 @@ async fn round(State(site): State<Arc<Site>>, Path(text): Path<String>) -> Respo
     .await
 }
 
+/// The median of what a committee measured; of two in the middle the lower.
+fn middle(losses: &[u64]) -> Option<u64> {
+    let mut losses = losses.to_vec();
+    losses.sort_unstable();
+    losses.get(losses.len().saturating_sub(1) / 2).copied()
+}
+
 async fn supply(State(site): State<Arc<Site>>) -> Response {
     made(site, ("Supply".into(), true), |site| {
-        let head = site.context.chain.head();
-        let (supply, samples) = (head.state.supply(), site.series.all());
-        let seen = |value: fn(&super::series::Sample) -> u64| -> Vec<(f64, f64)> {
+        let supply = site.context.supply(NoParams {})?.value;
+        let samples = site.context.series.all();
+        let seen = |value: fn(&Sample) -> u64| -> Vec<(f64, f64)> {
             samples.iter().map(|sample| (sample.time_ms as f64, value(sample) as f64 / 1e8)).collect()
         };
         let write = |alc: f64| format!("{alc:.2} ALC");
@@ -713,57 +639,39 @@ async fn supply(State(site): State<Arc<Site>>) -> Response {
     .await
 }
 
-async fn pending(State(site): State<Arc<Site>>) -> Response {
-    made(site, ("Pending transfers".into(), true), |site| {
-        let head = site.context.chain.head();
-        let state = &head.state;
-        let needed = state.params().ledger.confirmations;
-        let blocks = state.pending_blocks().filter_map(|height| site.context.chain.block(height));
-        let transfers = blocks.flat_map(|(block, _)| block.transactions).filter_map(|each| {
-            let id = each.id();
-            state.transfer(&id).filter(|transfer| transfer.status == TransferStatus::Pending).map(|transfer| (id, transfer))
-        });
-        let transfers: Vec<_> = transfers.take(LISTED).collect();
+async fn pending(State(site): State<Arc<Site>>, Query(from): Query<From>) -> Response {
+    made(site, ("Pending transfers".into(), from.cursor.is_none()), |site| {
+        let PendingView { needed, transfers, next } = site.context.pending(from.into())?.value;
         Ok(html! {
             h1 { "Pending transfers" }
             (lists())
             @if transfers.is_empty() { p.none { "None: all transfers have their confirmations." } }
             @else {
-                (table("Pending transfers", &["Transfer", "From", "To", "#Amount", "#Confirmations"], transfers.iter().map(|(id, transfer)| html! {
+                (table("Pending transfers", &["Transfer", "From", "To", "#Amount", "#Confirmations"], transfers.iter().map(|transfer| html! {
                     tr {
-                        td { (say::transaction(id)) } td { (say::address(&transfer.from)) } td { (say::address(&transfer.to)) }
-                        td.number { (say::alc(transfer.amount)) } td.number { (state.confirmers(id).len()) " of " (needed) }
+                        td { (say::transaction(&transfer.id)) } td { (say::address(&transfer.from)) } td { (say::address(&transfer.to)) }
+                        td.number { (say::alc(transfer.amount)) } td.number { (transfer.confirmations) " of " (needed) }
                     }
                 })))
             }
+            (older(next, "/pending"))
         })
     })
     .await
 }
 
-async fn rich(State(site): State<Arc<Site>>) -> Response {
+async fn rich(State(site): State<Arc<Site>>, Query(from): Query<From>) -> Response {
     made(site, ("Richest wallets".into(), false), |site| {
-        let head = site.context.chain.head();
-        let mut all: Vec<(u64, Address)> = Vec::new();
-        for (address, account) in head.state.accounts() {
-            let owned = account.free.0.saturating_add(account.staked.0).saturating_add(account.unbonding.0);
-            all.push((owned, address));
-            // Never many more than are shown.
-            if all.len() >= 2 * LISTED {
-                all.sort_unstable_by(|a, b| b.cmp(a));
-                all.truncate(LISTED);
-            }
-        }
-        all.sort_unstable_by(|a, b| b.cmp(a));
-        all.truncate(LISTED);
-        let minted = head.state.supply().minted.0.max(1) as f64;
+        let RichView { first, wallets, minted, next } = site.context.rich_list(from.into())?.value;
+        let minted = minted.0.max(1) as f64;
         Ok(html! {
             h1 { "Richest wallets" }
             (lists())
-            (table("Wallets", &["#Place", "Wallet", "#Owned", "#Of all"], all.iter().enumerate().map(|(i, (owned, address))| html! {
-                tr { td.number { (i + 1) } td { (say::address(address)) } td.number { (say::alc(Amount(*owned))) }
-                    td.number { (format!("{:.2} %", 100.0 * *owned as f64 / minted)) } }
+            (table("Wallets", &["#Place", "Wallet", "#Owned", "#Of all"], (first..).zip(&wallets).map(|(place, wallet)| html! {
+                tr { td.number { (place) } td { (say::address(&wallet.address)) } td.number { (say::alc(wallet.owned)) }
+                    td.number { (format!("{:.2} %", 100.0 * wallet.owned.0 as f64 / minted)) } }
             })))
+            (older(next, "/rich"))
         })
     })
     .await

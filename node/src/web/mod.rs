@@ -18,12 +18,11 @@ mod dashboard;
 mod explorer;
 mod operator;
 pub mod say;
-pub mod series;
 mod wallet;
 
 use crate::{
     inference::api::access::{Access, by_our_names},
-    rpc::Context,
+    rpc::{Context, errors::Failure},
 };
 use axum::{
     Extension, Router,
@@ -39,7 +38,6 @@ use axum::{
 use futures::Stream;
 use maud::{DOCTYPE, Markup, html};
 use serde_json::json;
-use series::Series;
 use std::{convert::Infallible, sync::Arc, time::Duration};
 use tokio::sync::{Semaphore, watch};
 
@@ -60,8 +58,6 @@ const PLACES: [(&str, &str); 5] =
 pub struct Site {
     /// What JSON-RPC answers from, too.
     pub context: Arc<Context>,
-    /// What was seen over time.
-    pub series: Arc<Series>,
     /// Pages that are made at once, at most.
     makers: Arc<Semaphore>,
     stop: watch::Receiver<bool>,
@@ -84,10 +80,18 @@ impl IntoResponse for Missing {
     }
 }
 
+impl From<Failure> for Missing {
+    fn from(failure: Failure) -> Missing {
+        let mut why = failure.why;
+        why.get_mut(..1).into_iter().for_each(str::make_ascii_uppercase);
+        Missing("This can't be shown", why + ".")
+    }
+}
+
 impl Site {
     /// Pages about this node.
-    pub fn new(context: Arc<Context>, series: Arc<Series>, stop: watch::Receiver<bool>) -> Site {
-        Site { context, series, makers: Arc::new(Semaphore::new(MAKERS)), stop }
+    pub fn new(context: Arc<Context>, stop: watch::Receiver<bool>) -> Site {
+        Site { context, makers: Arc::new(Semaphore::new(MAKERS)), stop }
     }
 
     /// The routes of all pages, under the names that `access` knows.

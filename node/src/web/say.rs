@@ -148,34 +148,6 @@ pub fn body(transaction: &Transaction) -> Markup {
     }
 }
 
-/// How an event changes what a wallet can spend, in units: minus for what leaves. `fee` is what a transaction costs. Bonds are not in it, since what becomes
-/// of them is in no wallet's history; nor is which part of a reversal came out of stake.
-pub fn change(own: &Address, event: &Event, fee: Amount) -> i128 {
-    let units = |amount: &Amount| i128::from(amount.0);
-    let sign = |from: &Address, to: &Address| i128::from(to == own) - i128::from(from == own);
-    match event {
-        Event::TransferPending { from, amount, fee, .. } if from == own => -units(amount) - units(fee),
-        Event::TransferConfirmed { to, amount, .. } if to == own => units(amount),
-        Event::TransferRefunded { from, amount, .. } if from == own => units(amount),
-        Event::TransferReversed { from, to, returned, .. } => -sign(from, to) * units(returned),
-        Event::DebtPaid { debtor, creditor, amount, .. } => sign(debtor, creditor) * units(amount),
-        Event::Staked { amount, .. } | Event::Deposited { amount, .. } => -units(amount) - units(&fee),
-        Event::Unstaked { .. }
-        | Event::Unjailed { .. }
-        | Event::UsernameChanged { .. }
-        | Event::RecoverySet { .. }
-        | Event::Recovered { .. }
-        | Event::Voted { .. }
-        | Event::DepositLeaving { .. } => -units(&fee),
-        Event::Unbonded { amount, .. } | Event::DepositReturned { amount, .. } => units(amount),
-        Event::Reward { amount, .. } => units(amount),
-        // What comes on top is a reward of its own.
-        Event::ReceiptPaid { wallet, amount, burned, .. } if wallet == own => units(amount) - units(burned),
-        Event::Slashed { reporter, bounty, .. } if reporter == own => units(bounty),
-        _ => 0,
-    }
-}
-
 /// What a reward is for.
 pub fn reward(kind: RewardKind) -> &'static str {
     match kind {

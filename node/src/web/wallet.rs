@@ -2,7 +2,7 @@
 //! what was signed elsewhere can be handed in here.
 
 use super::{Missing, Site, say};
-use crate::rpc;
+use crate::rpc::holders::account_view;
 use ailo_ledger::Transaction;
 use ailo_protocol::{Address, Amount, canonical, params::LedgerParams};
 use axum::{
@@ -58,7 +58,7 @@ async fn page(State(site): State<Arc<Site>>, Query(asked): Query<Asked>) -> Resp
 
 fn looked_at(site: &Site, own: &Address, asked: &Asked) -> Markup {
     let head = site.context.chain.head();
-    let account = rpc::account_view(&head, own);
+    let account = account_view(&head, own);
     let own = account.address;
     let ledger = &head.state.params().ledger;
     html! {

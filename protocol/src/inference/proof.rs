@@ -13,6 +13,7 @@ use crate::{
     keys::signing_bytes,
 };
 use ailo_proto::{Bias, Sampling};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Tokens of a text that is shown to the ledger, at most.
@@ -26,7 +27,7 @@ const MAX_BIAS: f64 = 1e4;
 pub const MIN_TEMPERATURE: f64 = 1e-4;
 
 /// What a stage says of a chunk of a session's positions.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, JsonSchema)]
 pub struct Statement {
     /// The session.
     pub session: SessionId,
@@ -50,7 +51,8 @@ pub struct Statement {
 }
 
 /// A statement of a node.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "SignedStatement")]
 pub struct Signed {
     /// Who.
     pub node: NodeId,
@@ -83,7 +85,7 @@ pub(super) fn rows_after(last: &Hash, rows: &[f32]) -> Hash {
 }
 
 /// How tokens are chosen, in whole numbers: what of [`Sampling`] a last stage answers for.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, JsonSchema)]
 pub struct Choice {
     limit: u32,
     ends: Vec<u32>,
@@ -161,7 +163,7 @@ pub fn next(sampling: &Sampling, text: &Hash, token: u32) -> Hash {
 }
 
 /// A statement that somebody calls wrong, with what it takes to see it: the text, and the model.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, JsonSchema)]
 pub struct Charge {
     /// The statement.
     pub signed: Signed,

@@ -231,6 +231,11 @@ impl Handle {
         self.peers.borrow().to_vec()
     }
 
+    /// The same as they change: whoever comes or goes, and every round trip.
+    pub fn watch_peers(&self) -> watch::Receiver<Arc<[PeerInfo]>> {
+        self.peers.clone()
+    }
+
     /// The addresses this node listens on, each with `/p2p/<peer id>`: what another node may bootstrap from.
     pub fn listeners(&self) -> Vec<Multiaddr> {
         self.listeners.borrow().to_vec()

@@ -14,13 +14,13 @@ use crate::{
     datadir,
     error::NodeError,
 };
-use ailo_protocol::{Hash, keys};
+use ailo_protocol::{Hash, file::write_private, keys};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions},
-    io::{self, Read, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    fs::{self, DirBuilder, File},
+    io::{self, Read},
+    os::unix::fs::{DirBuilderExt, MetadataExt},
     path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -111,15 +111,7 @@ fn change<T>(path: &Path, act: impl FnOnce(&mut Vec<Entry>) -> Result<T, NodeErr
     let done = act(&mut keys)?;
     let text = serde_json::to_vec_pretty(&KeyFile { version: VERSION, keys });
     let text = text.map_err(|e| NodeError::file("write", path, e.into()))?;
-    // Whoever holds the lock is alone with this name.
-    let part = path.with_extension("json.part");
-    let _ = fs::remove_file(&part); // What a killed command left; its mode may be anything.
-    let written = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&part).and_then(|mut file| {
-        file.write_all(&text)?;
-        file.sync_all()?;
-        fs::rename(&part, path)?;
-        lock.sync_all()
-    });
+    let written = write_private(path, &text);
     written.map_err(|e| NodeError::file("write", path, e))?;
     Ok(done)
 }

@@ -1,4 +1,4 @@
-//! What was seen over time, for charts: a sample for each block, thinned out so that all of the past fits, kept in a file across restarts.
+//! What was seen over time, for charts and whoever asks: a sample for each block, thinned out so that all of the past fits, kept in a file across restarts.
 
 use crate::{datadir::write_atomically, rpc::Context};
 use ailo_protocol::canonical;

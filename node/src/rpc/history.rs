@@ -1,0 +1,198 @@
+//! What happened to wallets, nodes and transfers: the ledger's events, page by page.
+
+use super::{
+    Answer, Context,
+    errors::{Code, invalid},
+    params::*,
+    types::*,
+};
+use crate::service::chain::Head;
+use ailo_ledger::{
+    Body,
+    state::{Event, RewardKind, State, TransferStatus},
+    store::{Cursor, HistoryItem, MAX_PAGE, Subject},
+};
+use ailo_protocol::{Address, Amount, Hash};
+use std::collections::BTreeMap;
+
+/// Pages of a sender's history that are read for what became of a transfer, at most; and of a node's for what it earned.
+const EVENT_PAGES: usize = 50;
+const EARNING_PAGES: usize = 20;
+const DAY_MS: u64 = 86_400_000;
+const HOUR_MS: u64 = 3_600_000;
+
+/// What an event makes of the coins that `own` can spend, in units, with its sign. What a report, challenge or proposal binds is not in the
+/// events, and neither is it here.
+pub fn change(own: &Address, event: &Event, fee: Amount) -> Change {
+    let units = |amount: &Amount| i128::from(amount.0);
+    let sign = |from: &Address, to: &Address| i128::from(to == own) - i128::from(from == own);
+    Change(match event {
+        Event::TransferPending { from, amount, fee, .. } if from == own => -units(amount) - units(fee),
+        Event::TransferConfirmed { to, amount, .. } if to == own => units(amount),
+        Event::TransferRefunded { from, amount, .. } if from == own => units(amount),
+        Event::TransferReversed { from, to, returned, .. } => -sign(from, to) * units(returned),
+        Event::DebtPaid { debtor, creditor, amount, .. } => sign(debtor, creditor) * units(amount),
+        Event::Staked { amount, .. } | Event::Deposited { amount, .. } => -units(amount) - units(&fee),
+        Event::Unstaked { .. }
+        | Event::Unjailed { .. }
+        | Event::UsernameChanged { .. }
+        | Event::RecoverySet { .. }
+        | Event::Recovered { .. }
+        | Event::Voted { .. }
+        | Event::DepositLeaving { .. } => -units(&fee),
+        Event::Unbonded { amount, .. } | Event::DepositReturned { amount, .. } => units(amount),
+        Event::Reward { amount, .. } => units(amount),
+        // What comes on top is a reward of its own.
+        Event::ReceiptPaid { wallet, amount, burned, .. } if wallet == own => units(amount) - units(burned),
+        Event::Slashed { reporter, bounty, .. } if reporter == own => units(bounty),
+        _ => 0,
+    })
+}
+
+/// The transfer that an event is of.
+fn transfer_of(event: &Event) -> Option<&Hash> {
+    match event {
+        Event::TransferPending { id, .. }
+        | Event::TransferConfirmed { id, .. }
+        | Event::TransferRefunded { id, .. }
+        | Event::TransferFinal { id, .. }
+        | Event::TransferReported { id, .. }
+        | Event::ReportWithdrawn { id, .. }
+        | Event::ReportForfeited { id, .. }
+        | Event::TransferDisputed { id, .. }
+        | Event::TransferReversed { id, .. } => Some(id),
+        Event::DebtPaid { transfer, .. } => Some(transfer),
+        _ => None,
+    }
+}
+
+/// How far a transfer has come by now; those that the state no longer holds have ended.
+fn reached(state: &State, transfer: &Hash) -> MinStatus {
+    match state.transfer(transfer).map(|transfer| transfer.status) {
+        Some(TransferStatus::Pending) => MinStatus::Pending,
+        Some(TransferStatus::Confirmed) => MinStatus::Confirmed,
+        None => MinStatus::Final,
+    }
+}
+
+/// An entry of a history.
+pub fn entry(head: &Head, subject: &Subject, item: HistoryItem) -> HistoryEntry {
+    let change = match subject {
+        Subject::Wallet(own) => Some(change(own, &item.event, head.state.params().ledger.fee)),
+        Subject::Node(_) | Subject::Transfer(_) => None,
+    };
+    HistoryEntry {
+        height: item.at.height,
+        time_ms: item.time_ms,
+        cursor: cursor_text(item.at),
+        change,
+        event: item.event,
+    }
+}
+
+/// A history is kept under the address that an account began with.
+pub fn kept_under(head: &Head, subject: Subject) -> Subject {
+    match subject {
+        Subject::Wallet(address) => Subject::Wallet(head.state.account_at(&address)),
+        node => node,
+    }
+}
+
+impl Context {
+    /// `ailo_history`
+    pub fn history(&self, params: HistoryParams) -> Answer<HistoryView> {
+        let head = self.chain.head();
+        let before = params.before().map_err(invalid)?;
+        let subject = kept_under(&head, params.subject().map_err(invalid)?);
+        let page = self.chain.history(&subject, before, params.limit());
+        let far_enough = |item: &HistoryItem| match (params.min_status, transfer_of(&item.event)) {
+            (Some(least), Some(transfer)) => reached(&head.state, transfer) >= least,
+            _ => true,
+        };
+        let entries = page.items.into_iter().filter(far_enough).map(|item| entry(&head, &subject, item)).collect();
+        Ok(self.at(&head, HistoryView { entries, next: page.next.map(cursor_text) }))
+    }
+
+    /// `ailo_transactionEvents`
+    pub fn transaction_events(&self, IdParams { id }: IdParams) -> Answer<TransactionEventsView> {
+        let head = self.chain.head();
+        let unknown = || Code::NotFound.says("there is no such transaction in a block");
+        let (transaction, height) = self.chain.transaction(&id).ok_or_else(unknown)?;
+        let (items, whole) = match transaction.unsigned.body {
+            Body::Transfer { .. } => self.events_of(&id, &head.state.account_of(&transaction.unsigned.signer), height),
+            _ => (Vec::new(), true),
+        };
+        let sender = Subject::Wallet(head.state.account_of(&transaction.unsigned.signer));
+        let entries = items.into_iter().map(|item| entry(&head, &sender, item)).collect();
+        Ok(self.at(&head, TransactionEventsView { entries, whole }))
+    }
+
+    /// What happened to a transfer of the block at `height`, as its sender's history has it, the oldest first; and whether that is all.
+    fn events_of(&self, id: &Hash, sender: &Address, height: u64) -> (Vec<HistoryItem>, bool) {
+        let (subject, mut found) = (Subject::Wallet(*sender), Vec::new());
+        let mut after = Cursor { height: height.saturating_sub(1), event: u32::MAX };
+        for _ in 0..EVENT_PAGES {
+            let page = self.chain.history_after(&subject, after, MAX_PAGE);
+            let more = page.len() == MAX_PAGE;
+            after = page.last().map_or(after, |item| item.at);
+            found.extend(page.into_iter().filter(|item| transfer_of(&item.event) == Some(id)));
+            let is_over =
+                |item: &HistoryItem| matches!(item.event, Event::TransferRefunded { .. } | Event::TransferFinal { .. });
+            if !more || found.last().is_some_and(is_over) {
+                return (found, true);
+            }
+        }
+        (found, false)
+    }
+
+    /// How a transfer ended that the ledger's state no longer holds: its own history has all but the usual end.
+    pub(super) fn transfer_end(&self, id: &Hash) -> &'static str {
+        let page = self.chain.history(&Subject::Transfer(*id), None, MAX_PAGE);
+        let end = |item: &HistoryItem| match item.event {
+            Event::TransferRefunded { .. } => Some("refunded"),
+            Event::TransferReversed { .. } | Event::DebtPaid { .. } => Some("reversed"),
+            _ => None,
+        };
+        page.items.iter().find_map(end).unwrap_or("final")
+    }
+
+    /// `ailo_earnings`
+    pub fn earnings(&self, params: EarningsParams) -> Answer<EarningsView> {
+        let (head, node) = (self.chain.head(), params.node.unwrap_or(self.node));
+        let now = head.state.time_ms();
+        let mut kinds: BTreeMap<RewardKind, [u64; 3]> = BTreeMap::new();
+        let (mut before, mut whole, mut oldest) = (None, false, now);
+        for _ in 0..EARNING_PAGES {
+            let page = self.chain.history(&Subject::Node(node), before, MAX_PAGE);
+            for item in &page.items {
+                oldest = oldest.min(item.time_ms);
+                let (kind, amount) = match &item.event {
+                    Event::Reward { amount, kind, .. } => (*kind, *amount),
+                    // What comes on top is a reward of its own.
+                    Event::ReceiptPaid { amount, burned, .. } => {
+                        (RewardKind::Inference, Amount(amount.0.saturating_sub(burned.0)))
+                    }
+                    _ => continue,
+                };
+                let age = now.saturating_sub(item.time_ms);
+                let sums = kinds.entry(kind).or_default();
+                for (sum, counts) in sums.iter_mut().zip([age < HOUR_MS, age < DAY_MS, true]) {
+                    *sum = sum.saturating_add(if counts { amount.0 } else { 0 });
+                }
+            }
+            before = page.next;
+            whole = before.is_none();
+            if whole {
+                break;
+            }
+        }
+        let view = |(kind, [hour, day, all]): (RewardKind, [u64; 3])| EarningView {
+            kind,
+            hour: Amount(hour),
+            day: Amount(day),
+            all: Amount(all),
+        };
+        let kinds = kinds.into_iter().map(view).collect();
+        Ok(self.at(&head, EarningsView { node, kinds, covers_ms: now.saturating_sub(oldest), whole }))
+    }
+}

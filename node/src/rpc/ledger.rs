@@ -1,0 +1,248 @@
+//! What is asked of blocks and transactions.
+
+use super::{
+    Answer, Context,
+    errors::{Code, Failure, invalid},
+    off_runtime,
+    params::*,
+    types::*,
+};
+use crate::service::chain::Head;
+use ailo_ledger::{Body, Transaction, state::TransferStatus, store::MAX_PAGE};
+use ailo_protocol::{Address, Amount, Hash, PublicKey, Username};
+use std::sync::Arc;
+
+/// Why a name leads nowhere.
+pub fn no_block() -> Failure {
+    Code::NotFound.says("there is no such block here: it is not made yet, or older than what this node keeps")
+}
+
+impl Context {
+    /// `ailo_block`
+    pub fn block(&self, params: BlockParams) -> Answer<BlockView> {
+        let name = params.name().map_err(invalid)?;
+        let head = self.chain.head();
+        let height = match name {
+            BlockName::Height(height) => Some(height),
+            BlockName::Id(hash) => self.chain.height_of(&hash),
+        };
+        let (block, certificate) = height.and_then(|height| self.chain.block(height)).ok_or_else(no_block)?;
+        let hash = block.id();
+        let transactions = block.transactions.into_iter().map(TransactionInBlock::from).collect();
+        Ok(self.at(&head, BlockView { hash, header: block.header, transactions, certificate }))
+    }
+
+    /// `ailo_blocks`
+    pub fn blocks(&self, params: PageParams) -> Answer<BlocksView> {
+        let head = self.chain.head();
+        let end = head.state.height().saturating_add(1);
+        let below = params.from().map_err(invalid)?.map_or(end, |below| below.min(end));
+        let first = self.chain.first();
+        let lowest = first.max(below.saturating_sub(params.limit(MAX_PAGE) as u64));
+        let summary = |height| {
+            let (header, transactions) = self.chain.summary(height)?;
+            Some(BlockSummary { hash: header.id(), header, transactions })
+        };
+        let blocks = (lowest..below).rev().map_while(summary).collect();
+        let next = (lowest > first && lowest < below).then(|| lowest.to_string());
+        Ok(self.at(&head, BlocksView { blocks, next }))
+    }
+
+    /// `ailo_transaction`
+    pub async fn transaction(self: Arc<Self>, params: TransactionParams) -> Answer<TransactionView> {
+        let TransactionParams { id, min_status } = params;
+        let chain = self.chain.clone();
+        let included = move || chain.transaction(&id);
+        // Asked again after the mempool: meanwhile it may have gone from there into a block.
+        let mut found = off_runtime(included.clone()).await?;
+        if found.is_none() {
+            if let Some(transaction) = self.chain.waiting(&id).await {
+                let view = TransactionView {
+                    id,
+                    status: "waiting".into(),
+                    block_height: None,
+                    attested_by: vec![],
+                    reported_by: vec![],
+                    needed: None,
+                    seats: None,
+                    report_percent: None,
+                    transaction,
+                };
+                return self.so_far(min_status, self.at(&self.chain.head(), view));
+            }
+            found = off_runtime(included).await?;
+        }
+        let unknown = || Code::NotFound.says("this node knows no such transaction");
+        let (transaction, height) = found.ok_or_else(unknown)?;
+        // The store knows a block a moment before the head does.
+        let mut heads = self.chain.heads();
+        let shown = heads.wait_for(|head| head.state.height() >= height).await;
+        let head = shown.map_err(|_| Code::Unavailable.says("the node is stopping"))?.clone();
+        off_runtime(move || self.so_far(min_status, self.at(&head, self.standing(&head, transaction, height)))).await?
+    }
+
+    /// The answer, if the transaction has come as far as was asked for.
+    fn so_far(&self, least: Option<MinStatus>, answer: At<TransactionView>) -> Answer<TransactionView> {
+        let status = answer.value.status.as_str();
+        let reached = match status {
+            "waiting" => None,
+            "pending" => Some(MinStatus::Pending),
+            "confirmed" => Some(MinStatus::Confirmed),
+            _ => Some(MinStatus::Final),
+        };
+        match least {
+            Some(_) if reached < least => {
+                Err(Code::NotYet.says(format!("the transaction is {status} so far: ask again, or without minStatus")))
+            }
+            _ => Ok(answer),
+        }
+    }
+
+    /// Where a transaction stands that is in the block at `height`.
+    fn standing(&self, head: &Head, transaction: Transaction, height: u64) -> TransactionView {
+        let (id, state) = (transaction.id(), &head.state);
+        let transfer = state.transfer(&id);
+        let is_transfer = matches!(transaction.unsigned.body, Body::Transfer { .. });
+        let status = match transfer.map(|transfer| transfer.status) {
+            Some(TransferStatus::Pending) => "pending",
+            Some(TransferStatus::Confirmed) => "confirmed",
+            None if is_transfer => self.transfer_end(&id),
+            None => "included",
+        };
+        // Those who held a seat when it came in may report it.
+        let included = transfer.and_then(|transfer| state.inclusion(transfer.height));
+        let seats = state.seats(included.map_or(state.epoch(), |block| block.epoch));
+        let ledger = &state.params().ledger;
+        TransactionView {
+            id,
+            status: status.into(),
+            block_height: Some(height),
+            attested_by: state.confirmers(&id),
+            reported_by: state.reports(&id).map(|(node, _)| node).collect(),
+            needed: is_transfer.then_some(ledger.confirmations),
+            seats: is_transfer.then(|| seats.map_or(0, |seats| super::count(seats.0.len()))),
+            report_percent: is_transfer.then_some(ledger.report_percent),
+            transaction,
+        }
+    }
+
+    /// `ailo_pending`
+    pub fn pending(&self, params: PageParams) -> Answer<PendingView> {
+        let after = params.after_transfer().map_err(invalid)?;
+        let limit = params.limit(MAX_PAGE);
+        let head = self.chain.head();
+        let state = &head.state;
+        let heights = state.pending_blocks().filter(|height| after.is_none_or(|(from, _)| *height >= from));
+        let ids = heights.flat_map(|height| {
+            let transfers = state.inclusion(height).map_or(&[][..], |block| block.transfers.as_slice());
+            transfers.iter().map(move |id| (height, *id))
+        });
+        let transfers = ids.filter(|place| after.is_none_or(|after| *place > after)).filter_map(|(height, id)| {
+            let transfer = state.transfer(&id).filter(|transfer| transfer.status == TransferStatus::Pending)?;
+            Some(PendingTransfer {
+                id,
+                block_height: height,
+                from: transfer.from,
+                to: transfer.to,
+                amount: transfer.amount,
+                confirmations: super::count(state.confirmers(&id).len()),
+            })
+        });
+        let mut transfers: Vec<PendingTransfer> = transfers.take(limit + 1).collect();
+        let more = transfers.len() > limit;
+        transfers.truncate(limit);
+        let next = transfers.last().filter(|_| more).map(|last| format!("{}-{}", last.block_height, last.id));
+        Ok(self.at(&head, PendingView { needed: state.params().ledger.confirmations, transfers, next }))
+    }
+
+    /// `ailo_waiting`
+    pub async fn waiting(self: Arc<Self>, _: NoParams) -> Answer<WaitingView> {
+        let stopped = || Code::Unavailable.says("the node is stopping");
+        let (count, first) = self.chain.all_waiting(MAX_PAGE).await.ok_or_else(stopped)?;
+        let transactions = first.into_iter().map(TransactionInBlock::from).collect();
+        Ok(self.at(&self.chain.head(), WaitingView { count: super::count(count), transactions }))
+    }
+
+    /// `ailo_submit`
+    pub async fn submit(self: Arc<Self>, params: SubmitParams) -> Answer<Submitted> {
+        let transaction = params.transaction().map_err(|why| Code::Malformed.says(why))?;
+        let id = self.chain.submit(transaction).await?;
+        Ok(self.at(&self.chain.head(), Submitted { id }))
+    }
+
+    /// `ailo_submitMany`
+    pub async fn submit_many(self: Arc<Self>, params: SubmitManyParams) -> Answer<SubmittedMany> {
+        let decoded = params.transactions().map_err(invalid)?;
+        let good = decoded.iter().flatten().cloned().collect();
+        let mut outcomes = self.chain.submit_all(good).await?.into_iter();
+        let outcome = |decoded: Option<Transaction>| match decoded.and_then(|_| outcomes.next()) {
+            Some(Ok(id)) => SubmitOutcome { id: Some(id), code: None, message: None },
+            Some(Err(e)) => SubmitOutcome { id: None, code: Some(e.code().into()), message: Some(e.to_string()) },
+            None => SubmitOutcome { id: None, code: Some(Code::Malformed.name().into()), message: None },
+        };
+        let outcomes = decoded.into_iter().map(outcome).collect();
+        Ok(self.at(&self.chain.head(), SubmittedMany { outcomes }))
+    }
+
+    /// `ailo_market`
+    pub fn market(&self, _: NoParams) -> Answer<MarketView> {
+        let head = self.chain.head();
+        let (market, params) = (*head.state.market(), &head.state.params().inference);
+        let view = MarketView {
+            price: market.price,
+            unit_tokens: params.unit_tokens,
+            most: market.price.share(params.price_cap_ppm).unwrap_or(Amount(u64::MAX)),
+            epoch: head.state.epoch(),
+            paid: market.paid,
+            servers: market.servers,
+            age_ms: head.state.age_ms(),
+        };
+        Ok(self.at(&head, view))
+    }
+
+    /// `ailo_supply`
+    pub fn supply(&self, _: NoParams) -> Answer<SupplyView> {
+        let head = self.chain.head();
+        Ok(self.at(&head, self.supply_view(&head.state)))
+    }
+
+    /// `ailo_search`: several meanings of a text are tried in the order of its shapes.
+    pub fn search(&self, params: SearchParams) -> Answer<SearchView> {
+        let head = self.chain.head();
+        let text: String = params.query.trim().chars().take(MAX_QUERY).collect();
+        let found = self.named(&head, &text.to_lowercase());
+        Ok(self.at(&head, SearchView { found }))
+    }
+
+    fn named(&self, head: &Head, text: &str) -> Option<Found> {
+        let (state, wallet) = (&head.state, |address| Found::Wallet { address });
+        if let Some(name) = text.strip_prefix('@').and_then(|name| name.parse::<Username>().ok()) {
+            return state.owner(&name).map(wallet);
+        }
+        let number = text.strip_prefix("round").map(|rest| rest.trim_start_matches([' ', '#']));
+        if let Some(number) = number.and_then(|number| number.parse().ok()) {
+            return Some(Found::Round { number });
+        }
+        if let Ok(address) = text.parse::<Address>() {
+            return Some(wallet(address));
+        }
+        let digits: String = text.chars().filter(|c| !matches!(c, ' ' | '\u{202f}' | ',' | '#')).collect();
+        if let Ok(height) = digits.parse::<u64>() {
+            return self.chain.header(height).map(|_| Found::Block { height });
+        }
+        if let Ok(id) = text.parse::<Hash>() {
+            if self.chain.transaction(&id).is_some() {
+                return Some(Found::Transaction { id });
+            }
+            if let Some(height) = self.chain.height_of(&id) {
+                return Some(Found::Block { height });
+            }
+        }
+        if let Ok(node) = text.parse::<PublicKey>()
+            && state.node(&node).is_some()
+        {
+            return Some(Found::Node { node });
+        }
+        text.parse::<Username>().ok().and_then(|name| state.owner(&name)).map(wallet)
+    }
+}
