@@ -11,7 +11,7 @@ use ailo_ledger::{state::Event, store::Subject};
 use ailo_node::{client::Client, genesis};
 use ailo_protocol::{Amount, NodeId};
 use common::person::*;
-use pipeline::World;
+use pipeline::{World, llama};
 use serde_json::{Value, json};
 use std::{
     path::{Path, PathBuf},
@@ -19,12 +19,7 @@ use std::{
 };
 
 const LIMIT: Duration = Duration::from_secs(120);
-
-fn config() -> Value {
-    json!({ "model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4,
-            "num_attention_heads": 4, "num_key_value_heads": 4, "vocab_size": 262, "max_position_embeddings": 512,
-            "tie_word_embeddings": true, "rope_theta": 10000.0, "rms_norm_eps": 1e-6 })
-}
+const MODEL: [usize; 5] = [64, 128, 4, 4, 4];
 
 fn copy(from: &Path, to: &Path) {
     for file in std::fs::read_dir(from).unwrap() {
@@ -53,7 +48,7 @@ async fn network(flags: &[&str]) -> (World, tempfile::TempDir, Vec<Person>) {
     (params.training.eval_sequences, params.training.score_sequences) = (16, 4);
     (params.round.rounds, params.round.pot, params.round.uptime_pay) = (1, Amount::alc(90), Amount::ZERO);
     params.ledger.idle_block_ms = 500;
-    let mut world = World::found(env!("CARGO_BIN_EXE_ailo-node"), &config(), &["0..0", "0..2", "2..4"], params);
+    let mut world = World::found(env!("CARGO_BIN_EXE_ailo-node"), &llama(MODEL), &["0..0", "0..2", "2..4"], params);
     let other = tempfile::tempdir().unwrap();
     copy(world.folder.path(), other.path());
     let model = |path: &Path| path.to_str().unwrap().to_string();

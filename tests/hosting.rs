@@ -5,59 +5,55 @@
 #[path = "common/pipeline.rs"]
 mod pipeline;
 
-use ailo_node::{datadir::DataDir, genesis};
+use ailo_node::{
+    datadir::DataDir,
+    genesis,
+    inference::{
+        draft::Guess,
+        host::{Hosting, Pauses, Share, keep},
+        hub::Hub,
+        model::Model,
+    },
+};
 use ailo_proto::Serving;
 use ailo_protocol::{
     Amount, Hash, Keypair,
-    inference::announce::Announce,
+    inference::{announce::Announce, known::Rank},
     keystore::Kind,
     net::{self, NetConfig},
 };
-use ailo_training::{
-    checkpoint::Checkpoint,
-    engine::{Dtype, Engine, Part},
-    text::Text,
-};
-use pipeline::{Stage, TOKENS, World};
-use serde_json::{Value, json};
+use ailo_training::{checkpoint::random, engine::Dtype, text::Text};
+use pipeline::{Stage, World, alone, llama};
+use rustix::process::{Resource, Rlimit, setrlimit};
+use serde_json::{Map, Value, json};
 use std::{
-    io::Read,
+    fs::File,
+    io::Write,
     ops::Range,
     path::Path,
-    sync::atomic::{AtomicBool, Ordering},
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
+use tokio::sync::watch;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ailo-node");
 /// Half of the layers fit, with what belongs to an end of the model, and no layer more.
 const HALF: &str = "29";
 const HALVES: [Range<u64>; 2] = [0..4, 4..8];
+const MODEL: [usize; 5] = [512, 2048, 8, 8, 1];
 
-fn config() -> Value {
-    json!({ "model_type": "llama", "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 8,
-                         "num_attention_heads": 8, "num_key_value_heads": 1, "vocab_size": 262, "max_position_embeddings": 512,
-                         "tie_word_embeddings": true, "rope_theta": 10000.0, "rms_norm_eps": 1e-6 })
-}
-
-/// The names of the likeliest text's tokens, by the engine alone on one machine.
-fn alone(folder: &Path, prompt: &[u32]) -> Vec<String> {
-    let checkpoint = Checkpoint::open(folder).unwrap();
-    let weights = checkpoint.load(0..8, Some(Dtype::Bf16), &mut |_, _| ()).unwrap().weights;
-    let engine = Engine::new(checkpoint.shape().clone(), weights, 1).unwrap();
-    let (mut tokens, mut cache) = (prompt.to_vec(), engine.cache(512));
-    while tokens.len() < prompt.len() + TOKENS {
-        let (at, new) = (cache.len(), tokens[cache.len()..].to_vec());
-        let x = engine.embed(&new, at).unwrap();
-        let x = engine.forward(x, &mut [Part { cache: &mut cache, positions: new.len() }]).unwrap();
-        let logits = engine.logits(&x[x.len() - 512..]).unwrap();
-        tokens.push((0..260).max_by(|a, b| logits[*a as usize].total_cmp(&logits[*b as usize])).unwrap());
-    }
+/// What tokens are called.
+fn names(folder: &Path, tokens: &[u32]) -> Vec<String> {
     let text = Text::open(folder).unwrap();
     let name = |token: &u32| {
         let half = |bytes: &[u8]| bytes.iter().map(|byte| format!("\\x{byte:02x}")).collect::<String>();
         String::from_utf8(text.bytes(*token)).unwrap_or_else(|e| format!("bytes:{}", half(e.as_bytes())))
     };
-    tokens[prompt.len()..].iter().map(name).collect()
+    tokens.iter().map(name).collect()
 }
 
 fn number(of: &Stage, what: &str) -> f64 {
@@ -122,7 +118,7 @@ impl Voice {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nodes_spread_over_the_layers_and_move_to_where_they_are_needed() {
-    let mut world = World::new(PROGRAM, &config(), &["0..0", "", "", "", ""]);
+    let mut world = World::new(PROGRAM, &llama(MODEL), &["0..0", "", "", "", ""]);
     let chooses = ["--dtype", "bf16", "--memory", HALF, "--look-around-ms", "3000"];
     world.start_with(&[0], &["--dtype", "bf16"]);
     world.start_choosing(1, &chooses);
@@ -133,7 +129,7 @@ async fn nodes_spread_over_the_layers_and_move_to_where_they_are_needed() {
     assert_eq!(who(&two, &HALVES[1]), [2], "the second node takes the other half");
 
     let prompt: Vec<u32> = (0..20).map(|i| i * 37 % 256).collect();
-    let expected = alone(world.folder.path(), &prompt);
+    let expected = names(world.folder.path(), &alone(world.folder.path(), Some(Dtype::Bf16), &prompt));
     assert_eq!(world.write(&prompt, |_| ()).unwrap().tokens, expected);
     for stage in &two {
         assert_eq!((stage.said["dtype"].as_str(), number(stage, "memory")), (Some("bf16"), f64::from(29 << 18)));
@@ -197,10 +193,7 @@ async fn nodes_spread_over_the_layers_and_move_to_where_they_are_needed() {
 
 /// 40 tokens, by node 0.
 fn written(world: &World, prompt: &[u32]) -> String {
-    let body = json!({ "prompt": prompt, "max_tokens": 40, "temperature": 0 });
-    let mut answer = String::new();
-    world.ask(&body).unwrap().read_to_string(&mut answer).unwrap();
-    let answer: Value = serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap();
+    let answer = world.whole(prompt, json!({ "max_tokens": 40, "logit_bias": null }));
     assert_eq!(answer["usage"]["completion_tokens"], 40, "{answer}");
     answer["choices"][0]["text"].as_str().unwrap().into()
 }
@@ -210,7 +203,7 @@ async fn the_networks_own_model_is_served_in_parts() {
     // Nobody trains, so the state stays the first one.
     let params = genesis::local_params(1, 0);
     let layers = u64::from(params.model.layers);
-    let mut world = World::found(PROGRAM, &config(), &["", "", ""], params);
+    let mut world = World::found(PROGRAM, &llama(MODEL), &["", "", ""], params);
     let start = |world: &mut World, i: usize, layers: String| {
         world.net.start_with(i, &["--inference-only", "--layers", &layers]).unwrap();
     };
@@ -228,4 +221,76 @@ async fn the_networks_own_model_is_served_in_parts() {
     start(&mut world, 1, format!("0..{layers}"));
     world.wait_for_stages(1);
     assert_eq!(written(&world, &prompt), in_parts);
+}
+
+/// Whether this process is the one that moves: it may have no more memory than it says itself, and so runs no other test.
+const MOVES: &str = "AILO_TEST_MOVES";
+/// 268 MB of weights in bf16.
+const LARGE: [usize; 5] = [1024, 4096, 8, 16, 16];
+
+/// A checkpoint whose weights are all zero, and take no place on the disk.
+fn zeros(folder: &Path, config: &Value) {
+    let (mut header, mut end) = (Map::new(), 0);
+    for (name, shape) in random::shapes(config) {
+        let start = end;
+        end += 4 * shape.iter().product::<usize>();
+        header.insert(name, json!({ "dtype": "F32", "shape": shape, "data_offsets": [start, end] }));
+    }
+    let mut header = Value::Object(header).to_string();
+    header.extend(std::iter::repeat_n(' ', header.len().next_multiple_of(8) - header.len()));
+    let mut file = File::create(folder.join("model.safetensors")).unwrap();
+    file.write_all(&(header.len() as u64).to_le_bytes()).unwrap();
+    file.write_all(header.as_bytes()).unwrap();
+    file.set_len((8 + header.len() + end) as u64).unwrap();
+    std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
+    random::write_tokenizer(folder, None).unwrap();
+}
+
+/// Bytes that this process may write to and nobody else: what a limit on its data counts.
+fn data() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmData:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+}
+
+/// Serves the first half of a model, then may take half of that beside it, and is needed where the second half is.
+async fn moves() {
+    let folder = tempfile::tempdir().unwrap();
+    zeros(folder.path(), &llama(LARGE));
+    let model = Arc::new(Model::open(folder.path(), Some(Dtype::Bf16), None, &mut |_, _| ()).unwrap());
+    let hub = Hub::new(Keypair::generate(), Hash::ZERO, 0.0, (None, None), None);
+    let [width, inner, layers, ..] = LARGE.map(|n| n as u64);
+    let half = layers / 2 * 2 * (4 * width * width + 3 * width * inner);
+    let (hosting, brief) =
+        (Hosting { threads: 1, memory: 1 << 20, niceness: 0, draft: Guess::default() }, Duration::from_millis(10));
+    let pauses = Pauses { listen: Duration::ZERO, look: brief, again: brief, most: brief };
+    let (offered, (served, mut serves), models) =
+        (watch::channel(None).0, watch::channel(None), watch::channel(Some(model)));
+    tokio::spawn(keep(hub.clone(), (Share::Bytes(half + half / 8), hosting, pauses), models.1, (offered, served)));
+    let first = serves.wait_for(Option::is_some).await.unwrap().clone().unwrap();
+    assert_eq!(first.layers(), 0..4);
+
+    let (before, limit) = (data(), data() + half / 2);
+    setrlimit(Resource::Data, Rlimit { current: Some(limit), maximum: Some(limit) }).unwrap();
+    for node in [(); 2].map(|()| *Keypair::generate().public()) {
+        hub.known().hear(0, Rank::Connected, Announce { node, at_ms: 1, ..first.clone() });
+    }
+    let second = serves.wait_for(|served| served.as_ref().is_some_and(|served| served.first > 0)).await.unwrap();
+    assert_eq!(second.as_ref().unwrap().layers(), 4..8);
+    println!("{} MB before and {} after, with {} of weights each time", before >> 20, data() >> 20, half >> 20);
+    drop(models.0);
+}
+
+#[test]
+fn a_node_that_moves_never_holds_what_it_serves_and_what_it_will_serve() {
+    if std::env::var_os(MOVES).is_some() {
+        let moved = async { tokio::time::timeout(Duration::from_secs(20), moves()).await.unwrap() };
+        return tokio::runtime::Runtime::new().unwrap().block_on(moved);
+    }
+    let name = "a_node_that_moves_never_holds_what_it_serves_and_what_it_will_serve";
+    let mut itself = Command::new(std::env::current_exe().unwrap());
+    let moved = itself.args(["--exact", name, "--nocapture"]).env(MOVES, "1").output().unwrap();
+    let said = [moved.stdout, moved.stderr].map(|said| String::from_utf8_lossy(&said).into_owned()).concat();
+    assert!(moved.status.success() && said.contains("MB before"), "{said}");
+    println!("{said}");
 }

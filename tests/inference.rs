@@ -6,15 +6,9 @@
 mod pipeline;
 
 use ailo_node::localnet::net::Net;
-use ailo_training::{
-    checkpoint::Checkpoint,
-    engine::{Engine, Part},
-    text::Text,
-};
-use pipeline::World;
-use serde_json::{Value, json};
+use ailo_training::text::Text;
+use pipeline::{World, alone, llama};
 use std::{
-    path::Path,
     process::Command,
     time::{Duration, Instant},
 };
@@ -22,31 +16,8 @@ use std::{
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ailo-node");
 /// Node 0 asks and serves nothing; each other one has two of eight layers, nodes 2 and 3 the same.
 const LAYERS: [&str; 6] = ["0..0", "0..2", "2..4", "2..4", "4..6", "6..8"];
-const TOKENS: usize = pipeline::TOKENS;
-
 /// A model that takes some milliseconds a token, so that there is time to kill in.
-fn config() -> Value {
-    json!({ "model_type": "llama", "hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 8, "num_attention_heads": 8,
-            "num_key_value_heads": 4, "vocab_size": 262, "max_position_embeddings": 512, "tie_word_embeddings": true,
-            "rope_theta": 10000.0, "rms_norm_eps": 1e-6 })
-}
-
-/// The likeliest text, by the engine alone on one machine.
-fn alone(folder: &Path, prompt: &[u32]) -> Vec<u32> {
-    let checkpoint = Checkpoint::open(folder).unwrap();
-    let loaded = checkpoint.load(0..8, None, &mut |_, _| ()).unwrap();
-    let engine = Engine::new(checkpoint.shape().clone(), loaded.weights, 1).unwrap();
-    let (mut tokens, mut cache) = (prompt.to_vec(), engine.cache(512));
-    while tokens.len() < prompt.len() + TOKENS {
-        let (at, new) = (cache.len(), tokens[cache.len()..].to_vec());
-        let x = engine.embed(&new, at).unwrap();
-        let x = engine.forward(x, &mut [Part { cache: &mut cache, positions: new.len() }]).unwrap();
-        let logits = engine.logits(&x[x.len() - 512..]).unwrap();
-        // The marks are left out, here and there.
-        tokens.push((0..260).max_by(|a, b| logits[*a as usize].total_cmp(&logits[*b as usize])).unwrap());
-    }
-    tokens.split_off(prompt.len())
-}
+const MODEL: [usize; 5] = [512, 1024, 8, 8, 4];
 
 fn signal(net: &Net, i: usize, name: &str) {
     let pid = net.pid(i).unwrap().to_string();
@@ -55,11 +26,11 @@ fn signal(net: &Net, i: usize, name: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_text_goes_on_when_stages_die_and_hang() {
-    let mut world = World::new(PROGRAM, &config(), &LAYERS);
+    let mut world = World::new(PROGRAM, &llama(MODEL), &LAYERS);
     world.start(&[0, 1, 2, 4, 5]);
     world.wait_for_stages(4);
     let prompt: Vec<u32> = (0..20).map(|i| i * 37 % 256).collect();
-    let expected = Text::open(world.folder.path()).unwrap().decode(&alone(world.folder.path(), &prompt));
+    let expected = Text::open(world.folder.path()).unwrap().decode(&alone(world.folder.path(), None, &prompt));
 
     let usual = world.write(&prompt, |_| ()).unwrap();
     assert_eq!(usual.text, expected, "over four machines it is the text of one");
@@ -132,10 +103,7 @@ fn memory(net: &Net, i: usize, kind: &str) -> u64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stage_takes_little_more_memory_than_its_layers_weights() {
     // Its weights are kept in another type than the file's, so none of them is mapped.
-    let config = json!({ "model_type": "llama", "hidden_size": 1024, "intermediate_size": 2816, "num_hidden_layers": 8,
-                         "num_attention_heads": 16, "num_key_value_heads": 16, "vocab_size": 262, "max_position_embeddings": 512,
-                         "tie_word_embeddings": true, "rope_theta": 10000.0, "rms_norm_eps": 1e-6 });
-    let mut world = World::new(PROGRAM, &config, &["0..0", "0..6", "6..8"]);
+    let mut world = World::new(PROGRAM, &llama([1024, 2816, 8, 16, 16]), &["0..0", "0..6", "6..8"]);
     let flags = ["--dtype", "bf16", "--memory", "64"];
     world.start_with(&[0, 1, 2], &flags);
     world.wait_for_stages(2);

@@ -129,6 +129,8 @@ refused("an unknown field is refused", openai.BadRequestError, "'beam'", lambda:
 refused("a long text is refused", openai.BadRequestError, "tokens in all", lambda: complete(max_tokens=100_000))
 refused("a number is no stop text", openai.BadRequestError, "a text or a list of texts", lambda: complete(stop=7))
 refused("nobody says nothing", openai.BadRequestError, "missing or null", lambda: chat(content=None))
+refused("a conversation is given nothing that it does not ask for", openai.BadRequestError, "ask for no 'enable_thinking'",
+        lambda: chat(extra_body={"chat_template_kwargs": {"enable_thinking": False}}))
 refused("a name that nobody would see is refused", openai.BadRequestError, "show no names",
         lambda: chat(messages=[{"role": "user", "name": "ann", "content": "hello"}]))
 check("what a text may cost is a field of its own", complete(extra_body={"max_alc": "0.25"}).choices[0].text == text)

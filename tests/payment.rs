@@ -9,17 +9,12 @@ mod pipeline;
 use ailo_node::{client::Client, genesis};
 use ailo_protocol::Amount;
 use common::person::*;
-use pipeline::World;
+use pipeline::{World, llama};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
 const LIMIT: Duration = Duration::from_secs(120);
-
-fn config() -> Value {
-    json!({ "model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 4,
-            "num_attention_heads": 4, "num_key_value_heads": 4, "vocab_size": 262, "max_position_embeddings": 512,
-            "tie_word_embeddings": true, "rope_theta": 10000.0, "rms_norm_eps": 1e-6 })
-}
+const MODEL: [usize; 5] = [64, 128, 4, 4, 4];
 
 /// The last text failed for want of money, of this kind.
 fn money(world: &World, code: &str) {
@@ -37,7 +32,7 @@ async fn who_writes_a_text_is_paid_for_it_by_who_asked() {
     (params.round.rounds, params.round.pot, params.round.uptime_pay) = (1, Amount::alc(90), Amount::ZERO);
     (params.inference.price_floor, params.inference.subsidy_cap) = (alc(1), Amount::ZERO);
     params.ledger.idle_block_ms = 500;
-    let mut world = World::found(env!("CARGO_BIN_EXE_ailo-node"), &config(), &["0..0", "0..4"], params);
+    let mut world = World::found(env!("CARGO_BIN_EXE_ailo-node"), &llama(MODEL), &["0..0", "0..4"], params);
     let model = world.folder.path().to_str().unwrap().to_string();
     let spends = ["--model", &model, "--layers", "0..0", "--spend", "0.035", "--checks", "1"];
     // Somebody has a key, and may spend less than a unit costs.
@@ -94,8 +89,22 @@ async fn who_writes_a_text_is_paid_for_it_by_who_asked() {
     let refused = world.write_with(&prompt, json!({ "max_alc": "0.0099" }), |_| ()).err().unwrap();
     assert!(refused.contains("'max_alc'") && !world.broken.0.is_empty(), "{refused}");
     money(&world, "max_alc");
-    // The day has one and a half left, and two texts need two more.
-    let refused = (0..2).find_map(|_| world.write(&prompt, |_| ()).err()).unwrap();
+    // Who waits for the whole of a text gets what was paid for, and why it is no more: one unit is not enough for this one.
+    let partly = world.whole(&prompt, json!({ "max_tokens": 400, "max_alc": "0.01" }));
+    let (choice, error) = (&partly["choices"][0], &partly["error"]);
+    assert_eq!(
+        (error["code"].as_str(), choice["finish_reason"].as_str()),
+        (Some("max_alc"), Some("error")),
+        "{partly}"
+    );
+    // Either may end within a character.
+    let whole = |text: &str| text.trim_end_matches('\u{fffd}').to_string();
+    let (some, usual) = (whole(choice["text"].as_str().unwrap()), whole(&written.text));
+    assert!(!some.is_empty() && (usual.starts_with(&some) || some.starts_with(&usual)), "{partly}");
+    let tokens = partly["usage"]["completion_tokens"].as_u64().unwrap();
+    assert!((1..400).contains(&tokens) && partly["usage"]["alc"] == "0.01", "{partly}");
+    // The day has half of one left, and a text needs more.
+    let refused = world.write(&prompt, |_| ()).err().unwrap();
     assert!(refused.contains("--spend"), "{refused}");
     money(&world, "daily_limit");
     world.net.stop_all().await.unwrap();

@@ -7,7 +7,10 @@ use ailo_node::{
     localnet::net::{Net, Spec},
 };
 use ailo_protocol::{Address, params::Params};
-use ailo_training::checkpoint::random;
+use ailo_training::{
+    checkpoint::{Checkpoint, random},
+    engine::{Dtype, Engine, Part},
+};
 use serde_json::{Value, json};
 use std::{
     collections::HashMap,
@@ -20,6 +23,31 @@ use std::{
 
 /// Tokens of a text.
 pub const TOKENS: usize = 256;
+
+/// A Llama of this width, inner width, and so many layers, heads, and heads of keys and values.
+pub fn llama([width, inner, layers, heads, kv_heads]: [usize; 5]) -> Value {
+    json!({ "model_type": "llama", "hidden_size": width, "intermediate_size": inner, "num_hidden_layers": layers,
+            "num_attention_heads": heads, "num_key_value_heads": kv_heads, "vocab_size": 262, "max_position_embeddings": 512,
+            "tie_word_embeddings": true, "rope_theta": 10000.0, "rms_norm_eps": 1e-6 })
+}
+
+/// The tokens of the likeliest text without its ends, by the engine alone on one machine, with weights in this type.
+pub fn alone(folder: &Path, dtype: Option<Dtype>, prompt: &[u32]) -> Vec<u32> {
+    let checkpoint = Checkpoint::open(folder).unwrap();
+    let shape = checkpoint.shape().clone();
+    let weights = checkpoint.load(0..shape.layers, dtype, &mut |_, _| ()).unwrap().weights;
+    let (width, engine) = (shape.width, Engine::new(shape, weights, 1).unwrap());
+    let (mut tokens, mut cache) = (prompt.to_vec(), engine.cache(512));
+    while tokens.len() < prompt.len() + TOKENS {
+        let (at, new) = (cache.len(), tokens[cache.len()..].to_vec());
+        let x = engine.embed(&new, at).unwrap();
+        let x = engine.forward(x, &mut [Part { cache: &mut cache, positions: new.len() }]).unwrap();
+        let logits = engine.logits(&x[x.len() - width..]).unwrap();
+        // The marks are left out, here and there.
+        tokens.push((0..260).max_by(|a, b| logits[*a as usize].total_cmp(&logits[*b as usize])).unwrap());
+    }
+    tokens.split_off(prompt.len())
+}
 
 /// A text that was written.
 pub struct Written {
@@ -223,6 +251,17 @@ impl World {
             self.broken = broken;
             why
         })
+    }
+
+    /// What is answered to who asks for a text without a stream, with more fields of the request.
+    pub fn whole(&self, prompt: &[u32], more: Value) -> Value {
+        let mut body = World::request(prompt, &more);
+        for field in ["stream", "stream_options", "logprobs"] {
+            body[field] = Value::Null;
+        }
+        let mut answer = String::new();
+        self.ask(&body).unwrap().read_to_string(&mut answer).unwrap();
+        serde_json::from_str(answer.split_once("\r\n\r\n").unwrap().1).unwrap_or_else(|e| panic!("{e}: {answer}"))
     }
 
     /// Reads a text from the node at an address.

@@ -12,7 +12,7 @@ use minijinja::{
 };
 use serde::Serialize;
 use serde_json::{
-    Value,
+    Map, Value,
     ser::{Formatter, PrettyFormatter, Serializer},
 };
 use std::{
@@ -28,6 +28,9 @@ const FUEL: u64 = 1_000_000;
 const MAX_INDENT: usize = 16;
 /// Tokens of a text that decide how the next one reads.
 const BEFORE: usize = 8;
+/// What all templates are given; nobody else sets it.
+const GIVEN: [&str; 8] =
+    ["messages", "tools", "documents", "add_generation_prompt", "bos_token", "eos_token", "pad_token", "unk_token"];
 
 /// A tokenizer with what belongs to it.
 pub enum Text {
@@ -140,6 +143,12 @@ impl Text {
         }
     }
 
+    /// Whether a token is a mark that is not shown.
+    fn is_silent(&self, token: u32) -> bool {
+        let Text::Checkpoint(of) = self else { return false };
+        of.tokenizer.get_added_vocabulary().get_added_tokens_decoder().get(&token).is_some_and(|mark| mark.special)
+    }
+
     /// Tokens that end a text.
     pub fn ends(&self) -> Vec<u32> {
         match self {
@@ -153,17 +162,26 @@ impl Text {
         }
     }
 
-    /// A conversation as text that an answer follows.
+    fn template(&self) -> Option<&str> {
+        match self {
+            Text::Checkpoint(of) => of.template.as_deref(),
+            Text::Own(_) => None,
+        }
+    }
+
+    /// Whether the template reads a name that whoever asks may set, like Qwen3's `enable_thinking`.
+    pub fn asks_for(&self, name: &str) -> bool {
+        let mut words = self.template().unwrap_or_default().split(|c: char| !(c.is_alphanumeric() || c == '_'));
+        !GIVEN.contains(&name) && words.any(|word| word == name)
+    }
+
+    /// A conversation as text that an answer follows; `more` is what the template is given beside it.
     ///
     /// # Errors
     ///
     /// [`TrainingError::Checkpoint`] with what the template objects to.
-    pub fn conversation(&self, messages: &[Message]) -> Result<String> {
-        let template = match self {
-            Text::Checkpoint(of) => of.template.as_deref(),
-            Text::Own(_) => None,
-        };
-        let Some(template) = template else {
+    pub fn conversation(&self, messages: &[Message], more: &Map<String, Value>) -> Result<String> {
+        let Some(template) = self.template() else {
             // A model that knows no conversations reads one as a play.
             let lines = messages.iter().map(|message| format!("{}: {}\n\n", message.role, message.content));
             return Ok(lines.collect::<String>() + "assistant:");
@@ -191,6 +209,7 @@ impl Text {
             eos_token => token("eos_token"),
             pad_token => token("pad_token"),
             unk_token => token("unk_token"),
+            ..minijinja::Value::from_serialize(more)
         });
         rendered.map_err(failed)
     }
@@ -364,53 +383,61 @@ fn date(format: &str, seconds: u64) -> std::result::Result<String, Error> {
     Ok(text)
 }
 
-/// Turns a stream of tokens into pieces of text, none of which ends inside a character.
+/// Turns a stream of tokens into pieces of text, none of which ends inside a character: bytes that may become one are held back.
 pub struct TextStream<'a> {
     text: &'a Text,
-    tokens: Vec<u32>,
-    /// Tokens before this one are done with; their text is part of what `shown` counts from.
-    start: usize,
-    /// Tokens whose text was given out.
-    shown: usize,
+    /// The beginning of a character.
+    held: Vec<u8>,
+    /// How many of these bytes came before the stream, and were shown there.
+    old: usize,
 }
 
 impl<'a> TextStream<'a> {
     /// A stream at the start of a text.
     pub fn new(text: &'a Text) -> TextStream<'a> {
-        TextStream { text, tokens: Vec::new(), start: 0, shown: 0 }
+        TextStream { text, held: Vec::new(), old: 0 }
     }
 
     /// A stream that goes on with a text.
     pub fn after(text: &'a Text, tokens: &[u32]) -> TextStream<'a> {
-        let tokens = tokens[tokens.len().saturating_sub(BEFORE)..].to_vec();
-        TextStream { text, shown: tokens.len(), tokens, start: 0 }
+        let mut stream = TextStream::new(text);
+        tokens[tokens.len().saturating_sub(BEFORE)..].iter().for_each(|token| drop(stream.push(*token)));
+        stream.old = stream.held.len();
+        stream
     }
 
-    /// The text that `token` completes; empty while a character is incomplete.
+    /// The text that `token` completes; empty while a character is incomplete. What becomes none is shown as U+FFFD.
     pub fn push(&mut self, token: u32) -> String {
-        self.tokens.push(token);
-        // Four tokens hold any character; what is still none then is not text at all.
-        let piece = self.rest();
-        if piece.ends_with(char::REPLACEMENT_CHARACTER) && self.tokens.len() - self.shown < 4 {
-            return String::new();
+        if !self.text.is_silent(token) {
+            self.held.extend(self.text.bytes(token));
         }
-        (self.start, self.shown) = (self.shown, self.tokens.len());
-        piece
+        let mut piece = String::new();
+        loop {
+            let error = match std::str::from_utf8(&self.held) {
+                Ok(rest) => {
+                    piece.push_str(rest);
+                    (self.held, self.old) = (Vec::new(), 0);
+                    return piece;
+                }
+                Err(error) => error,
+            };
+            let valid = error.valid_up_to();
+            piece.push_str(&String::from_utf8_lossy(&self.held[..valid]));
+            let wrong = error.error_len().unwrap_or(0);
+            if wrong > 0 && valid + wrong > self.old {
+                piece.push(char::REPLACEMENT_CHARACTER);
+            }
+            self.held.drain(..valid + wrong);
+            self.old = self.old.saturating_sub(valid + wrong);
+            if wrong == 0 {
+                return piece;
+            }
+        }
     }
 
     /// What is left at the end of the text.
     pub fn finish(self) -> String {
-        self.rest()
-    }
-
-    /// A token's text may depend on the one before it (a space, for one), so both are read.
-    fn rest(&self) -> String {
-        let before = self.text.decode(&self.tokens[self.start..self.shown]);
-        let all = self.text.decode(&self.tokens[self.start..]);
-        // What was shown as no character may have become one; what stands before it is not shown again.
-        let same =
-            all.chars().zip(before.chars()).take_while(|(a, b)| a == b).map(|(a, _)| a.len_utf8()).sum::<usize>();
-        all[same..].to_string()
+        String::from_utf8_lossy(&self.held[self.old..]).into_owned()
     }
 }
 
@@ -473,6 +500,63 @@ mod tests {
         assert_eq!(rest + &stream.finish(), "\u{fffd}\u{fffd}a\u{fffd}");
     }
 
+    /// A tokenizer in GPT-2's alphabet with these pieces, and a mark behind them.
+    fn pieces(all: &[&[u8]]) -> (tempfile::TempDir, Text) {
+        let letter = |byte: &u8| ('!'..='\u{143}').find(|c| byte_of(*c) == Some(*byte)).unwrap();
+        let name = |piece: &[u8]| piece.iter().map(letter).collect::<String>();
+        let vocabulary: Map<String, Value> =
+            all.iter().enumerate().map(|(i, piece)| (name(piece), serde_json::json!(i))).collect();
+        let mark = serde_json::json!({ "id": all.len(), "content": "<|mark|>", "special": true, "single_word": false,
+                                       "lstrip": false, "rstrip": false, "normalized": false });
+        let tokenizer = serde_json::json!({
+            "version": "1.0", "added_tokens": [mark], "normalizer": null, "pre_tokenizer": null, "post_processor": null,
+            "decoder": { "type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true },
+            "model": { "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+                       "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false,
+                       "vocab": vocabulary, "merges": [] }
+        });
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("tokenizer.json"), tokenizer.to_string()).unwrap();
+        let text = Text::open(folder.path()).unwrap();
+        (folder, text)
+    }
+
+    #[test]
+    fn however_characters_are_split_into_tokens_each_comes_whole_and_as_soon_as_it_is() {
+        let words = "aé日🦀 b";
+        let bytes = words.as_bytes();
+        let spans: Vec<_> = (0..bytes.len()).flat_map(|a| (a + 1..=bytes.len()).map(move |b| a..b)).collect();
+        let mut all: Vec<&[u8]> = spans.iter().map(|span| &bytes[span.clone()]).collect();
+        all.sort_unstable();
+        all.dedup();
+        let (_folder, text) = pieces(&all);
+        let token = |piece: &[u8]| all.binary_search(&piece).unwrap() as u32;
+        assert!(all.iter().all(|piece| text.bytes(token(piece)) == *piece));
+        // A cut, or none, behind each byte but the last.
+        for cuts in 0..1_u32 << (bytes.len() - 1) {
+            let (mut stream, mut from, mut shown) = (TextStream::new(&text), 0, String::new());
+            for end in (1..=bytes.len()).filter(|end| *end == bytes.len() || cuts >> (end - 1) & 1 == 1) {
+                // A mark within a character does not tear it.
+                assert_eq!(stream.push(all.len() as u32), "");
+                shown += &stream.push(token(&bytes[from..end]));
+                let whole = (0..=end).rev().find(|end| words.is_char_boundary(*end)).unwrap();
+                assert_eq!(shown, words[..whole], "cuts {cuts:b}, {end} bytes");
+                from = end;
+            }
+            assert_eq!(stream.finish(), "");
+        }
+        // A text that goes on within a character: the rest of the character shows all of it, and what is no rest nothing twice.
+        let half = [token(&bytes[..4])];
+        let after = |then: &[u8]| {
+            let mut stream = TextStream::after(&text, &half);
+            let shown = stream.push(token(then));
+            (shown, stream.finish())
+        };
+        assert_eq!(after(&bytes[4..6]), ("日".into(), String::new()));
+        assert_eq!(after(b"a"), ("a".into(), String::new()));
+        assert_eq!(after(&bytes[4..5]), (String::new(), "\u{fffd}".into()));
+    }
+
     #[test]
     fn a_token_has_its_bytes_even_where_they_are_no_character() {
         let folder = folder(None);
@@ -511,23 +595,29 @@ mod tests {
     fn conversations_follow_the_checkpoints_template() {
         let folder = folder(Some(TEMPLATE));
         let text = Text::open(folder.path()).unwrap();
-        let rendered = text.conversation(&[said("system", "be brief"), said("user", " hello ")]).unwrap();
+        let rendered = text.conversation(&[said("system", "be brief"), said("user", " hello ")], &Map::new()).unwrap();
         assert_eq!(
             rendered,
             "<|im_start|>system\nbe brief<|im_end|>\n<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n"
         );
         let tokens = text.encode(&rendered, false).unwrap();
         assert_eq!(tokens.iter().filter(|token| **token == 260).count(), 3);
-        let refused = text.conversation(&[said("tool", "x")]).unwrap_err().to_string();
+        let refused = text.conversation(&[said("tool", "x")], &Map::new()).unwrap_err().to_string();
         assert!(refused.contains("no tools here"), "{refused}");
-        let plain = Text::Own(Tokenizer::Bytes).conversation(&[said("user", "hi")]).unwrap();
+        let plain = Text::Own(Tokenizer::Bytes).conversation(&[said("user", "hi")], &Map::new()).unwrap();
         assert_eq!(plain, "user: hi\n\nassistant:");
     }
 
     /// What a template makes of a conversation.
     fn rendered(template: &str, messages: &[Message]) -> std::result::Result<String, String> {
+        rendered_with(template, messages, serde_json::json!({}))
+    }
+
+    /// The same, where the template is given something beside it.
+    fn rendered_with(template: &str, messages: &[Message], more: Value) -> std::result::Result<String, String> {
         let folder = folder(Some(template));
-        Text::open(folder.path()).unwrap().conversation(messages).map_err(|e| e.to_string())
+        let more = more.as_object().unwrap();
+        Text::open(folder.path()).unwrap().conversation(messages, more).map_err(|e| e.to_string())
     }
 
     #[test]
@@ -579,6 +669,29 @@ mod tests {
         );
         let all = [&all[..3], &[said("user", "and?")]].concat();
         assert_eq!(rendered(template, &all).unwrap(), "S1:be kind\nU2:what?\nA:this\nU4:and?\n>");
+    }
+
+    #[test]
+    fn who_asks_sets_what_a_template_reads_beside_the_conversation() {
+        // As Qwen3 turns thinking off: the answer begins with a thought that is empty.
+        let template = "{%- for m in messages %}{{- m.content }}{%- endfor %}{{- '>' }}\
+            {%- if enable_thinking is defined and enable_thinking is false %}{{- '<think>\n\n</think>\n\n' }}{%- endif %}\
+            {{- (style or '') ~ (depth or '') }}";
+        let shown = |more: Value| rendered_with(template, &[said("user", "hi")], more).unwrap();
+        assert_eq!(shown(serde_json::json!({})), "hi>");
+        assert_eq!(shown(serde_json::json!({ "enable_thinking": true })), "hi>");
+        assert_eq!(shown(serde_json::json!({ "enable_thinking": false })), "hi><think>\n\n</think>\n\n");
+        assert_eq!(shown(serde_json::json!({ "style": "brief{{ 1 }}", "depth": 2.5 })), "hi>brief{{ 1 }}2.5");
+        // What it is always given stays what it is.
+        assert_eq!(shown(serde_json::json!({ "messages": "none" })), "hi>");
+        let folder = folder(Some(template));
+        let text = Text::open(folder.path()).unwrap();
+        let asked: Vec<&str> = ["enable_thinking", "style", "thinking", "enable", "messages", "tools"]
+            .into_iter()
+            .filter(|name| text.asks_for(name))
+            .collect();
+        assert_eq!(asked, ["enable_thinking", "style"]);
+        assert!(!Text::Own(Tokenizer::Bytes).asks_for("enable_thinking"));
     }
 
     #[test]
@@ -663,7 +776,8 @@ mod tests {
     fn a_template_that_does_not_end_is_stopped() {
         let folder =
             folder(Some("{% for a in range(9000) %}{% for b in range(9000) %}{{ a }}{% endfor %}{% endfor %}"));
-        let why = Text::open(folder.path()).unwrap().conversation(&[said("user", "x")]).unwrap_err().to_string();
+        let why =
+            Text::open(folder.path()).unwrap().conversation(&[said("user", "x")], &Map::new()).unwrap_err().to_string();
         assert!(why.contains("template"), "{why}");
     }
 

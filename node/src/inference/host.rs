@@ -10,7 +10,10 @@ use crate::error::NodeError;
 use ailo_proto::Serving;
 use ailo_protocol::{
     Keypair, NodeId,
-    inference::announce::{Announce, MAX_ADDRESSES, MAX_NEAR},
+    inference::{
+        announce::{Announce, MAX_ADDRESSES, MAX_NAME, MAX_NEAR},
+        known::PAUSE_MS,
+    },
     keys, net,
 };
 use std::{
@@ -27,8 +30,6 @@ const ANNOUNCE: Duration = Duration::from_secs(5);
 const NEWS: Duration = Duration::from_millis(500);
 /// Sessions go elsewhere, or end, within this time, before a node serves other layers.
 const LEAVE_WITHIN: Duration = Duration::from_secs(30);
-/// Characters of a model's name in an announcement, at most.
-const NAME: usize = 25;
 
 /// Which layers a node is to serve.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,7 +118,7 @@ pub async fn start(
         node: *hub.node(),
         at_ms: 0,
         model: model.id,
-        name: model.name.chars().take(NAME).collect(),
+        name: model.name.char_indices().take_while(|(at, c)| at + c.len_utf8() <= MAX_NAME).map(|(_, c)| c).collect(),
         dtype: model.dtype().to_string(),
         first: layers.start,
         end: layers.end,
@@ -257,7 +258,7 @@ pub async fn announce(
     mut stop: watch::Receiver<bool>,
 ) {
     let mut tick = tokio::time::interval(ANNOUNCE);
-    let (mut peers, mut last) = (0, None::<Announce>);
+    let (mut peers, mut last, mut said_ms) = (0, None::<Announce>, 0);
     loop {
         tokio::select! {
             _ = tick.tick() => {}
@@ -286,7 +287,10 @@ pub async fn announce(
         };
         announce.price = hub.price();
         announce.addresses = net.listeners().iter().take(MAX_ADDRESSES).map(ToString::to_string).collect();
-        announce.at_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64);
+        // A clock that was set back makes no words that are older than the last ones: nobody takes them.
+        let clock = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64);
+        said_ms = clock.max(said_ms + PAUSE_MS);
+        announce.at_ms = said_ms;
         announce.near = near(&net).into_iter().take(MAX_NEAR).collect();
         if !announce.withdraws() {
             hub.announce(announce.clone());

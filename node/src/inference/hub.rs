@@ -14,7 +14,7 @@ use ailo_protocol::{
         SessionId,
         announce::Announce,
         client::Stages,
-        known::{Known, Rank},
+        known::{CLOCKS_MS, Known, Rank},
         proof::{Signed, Statement},
         routes::Wanted,
     },
@@ -32,9 +32,6 @@ use tokio::sync::{
 
 /// What a hang counts, in microseconds a token.
 const HUNG_US: u64 = 1_000_000;
-/// What another node's clock may be off.
-const CLOCKS_MS: u64 = 600_000;
-
 /// Bytes of a frame for a session, at most: a token for each draft, with probabilities.
 const MAX_NEWS: usize = 32 << 10;
 /// Nodes that are left out, at most.
@@ -229,11 +226,12 @@ impl Hub {
         if announce.node == self.node || announce.at_ms.abs_diff(clock) > CLOCKS_MS {
             return false;
         }
-        if let Some(links) = self.links.get() {
-            links.learn(announce.node, &announce.addresses);
+        let (node, rank, addresses) = (announce.node, self.rank(&announce.node), announce.addresses.clone());
+        let news = self.known().hear(self.now_ms(), rank, announce);
+        if let Some(links) = self.links.get().filter(|_| news) {
+            links.learn(node, &addresses);
         }
-        let rank = self.rank(&announce.node);
-        self.known().hear(self.now_ms(), rank, announce)
+        news
     }
 
     /// How well a node is known here.

@@ -106,7 +106,24 @@ fn wanted<'a>(hub: &Hub, model: &Model, reach: &'a Reach, positions: u32) -> Wan
 }
 
 impl Now<'_> {
-    /// Stages of whoever has not lied, is not jailed by the ledger, and costs no more than `most`.
+    /// What a unit may cost.
+    fn most(&self) -> Amount {
+        self.hub.pays.as_ref().map_or(Amount::ZERO, Pays::most)
+    }
+
+    /// Some nodes, and whoever has lied, is jailed by the ledger, or costs more than `most`.
+    fn without(&self, some: &HashSet<NodeId>, most: Amount) -> HashSet<NodeId> {
+        let mut without = some | &self.hub.liars();
+        without.extend(self.hub.court.iter().flat_map(Court::jailed));
+        without.extend(self.hub.known().all().filter(|known| known.price > most).map(|known| known.node));
+        // Its own price is nothing to it; but it may have been left out.
+        if !some.contains(self.hub.node()) {
+            without.remove(self.hub.node());
+        }
+        without
+    }
+
+    /// Stages of all others.
     fn find(
         &self,
         layers: &Range<u32>,
@@ -114,14 +131,7 @@ impl Now<'_> {
         without: &HashSet<NodeId>,
         most: Amount,
     ) -> Option<client::Stages> {
-        let left_out = without.contains(self.hub.node());
-        let mut without = without | &self.hub.liars();
-        without.extend(self.hub.court.iter().flat_map(Court::jailed));
-        without.extend(self.hub.known().all().filter(|known| known.price > most).map(|known| known.node));
-        // Its own price is nothing to it; but it may have been left out.
-        if !left_out {
-            without.remove(self.hub.node());
-        }
+        let without = self.without(without, most);
         let route =
             |without: &HashSet<NodeId>| self.hub.known().routes(self.wanted).route(layers.clone(), between, without);
         let only = (!self.avoid.is_empty()).then(|| route(&(&without | self.avoid))).flatten();
@@ -131,7 +141,7 @@ impl Now<'_> {
     /// Whether it is only their price for which these layers are served by nobody.
     fn dear(&self, layers: &Range<u32>) -> Option<Unpayable> {
         let most = self.hub.pays.as_ref().map(Pays::most);
-        if self.find(layers, None, &HashSet::new(), most.unwrap_or(Amount::ZERO)).is_some() {
+        if self.find(layers, None, &HashSet::new(), self.most()).is_some() {
             return None;
         }
         let stages = self.find(layers, None, &HashSet::new(), Amount(u64::MAX))?;
@@ -149,7 +159,12 @@ impl Routes for Now<'_> {
         between: Option<(NodeId, NodeId)>,
         without: &HashSet<NodeId>,
     ) -> Option<client::Stages> {
-        self.find(&layers, between, without, self.hub.pays.as_ref().map_or(Amount::ZERO, Pays::most))
+        self.find(&layers, between, without, self.most())
+    }
+
+    fn gap(&mut self, layers: Range<u32>, without: &HashSet<NodeId>) -> Option<Range<u32>> {
+        let without = self.without(without, self.most());
+        self.hub.known().routes(self.wanted).gap(layers, &without)
     }
 }
 

@@ -9,7 +9,7 @@ use super::{
     serve::Server,
 };
 use crate::cli::ServeArgs;
-use ailo_protocol::{Amount, Keypair, inference::announce::Announce};
+use ailo_protocol::{Amount, Hash, Keypair, inference::announce::Announce};
 use ailo_training::{
     checkpoint::{Checkpoint, random},
     engine::{Engine, Part},
@@ -416,6 +416,29 @@ async fn a_field_of_the_wrong_type_is_named_and_told_what_it_must_be() {
         let message = format!(r#"{{"role": "user", "content": [{{"type": "text", "text": "a"}}, {part}]}}"#);
         said(&message, &format!("messages[0].content[1]{place}"), says);
     }
+    for more in [
+        "7",
+        "[]",
+        "\"off\"",
+        r#"{"a": null}"#,
+        r#"{"a": [1]}"#,
+        r#"{"a": {}}"#,
+        r#"{"": 1}"#,
+        r#"{"a b": 1}"#,
+        r#"{"1a": 1}"#,
+    ] {
+        let body = format!(r#"{{"messages": [{{"role": "user", "content": "a"}}], "chat_template_kwargs": {more}}}"#);
+        asked.push((chat, body, "chat_template_kwargs".into(), "an object of at most 16 names"));
+    }
+    for name in ["enable_thinking", "messages"] {
+        let body = format!(r#"{{{say}, "chat_template_kwargs": {{"{name}": false}}}}"#);
+        asked.push((chat, body, format!("chat_template_kwargs.{name}"), "ask for no"));
+    }
+    let body = r#"{"prompt": "a", "chat_template_kwargs": {"enable_thinking": false}}"#;
+    asked.push((text, body.into(), "chat_template_kwargs".into(), "not supported"));
+    let mut add = |path, body: &str, param: &str, says| asked.push((path, body.into(), param.into(), says));
+    let mut said =
+        |message: &str, param: &str, says| add(chat, &format!(r#"{{"messages": [{message}]}}"#), param, says);
     said(r#"{"role": "user", "content": "a", "name": 7}"#, "messages[0].name", "is a text");
     said(r#"{"role": "user", "content": "a", "name": "ann"}"#, "messages[0].name", "show no names");
     said(r#"{"role": "user", "content": "a", "tool_calls": [1]}"#, "messages[0].tool_calls", "not supported");
@@ -463,8 +486,10 @@ async fn several_prompts_may_be_tokens_and_names_go_to_the_template_that_asks_fo
     server.stop();
 
     // Of users alone.
+    let thinks = "assistant\\n' ~ ('' if enable_thinking is defined and not enable_thinking else '<think>') }}";
     let template = TEMPLATE
-        .replace("+ message.role +", "+ (message.name if message.role == 'user' and message.name else message.role) +");
+        .replace("+ message.role +", "+ (message.name if message.role == 'user' and message.name else message.role) +")
+        .replace("assistant\\n' }}", thinks);
     random::write_tokenizer(folder.path(), Some(&template)).unwrap();
     let server = server_with(folder.path(), 64, None).await;
     let chat = |messages: Value| {
@@ -474,6 +499,15 @@ async fn several_prompts_may_be_tokens_and_names_go_to_the_template_that_asks_fo
     let (_, plain) = chat(json!([{ "role": "user", "content": "a" }])).await;
     let (status, named) = chat(json!([{ "role": "user", "content": "a", "name": "a user with a long name" }])).await;
     assert!(status == 200 && tokens(&named) > tokens(&plain), "{named}");
+    let thinking = |more: Value| {
+        let body =
+            json!({ "messages": [{ "role": "user", "content": "a" }], "max_tokens": 2, "chat_template_kwargs": more });
+        post(server.address, "/v1/chat/completions", body)
+    };
+    assert_eq!(tokens(&thinking(json!({ "enable_thinking": true })).await.1), tokens(&plain));
+    assert!(tokens(&thinking(json!({ "enable_thinking": false })).await.1) < tokens(&plain));
+    let (status, refused) = thinking(json!({ "enable_thinking": false, "other": 1 })).await;
+    assert_eq!((status, refused["error"]["param"].as_str()), (400, Some("chat_template_kwargs.other")));
     let all = json!([{ "role": "user", "content": "a", "name": "ann" }, { "role": "assistant", "content": "b", "name": "bot" }]);
     let (status, refused) = chat(all).await;
     assert_eq!((status, refused["error"]["param"].as_str()), (400, Some("messages[1].name")));
@@ -553,6 +587,53 @@ async fn who_pays_nothing_is_told_what_those_ask_who_serve() {
     );
     let message = why["error"]["message"].as_str().unwrap();
     assert!(message.contains("layers 0 to 2 of the model asks 3 ALC") && message.contains("--spend"), "{message}");
+    server.stop();
+}
+
+#[tokio::test]
+async fn models_of_others_are_listed_and_who_asks_for_one_is_told_where_it_is() {
+    let folder = checkpoint();
+    let server = server(folder.path(), 64).await;
+    let own = server.hub.known().all().next().unwrap().clone();
+    let hears = |name: &str, model: u8, layers: std::ops::Range<u32>| {
+        let at_ms = std::time::UNIX_EPOCH.elapsed().unwrap().as_millis() as u64;
+        let (name, node, model) = (name.to_string(), *Keypair::generate().public(), Hash([model; 32]));
+        let (first, end) = (layers.start, layers.end);
+        assert!(server.hub.hear(Announce { node, at_ms, model, name, first, end, ..own.clone() }));
+    };
+    hears("theirs", 1, 0..2);
+    hears("theirs", 1, 2..3);
+    hears("a part", 2, 0..2);
+    hears(&own.name, 3, 0..3);
+    let (_, _, text) = ask(server.address, "GET", "/v1/models", "").await;
+    let all = serde_json::from_str::<Value>(&text).unwrap()["data"].clone();
+    let [mine, theirs] = all.as_array().unwrap().as_slice() else { panic!("{all}") };
+    assert_eq!(
+        (&mine["id"], &mine["here"], mine["stages"].as_array().unwrap().len()),
+        (&json!(own.name), &json!(true), 1)
+    );
+    for (field, is) in [
+        ("id", json!("theirs")),
+        ("object", json!("model")),
+        ("here", json!(false)),
+        ("owned_by", json!("network")),
+        ("created", json!(0)),
+        ("layers", json!(3)),
+        ("hash", json!(Hash([1; 32]).to_string())),
+    ] {
+        assert_eq!(theirs[field], is, "{field}");
+    }
+    assert_eq!(theirs["stages"].as_array().unwrap().len(), 2);
+    assert_eq!(ask(server.address, "GET", "/v1/models/theirs", "").await.0, 200);
+    let (status, why) = post(server.address, "/v1/completions", json!({ "prompt": [9999], "model": "theirs" })).await;
+    let message = why["error"]["message"].as_str().unwrap();
+    assert_eq!((status, why["error"]["code"].as_str()), (404, Some("model_not_found")));
+    assert!(
+        message.contains("other nodes of this network serve the model 'theirs'") && message.contains(&own.name),
+        "{message}"
+    );
+    let (_, why) = post(server.address, "/v1/completions", json!({ "prompt": "a", "model": "a part" })).await;
+    assert!(why["error"]["message"].as_str().unwrap().contains("not served here"), "{why}");
     server.stop();
 }
 

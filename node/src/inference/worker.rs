@@ -50,6 +50,8 @@ const SWEEP: Duration = Duration::from_secs(10);
 const LONG: Duration = Duration::from_millis(100);
 /// Bytes of a receipt, at most.
 const MAX_RECEIPT: usize = 1024;
+/// Bytes that are copied in a second, at the least.
+const COPIES: f64 = 5e8;
 /// The least piece of a prompt.
 const PIECE: usize = 4;
 
@@ -284,6 +286,8 @@ struct Computer {
     over: bool,
     swept: Instant,
     long: Arc<Long>,
+    /// What is to be copied for a text that goes on with another one's beginning, or needs more room, before anything else is read.
+    copy: Option<Effect>,
 }
 
 impl Computer {
@@ -323,6 +327,7 @@ impl Computer {
             over: false,
             swept: Instant::now(),
             long,
+            copy: None,
         };
         computer.show();
         computer
@@ -340,12 +345,18 @@ impl Computer {
         loop {
             let mut read = 0;
             // Whoever floods does not stop the computing.
-            while read < MAIL && !self.over {
+            while read < MAIL && !self.over && self.copy.is_none() {
                 let next = mail.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
                 let Some(inbound) = next else { break };
                 self.take(inbound);
                 read += 1;
             }
+            // It takes about as long as a pass, so there is one at most between two of them, and none where only what is brief is done.
+            let copies = self.copy.is_some();
+            if copies && brief.is_some() {
+                return State::Busy;
+            }
+            self.copies();
             if self.swept.elapsed() >= SWEEP {
                 self.swept = Instant::now();
                 let effects = self.stage.sweep();
@@ -358,7 +369,7 @@ impl Computer {
             self.show();
             let waiting = self.stage.waiting();
             if waiting == 0 {
-                if read < MAIL {
+                if read < MAIL && !copies {
                     return State::Idle;
                 }
                 continue;
@@ -470,21 +481,38 @@ impl Computer {
                     let layers = layers.start as usize - self.first..layers.end as usize - self.first;
                     self.caches.insert(id, self.engine.cache_of(layers, room));
                 }
-                Effect::Adopt(old, new, room) => {
-                    if let Some(mut cache) = self.caches.remove(&old) {
-                        cache.grow(room);
-                        self.caches.insert(new, cache);
-                    }
+                Effect::Adopt(..) | Effect::Copy { .. } => {
+                    self.copies();
+                    self.copy = Some(effect);
                 }
-                Effect::Copy { from, to, positions, room } => {
-                    if let Some(cache) = self.caches.get(&from) {
-                        let copy = cache.beginning(positions, room);
-                        self.caches.insert(to, copy);
-                    }
+                Effect::Free(id) => {
+                    // What is to be copied from it, or to it, is not kept for long.
+                    self.copies();
+                    self.caches.remove(&id);
                 }
-                Effect::Free(id) => drop(self.caches.remove(&id)),
             }
         }
+    }
+
+    /// Copies what is to be copied.
+    fn copies(&mut self) {
+        let Some(copy) = self.copy.take() else { return };
+        let (Effect::Adopt(from, ..) | Effect::Copy { from, .. }) = &copy else { return };
+        let Some(mut cache) = self.caches.remove(from) else { return };
+        let positions = if let Effect::Copy { positions, .. } = copy { positions } else { cache.len() };
+        self.long.begin((positions * cache.position()) as f64 / COPIES);
+        match copy {
+            Effect::Adopt(_, to, room) => {
+                cache.grow(room);
+                self.caches.insert(to, cache);
+            }
+            Effect::Copy { from, to, room, .. } => {
+                self.caches.insert(to, cache.beginning(positions, room));
+                self.caches.insert(from, cache);
+            }
+            _ => {}
+        }
+        self.long.end();
     }
 
     /// Seconds that a pass should take.
@@ -600,5 +628,82 @@ pub(super) fn sampling_of(wire: &Wire) -> Sampling {
         biases: wire.biases.iter().map(|bias| (bias.token, (bias.bias + 0.0) as f32)).collect(),
         seed: wire.seed,
         logprobs: wire.logprobs.then_some(wire.top_logprobs.min(20)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use ailo_proto::{Close, Open, Route};
+    use ailo_protocol::{
+        Keypair,
+        inference::{CHUNK, session_id},
+    };
+    use ailo_training::checkpoint::random;
+    use serde_json::json;
+
+    /// What computes a model of one layer, for its own node.
+    fn computer(hub: &Arc<Hub>) -> Computer {
+        let config = json!({ "model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1,
+                             "num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 262, "max_position_embeddings": 512,
+                             "tie_word_embeddings": true, "rms_norm_eps": 1e-6 });
+        let folder = tempfile::tempdir().unwrap();
+        random::write(folder.path(), &config, &random::tensors(&config), 1).unwrap();
+        random::write_tokenizer(folder.path(), None).unwrap();
+        let model = Arc::new(Model::open(folder.path(), None, None, &mut |_, _| ()).unwrap());
+        let engine = model.load(0..1, 1, &mut |_, _| ()).unwrap();
+        let setup = Setup { model, layers: 0..1, threads: 1, memory: 64 << 20, niceness: 0, draft: Guess::Never };
+        let (speed, shown) = (Speed::of(&engine), (Arc::downgrade(hub), Arc::default(), Arc::default()));
+        Computer::new(&setup, engine, &speed, Box::new(Drafts::none()), shown)
+    }
+
+    #[test]
+    fn what_is_copied_for_a_text_is_copied_by_the_stages_thread_and_one_at_a_time() {
+        let hub = Hub::new(Keypair::generate(), Hash::ZERO, 0.0, (None, None), None);
+        let (mut computer, mail, node) = (computer(&hub), Mutex::new(VecDeque::new()), *hub.node());
+        let send = |nonce, body: Body| {
+            let frame = Frame::of(session_id(&node, nonce), body);
+            mail.lock().unwrap().push_back(Inbound::Frame(node, frame, None));
+        };
+        let (model, chunk) = (computer.model, |i: u8| ailo_proto::Bytes::from(vec![i; 32]));
+        let opens = |nonce, chunks: &[u8], room: u32| {
+            let sampling = Wire { limit: room, prompt: 1, ..Wire::default() };
+            let chunks = chunks.iter().map(|i| chunk(*i)).collect();
+            let model = model.0.to_vec().into();
+            send(nonce, Open { nonce, model, first: 0, end: 1, room, sampling: Some(sampling), chunks }.into());
+        };
+        let idle = |computer: &mut Computer| assert!(computer.work(&mail, None) == State::Idle);
+        let length = |computer: &Computer, nonce| computer.caches.get(&session_id(&node, nonce)).map(Cache::len);
+        // A text is read, and closed.
+        opens(1, &[], 100);
+        let me = || node.0.to_vec().into();
+        let (tokens, from) = (vec![7; 98], 97);
+        send(1, Route { epoch: 1, first: me(), last: me(), from, tokens, ..Route::default() }.into());
+        idle(&mut computer);
+        send(1, Close { chunks: [1, 2, 3].map(chunk).into() }.into());
+        idle(&mut computer);
+        assert_eq!(length(&computer, 1), Some(99));
+
+        // Two go on with its beginning, and one with all of it, for which it needs more room.
+        opens(2, &[1, 9], 100);
+        opens(3, &[1, 2, 9], 100);
+        opens(4, &[1, 2, 3], 300);
+        let brief = Some(Duration::from_secs(1));
+        for _ in 0..2 {
+            assert!(computer.work(&mail, brief) == State::Busy, "who brings frames copies nothing");
+            assert_eq!((mail.lock().unwrap().len(), length(&computer, 2)), (2, None), "and reads no more of them");
+        }
+        idle(&mut computer);
+        let lengths = [1, 2, 3, 4].map(|nonce| length(&computer, nonce));
+        assert_eq!(lengths, [None, Some(CHUNK), Some(2 * CHUNK), Some(99)]);
+        // What ends before it was copied leaves nothing behind.
+        send(2, Close::default().into());
+        send(4, Close { chunks: [1, 2, 3].map(chunk).into() }.into());
+        opens(5, &[1, 2, 3, 4], 300);
+        send(5, Close::default().into());
+        send(3, Close::default().into());
+        idle(&mut computer);
+        assert!(computer.caches.is_empty() && computer.stage.sessions() == 0);
     }
 }

@@ -7,9 +7,10 @@ use crate::{
 };
 use std::ops::Range;
 
-/// Round trip times in one, and bytes of a model's name and of its type, at most.
+/// Round trip times in one, at most.
 pub const MAX_NEAR: usize = 32;
-const MAX_NAME: usize = 100;
+/// Bytes of a model's name, and of its type, at most.
+pub const MAX_NAME: usize = 100;
 const MAX_TYPE: usize = 8;
 /// Layers of a model, at most.
 const MAX_LAYERS: u32 = 512;

@@ -56,7 +56,7 @@ const BUSY_MS: u64 = 10_000;
 const MAX_BREAKS: u32 = 3;
 /// What both ends, and those behind them, say of one end comes within this time.
 const BREAK_MS: u64 = 200;
-/// Failed computations at one place of the text before it is the text's fault.
+/// Stages that can't go on at one place of the text, or say that nobody may ask so, before it is the text's fault: one may be lying.
 const MAX_FAILURES: usize = 2;
 
 /// What is asked for.
@@ -86,6 +86,9 @@ pub trait Routes {
         between: Option<(NodeId, NodeId)>,
         without: &HashSet<NodeId>,
     ) -> Option<Stages>;
+
+    /// The first of these layers that nobody serves, without some nodes, up to the next that somebody does.
+    fn gap(&mut self, layers: Range<u32>, without: &HashSet<NodeId>) -> Option<Range<u32>>;
 }
 
 /// Why a text can't go on, for people. The client's text and seed go on elsewhere, or later.
@@ -118,8 +121,8 @@ pub enum Failure {
     /// The route is laid again and again, and no token comes.
     #[error("the text hangs, whoever serves it ({0})")]
     Hangs(String),
-    /// A stage says that nobody may ask so.
-    #[error("a stage refused: {0}")]
+    /// Whoever is asked says that nobody may ask so.
+    #[error("the stages refuse the text: {0}")]
     Refused(String),
     /// It fails wherever it is computed.
     #[error("the model can't go on with this text: {0}")]
@@ -172,8 +175,8 @@ pub struct Client {
     breaks: HashMap<NodeId, (u32, u64)>,
     /// Why the last node was left out.
     last: String,
-    /// What a node has said since the last token that has no room, or is not paid.
-    refused: Option<FailedWhy>,
+    /// Who has said since the last token that it has no room, or is not paid, and in which words.
+    refused: HashMap<NodeId, (FailedWhy, String)>,
     /// The text's chunks.
     texts: Vec<Hash>,
     /// Who signed what for a chunk and layers: the hashes of what came and of what was given out.
@@ -238,7 +241,7 @@ impl Client {
             failures: (0, 0),
             breaks: HashMap::new(),
             last: String::new(),
-            refused: None,
+            refused: HashMap::new(),
             texts: Vec::new(),
             signed: HashMap::new(),
             wrote: 0,
@@ -287,6 +290,7 @@ impl Client {
             match body {
                 Body::Opened(_) if !self.hops[hop].open => {
                     self.hops[hop].open = true;
+                    self.refused.remove(&from);
                     let at = self.tokens.len();
                     let (count, since) = self.opened.get(&from).copied().unwrap_or((0, at));
                     let known = if at < since + OPENED_FOR { (count + 1, since) } else { (1, at) };
@@ -370,13 +374,8 @@ impl Client {
         let over = slow.is_empty() && self.broken.is_some_and(|since| now >= since + REPAIR_MS && !waited(since));
         if self.ended {
         } else if over {
-            let layers = self.unserved(routes);
-            let last = if self.last.is_empty() { String::new() } else { format!(" ({})", self.last) };
-            self.end(match self.refused {
-                Some(FailedWhy::Unpaid) => Failure::Unpaid { layers, last },
-                Some(_) => Failure::Full { layers, last },
-                None => Failure::Unserved { layers, last },
-            });
+            let why = self.unserved(routes);
+            self.end(why);
         } else {
             for node in slow {
                 self.lose(now, node, LATE, false, routes);
@@ -466,13 +465,29 @@ impl Client {
         at..self.request.layers
     }
 
-    /// Of these the first that nobody serves; all of them, if somebody serves each.
-    fn unserved(&self, routes: &mut dyn Routes) -> Range<u32> {
+    /// Why the missing layers have no stages. Who refuses serves them, however often it was asked; so the first cause is that nobody does, then that
+    /// nobody does for what is paid, and only then that there is no room, which is a matter of time.
+    fn unserved(&self, routes: &mut dyn Routes) -> Failure {
         let missing = self.missing();
-        let bad = self.without.iter().filter(|(_, for_good)| **for_good).map(|(node, _)| *node).collect();
-        let mut served = |layer: u32| routes.route(layer..layer + 1, None, &bad).is_some();
-        let Some(first) = missing.clone().find(|layer| !served(*layer)) else { return missing };
-        first..(first + 1..missing.end).find(|layer| served(*layer)).unwrap_or(missing.end)
+        let said = |node: &NodeId| self.refused.get(node).map(|(why, _)| *why);
+        let gone = self.without.iter().filter(|(node, for_good)| **for_good && said(node).is_none());
+        let mut without: HashSet<NodeId> = gone.map(|(node, _)| *node).collect();
+        let brackets = |text: &str| if text.is_empty() { String::new() } else { format!(" ({text})") };
+        if let Some(layers) = routes.gap(missing.clone(), &without) {
+            return Failure::Unserved { layers, last: brackets(&self.last) };
+        }
+        for why in [FailedWhy::Unpaid, FailedWhy::Full] {
+            let so = self.refused.iter().filter(|(node, _)| said(node) == Some(why));
+            let words = so.clone().min_by_key(|(node, _)| **node).map_or("", |(_, (_, words))| words);
+            without.extend(so.map(|(node, _)| *node));
+            let last = brackets(words);
+            match routes.gap(missing.clone(), &without) {
+                Some(layers) if why == FailedWhy::Unpaid => return Failure::Unpaid { layers, last },
+                Some(layers) => return Failure::Full { layers, last },
+                None => {}
+            }
+        }
+        Failure::Unserved { layers: missing, last: brackets(&self.last) }
     }
 
     fn open(&mut self, node: NodeId, layers: Range<u32>) {
@@ -552,8 +567,9 @@ impl Client {
         if tokens.tokens.is_empty() && finish == Finish::None {
             return;
         }
-        (self.heard, self.asked, self.reroutes, self.refused) = (now, None, 0, None);
+        (self.heard, self.asked, self.reroutes) = (now, None, 0);
         (self.delays, self.moved) = (0, 0);
+        self.refused.clear();
         let mut logprobs = tokens.logprobs.into_iter();
         for token in tokens.tokens {
             self.tokens.push(token);
@@ -672,7 +688,6 @@ impl Client {
         let reason: String = failed.reason.chars().take(200).collect();
         let sender = self.hops[hop].node;
         match why {
-            FailedWhy::Client => self.end(Failure::Refused(reason)),
             FailedWhy::Neighbour => {
                 let blamed = self.hops.iter().find(|hop| hop.node.0[..] == failed.node[..]).map(|hop| hop.node);
                 if let Some(blamed) = blamed.filter(|_| failed.epoch == self.epoch) {
@@ -699,17 +714,19 @@ impl Client {
                     self.lose(now, sender, &reason, false, routes);
                 }
             }
-            FailedWhy::Compute => {
+            // Who says so is asked no more, so the second one is another stage. This node's own does not lie about what it is asked.
+            FailedWhy::Client | FailedWhy::Compute => {
                 let at = self.tokens.len();
                 self.failures = if self.failures.0 == at { (at, self.failures.1 + 1) } else { (at, 1) };
-                if self.failures.1 >= MAX_FAILURES {
-                    self.end(Failure::Compute(reason));
-                } else {
-                    self.lose(now, sender, &reason, true, routes);
+                let ends = self.failures.1 >= MAX_FAILURES;
+                match why {
+                    FailedWhy::Client if ends || sender == self.me => self.end(Failure::Refused(reason)),
+                    FailedWhy::Compute if ends => self.end(Failure::Compute(reason)),
+                    _ => self.lose(now, sender, &reason, true, routes),
                 }
             }
             FailedWhy::Full | FailedWhy::Unpaid => {
-                self.refused = Some(why);
+                self.refused.insert(sender, (why, reason.clone()));
                 self.lose(now, sender, &reason, false, routes);
             }
             FailedWhy::Unknown => self.lose(now, sender, &reason, false, routes),

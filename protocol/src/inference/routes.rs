@@ -124,6 +124,25 @@ impl Routes for Ways<'_> {
         let fastest = |only_with_room| self.fastest(&layers, between, without, only_with_room);
         fastest(true).or_else(|| fastest(false))
     }
+
+    fn gap(&mut self, layers: Range<u32>, without: &HashSet<NodeId>) -> Option<Range<u32>> {
+        let serves = |known: &&Announce| known.model == self.wanted.model && !without.contains(&known.node);
+        gap(layers, self.known.all().filter(serves).map(Announce::layers))
+    }
+}
+
+/// The first of some layers that no span has, up to the next that one has.
+pub(super) fn gap(layers: Range<u32>, spans: impl Iterator<Item = Range<u32>>) -> Option<Range<u32>> {
+    let mut spans: Vec<Range<u32>> = spans.filter(|span| !span.is_empty()).collect();
+    spans.sort_unstable_by_key(|span| span.start);
+    let mut at = layers.start;
+    for span in spans {
+        if span.start > at {
+            return (at < layers.end).then(|| at..span.start.min(layers.end));
+        }
+        at = at.max(span.end);
+    }
+    (at < layers.end).then_some(at..layers.end)
 }
 
 /// The best that follows once a node computes a segment.
@@ -364,6 +383,20 @@ mod tests {
         assert_eq!(route(&known, &[], &[2]).unwrap(), [(node(1), 0..8)]);
         let known = self::known(&[Announce { room: 1800, ..full }, announce(2, 0..8, 1000, &[])]);
         assert_eq!(route(&known, &[], &[]).unwrap(), [(node(1), 0..8)]);
+    }
+
+    #[test]
+    fn a_gap_is_what_nobody_serves_up_to_who_serves_again() {
+        let known = known(&[announce(1, 0..3, 100, &[]), announce(2, 2..4, 100, &[]), announce(3, 6..7, 100, &[])]);
+        let near = HashMap::new();
+        let gap = |layers, without: &[u8]| {
+            known.routes(wanted(&near)).gap(layers, &without.iter().map(|i| node(*i)).collect())
+        };
+        assert_eq!([gap(0..8, &[]), gap(0..4, &[]), gap(5..8, &[])], [Some(4..6), None, Some(5..6)]);
+        assert_eq!([gap(1..8, &[1]), gap(6..8, &[]), gap(0..2, &[1, 2, 3])], [Some(1..2), Some(7..8), Some(0..2)]);
+        let near = HashMap::new();
+        let other = Wanted { model: Hash::ZERO, ..wanted(&near) };
+        assert_eq!(known.routes(other).gap(0..4, &HashSet::new()), Some(0..4));
     }
 
     #[test]

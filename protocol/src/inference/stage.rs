@@ -590,15 +590,21 @@ impl Stage {
                 }
                 session.sign(served, id, &mut self.effects)
             }
+            // What the text was when the route was laid the client says, and the last stage what follows: neither can make the other one look wrong.
             Body::Input(input) if by_client && Some(input.epoch) == epoch => {
-                session.learn(served, input.at, &input.tokens, false)?;
+                let known = session.route.as_ref().map_or(0, |route| route.from + 1);
+                let own = input.tokens.len().min(known.saturating_sub(input.at as usize));
+                session.learn(served, input.at, &input.tokens[..own], false)?;
                 session.sign(served, id, &mut self.effects)
             }
             Body::Tokens(tokens) if Some(tokens.epoch) == epoch => {
-                let right = session.route.as_ref().is_some_and(|route| route.last == from);
+                let right = session.route.as_ref().filter(|route| route.last == from);
                 let finished = tokens.finish != i32::from(Finish::None);
                 let blamed = |refusal| Refusal { why: FailedWhy::Neighbour, node: Some(from), ..refusal };
-                if right {
+                if right.is_some_and(|route| tokens.at as usize <= route.from) {
+                    return Err(blamed(client_error("it chooses tokens that were known")));
+                }
+                if right.is_some() {
                     session.learn(served, tokens.at, &tokens.tokens, finished).map_err(blamed)?;
                 }
                 session.sign(served, id, &mut self.effects)

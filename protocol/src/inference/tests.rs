@@ -194,6 +194,11 @@ impl Routes for Chooser<'_> {
         }
         Some(route)
     }
+
+    fn gap(&mut self, layers: Range<u32>, without: &HashSet<NodeId>) -> Option<Range<u32>> {
+        let serve = self.spans.iter().filter(|(node, _)| !without.contains(node));
+        routes::gap(layers, serve.map(|(_, span)| span.clone()))
+    }
 }
 
 impl World {
@@ -1086,6 +1091,10 @@ impl Routes for Whole {
         let node = self.0.iter().find(|node| !without.contains(node))?;
         Some(vec![(*node, layers)])
     }
+
+    fn gap(&mut self, layers: Range<u32>, without: &HashSet<NodeId>) -> Option<Range<u32>> {
+        self.0.iter().all(|node| without.contains(node)).then_some(layers)
+    }
 }
 
 /// Nodes that a client opens a session at.
@@ -1115,17 +1124,27 @@ fn of_two_that_seem_gone_who_was_lost_first_is_asked_again_first() {
     assert_eq!(opens(&client.tick(120, &mut both)), [first]);
 }
 
+fn failed(client: &Client, why: ailo_proto::FailedWhy, reason: &str) -> Frame {
+    Frame::of(client.id(), ailo_proto::Failed { why: why.into(), reason: reason.into(), ..Default::default() })
+}
+
 /// Why a text fails whose stages all say the same of it.
 fn fails(why: ailo_proto::FailedWhy) -> Failure {
-    let (mut client, mut nodes) = (asker(), Whole((1..5).map(node).collect()));
-    let mut effects = client.start(0, &mut nodes);
+    fails_through(&mut Whole((1..5).map(node).collect()), |_| Some(why))
+}
+
+/// Why a text fails whose stages say this of it when they are opened, and "so it is"; nothing: it is opened.
+fn fails_through(nodes: &mut dyn Routes, says: impl Fn(NodeId) -> Option<ailo_proto::FailedWhy>) -> Failure {
+    let mut client = asker();
+    let mut effects = client.start(0, nodes);
     for now in (0..).step_by(50) {
         let (asked, mut said) = (opens(&effects), Vec::new());
         for node in asked {
-            let failed = ailo_proto::Failed { why: why.into(), reason: "so it is".into(), ..Default::default() };
-            said.extend(client.handle(now, node, Frame::of(client.id(), failed), &mut nodes));
+            let opened = || Frame::of(client.id(), ailo_proto::Opened { have: 0 });
+            let answer = says(node).map_or_else(opened, |why| failed(&client, why, "so it is"));
+            said.extend(client.handle(now, node, answer, nodes));
         }
-        said.extend(client.tick(now, &mut nodes));
+        said.extend(client.tick(now, nodes));
         effects = said;
         if let Some(why) = failure(&effects) {
             assert!(now <= client::REPAIR_MS + 50 && why.to_string().contains("so it is"), "{why} after {now} ms");
@@ -1140,6 +1159,122 @@ fn failure(effects: &[client::Effect]) -> Option<Failure> {
         client::Effect::Failed(why) => Some(why.clone()),
         _ => None,
     })
+}
+
+#[test]
+fn one_stage_that_refuses_a_text_does_not_end_it_and_a_second_one_does() {
+    use ailo_proto::FailedWhy::{Client as Refuses, Compute};
+    for (first, then) in [(Refuses, Refuses), (Compute, Refuses), (Refuses, Compute)] {
+        let (mut client, mut nodes) = (asker(), Whole((1..4).map(node).collect()));
+        client.start(0, &mut nodes);
+        let frame = failed(&client, first, "it says so");
+        let effects = client.handle(1, node(1), frame.clone(), &mut nodes);
+        assert_eq!((opens(&effects), failure(&effects)), (vec![node(2)], None));
+        assert_eq!(client.handle(2, node(1), frame, &mut nodes), [], "it says so once");
+        let frame = failed(&client, then, "so does another");
+        let why = failure(&client.handle(3, node(2), frame, &mut nodes)).unwrap();
+        assert!(why.to_string().contains("so does another"), "{why}");
+        assert_eq!(matches!(why, Failure::Refused(_)), then == Refuses, "{why}");
+    }
+    // Where a token came between them, they are two matters.
+    let (mut client, mut nodes) = (asker(), Whole((1..4).map(node).collect()));
+    client.start(0, &mut nodes);
+    let frame = failed(&client, Refuses, "it says so");
+    client.handle(1, node(1), frame.clone(), &mut nodes);
+    client.handle(2, node(2), Frame::of(client.id(), ailo_proto::Opened { have: 0 }), &mut nodes);
+    let tokens = ailo_proto::Tokens { epoch: 1, at: 1, tokens: vec![7], ..Default::default() };
+    client.handle(3, node(2), Frame::of(client.id(), tokens), &mut nodes);
+    assert_eq!(opens(&client.handle(4, node(2), frame.clone(), &mut nodes)), [node(3)]);
+    // This node's own stage is believed at once.
+    let (mut client, mut own) = (asker(), Whole(vec![node(100), node(1)]));
+    client.start(0, &mut own);
+    assert!(matches!(failure(&client.handle(1, node(100), frame, &mut own)), Some(Failure::Refused(_))));
+}
+
+#[test]
+fn a_text_fails_for_what_is_missing_and_then_for_what_is_refused() {
+    use ailo_proto::FailedWhy::{Full, Unpaid};
+    let mut draws = Hash([3; 32]).stream();
+    let mut fails = |spans: &[(usize, Range<u32>)], says: &dyn Fn(NodeId) -> Option<ailo_proto::FailedWhy>| {
+        let spans = spans.iter().map(|(i, span)| (node(*i), span.clone())).collect();
+        fails_through(&mut Chooser { spans, draws: &mut draws }, says)
+    };
+    let last = || String::from(" (so it is)");
+    let halves = [(1, 0..3), (2, 3..6)];
+    let first = |why| move |from| (from == node(1)).then_some(why);
+    // What all who have some layers refuse to be paid for is the cause, whatever others say.
+    assert_eq!(fails(&halves, &first(Unpaid)), Failure::Unpaid { layers: 0..3, last: last() });
+    assert_eq!(fails(&halves, &first(Full)), Failure::Full { layers: 0..3, last: last() });
+    let both = |from| Some(if from == node(1) { Full } else { Unpaid });
+    assert_eq!(fails(&halves, &both), Failure::Unpaid { layers: 3..6, last: last() });
+    // Somebody would take what is paid, once it has room.
+    assert_eq!(fails(&[(1, 0..6), (2, 0..6)], &both), Failure::Full { layers: 0..6, last: last() });
+
+    // One refuses the payment, and nobody has the other layers any more: that is not a matter of money.
+    let (mut client, mut draws) = (asker(), Hash([4; 32]).stream());
+    let spans = vec![(node(1), 0..3), (node(2), 3..6)];
+    client.start(0, &mut Chooser { spans, draws: &mut draws });
+    let mut left = Chooser { spans: vec![(node(1), 0..3)], draws: &mut draws };
+    let unpaid = failed(&client, Unpaid, "no deposit");
+    client.gone(1, node(2), &mut left);
+    client.handle(2, node(1), unpaid, &mut left);
+    let why = (50..).step_by(50).find_map(|now| failure(&client.tick(now, &mut left))).unwrap();
+    assert!(matches!(why, Failure::Unserved { ref layers, .. } if *layers == (3..6)), "{why}");
+
+    // Who opens, and takes no payment then, is asked three times; that nobody else is there makes it no matter of replicas.
+    let (mut client, mut nodes) = (asker(), Whole(vec![node(1)]));
+    let mut effects = client.start(0, &mut nodes);
+    let why = (0..).step_by(50).find_map(|now| {
+        if !opens(&effects).is_empty() {
+            client.handle(now, node(1), Frame::of(client.id(), ailo_proto::Opened { have: 0 }), &mut nodes);
+            let frame = failed(&client, Unpaid, "no deposit");
+            client.handle(now, node(1), frame, &mut nodes);
+        }
+        effects = client.tick(now, &mut nodes);
+        failure(&effects)
+    });
+    assert_eq!(why, Some(Failure::Unpaid { layers: 0..LAYERS, last: " (no deposit)".into() }));
+}
+
+#[test]
+fn a_last_stage_can_t_make_the_first_one_look_as_if_the_client_were_wrong() {
+    let mut stage =
+        Stage::new(Served { layers: 0..3, ..served(1 << 20, node(0), false) }, Box::new(Drafter::new(vec![], 1)));
+    let (client, last) = (node(7), node(2));
+    let id = session_id(&client, 1);
+    let mut send = |from, body: Body| stage.handle(from, Frame::of(id, body));
+    let open =
+        ailo_proto::Open { nonce: 1, model: MODEL.0.to_vec().into(), first: 0, end: 3, room: 99, ..Default::default() };
+    send(client, open.into());
+    let bytes = |node: NodeId| Bytes::from(node.0.to_vec());
+    let route = ailo_proto::Route {
+        epoch: 1,
+        after: bytes(last),
+        first: bytes(node(0)),
+        last: bytes(last),
+        from: 3,
+        ..Default::default()
+    };
+    send(client, route.into());
+    let says = |effects: &[stage::Effect]| {
+        effects.iter().find_map(|effect| match effect {
+            stage::Effect::Send(to, Frame { body: Some(Body::Failed(failed)), .. }) => {
+                Some((*to, failed.why(), failed.node.to_vec()))
+            }
+            _ => None,
+        })
+    };
+    let input = |tokens: &[u32]| ailo_proto::Input { epoch: 1, at: 0, tokens: tokens.to_vec() }.into();
+    let tokens = |at, token| ailo_proto::Tokens { epoch: 1, at, tokens: vec![token], ..Default::default() }.into();
+    // Before the client's own words have come it says others.
+    send(client, input(&[5, 6]));
+    let blamed = Some((client, ailo_proto::FailedWhy::Neighbour, last.0.to_vec()));
+    assert_eq!(says(&send(last, tokens(2, 9))), blamed);
+    // It tells the client one token and the first stage another one: who computes takes the last stage's word.
+    assert_eq!(says(&send(client, input(&[5, 6, 7, 8]))), None);
+    assert_eq!(says(&send(last, tokens(4, 1))), None);
+    assert_eq!(says(&send(client, input(&[5, 6, 7, 8, 2]))), None);
+    assert_eq!(says(&send(last, tokens(4, 3))), blamed);
 }
 
 #[test]

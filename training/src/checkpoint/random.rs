@@ -30,6 +30,11 @@ pub fn values(name: &str, shape: &[usize]) -> Vec<f32> {
 
 /// All tensors of a model with this configuration.
 pub fn tensors(config: &Value) -> Tensors {
+    shapes(config).into_iter().map(|(name, shape)| (name.clone(), (shape.clone(), values(&name, &shape)))).collect()
+}
+
+/// The shapes of a model's tensors by name.
+pub fn shapes(config: &Value) -> BTreeMap<String, Vec<usize>> {
     let number = |name: &str| config[name].as_u64().unwrap_or(1) as usize;
     let mut all = Vec::new();
     if config["model_type"] == "gpt2" {
@@ -82,7 +87,7 @@ pub fn tensors(config: &Value) -> Tensors {
             all.push(("lm_head.weight".into(), vec![number("vocab_size"), width]));
         }
     }
-    all.into_iter().map(|(name, shape)| (name.clone(), (shape.clone(), values(&name, &shape)))).collect()
+    all.into_iter().collect()
 }
 
 /// Writes a folder, with the weights in `files` files.

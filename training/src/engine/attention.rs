@@ -21,6 +21,11 @@ impl Seen {
         Seen { keys: vec![0.0; len], values: vec![0.0; len], room, head: shape.head_width } // Untouched memory costs nothing.
     }
 
+    /// Bytes of a position.
+    pub fn position(&self) -> usize {
+        2 * size_of::<f32>() * self.keys.len() / self.room.max(1)
+    }
+
     /// Its first `len` positions, with room for `room`.
     pub fn beginning(&self, len: usize, room: usize) -> Seen {
         let head = self.head;

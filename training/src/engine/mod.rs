@@ -233,6 +233,11 @@ impl Cache {
         self.len == 0
     }
 
+    /// Bytes of a position.
+    pub fn position(&self) -> usize {
+        self.layers.iter().map(Seen::position).sum()
+    }
+
     /// Makes room for so many positions, if there is less.
     pub fn grow(&mut self, room: usize) {
         if room > self.room {

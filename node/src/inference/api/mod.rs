@@ -134,6 +134,15 @@ impl Api {
         })
     }
 
+    /// This node's own model, and what others serve.
+    fn models(&self) -> Vec<serde_json::Value> {
+        let (own, known) = (self.model.borrow().clone(), self.hub.known());
+        own.iter()
+            .map(|own| reply::model(own, &known))
+            .chain(reply::others(own.as_deref(), &known).map(reply::other))
+            .collect()
+    }
+
     /// A place among the requests that wait, until it is dropped.
     fn wait(&self) -> Result<Waits<'_>, Refusal> {
         let waits = Waits(&self.waiting);
@@ -146,10 +155,12 @@ impl Api {
     /// What a request asks for. Threads are held until they are done, whoever still waits for it.
     async fn understand(&self, body: Bytes, model: &Arc<Model>, kind: Kind) -> Result<Asked, Refusal> {
         let reader = self.readers.clone().acquire_owned().await.map_err(|_| full())?;
-        let model = model.clone();
+        let (model, hub) = (model.clone(), self.hub.clone());
         let read = move || {
             let _reader = reader;
-            Asked::read(&body, kind, &model)
+            Asked::read(&body, kind, &model, |name| {
+                reply::others(Some(&model), &hub.known()).any(|one| one.name == name)
+            })
         };
         let failed =
             |_| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "", "unreadable", "reading this request failed");
@@ -176,16 +187,6 @@ impl Api {
             Ok(order.left(model.context()))
         })
     }
-
-    /// A text can't go on. What may work later is kept, and told by which name.
-    fn failed(&self, order: Box<Order>, key: Option<Hash>, why: &Failure) -> Refusal {
-        let mut refusal = Refusal::from(why);
-        if refusal.wait > 0 {
-            let bytes = order.bytes();
-            refusal.resume = self.shelf(|shelf, now| shelf.put(now, key, bytes, order));
-        }
-        refusal
-    }
 }
 
 /// What is answered to a path that is none.
@@ -204,17 +205,16 @@ fn json_of(value: &serde_json::Value) -> impl IntoResponse {
 }
 
 async fn models(State(api): State<Arc<Api>>) -> Response {
-    let all: Vec<_> = api.model().iter().map(|model| reply::model(model, &api.hub.known())).collect();
-    json_of(&json!({ "object": "list", "data": all })).into_response()
+    json_of(&json!({ "object": "list", "data": api.models() })).into_response()
 }
 
 async fn model(State(api): State<Arc<Api>>, name: Result<Path<String>, PathRejection>) -> Result<Response, Refusal> {
-    let model = api.model()?;
     let Path(name) = name.map_err(|_| Refusal::no_model("?"))?;
-    if model.name != name {
+    let Some(found) = api.models().into_iter().find(|model| model["id"] == name.as_str()) else {
+        api.model()?;
         return Err(Refusal::no_model(&name));
-    }
-    Ok(json_of(&reply::model(&model, &api.hub.known())).into_response())
+    };
+    Ok(json_of(&found).into_response())
 }
 
 /// Pages of other sites can't send JSON without asking first; they could send a form.
@@ -302,7 +302,7 @@ async fn answer(api: Arc<Api>, caller: Caller, request: Request, kind: Kind) -> 
         }
     };
     let pieces = write_all(&api, &model, &order, &place, key);
-    let told = Telling { api, model, key, pieces };
+    let told = Telling { api, model, key, pieces, failed: None };
     if order.plan.stream { Ok(told.stream(order)) } else { told.whole(order).await }
 }
 
@@ -345,18 +345,53 @@ struct Telling {
     model: Arc<Model>,
     key: Option<Hash>,
     pieces: mpsc::Receiver<Result<Piece, Failure>>,
+    /// Why a text has failed: of several reasons one that passes.
+    failed: Option<Refusal>,
 }
 
 impl Telling {
-    /// All of it at once.
-    async fn whole(mut self, mut order: Box<Order>) -> Result<Response, Refusal> {
-        while let Some(piece) = self.pieces.recv().await {
-            match piece {
-                Ok(piece) => order.answer.take(piece),
-                Err(why) => return Err(self.api.failed(order, self.key, &why)),
+    /// What comes next, until all texts have ended: one that fails takes nothing from the others.
+    async fn piece(&mut self) -> Option<Piece> {
+        loop {
+            match self.pieces.recv().await? {
+                Ok(piece) => return Some(piece),
+                Err(why) => {
+                    let why = Refusal::from(&why);
+                    if self.failed.as_ref().is_none_or(|known| known.wait == 0 && why.wait > 0) {
+                        self.failed = Some(why);
+                    }
+                }
             }
         }
-        Ok(json_of(&order.answer.whole(&self.model)).into_response())
+    }
+
+    /// What can't go on now is kept, if it can later. If it can't, it comes back with all that there is of it.
+    fn keep(&self, mut order: Box<Order>, refusal: Refusal) -> (Refusal, Option<Box<Order>>) {
+        if refusal.wait > 0 {
+            let bytes = order.bytes();
+            match self.api.shelf(|shelf, now| shelf.put(now, self.key, bytes, order)) {
+                Ok(id) => return (Refusal { resume: Some(id), ..refusal }, None),
+                Err(back) => order = back,
+            }
+        }
+        order.give_out(&self.model);
+        (refusal, Some(order))
+    }
+
+    /// All of it at once. What can't be had later, and may be paid for, is told beside the error.
+    async fn whole(mut self, mut order: Box<Order>) -> Result<Response, Refusal> {
+        while let Some(piece) = self.piece().await {
+            order.answer.take(piece);
+        }
+        let Some(refusal) = self.failed.take() else {
+            return Ok(json_of(&order.answer.whole(&self.model)).into_response());
+        };
+        match self.keep(order, refusal) {
+            (refusal, Some(order)) if order.answer.has_begun() => {
+                Ok(json_of(&order.answer.broken(&self.model, &refusal)).into_response())
+            }
+            (refusal, _) => Err(refusal),
+        }
     }
 
     /// As it comes.
@@ -376,15 +411,21 @@ impl Telling {
             Progress::Begin(mut order) => {
                 (order.answer.beginning(&self.model) + &order.answer.news(&self.model), Progress::Pieces(order))
             }
-            Progress::Pieces(mut order) => match self.pieces.recv().await {
-                Some(Ok(piece)) => {
+            Progress::Pieces(mut order) => match self.piece().await {
+                Some(piece) => {
                     order.answer.take(piece);
                     (order.answer.news(&self.model), Progress::Pieces(order))
                 }
-                Some(Err(why)) => (reply::event(&self.api.failed(order, self.key, &why).body()), Progress::End),
-                None if !order.answer.is_whole() => (reply::event(&unread().body()), Progress::End),
-                None if order.plan.usage => (order.answer.usage(&self.model), Progress::Done),
-                None => (done(), Progress::End),
+                None => match self.failed.take() {
+                    Some(refusal) => {
+                        let (refusal, rest) = self.keep(order, refusal);
+                        let rest = rest.map_or_else(String::new, |mut order| order.answer.news(&self.model));
+                        (rest + &reply::event(&refusal.body()), Progress::End)
+                    }
+                    None if !order.answer.is_whole() => (reply::event(&unread().body()), Progress::End),
+                    None if order.plan.usage => (order.answer.usage(&self.model), Progress::Done),
+                    None => (done(), Progress::End),
+                },
             },
             Progress::Done => (done(), Progress::End),
             Progress::End => return None,

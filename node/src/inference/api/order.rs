@@ -2,10 +2,13 @@
 //! it is lost or said twice: tokens are a function of the text, the seed and the position.
 
 use super::{
+    Piece,
     reply::{Answer, Kind},
     request::Plan,
     spending::Spending,
+    writing::Writing,
 };
+use crate::inference::model::Model;
 use ailo_proto::{Finish, Sampling};
 use ailo_protocol::Hash;
 use std::sync::Arc;
@@ -64,6 +67,15 @@ impl Order {
             let room = (text.sampling.limit as usize).saturating_sub(text.prompt.len() + text.written.len());
             (texts + 1, tokens + room as u64)
         })
+    }
+
+    /// Its texts go no further: what was held back of them is a part of the answer.
+    pub fn give_out(&mut self, model: &Model) {
+        for text in self.texts(model.context()).collect::<Vec<_>>() {
+            let (rest, stopped) = Writing::after(model, &text, &self.plan.stops).finish();
+            let (choice, finish) = (text.choice, stopped.then_some(Finish::Stop));
+            self.answer.take(Piece { choice, text: rest, tokens: Vec::new(), finish });
+        }
     }
 
     /// Tokens of its prompts.

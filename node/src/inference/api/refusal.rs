@@ -50,6 +50,14 @@ impl Refusal {
         Refusal::new(StatusCode::NOT_FOUND, "model", "model_not_found", &message)
     }
 
+    /// Others serve the model, and this node answers for its own alone: it has no tokenizer and no template of theirs.
+    pub(super) fn elsewhere(name: &str, own: &str) -> Refusal {
+        let message = format!(
+            "other nodes of this network serve the model '{name}', and this one answers for '{own}' alone: ask a node that runs with --model {name}, or start one (with --layers 0..0 it only asks)"
+        );
+        Refusal::new(StatusCode::NOT_FOUND, "model", "model_not_found", &message)
+    }
+
     pub(super) fn too_long(param: &str, message: &str) -> Refusal {
         Refusal::new(StatusCode::BAD_REQUEST, param, "context_length_exceeded", message)
     }

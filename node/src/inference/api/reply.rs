@@ -1,11 +1,14 @@
 //! What the API answers: a whole JSON object, or pieces of it as server-sent events.
 
-use super::{Piece, request::Plan, spending::Spending};
+use super::{Piece, Refusal, request::Plan, spending::Spending};
 use crate::inference::model::Model;
 use ailo_proto::{Candidate, Finish, Logprob};
 use ailo_protocol::{
     Amount, Hash,
-    inference::{announce::Announce, known::Known},
+    inference::{
+        announce::Announce,
+        known::{Known, Offered},
+    },
     keys,
 };
 use serde_json::{Map, Value, json};
@@ -15,6 +18,9 @@ use std::{
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
 };
+
+/// Models of others in the list, at most.
+const MAX_OTHERS: usize = 64;
 
 /// Which of the two kinds of answers.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -48,17 +54,36 @@ struct Choice {
     ended: bool,
 }
 
-/// An entry of the list of models, with the nodes that serve it.
+/// An entry of the list of models: this node's own, with the nodes that serve it.
 pub(super) fn model(model: &Model, known: &Known) -> Value {
-    let serves = known.all().filter(|one| one.model == model.id);
+    let stages = stages(known.all().filter(|one| one.model == model.id));
+    json!({ "id": model.name, "object": "model", "created": 0, "owned_by": "ailo", "here": true, "hash": model.id.to_string(),
+            "context": model.context(), "layers": model.shape.layers, "stages": stages })
+}
+
+/// Models that others serve as a whole. One that is called like this node's own can't be asked for by that name.
+pub(super) fn others<'a>(own: Option<&Model>, known: &'a Known) -> impl Iterator<Item = Offered<'a>> {
+    let own = own.map(|own| own.name.clone());
+    known.models().into_iter().filter(move |one| own.as_deref() != Some(one.name)).take(MAX_OTHERS)
+}
+
+/// An entry of the list of models for one of them: what its nodes say.
+pub(super) fn other(model: Offered<'_>) -> Value {
+    let Offered { model, name, total, stages: all } = model;
+    json!({ "id": name, "object": "model", "created": 0, "owned_by": "network", "here": false, "hash": model.to_string(),
+            "layers": total, "stages": stages(all.into_iter()) })
+}
+
+/// The nodes that serve a model.
+fn stages<'a>(all: impl Iterator<Item = &'a Announce>) -> Vec<Value> {
     let stage = |one: &Announce| {
         let tokens = 1e6 / f64::from(one.token_us.max(1));
         json!({ "node": one.node.to_string(), "layers": [one.first, one.end], "microseconds_a_layer": one.layer_us,
                 "dtype": one.dtype, "tokens_per_second": tokens, "memory": one.memory, "room": one.room })
     };
-    let mut stages: Vec<Value> = serves.map(stage).collect();
+    let mut stages: Vec<Value> = all.map(stage).collect();
     stages.sort_by_key(|stage| stage["layers"][0].as_u64());
-    json!({ "id": model.name, "object": "model", "created": 0, "owned_by": "ailo", "hash": model.id.to_string(), "context": model.context(), "layers": model.shape.layers, "stages": stages })
+    stages
 }
 
 /// A server-sent event.
@@ -101,7 +126,12 @@ impl Answer {
         self.choices[choice].finish.is_some()
     }
 
-    /// Whether all of its texts have.
+    /// Whether any of its texts has begun.
+    pub fn has_begun(&self) -> bool {
+        self.choices.iter().any(|choice| !choice.written.is_empty())
+    }
+
+    /// Whether all of its texts have ended.
     pub fn is_whole(&self) -> bool {
         self.choices.iter().all(|choice| choice.finish.is_some())
     }
@@ -130,12 +160,19 @@ impl Answer {
                     .insert("message".into(), json!({ "role": "assistant", "content": choice.text, "refusal": null })),
             };
             value.insert("logprobs".into(), self.probabilities(model, &choice.tokens, choice.told));
-            value.insert("finish_reason".into(), json!(choice.finish.map(name)));
+            value.insert("finish_reason".into(), json!(choice.finish.map_or("error", name)));
             Value::Object(value)
         };
         let choices: Vec<Value> = self.choices.iter().enumerate().map(choice).collect();
         let object = if self.kind == Kind::Chat { "chat.completion" } else { "text_completion" };
         self.envelope(model, object, choices, Some(self.counts()))
+    }
+
+    /// The same of what can't go on, with the error that a stream of it would end with.
+    pub fn broken(&self, model: &Model, why: &Refusal) -> Value {
+        let mut value = self.whole(model);
+        value["error"] = why.body()["error"].take();
+        value
     }
 
     /// The first event: in a conversation, who speaks.

@@ -14,7 +14,7 @@ use ailo_protocol::{
     keys,
 };
 use ailo_training::text::Message;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// Texts for one request, at most.
 const MAX_CHOICES: u32 = 16;
@@ -28,6 +28,8 @@ const DEFAULT_ANSWER: usize = 1024;
 const MAX_BIASES: usize = 1024;
 /// Likeliest tokens that are listed beside each, at most.
 const MAX_TOP: u32 = 20;
+/// Values that a template is given beside a conversation, and bytes of a name and of a text among them, at most.
+const MAX_MORE: (usize, usize, usize) = (16, 64, 1024);
 /// Tokens of an answer, at most, whatever the model.
 const MAX_TOKENS: u32 = MAX_ROOM as u32;
 
@@ -73,8 +75,8 @@ pub struct Again {
 }
 
 impl Asked {
-    /// The body of a request.
-    pub fn read(body: &[u8], kind: Kind, model: &Model) -> Result<Asked, Refusal> {
+    /// The body of a request; whether `others` serve a model of some name is for who asks for it here.
+    pub fn read(body: &[u8], kind: Kind, model: &Model, others: impl Fn(&str) -> bool) -> Result<Asked, Refusal> {
         let mut fields = Fields::read(body)?;
         if let Some(id) = fields.text("resume")? {
             let (stream, usage) = stream(&mut fields)?;
@@ -84,6 +86,9 @@ impl Asked {
                 return Err(invalid("resume", why));
             }
             return Ok(Asked::Again(Again { id, stream, usage }));
+        }
+        if let Some(name) = fields.text("model")?.filter(|name| *name != model.name) {
+            return Err(if others(&name) { Refusal::elsewhere(&name, &model.name) } else { Refusal::no_model(&name) });
         }
         let plan = match kind {
             Kind::Chat => Plan::chat(fields, model),
@@ -144,6 +149,8 @@ impl Plan {
         let top = fields.count("top_logprobs", 0..=MAX_TOP)?;
         let newer = fields.count("max_completion_tokens", 1..=MAX_TOKENS)?;
         let format = fields.take("response_format");
+        let what = r#"an object of at most 16 names with a truth, a number or a text of at most 1024 bytes each, like {"enable_thinking": false}"#;
+        let more = fields.read_as("chat_template_kwargs", what, more)?.unwrap_or_default();
         let mut plan = Plan::shared(fields, model)?;
         if messages.is_empty() {
             return Err(invalid("messages", "'messages' is missing: what was said?"));
@@ -162,8 +169,12 @@ impl Plan {
         }
         let messages = messages.into_iter().enumerate().map(message).collect::<Result<Vec<_>, _>>()?;
         let refused = |e: ailo_training::TrainingError| invalid("messages", &e.to_string());
-        let text = model.text.conversation(&messages).map_err(refused)?;
-        names_show(&messages, &text, model)?;
+        if let Some(name) = more.keys().find(|name| !model.text.asks_for(name)) {
+            let why = format!("this model's conversations ask for no '{name}': leave it out");
+            return Err(invalid(&format!("chat_template_kwargs.{name}"), &why));
+        }
+        let text = model.text.conversation(&messages, &more).map_err(refused)?;
+        names_show(&messages, &more, &text, model)?;
         plan.prompts = vec![model.text.encode(&text, false).map_err(refused)?];
         plan.max_tokens = newer.or(plan.max_tokens);
         plan.probabilities(logprobs.then_some(top.unwrap_or(0)));
@@ -172,7 +183,6 @@ impl Plan {
 
     /// What both kinds of requests have; nothing else may be left of the fields.
     fn shared(mut fields: Fields, model: &Model) -> Result<Plan, Refusal> {
-        let name = fields.text("model")?;
         let max_tokens = fields.count("max_tokens", 1..=MAX_TOKENS)?;
         let temperature = fields.number("temperature", 0.0..=2.0)?.unwrap_or(1.0);
         let top_p = fields.number("top_p", 0.0..=1.0)?.unwrap_or(1.0);
@@ -195,9 +205,6 @@ impl Plan {
         // Who asks, for the client's own records.
         fields.text("user")?;
         fields.end()?;
-        if name.as_ref().is_some_and(|name| *name != model.name) {
-            return Err(Refusal::no_model(&name.unwrap_or_default()));
-        }
         if biases.iter().any(|bias| bias.token as usize >= model.shape.vocabulary) {
             return Err(invalid("logit_bias", "'logit_bias' names a token that the model does not have"));
         }
@@ -327,6 +334,23 @@ fn biases(value: &Value) -> Option<Vec<Bias>> {
     value.as_object()?.iter().map(bias).collect()
 }
 
+/// What a template is given beside a conversation.
+fn more(value: Value) -> Option<Map<String, Value>> {
+    let named = |name: &str| {
+        let begins = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+        begins && name.len() <= MAX_MORE.1 && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+    };
+    let plain = |value: &Value| match value {
+        Value::Bool(_) | Value::Number(_) => true,
+        Value::String(text) => text.len() <= MAX_MORE.2,
+        _ => false,
+    };
+    match value {
+        Value::Object(all) if all.len() <= MAX_MORE.0 && all.iter().all(|(k, v)| named(k) && plain(v)) => Some(all),
+        _ => None,
+    }
+}
+
 /// A message of a conversation. Where OpenAI's API lets calls of tools stand for an assistant's text, there is none here, so text there must be.
 fn message((i, value): (usize, Value)) -> Result<Message, Refusal> {
     let place = format!("messages[{i}]");
@@ -369,7 +393,7 @@ fn part(place: &str, value: Value) -> Result<String, Refusal> {
 }
 
 /// Nobody's name is lost silently: without the names of a role the conversation must read differently.
-fn names_show(messages: &[Message], text: &str, model: &Model) -> Result<(), Refusal> {
+fn names_show(messages: &[Message], more: &Map<String, Value>, text: &str, model: &Model) -> Result<(), Refusal> {
     for role in ["system", "user", "assistant"] {
         let named = |message: &Message| message.role == role && message.name.is_some();
         let Some(first) = messages.iter().position(named) else { continue };
@@ -378,7 +402,7 @@ fn names_show(messages: &[Message], text: &str, model: &Model) -> Result<(), Ref
             ..message.clone()
         };
         let without: Vec<Message> = messages.iter().map(without).collect();
-        if model.text.conversation(&without).is_ok_and(|without| without == text) {
+        if model.text.conversation(&without, more).is_ok_and(|without| without == text) {
             let why = "this model's conversations show no names: leave out 'name', or say it in the text";
             return Err(invalid(&format!("messages[{first}].name"), why));
         }

@@ -60,3 +60,46 @@ fn longest_beginning(text: &str, stops: &[String]) -> usize {
     // Never inside a character.
     (keep..=text.len()).find(|keep| text.is_char_boundary(text.len() - keep)).unwrap_or(text.len())
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use ailo_proto::Sampling;
+    use ailo_training::checkpoint::random;
+    use serde_json::json;
+
+    #[test]
+    fn a_stop_text_is_found_whose_characters_lie_in_several_tokens() {
+        let config = json!({ "model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1,
+                             "num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 262, "max_position_embeddings": 64,
+                             "tie_word_embeddings": true, "rms_norm_eps": 1e-6 });
+        let folder = tempfile::tempdir().unwrap();
+        random::write(folder.path(), &config, &random::tensors(&config), 1).unwrap();
+        random::write_tokenizer(folder.path(), None).unwrap();
+        let model = Model::open(folder.path(), None, None, &mut |_, _| ()).unwrap();
+        let token = |byte: u8| (0..256).find(|token| model.text.bytes(*token) == [byte]).unwrap();
+        let written = |text: &str, stops: &[String]| {
+            let begin =
+                Text { choice: 0, prompt: vec![token(b'>')], written: Vec::new(), sampling: Sampling::default() };
+            let (mut writing, mut shown) = (Writing::after(&model, &begin, stops), String::new());
+            for byte in text.bytes() {
+                let (more, stopped) = writing.push(token(byte));
+                shown += &more;
+                if stopped {
+                    return (shown, true);
+                }
+            }
+            let (rest, stopped) = writing.finish();
+            (shown + &rest, stopped)
+        };
+        let stops = ["日本".to_string(), "é!".into()];
+        assert_eq!(written("a 日é日本語", &stops), ("a 日é".into(), true));
+        assert_eq!(written("a 日éé! b", &stops), ("a 日é".into(), true));
+        assert_eq!(
+            written("a 日é日", &stops),
+            ("a 日é日".into(), false),
+            "what only begins like one is shown at the end"
+        );
+    }
+}

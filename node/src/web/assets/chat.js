@@ -29,8 +29,10 @@ const models = async () => {
     const answer = await fetch("/v1/models", { headers: headers() });
     const { data, error } = await answer.json();
     if (error) throw new Error(error.message);
-    model.replaceChildren(...data.map(({ id }) => new Option(id, id)));
-    speed.textContent = data.length ? "" : "This node has no model yet.";
+    // Of others' models it answers nothing.
+    const own = data.filter(({ here }) => here);
+    model.replaceChildren(...own.map(({ id }) => new Option(id, id)));
+    speed.textContent = own.length ? "" : "This node has no model yet.";
   } catch (e) {
     speed.textContent = `The models can't be listed: ${e.message}`;
   }
