@@ -1,5 +1,6 @@
 //! The command line: every command and flag of `ailo-node`, with its help.
 
+use crate::logs::{self, command::LogsArgs};
 use ailo_ledger::{light::Checkpoint, plants::Plant};
 use ailo_protocol::{
     Address, Amount, Hash, PublicKey, Username,
@@ -17,9 +18,6 @@ use std::{
     str::FromStr,
 };
 
-/// libp2p warns of what is normal in a small network: messages said twice, nobody known yet.
-const DEFAULT_LOG: &str = "warn,libp2p_gossipsub=error,libp2p_kad=error";
-
 /// Train and serve one language model together, with no coordinator.
 #[derive(Debug, Parser)]
 #[command(name = "ailo-node", version, arg_required_else_help = true)]
@@ -28,8 +26,11 @@ pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
     /// Log filter on standard error, such as info or ailo_node=debug,warn.
-    #[arg(long, global = true, env = "AILO_LOG", default_value = DEFAULT_LOG, value_name = "FILTER")]
+    #[arg(long, global = true, env = "AILO_LOG", default_value = logs::DEFAULT, value_name = "FILTER")]
     pub log: String,
+    /// How the log is written on standard error.
+    #[arg(long, global = true, env = "AILO_LOG_FORMAT", value_enum, default_value = "text", value_name = "FORMAT")]
+    pub log_format: logs::Format,
 }
 
 /// The commands.
@@ -79,6 +80,9 @@ pub enum Command {
     Replay(ReplayArgs),
     /// Show what a running node knows: height, round, model, peers, balance.
     Status(ClientArgs),
+    /// Show what a node has logged, from the files in its folder.
+    #[command(after_help = logs::command::HELP)]
+    Logs(LogsArgs),
     /// Check what a node says of the ledger by certificates and proofs, without believing the node.
     #[command(subcommand)]
     Verify(VerifyCommand),

@@ -13,6 +13,7 @@ pub mod genesis;
 pub mod holders;
 pub mod inference;
 pub mod localnet;
+pub mod logs;
 pub mod machine;
 pub mod replay;
 pub mod round;

@@ -31,7 +31,7 @@ use crate::{
         payment::{Ask, Pays},
         run::Inference,
     },
-    rpc,
+    logs, rpc,
     web::{Site, series::Series},
 };
 use ailo_ledger::transaction::Consent;
@@ -82,6 +82,7 @@ pub async fn run_with(
     contributor: Arc<dyn Contributor>,
 ) -> Result<(), NodeError> {
     let dir = DataDir::open(&settings.data_dir)?;
+    logs::keep_in(&dir.path("logs"))?;
     let key = dir.key(keystore::Kind::Node)?;
     let (wallet, wallet_key) = dir.wallet(settings.wallet)?;
     let (genesis, data) = network(&settings, &dir, &key, wallet)?;
