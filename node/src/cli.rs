@@ -236,6 +236,12 @@ pub struct RunOptions {
     /// Peer to join the network through (repeatable).
     #[arg(long, value_name = "MULTIADDR")]
     pub bootstrap: Option<Vec<String>>,
+    /// Address that others reach this node at, where it is none of its own, such as that of a port forwarding (repeatable).
+    #[arg(long, value_name = "MULTIADDR")]
+    pub announce: Option<Vec<String>>,
+    /// Ask the router by UPnP to forward the port [default: true].
+    #[arg(long, env = "AILO_UPNP", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub upnp: Option<bool>,
     /// Address of JSON-RPC, loopback unless told otherwise [default: 127.0.0.1:8645].
     #[arg(long, env = "AILO_HTTP", value_name = "ADDR")]
     pub http: Option<String>,

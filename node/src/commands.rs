@@ -366,6 +366,7 @@ async fn status(args: ClientArgs) -> Result<(), NodeError> {
         "peers       {}, {} validators, {} seats, {} confirmations",
         s.peers, s.validators, s.seats, s.confirmations
     );
+    println!("reachable   {}", s.reachability.note);
     println!(
         "round       {} {}: {} participants, tolerates {}, {} committed, step {}/{} at {:.0} tokens/s, loss {}",
         s.round.number,

@@ -285,7 +285,7 @@ pub async fn announce(
             (None, None) => continue,
         };
         announce.price = hub.price();
-        announce.addresses = net.listeners().iter().take(MAX_ADDRESSES).map(ToString::to_string).collect();
+        announce.addresses = net.addresses().iter().take(MAX_ADDRESSES).map(ToString::to_string).collect();
         announce.at_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64);
         announce.near = near(&net).into_iter().take(MAX_NEAR).collect();
         if !announce.withdraws() {

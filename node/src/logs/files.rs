@@ -102,7 +102,10 @@ impl Reader {
                 }
                 continue;
             };
-            let read = file.by_ref().take(MAX_LINE.saturating_sub(self.line.len() as u64)).read_until(b'\n', &mut self.line)?;
+            let read = file
+                .by_ref()
+                .take(MAX_LINE.saturating_sub(self.line.len() as u64))
+                .read_until(b'\n', &mut self.line)?;
             if self.line.last() == Some(&b'\n') || self.line.len() as u64 >= MAX_LINE {
                 match serde_json::from_slice(&std::mem::take(&mut self.line)) {
                     Ok(record) => return Ok(Some(record)),
@@ -154,7 +157,8 @@ mod tests {
         assert_eq!(read(&mut Reader::open(folder.path()).unwrap()), (0..25).collect::<Vec<_>>(), "from the oldest on");
 
         (25..5000).for_each(|number| files.write(&record(number).json()));
-        let all: Vec<_> = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().metadata().unwrap()).collect();
+        let all: Vec<_> =
+            fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().metadata().unwrap()).collect();
         assert_eq!(all.len(), MAX_FILES as usize);
         assert!(all.iter().all(|file| file.len() <= 1000 && file.mode() & 0o777 == 0o600));
         let kept = read(&mut Reader::open(folder.path()).unwrap());

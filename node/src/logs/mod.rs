@@ -15,7 +15,10 @@ use std::{
     fmt::{self, Write as _},
     io::{IsTerminal, Write as _},
     path::Path,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 use time::OffsetDateTime;
@@ -67,6 +70,9 @@ pub enum Level {
     /// What failed.
     Error,
 }
+
+/// All of them, in their order.
+const LEVELS: [Level; 5] = [Level::Trace, Level::Debug, Level::Info, Level::Warn, Level::Error];
 
 impl Level {
     /// Its name, as `--level` takes it.
@@ -198,6 +204,8 @@ struct Kept {
     newest: Mutex<VecDeque<Arc<Record>>>,
     news: broadcast::Sender<Arc<Record>>,
     files: Mutex<Option<Files>>,
+    /// Records since the start, by level.
+    counts: [AtomicU64; LEVELS.len()],
 }
 
 fn locked<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -207,6 +215,7 @@ fn locked<T>(lock: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Kept {
     fn take(&self, record: Record) {
         let record = Arc::new(record);
+        self.counts[record.level as usize].fetch_add(1, Ordering::Relaxed);
         if let Some(files) = locked(&self.files).as_mut() {
             files.write(&record.json());
         }
@@ -227,6 +236,7 @@ fn kept() -> &'static Kept {
         newest: Mutex::default(),
         news: broadcast::channel(BEHIND).0,
         files: Mutex::default(),
+        counts: Default::default(),
     })
 }
 
@@ -278,6 +288,11 @@ pub fn keep_in(folder: &Path) -> Result<(), NodeError> {
     Ok(())
 }
 
+/// Records since the start, by the names of their levels.
+pub fn counts() -> impl Iterator<Item = (&'static str, u64)> {
+    LEVELS.iter().zip(&kept().counts).map(|(level, count)| (level.name(), count.load(Ordering::Relaxed)))
+}
+
 /// The newest records, the oldest of them first.
 pub fn newest() -> Vec<Arc<Record>> {
     locked(&kept().newest).iter().cloned().collect()
@@ -310,7 +325,10 @@ mod tests {
             tracing::info!(a = %long, b = %long, "{long}");
         });
         let first = &records[0];
-        assert_eq!((first.level, first.message.as_str(), first.target.as_str()), (Level::Warn, "hello", module_path!()));
+        assert_eq!(
+            (first.level, first.message.as_str(), first.target.as_str()),
+            (Level::Warn, "hello", module_path!())
+        );
         assert_eq!(first.fields, [("peer".into(), "a\u{1b}[31mb".into()), ("bytes".into(), "7".to_string())]);
         assert!(!first.to_string().contains('\u{1b}') && first.to_string().contains("bytes=7"), "{first}");
         let fields: usize = records[1].fields.iter().map(|(_, value)| value.len()).sum();

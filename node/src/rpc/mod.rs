@@ -182,6 +182,7 @@ impl Context {
                 epoch: state.epoch(),
                 peers: count(self.net.peers().len()),
                 listen: self.net.listeners().iter().map(ToString::to_string).collect(),
+                reachability: self.net.reachability().into(),
                 confirmations: params.ledger.confirmations,
                 validators: count(state.validators().0.len()),
                 seats: count(state.seats(state.epoch()).map_or(0, |seats| seats.0.len())),

@@ -31,7 +31,7 @@ use crate::{
         payment::{Ask, Pays},
         run::Inference,
     },
-    logs, rpc,
+    logs, metrics, rpc, sensors,
     web::{Site, series::Series},
 };
 use ailo_ledger::transaction::Consent;
@@ -104,7 +104,9 @@ pub async fn run_with(
 
     let listen = addresses(&settings.listen, "--listen")?;
     let bootstrap = addresses(&settings.bootstrap, "--bootstrap")?;
-    let (net, mut events) = net::start(NetConfig { listen, bootstrap, ..NetConfig::new(key.clone(), network) }).await?;
+    let announce = addresses(&settings.announce, "--announce")?;
+    let net = NetConfig { listen, announce, bootstrap, upnp: settings.upnp, ..NetConfig::new(key.clone(), network) };
+    let (net, mut events) = net::start(net).await?;
     let (stop, stopped) = watch::channel(false);
     let mut told_to_stop = pin!(stop_signal(stop_on_eof));
     let ledger = dir.path("ledger");
@@ -171,7 +173,14 @@ pub async fn run_with(
     });
     let series = Series::open(dir.path("series"));
     let site = Site::new(context.clone(), series.clone(), stopped.clone());
+    let sources = metrics::Sources {
+        context: context.clone(),
+        api: inference.api.clone(),
+        sensors: sensors::watch(stopped.clone()),
+        folder: settings.data_dir,
+    };
     let pages = site.router(access.clone()).merge(inference.api.router(access.clone(), false));
+    let pages = pages.merge(metrics::router(sources, access.clone()));
     let server = rpc::Server::start(settings.http, context.clone(), pages, access).await?;
     let url = format!("http://{}/rpc", server.address);
     crate::datadir::write_atomically(&dir.path("rpc"), url.as_bytes())?;

@@ -38,7 +38,7 @@ fn main(site: &Site) -> Markup {
         div.tiles {
             (tile("Role", role(status)))
             (tile("Ledger", html! { "height " (say::block(at.height)) br; small { (say::time(status.block_time_ms)) } }))
-            (tile("Peers", html! { (status.peers) br; small { (status.listen.len()) " addresses to reach this node" } }))
+            (tile("Peers", html! { (status.peers) br; small { (status.reachability.note) } }))
             (tile("Wallet", html! {
                 (say::alc(status.account.free)) br;
                 small { (say::address(&status.wallet)) @if status.account.staked > Amount::ZERO { ", " (say::alc(status.account.staked)) " staked" } }
