@@ -185,7 +185,8 @@ struct Cut<'a> {
 
 impl fmt::Write for Cut<'_> {
     fn write_str(&mut self, more: &str) -> fmt::Result {
-        let end = more.floor_char_boundary(self.left);
+        let whole = |end: &usize| more.is_char_boundary(*end);
+        let end = (0..=self.left.min(more.len())).rev().find(whole).unwrap_or(0);
         self.text.push_str(&more[..end]);
         self.left -= end;
         if end < more.len() { Err(fmt::Error) } else { Ok(()) }

@@ -149,7 +149,9 @@ pub async fn start(config: NetConfig) -> Result<(Handle, mpsc::Receiver<Event>),
         .with_relay_client(noise::Config::new, mux)
         .map_err(|e| setup(&e))?
         .with_bandwidth_metrics(&mut traffic)
-        .with_behaviour(|key, relayed| Ok(Behaviour::new(key, &config, &topics, relayed)?))
+        .with_behaviour(|key, relayed| {
+            Behaviour::new(key, &config, &topics, relayed).map_err(Box::<dyn std::error::Error + Send + Sync>::from)
+        })
         .map_err(|e| setup(&e))?
         // Connections last until somebody closes them; `Task::trim` closes those that are too many.
         .with_swarm_config(|c| c.with_idle_connection_timeout(Duration::from_secs(u64::from(u32::MAX))))

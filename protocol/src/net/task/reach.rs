@@ -93,7 +93,7 @@ impl Task {
             upnp::Event::NonRoutableGateway => Router::Inner,
             upnp::Event::ExpiredExternalAddr { .. } | upnp::Event::GatewayNotFound => Router::Silent,
         };
-        self.publish_reachability();
+        self.say_addresses();
     }
 
     /// Asks for a place at a relay while peers elsewhere can't reach this node: at the one that answers fastest.
