@@ -24,10 +24,12 @@ fn path(folder: &Path, number: u32) -> PathBuf {
 /// Where a running node writes.
 pub struct Files {
     folder: PathBuf,
-    /// None while it can't be written: then records are in memory alone.
+    /// None while it can't be opened: then records are in memory alone.
     file: Option<File>,
     bytes: u64,
     max_bytes: u64,
+    /// The last line was not written whole.
+    torn: bool,
 }
 
 impl Files {
@@ -36,18 +38,24 @@ impl Files {
         fs::create_dir_all(folder).map_err(|e| NodeError::file("create the folder", folder, e))?;
         let path = path(folder, 0);
         let (file, bytes) = append(&path).map_err(|e| NodeError::file("write the log", &path, e))?;
-        Ok(Files { folder: folder.into(), file: Some(file), bytes, max_bytes: MAX_BYTES })
+        // What a kill left half written ends here.
+        Ok(Files { folder: folder.into(), file: Some(file), bytes, max_bytes: MAX_BYTES, torn: bytes > 0 })
     }
 
-    /// Writes a line, whole. A full disk must not stop a node for its log: what can't be written is left out.
+    /// Writes a line. A full disk must not stop a node for its log: what can't be written is left out, and older files stay.
     pub fn write(&mut self, line: &[u8]) {
-        if self.bytes + line.len() as u64 > self.max_bytes {
+        if self.file.is_some() && self.bytes + line.len() as u64 > self.max_bytes {
             self.turn();
         }
-        match self.file.as_mut().map(|file| file.write_all(line)) {
-            Some(Ok(())) => self.bytes += line.len() as u64,
-            _ => self.bytes = self.max_bytes, // the next line tries anew
+        if self.file.is_none() {
+            let Ok((file, bytes)) = append(&path(&self.folder, 0)) else { return };
+            (self.file, self.bytes) = (Some(file), bytes);
         }
+        let Some(file) = self.file.as_mut() else { return };
+        let end: &[u8] = if self.torn { b"\n" } else { b"" };
+        let written = file.write_all(end).and_then(|()| file.write_all(line));
+        self.torn = written.is_err();
+        self.bytes += if self.torn { 0 } else { (end.len() + line.len()) as u64 };
     }
 
     /// Each file gets the name of the next older one; the oldest goes.
@@ -55,8 +63,7 @@ impl Files {
         for number in (0..MAX_FILES - 1).rev() {
             let _ = fs::rename(path(&self.folder, number), path(&self.folder, number + 1)); // there may be fewer
         }
-        let opened = append(&path(&self.folder, 0)).ok();
-        (self.file, self.bytes) = opened.map_or((None, self.max_bytes), |(file, bytes)| (Some(file), bytes));
+        self.file = None;
     }
 }
 
