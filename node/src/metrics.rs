@@ -1,7 +1,7 @@
 //! `/metrics`: what a node does, for Prometheus (OpenMetrics text). All of it is read when it is asked for; what happens now and then is counted by
 //! [`Counts`]. Names have their units, as is the custom there; labels have few values, and none that a stranger chooses.
 
-use crate::{inference::api::Api, logs, machine, rpc::Context, sensors::Sensors};
+use crate::{inference::api::Api, logs, machine, rpc::Context};
 use ailo_ledger::{
     Block,
     state::{Event, Phase, RewardKind},
@@ -30,7 +30,6 @@ use std::{
     },
     time::Duration,
 };
-use tokio::sync::watch;
 
 /// Seconds from a request to its first token, as a histogram has them.
 const LATENCIES: [f64; 10] = [0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0];
@@ -170,8 +169,6 @@ pub struct Sources {
     pub context: Arc<Context>,
     /// Texts that are asked for here.
     pub api: Arc<Api>,
-    /// Temperatures and power.
-    pub sensors: watch::Receiver<Arc<Sensors>>,
     /// Whose disk is looked at.
     pub folder: PathBuf,
 }
@@ -392,7 +389,7 @@ impl Sources {
     }
 
     fn machine(&self, page: &mut Page<'_>) -> fmt::Result {
-        let sensors = self.sensors.borrow().clone();
+        let sensors = self.context.sensors.borrow().clone();
         page.perhaps("ailo_cpu_temperature_celsius", "The processor's temperature.", sensors.cpu_celsius)?;
         page.perhaps("ailo_cpu_power_watts", "What the processor draws.", sensors.cpu_watts)?;
         let cards = || sensors.gpus.iter().enumerate().map(|(i, card)| (i.to_string(), card));

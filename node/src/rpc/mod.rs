@@ -30,6 +30,7 @@ use crate::{
         api::access::{Access, by_our_names},
         hub::Hub,
     },
+    sensors::Sensors,
     service::{
         anchor::Anchor,
         chain::{Chain, Head, SubmitError},
@@ -101,6 +102,8 @@ pub struct Context {
     pub hub: Arc<Hub>,
     /// What training does.
     pub progress: watch::Receiver<Progress>,
+    /// Temperatures and power, where the machine tells.
+    pub sensors: watch::Receiver<Arc<Sensors>>,
     /// Whether the supply law held at the height that was looked at last: it takes a walk over the whole state.
     pub law: Mutex<Option<(u64, bool)>>,
 }

@@ -169,16 +169,12 @@ pub async fn run_with(
         net: net.clone(),
         hub: inference.hub.clone(),
         progress: progress_seen,
+        sensors: sensors::watch(stopped.clone()),
         law: Mutex::default(),
     });
     let series = Series::open(dir.path("series"));
     let site = Site::new(context.clone(), series.clone(), stopped.clone());
-    let sources = metrics::Sources {
-        context: context.clone(),
-        api: inference.api.clone(),
-        sensors: sensors::watch(stopped.clone()),
-        folder: settings.data_dir,
-    };
+    let sources = metrics::Sources { context: context.clone(), api: inference.api.clone(), folder: settings.data_dir };
     let pages = site.router(access.clone()).merge(inference.api.router(access.clone(), false));
     let pages = pages.merge(metrics::router(sources, access.clone()));
     let server = rpc::Server::start(settings.http, context.clone(), pages, access).await?;

@@ -1,7 +1,7 @@
 //! The dashboard: what this node is, what it does right now, what it has earned, and whom it is connected to.
 
 use super::{Site, charts, explorer, say};
-use crate::rpc::types::Status;
+use crate::{rpc::types::Status, sensors::Sensors};
 use ailo_ledger::{
     state::{Event, RewardKind},
     store::{MAX_PAGE, Subject},
@@ -43,6 +43,7 @@ fn main(site: &Site) -> Markup {
                 (say::alc(status.account.free)) br;
                 small { (say::address(&status.wallet)) @if status.account.staked > Amount::ZERO { ", " (say::alc(status.account.staked)) " staked" } }
             }))
+            @if let Some(machine) = machine(&site.context.sensors.borrow()) { (tile("Machine", machine)) }
         }
         section {
             h2 { "Training" }
@@ -78,6 +79,19 @@ fn tile(name: &str, value: Markup) -> Markup {
             div { (value) }
         }
     }
+}
+
+/// How warm the machine is and what it draws, as far as it tells.
+fn machine(sensors: &Sensors) -> Option<Markup> {
+    let one = |name: &str, celsius: Option<f64>, watts: Option<f64>| {
+        let values = [celsius.map(|value| format!("{value:.0} °C")), watts.map(|value| format!("{value:.0} W"))];
+        let values: Vec<String> = values.into_iter().flatten().collect();
+        (!values.is_empty()).then(|| format!("{name} {}", values.join(", ")))
+    };
+    let cpu = one("processor", sensors.cpu_celsius, sensors.cpu_watts);
+    let cards = sensors.gpus.iter().filter_map(|card| one(&card.name, card.celsius, card.watts));
+    let all: Vec<String> = cpu.into_iter().chain(cards).collect();
+    (!all.is_empty()).then(|| html! { @for one in &all { (one) br; } })
 }
 
 fn role(status: &Status) -> Markup {
