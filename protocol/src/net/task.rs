@@ -357,13 +357,16 @@ impl Task {
                 self.swarm.close_connection(*id);
             }
         }
+        if session.ready.is_some() {
+            self.publish_peers(); // the way to it may be another one
+        }
     }
 
     fn on_closed(&mut self, peer: PeerId, connection: ConnectionId) {
         let Some(session) = self.sessions.get_mut(&peer) else { return };
         session.connections.remove(&connection);
         if !session.connections.is_empty() {
-            return;
+            return self.publish_peers();
         }
         if let Some(session) = self.sessions.remove(&peer).filter(|s| s.ready.is_some()) {
             debug!(node = %session.node, "peer disconnected");
