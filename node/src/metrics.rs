@@ -1,7 +1,14 @@
 //! `/metrics`: what a node does, for Prometheus (OpenMetrics text). All of it is read when it is asked for; what happens now and then is counted by
 //! [`Counts`]. Names have their units, as is the custom there; labels have few values, and none that a stranger chooses.
 
-use crate::{inference::api::Api, logs, machine, rpc::Context};
+use crate::{
+    inference::api::{
+        Api,
+        access::{Access, by_our_names},
+    },
+    logs, machine,
+    rpc::Context,
+};
 use ailo_ledger::{
     Block,
     state::{Event, Phase, RewardKind},
@@ -17,7 +24,7 @@ use axum::{
 };
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, text},
+    encoding::{DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, EncodeMetric, NoLabelSet, text},
     metrics::{MetricType, histogram::Histogram},
     registry::Registry,
 };
@@ -180,13 +187,13 @@ impl fmt::Debug for Sources {
 }
 
 /// The route, under the names that `access` knows.
-pub fn router(sources: Sources, access: Arc<crate::inference::api::access::Access>) -> Router {
+pub fn router(sources: Sources, access: Arc<Access>) -> Router {
     let context = sources.context.clone();
     let mut registry = Registry::default();
     registry.register_collector(Box::new(sources));
     Router::new()
         .route("/metrics", get(page))
-        .layer(middleware::from_fn_with_state(access, crate::inference::api::access::by_our_names))
+        .layer(middleware::from_fn_with_state(access, by_our_names))
         .with_state(Arc::new((registry, context)))
 }
 
@@ -235,8 +242,8 @@ impl Page<'_> {
     }
 
     fn counter(&mut self, name: &str, help: &str, value: impl EncodeCounterValue) -> fmt::Result {
-        let metric = self.0.encode_descriptor(name, help, None, MetricType::Counter);
-        metric?.encode_counter::<prometheus_client::encoding::NoLabelSet, _, f64>(&value, None)
+        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
+        metric.encode_counter::<NoLabelSet, _, f64>(&value, None)
     }
 
     fn counters<V: EncodeCounterValue>(
@@ -247,8 +254,8 @@ impl Page<'_> {
     ) -> fmt::Result {
         let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
         for (of, value) in values {
-            let mut one = metric.encode_family(&[(label, of)])?;
-            one.encode_counter::<prometheus_client::encoding::NoLabelSet, _, f64>(&value, None)?;
+            let labels = [(label, of)];
+            metric.encode_family(&labels)?.encode_counter::<NoLabelSet, _, f64>(&value, None)?;
         }
         Ok(())
     }
@@ -382,7 +389,7 @@ impl Sources {
         page.gauge("ailo_texts_waiting", "Requests that wait for a place.", waiting as u64)?;
         let help = "From a request to its first token.";
         let histogram = page.0.encode_descriptor("ailo_text_first_token_seconds", help, None, MetricType::Histogram)?;
-        prometheus_client::encoding::EncodeMetric::encode(&texts.first_token, histogram)?;
+        texts.first_token.encode(histogram)?;
         page.perhaps("ailo_serving_room_bytes", "Memory that no text has, where layers are served.", room)?;
         let seconds = token_us.map(|us| f64::from(us) / 1e6);
         page.perhaps("ailo_serving_token_seconds", "What a token takes through the layers served here.", seconds)
