@@ -77,7 +77,7 @@ struct Machine<'a> {
 impl<'a> Machine<'a> {
     fn start(net: &'a Internet, name: &'static str, network: &str, dir: &Path, more: &[&str]) -> Machine<'a> {
         let listen = ["--listen", "/ip4/0.0.0.0/tcp/8646", "--inference-only", "--upnp=false"];
-        let node = net.at(name, || Node::start(network, &dir.join(name), &[&listen, more].concat()));
+        let node = net.at(name, || Node::start(network, &dir.join(name), &[&listen[..], more].concat()));
         let id = net.at(name, || node.status().value.node);
         Machine { net, name, node: Some(node), id }
     }

@@ -200,38 +200,30 @@ fn a_development_node_trains_answers_stops_and_goes_on() {
     assert_eq!(after.value.network, before.value.network);
     again.wait("it trains again", 60, |s| s.value.round.step > 0 && s.height > before.height);
 
-    // While it trains and writes a text, it ends as soon when a service manager asks.
+    // While it trains and writes texts, it ends as soon when a service manager asks.
     let address = again.address();
-    let (wrote, writing) = std::sync::mpsc::channel();
-    let reader = std::thread::spawn(move || {
-        let ask = json!({"model": "dev", "prompt": "The ledger", "max_tokens": 100_000, "stream": true}).to_string();
-        let ask = ask.replace("\"dev\"", &model_name(address));
-        stream(address, &ask, &wrote);
-    });
-    writing.recv_timeout(Duration::from_secs(30)).expect("the text begins");
+    let (begun, writing) = std::sync::mpsc::channel();
+    let asker = std::thread::spawn(move || ask_for_texts(address, &begun));
+    writing.recv_timeout(Duration::from_secs(30)).expect("texts come");
     let (took, status) = again.end("-TERM");
     assert!(took < Duration::from_secs(5), "SIGTERM took {took:?}");
     assert!(status.success(), "{status}");
-    reader.join().unwrap();
+    asker.join().unwrap();
 }
 
-/// The name of the model that is served, as JSON.
-fn model_name(address: SocketAddr) -> String {
-    let (_, models) = get(address, "/v1/models");
-    let models: Value = serde_json::from_str(&models).unwrap();
-    models["data"][0]["id"].to_string()
-}
-
-/// Reads a text as it is written, and says when it has begun.
-fn stream(address: SocketAddr, ask: &str, begun: &std::sync::mpsc::Sender<()>) {
-    let mut stream = TcpStream::connect(address).unwrap();
+/// Asks for one text after the other while somebody answers, and says when each has begun.
+fn ask_for_texts(address: SocketAddr, begun: &std::sync::mpsc::Sender<()>) {
+    let models: Value = serde_json::from_str(&get(address, "/v1/models").1).unwrap();
+    let ask = json!({"model": models["data"][0]["id"], "prompt": "The ledger", "stream": true}).to_string();
     let head = "POST /v1/completions HTTP/1.1\r\nContent-Type: application/json\r\nConnection: close";
-    write!(stream, "{head}\r\nHost: {address}\r\nContent-Length: {}\r\n\r\n{ask}", ask.len()).unwrap();
-    let (mut read, mut text) = ([0; 1024], Vec::new());
-    while let Ok(bytes @ 1..) = stream.read(&mut read) {
-        text.extend_from_slice(&read[..bytes]);
-        if String::from_utf8_lossy(&text).matches("data: {").count() > 2 {
-            let _ = begun.send(()); // once is enough
+    while let Ok(mut stream) = TcpStream::connect(address) {
+        let _ = write!(stream, "{head}\r\nHost: {address}\r\nContent-Length: {}\r\n\r\n{ask}", ask.len());
+        let (mut read, mut text) = ([0; 1024], Vec::new());
+        while let Ok(bytes @ 1..) = stream.read(&mut read) {
+            text.extend_from_slice(&read[..bytes]);
+            if String::from_utf8_lossy(&text).contains("data: {") {
+                let _ = begun.send(()); // nobody may listen any more
+            }
         }
     }
 }
