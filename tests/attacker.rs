@@ -29,6 +29,7 @@ use ailo_node::{
     commands,
     config::Settings,
     error::NodeError,
+    logs,
     service::{
         self,
         work::{Contributor, Job},
@@ -219,7 +220,7 @@ impl Contributor for Attacker {
 async fn main() -> std::result::Result<(), NodeError> {
     let cli = Cli::parse();
     let Command::Run(args) = cli.command else { return commands::dispatch(cli).await };
-    commands::start_log(&cli.log)?;
+    logs::start(&cli.log, cli.log_format)?;
     let attack = std::env::var("AILO_ATTACK").unwrap_or_default();
     if !ATTACKS.contains(&attack.as_str()) {
         return Err(NodeError::Usage(format!("'{attack}' is no attack; there are {}", ATTACKS.join(", "))));

@@ -5,11 +5,12 @@
 mod common;
 
 use ailo_node::rpc::types::*;
-use common::{Node, ailo, post, post_as, program};
-use serde_json::json;
+use ailo_protocol::keystore::{self, Kind};
+use common::{Node, ailo, get, post, post_as, program};
+use serde_json::{Value, json};
 use std::{
-    io::Write,
-    net::TcpListener,
+    io::{Read, Write},
+    net::{SocketAddr, TcpListener, TcpStream},
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
@@ -112,7 +113,9 @@ fn a_full_disk_is_said_and_ends_the_node() {
 #[test]
 fn a_development_node_trains_answers_stops_and_goes_on() {
     let dir = tempfile::tempdir().unwrap();
-    let node = Node::start("dev", dir.path(), &[]);
+    let loud =
+        "info,ailo_node=trace,ailo_protocol=trace,ailo_ledger=trace,jsonrpsee=trace,jsonrpsee_server=trace,hyper=trace";
+    let node = Node::start("dev", dir.path(), &["--log", loud]);
 
     let first = node.wait("it trains", 60, |s| s.value.round.step > 0);
     assert_eq!(first.value.confirmations, 0);
@@ -182,10 +185,12 @@ fn a_development_node_trains_answers_stops_and_goes_on() {
     let text = ailo(&["generate", "The ledger", "--max-tokens", "20", "--seed", "1", "--data-dir", dir_text]);
     assert!(text.status.success() && text.stdout.len() > 20, "{text:?}");
 
+    metrics_are_served_for_the_dashboard_and_the_alerts(&node, &node.status());
     let before = node.status();
     let (took, status) = node.interrupt();
     assert!(took < Duration::from_secs(5), "Ctrl-C took {took:?}");
     assert!(status.success(), "{status}");
+    the_log_tells_what_happened_and_no_secrets(dir.path());
 
     let again = Node::start("dev", dir.path(), &[]);
     let environment = std::fs::read(format!("/proc/{}/environ", again.child.id())).unwrap();
@@ -194,6 +199,131 @@ fn a_development_node_trains_answers_stops_and_goes_on() {
     assert!(after.height >= before.height && after.value.model.rounds >= before.value.model.rounds);
     assert_eq!(after.value.network, before.value.network);
     again.wait("it trains again", 60, |s| s.value.round.step > 0 && s.height > before.height);
+
+    // While it trains and writes texts, it ends as soon when a service manager asks.
+    let address = again.address();
+    let (begun, writing) = std::sync::mpsc::channel();
+    let asker = std::thread::spawn(move || ask_for_texts(address, &begun));
+    writing.recv_timeout(Duration::from_secs(30)).expect("texts come");
+    let (took, status) = again.end("-TERM");
+    assert!(took < Duration::from_secs(5), "SIGTERM took {took:?}");
+    assert!(status.success(), "{status}");
+    asker.join().unwrap();
+}
+
+/// Asks for one text after the other while somebody answers, and says when each has begun.
+fn ask_for_texts(address: SocketAddr, begun: &std::sync::mpsc::Sender<()>) {
+    let models: Value = serde_json::from_str(&get(address, "/v1/models").1).unwrap();
+    let ask = json!({"model": models["data"][0]["id"], "prompt": "The ledger", "stream": true}).to_string();
+    let head = "POST /v1/completions HTTP/1.1\r\nContent-Type: application/json\r\nConnection: close";
+    while let Ok(mut stream) = TcpStream::connect(address) {
+        let _ = write!(stream, "{head}\r\nHost: {address}\r\nContent-Length: {}\r\n\r\n{ask}", ask.len());
+        let (mut read, mut text) = ([0; 1024], Vec::new());
+        while let Ok(bytes @ 1..) = stream.read(&mut read) {
+            text.extend_from_slice(&read[..bytes]);
+            if String::from_utf8_lossy(&text).contains("data: {") {
+                let _ = begun.send(()); // nobody may listen any more
+            }
+        }
+    }
+}
+
+/// Every name in an expression that a node could serve.
+fn names(expression: &str) -> Vec<&str> {
+    let words = expression.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == ':'));
+    words.filter(|word| ["ailo_", "process_", "libp2p_"].iter().any(|prefix| word.starts_with(prefix))).collect()
+}
+
+fn metrics_are_served_for_the_dashboard_and_the_alerts(node: &Node, status: &At<Status>) {
+    let (head, page) = get(node.address(), "/metrics");
+    assert!(head.contains("application/openmetrics-text"), "{head}");
+    let page = if head.to_lowercase().contains("chunked") { dechunked(&page) } else { page };
+    assert!(page.trim_end().ends_with("# EOF"), "{page}");
+    let mut served = std::collections::BTreeSet::new();
+    for (name, kind) in page.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' ')) {
+        match kind {
+            "counter" => drop(served.insert(format!("{name}_total"))),
+            "histogram" => served.extend(["_bucket", "_count", "_sum"].map(|end| format!("{name}{end}"))),
+            _ => drop(served.insert(name.to_string())),
+        }
+    }
+    let value = |name: &str| -> f64 {
+        let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap_or_else(|| panic!("no {name} in {page}")).parse().unwrap()
+    };
+    assert!((1.0..=status.height as f64 + 100.0).contains(&value("ailo_block_height")));
+    assert!(value("ailo_contributions_total{outcome=\"accepted\"}") >= 1.0);
+    assert!(value("ailo_earned_alc_total{kind=\"training\"}") > 0.0);
+    assert!(value("ailo_texts_total{end=\"finished\"}") >= 1.0 && value("ailo_text_tokens_total") >= 20.0);
+    assert!(value("ailo_text_first_token_seconds_count") >= 1.0);
+    assert!(value("ailo_reachability{state=\"unknown\"}") == 1.0 && value("ailo_peers{way=\"direct\"}") == 0.0);
+    assert!(value("process_resident_memory_bytes") > 1e6 && value("ailo_disk_free_bytes") > 0.0);
+
+    let config = |path: &str| {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../config").join(path);
+        std::fs::read_to_string(path).unwrap()
+    };
+    let mut expressions = Vec::new();
+    fn visit(value: &Value, expressions: &mut Vec<String>) {
+        match value {
+            Value::Object(all) => {
+                expressions.extend(all.get("expr").map(|text| text.as_str().unwrap().to_string()));
+                all.values().for_each(|value| visit(value, expressions));
+            }
+            Value::Array(all) => all.iter().for_each(|value| visit(value, expressions)),
+            _ => {}
+        }
+    }
+    visit(&serde_json::from_str(&config("grafana/ailo-node.json")).unwrap(), &mut expressions);
+    let panels = expressions.len();
+    // A rule is its name, an expression, and what a person reads.
+    let alerts = config("prometheus/alerts.yml");
+    let rules: Vec<&str> = alerts.split("      - alert: ").skip(1).collect();
+    for rule in &rules {
+        let field = |name: &str| rule.lines().find_map(|line| line.trim().strip_prefix(name)?.strip_prefix(": "));
+        expressions.push(field("expr").unwrap_or_else(|| panic!("{rule}")).to_string());
+        assert!(field("labels").is_some_and(|labels| labels.contains("severity: ")), "{rule}");
+        assert!(field("summary").is_some_and(|text| text.len() > 20), "{rule}");
+    }
+    assert!(panels > 30 && rules.len() > 10);
+    for expression in &expressions {
+        let named = names(expression);
+        assert!(!named.is_empty() || expression.starts_with("up{"), "{expression}");
+        for name in named {
+            assert!(served.contains(name), "{expression}: a node serves no {name}");
+        }
+    }
+}
+
+/// A body in pieces, each after its length.
+fn dechunked(body: &str) -> String {
+    let (mut rest, mut whole) = (body, String::new());
+    while let Some((length, more)) = rest.split_once("\r\n") {
+        let length = usize::from_str_radix(length.trim(), 16).unwrap();
+        whole.push_str(&more[..length]);
+        rest = more[length..].trim_start_matches("\r\n");
+    }
+    whole
+}
+
+fn the_log_tells_what_happened_and_no_secrets(dir: &std::path::Path) {
+    let dir_text = dir.to_str().unwrap();
+    let logs = |more: &[&str]| {
+        let output = ailo(&[&["logs", "--data-dir", dir_text], more].concat());
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let closed = logs(&["--json", "--grep", "ROUND closed"]);
+    let record: ailo_node::logs::Record = serde_json::from_str(closed.lines().next().expect("a round closed")).unwrap();
+    assert!(record.fields.iter().any(|(name, value)| name == "accepted" && value == "1"), "{record:?}");
+    assert!(logs(&["--level", "error"]).is_empty() && logs(&["--level", "info"]).contains("listening"));
+    let all = logs(&[]);
+    assert!(all.lines().count() > closed.lines().count());
+    // Nor does what libraries say of requests, at the level that tells most.
+    for (file, kind) in [("node.json", Kind::Node), ("wallet.json", Kind::Wallet)] {
+        let secret = hex::encode(keystore::load(&dir.join(file), kind).unwrap().seed());
+        assert!(!all.contains(&secret) && !all.contains("The ledger"), "{file}, or a text, is in the log");
+    }
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The command line: every command and flag of `ailo-node`, with its help.
 
+use crate::logs::{self, command::LogsArgs};
 use ailo_ledger::{light::Checkpoint, plants::Plant};
 use ailo_protocol::{
     Address, Amount, Hash, PublicKey, Username,
@@ -17,9 +18,6 @@ use std::{
     str::FromStr,
 };
 
-/// libp2p warns of what is normal in a small network: messages said twice, nobody known yet.
-const DEFAULT_LOG: &str = "warn,libp2p_gossipsub=error,libp2p_kad=error";
-
 /// Train and serve one language model together, with no coordinator.
 #[derive(Debug, Parser)]
 #[command(name = "ailo-node", version, arg_required_else_help = true)]
@@ -28,8 +26,11 @@ pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
     /// Log filter on standard error, such as info or ailo_node=debug,warn.
-    #[arg(long, global = true, env = "AILO_LOG", default_value = DEFAULT_LOG, value_name = "FILTER")]
+    #[arg(long, global = true, env = "AILO_LOG", default_value = logs::DEFAULT, value_name = "FILTER")]
     pub log: String,
+    /// How the log is written on standard error.
+    #[arg(long, global = true, env = "AILO_LOG_FORMAT", value_enum, default_value = "text", value_name = "FORMAT")]
+    pub log_format: logs::Format,
 }
 
 /// The commands.
@@ -83,6 +84,9 @@ pub enum Command {
     Training(TrainingArgs),
     /// Set the share of the time that training may compute in the node that runs in the data folder, until it stops.
     Power(PowerArgs),
+    /// Show what a node has logged, from the files in its folder.
+    #[command(after_help = logs::command::HELP)]
+    Logs(LogsArgs),
     /// Check what a node says of the ledger by certificates and proofs, without believing the node.
     #[command(subcommand)]
     Verify(VerifyCommand),
@@ -236,6 +240,12 @@ pub struct RunOptions {
     /// Peer to join the network through (repeatable).
     #[arg(long, value_name = "MULTIADDR")]
     pub bootstrap: Option<Vec<String>>,
+    /// Address that others reach this node at, where it is none of its own, such as that of a port forwarding (repeatable).
+    #[arg(long, value_name = "MULTIADDR")]
+    pub announce: Option<Vec<String>>,
+    /// Ask the router by UPnP to forward the port [default: true].
+    #[arg(long, env = "AILO_UPNP", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
+    pub upnp: Option<bool>,
     /// Address of JSON-RPC, loopback unless told otherwise [default: 127.0.0.1:8645].
     #[arg(long, env = "AILO_HTTP", value_name = "ADDR")]
     pub http: Option<String>,

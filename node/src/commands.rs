@@ -7,21 +7,18 @@ use crate::{
     config::Settings,
     datadir::DataDir,
     error::NodeError,
-    genesis, holders, inference, localnet, operator, replay, round,
+    genesis, holders, inference, localnet, logs, operator, replay, round,
     rpc::types::*,
     service, simulate, verify,
 };
 use ailo_ledger::{Body, Transaction, state::Event, store::Subject};
 use ailo_protocol::{Address, Hash, Keypair, keystore};
 use ailo_training::{class::determinism_class, device, set_threads};
-use std::{
-    io::IsTerminal,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 /// Runs the command that was given.
 pub async fn dispatch(cli: Cli) -> Result<(), NodeError> {
-    start_log(&cli.log)?;
+    logs::start(&cli.log, cli.log_format)?;
     match cli.command {
         Command::Run(args) => service::run(Settings::resolve(&args)?, args.stop_on_eof).await,
         Command::Genesis(args) => genesis::command(&args),
@@ -46,6 +43,7 @@ pub async fn dispatch(cli: Cli) -> Result<(), NodeError> {
         Command::Status(args) => status(args).await,
         Command::Training(args) => operator::training(args).await,
         Command::Power(args) => operator::power(args).await,
+        Command::Logs(args) => logs::command::command(args).await,
         Command::Verify(command) => verify::command(command).await,
         Command::Chat(args) => inference::chat::command(args).await,
         Command::Serve(args) => inference::serve::command(args).await,
@@ -59,19 +57,6 @@ pub async fn dispatch(cli: Cli) -> Result<(), NodeError> {
             Ok(())
         }
     }
-}
-
-/// Writes the log to standard error, as `filter` asks.
-pub fn start_log(filter: &str) -> Result<(), NodeError> {
-    let filter = tracing_subscriber::EnvFilter::try_new(filter).map_err(|e| {
-        NodeError::Usage(format!("--log '{filter}' is not a filter (like info or ailo_node=debug,warn): {e}"))
-    })?;
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
-    Ok(())
 }
 
 /// Prints a reply as JSON.
@@ -383,6 +368,7 @@ async fn status(args: ClientArgs) -> Result<(), NodeError> {
         "peers       {}, {} validators, {} seats, {} confirmations",
         s.peers, s.validators, s.seats, s.confirmations
     );
+    println!("reachable   {}", s.reachability.note);
     println!(
         "round       {} {}: {} participants, tolerates {}, {} committed, step {}/{} at {:.0} tokens/s, loss {}",
         s.round.number,

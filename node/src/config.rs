@@ -53,6 +53,10 @@ pub struct Settings {
     pub consent: Option<Consent>,
     /// Multiaddrs to listen on.
     pub listen: Vec<String>,
+    /// Multiaddrs that others reach it at.
+    pub announce: Vec<String>,
+    /// Ask the router to forward the port.
+    pub upnp: bool,
     /// Multiaddrs to join through.
     pub bootstrap: Vec<String>,
     /// Address of JSON-RPC.
@@ -184,6 +188,8 @@ impl Settings {
             wallet: flags.wallet.or(file.wallet),
             consent: flags.consent.or(file.consent).map(|text| parse_consent(&text)).transpose()?,
             listen: flags.listen.or(file.listen).unwrap_or_else(|| vec![default_listen.into()]),
+            announce: flags.announce.or(file.announce).unwrap_or_default(),
+            upnp: flags.upnp.or(file.upnp).unwrap_or(true),
             bootstrap: flags.bootstrap.or(file.bootstrap).unwrap_or_default(),
             cpu: flags.cpu.or(file.cpu).unwrap_or(false),
             require_api_key: flags.require_api_key.or(file.require_api_key).unwrap_or(false),

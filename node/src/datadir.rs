@@ -6,6 +6,7 @@
 //! node.json       node key (0600)         wallet.json   wallet key (0600)
 //! ledger/         block log, snapshots, consensus WAL, signature journal, index, anchor
 //! model/          model states by root    payloads/     contributions by hash
+//! logs/           what the node has logged (0600), bounded
 //! api-keys.json   hashes of API keys (0600)
 //! rpc             address of JSON-RPC while a node runs
 //! operator.token  what tells its operator from others meanwhile (0600)

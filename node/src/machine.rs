@@ -1,5 +1,10 @@
-//! What this process may use of its machine.
+//! What this process may use of its machine, and what it does use.
 
+use rustix::{
+    fs::statvfs,
+    param::{clock_ticks_per_second, page_size},
+    process::{Resource, getrlimit},
+};
 use std::path::Path;
 
 /// What is taken for the memory of a machine that does not tell.
@@ -13,6 +18,56 @@ pub fn memory() -> u64 {
     let machine = text.lines().find_map(kilobytes).map_or(UNKNOWN, |kilobytes| kilobytes << 10);
     let groups = read(Path::new("/proc/self/cgroup")).unwrap_or_default();
     machine.min(limit(&groups, &read).unwrap_or(u64::MAX))
+}
+
+/// Bytes that are free for this process on the disk of a folder, and the size of that disk.
+pub fn disk(folder: &Path) -> Option<(u64, u64)> {
+    let disk = statvfs(folder).ok()?;
+    Some((disk.f_bavail.saturating_mul(disk.f_frsize), disk.f_blocks.saturating_mul(disk.f_frsize)))
+}
+
+/// What this process uses.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Process {
+    /// Processor time of all threads.
+    pub cpu_seconds: f64,
+    /// When it started, in seconds since 1970.
+    pub start_seconds: f64,
+    /// Bytes in memory.
+    pub resident_bytes: u64,
+    /// Bytes of address space.
+    pub virtual_bytes: u64,
+    /// Threads.
+    pub threads: u64,
+    /// Open files.
+    pub open_files: u64,
+    /// Files that may be open, if that is bounded.
+    pub max_files: Option<u64>,
+}
+
+/// What this process uses now, where the system tells.
+pub fn process() -> Option<Process> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    let boot = std::fs::read_to_string("/proc/stat").ok()?;
+    let boot = boot.lines().find_map(|line| line.strip_prefix("btime ")?.trim().parse().ok())?;
+    let process = parse(&stat, boot, clock_ticks_per_second() as f64, page_size() as u64)?;
+    let open_files = std::fs::read_dir("/proc/self/fd").map_or(0, |files| files.count() as u64);
+    Some(Process { open_files, max_files: getrlimit(Resource::Nofile).current, ..process })
+}
+
+/// Reads `/proc/self/stat`; see proc_pid_stat(5). The second field, a name, may hold anything.
+fn parse(stat: &str, boot: f64, ticks: f64, page: u64) -> Option<Process> {
+    let fields: Vec<f64> =
+        stat.rsplit_once(')')?.1.split_whitespace().skip(1).map_while(|field| field.parse().ok()).collect();
+    let field = |number: usize| fields.get(number - 4).copied();
+    Some(Process {
+        cpu_seconds: (field(14)? + field(15)?) / ticks,
+        threads: field(20)? as u64,
+        start_seconds: boot + field(22)? / ticks,
+        virtual_bytes: field(23)? as u64,
+        resident_bytes: field(24)? as u64 * page,
+        ..Process::default()
+    })
 }
 
 /// The least limit of all groups that `/proc/self/cgroup` names, and of those that these are in; see cgroups(7).
@@ -35,6 +90,7 @@ fn limit(groups: &str, read: &dyn Fn(&Path) -> Option<String>) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
 
     #[test]
@@ -53,6 +109,19 @@ mod tests {
         assert_eq!(limit("5:cpu,memory:/job\n4:pids:/pod\n0::/\n", &read), Some(3_000_000_000));
         assert_eq!(limit("0::/\n", &read), None);
         assert_eq!(limit("no line of it\n:::\n", &read), None);
+    }
+
+    #[test]
+    fn this_process_uses_some_of_its_machine() {
+        let stat = "7 (a) b) S 1 2 3 0 -1 4 5 6 7 8 150 50 11 12 20 0 9 0 500 4096 3 18446744073709551615 1";
+        let read = parse(stat, 100.0, 100.0, 4096).unwrap();
+        let expected = (2.0, 105.0, 9, 4096, 3 * 4096);
+        let all = (read.cpu_seconds, read.start_seconds, read.threads, read.virtual_bytes, read.resident_bytes);
+        assert_eq!(all, expected);
+        assert_eq!(parse("7 (a", 0.0, 100.0, 4096), None);
+        let process = process().unwrap();
+        assert!(process.resident_bytes > 1 << 20 && process.open_files > 0 && process.threads > 0, "{process:?}");
+        assert!(disk(Path::new("/")).is_some_and(|(free, size)| free <= size && size > 0));
     }
 
     #[test]

@@ -106,10 +106,15 @@ impl Node {
     }
 
     /// Ctrl-C; how long the node took to end, and how it ended.
-    pub fn interrupt(mut self) -> (Duration, ExitStatus) {
+    pub fn interrupt(self) -> (Duration, ExitStatus) {
+        self.end("-INT")
+    }
+
+    /// The same with any signal.
+    pub fn end(mut self, signal: &str) -> (Duration, ExitStatus) {
         let started = Instant::now();
         let pid = self.child.id().to_string();
-        assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
         let status = self.child.wait().unwrap();
         (started.elapsed(), status)
     }

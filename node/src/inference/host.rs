@@ -286,7 +286,7 @@ pub async fn announce(
             (None, None) => continue,
         };
         announce.price = hub.price();
-        announce.addresses = net.listeners().iter().take(MAX_ADDRESSES).map(ToString::to_string).collect();
+        announce.addresses = net.addresses().iter().take(MAX_ADDRESSES).map(ToString::to_string).collect();
         // A clock that was set back makes no words that are older than the last ones: nobody takes them.
         let clock = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64);
         said_ms = clock.max(said_ms + PAUSE_MS);

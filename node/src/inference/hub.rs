@@ -7,6 +7,7 @@ use super::{
     payment::{Cashier, Pays},
     worker::{Inbound, Worker},
 };
+use crate::metrics::Texts;
 use ailo_proto::{Close, Frame, Message, frame::Body};
 use ailo_protocol::{
     Amount, Hash, Keypair, NodeId,
@@ -63,6 +64,8 @@ pub struct Hub {
     pub pays: Option<Pays>,
     /// Where wrong statements go; none without a ledger.
     pub court: Option<Court>,
+    /// What has been written for those who ask here.
+    pub texts: Texts,
     started: Instant,
 }
 
@@ -99,6 +102,7 @@ impl Hub {
             workers: Mutex::default(),
             links: OnceLock::new(),
             known: Mutex::default(),
+            texts: Texts::default(),
             started: Instant::now(),
         })
     }

@@ -171,6 +171,7 @@ impl Routes for Now<'_> {
 impl Session {
     /// Asks for what follows `tokens`, which are one at least.
     pub fn start(hub: &Arc<Hub>, model: &Arc<Model>, reach: Reach, tokens: Vec<u32>, sampling: Sampling) -> Session {
+        hub.texts.begin();
         let nonce = Hash(keys::random_bytes()).stream().next_u64();
         let request =
             Request { model: model.id, layers: model.shape.layers as u32, tokens, sampling, owner: reach.owner };
@@ -204,7 +205,11 @@ impl Session {
     pub async fn next(&mut self) -> Option<Event> {
         loop {
             if let Some(event) = self.events.pop_front() {
-                self.over |= !matches!(event, Event::Token(..));
+                let ends = !matches!(event, Event::Token(..));
+                if ends && !self.over {
+                    self.hub.texts.end(matches!(event, Event::Finished(_)));
+                }
+                self.over |= ends;
                 return Some(event);
             }
             if self.over {
@@ -322,7 +327,9 @@ impl Session {
                     self.hub.send(to, frame);
                 }
                 Effect::Token(token, logprob) => {
-                    let waited = u32::try_from(self.started.elapsed().as_millis()).unwrap_or(u32::MAX);
+                    let waited = self.started.elapsed();
+                    self.hub.texts.token((self.latency_ms == u32::MAX).then_some(waited));
+                    let waited = u32::try_from(waited.as_millis()).unwrap_or(u32::MAX);
                     self.latency_ms = self.latency_ms.min(waited);
                     self.events.push_back(Event::Token(token, logprob));
                 }

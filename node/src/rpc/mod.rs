@@ -22,6 +22,7 @@ use crate::{
         hub::Hub,
     },
     operator::Operator,
+    sensors::Sensors,
     series::Series,
     service::{
         anchor::Anchor,
@@ -67,6 +68,8 @@ pub struct Context {
     pub hub: Arc<Hub>,
     /// What training does.
     pub progress: watch::Receiver<Progress>,
+    /// Temperatures and power, where the machine tells.
+    pub sensors: watch::Receiver<Arc<Sensors>>,
     /// What was seen over time.
     pub series: Arc<Series>,
     /// Whether the supply law holds.

@@ -5,7 +5,9 @@ use ailo_ledger::{
     Certificate, Header, Transaction,
     state::{Event, Phase, Poll, Replay, RewardKind, Round, Share},
 };
-use ailo_protocol::{Address, Amount, Hash, NodeId, PublicKey, Username, amount::AmountError};
+use ailo_protocol::{
+    Address, Amount, Hash, NodeId, PublicKey, Username, amount::AmountError, net::Reachability,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt, str::FromStr};
@@ -48,8 +50,10 @@ pub struct Status {
     pub epoch: u64,
     /// Connected peers.
     pub peers: u32,
-    /// Addresses that peers can reach this node at.
+    /// Addresses that peers can reach this node at, the best first.
     pub listen: Vec<String>,
+    /// How peers elsewhere reach it.
+    pub reachability: ReachabilityView,
     /// Attesting nodes that make a transfer spendable here.
     pub confirmations: u32,
     /// Validators of the next height.
@@ -68,6 +72,31 @@ pub struct Status {
     pub supply: SupplyView,
     /// What a person should know: few confirmations, an unprotected round, waiting for stake.
     pub notes: Vec<String>,
+}
+
+/// How peers elsewhere reach a node.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct ReachabilityView {
+    /// `public`, `nat` or `unknown`.
+    pub state: String,
+    /// Where, if they do.
+    pub address: Option<String>,
+    /// Behind a NAT: the relay through which they come.
+    pub relay: Option<NodeId>,
+    /// The same in a sentence, with what to do.
+    pub note: String,
+}
+
+impl From<Reachability> for ReachabilityView {
+    fn from(known: Reachability) -> ReachabilityView {
+        let note = known.to_string();
+        let (state, address, relay) = match known {
+            Reachability::Public { address } => ("public", Some(address.to_string()), None),
+            Reachability::Nat { relay, .. } => ("nat", None, relay),
+            Reachability::Unknown { .. } => ("unknown", None, None),
+        };
+        ReachabilityView { state: state.into(), address, relay, note }
+    }
 }
 
 /// A node that serves layers of a model, by its own word.

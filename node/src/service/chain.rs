@@ -6,7 +6,7 @@
 //! the index before its head is shown.
 
 use super::sync;
-use crate::{error::NodeError, genesis::now_ms};
+use crate::{error::NodeError, genesis::now_ms, metrics::Counts};
 use ailo_ledger::{
     Block, Certificate, Header, Transaction,
     consensus::{Host, Message, Verdict as Opinion},
@@ -84,6 +84,7 @@ pub struct Role {
 /// A handle to the ledger.
 #[derive(Clone)]
 pub struct Chain {
+    counts: Arc<Counts>,
     commands: mpsc::Sender<Command>,
     head: watch::Receiver<Arc<Head>>,
     store: Arc<Store>,
@@ -105,10 +106,15 @@ impl Chain {
         let (commands, queue) = mpsc::channel(QUEUE);
         let (head_sender, head) = watch::channel(Arc::new(Head { state: state.clone() }));
         let store = Arc::new(store);
+        let counts = Arc::new(Counts::default());
+        let node = *net.node();
         let (ended, end) = oneshot::channel();
         let ledger = Ledger {
             participant: Participant::new(host, store.clone()),
             keeper: Keeper { store: store.clone(), archive: role.archive, epoch: state.epoch(), works: Arc::default() },
+            counts: counts.clone(),
+            node,
+            contributed: None,
             net,
             head: head_sender,
             commands: commands.clone(),
@@ -125,7 +131,12 @@ impl Chain {
                 }
             })
             .map_err(|e| NodeError::io("start the ledger's thread", e))?;
-        Ok((Chain { commands, head, store }, end))
+        Ok((Chain { counts, commands, head, store }, end))
+    }
+
+    /// What has happened since the start.
+    pub fn counts(&self) -> &Counts {
+        &self.counts
     }
 
     /// The newest head, and a way to wait for the next.
@@ -264,6 +275,10 @@ fn known<T>(read: Result<Option<T>, StoreError>) -> Option<T> {
 struct Ledger {
     participant: Participant<ConsensusFiles, Arc<Store>>,
     keeper: Keeper,
+    counts: Arc<Counts>,
+    node: NodeId,
+    /// The round that this node last contributed to.
+    contributed: Option<u64>,
     net: net::Handle,
     head: watch::Sender<Arc<Head>>,
     commands: mpsc::Sender<Command>,
@@ -331,6 +346,7 @@ impl Ledger {
     async fn settle(&mut self) -> Result<(), NodeError> {
         loop {
             self.carry_out().await;
+            self.counts.wait(self.participant.mempool().len());
             let more = self.participant.settle(self.now());
             if !more? {
                 return Ok(());
@@ -344,7 +360,9 @@ impl Ledger {
             Command::Submit(transactions, reply) => {
                 self.participant.verify_ahead(&transactions);
                 let outcomes = transactions.iter().map(|transaction| self.participant.submit(transaction, now));
-                let _ = reply.send(outcomes.collect()); // whoever asked may have gone
+                let outcomes: Vec<_> = outcomes.collect();
+                self.counts.refuse(outcomes.iter().filter(|outcome| outcome.is_err()).count());
+                let _ = reply.send(outcomes); // whoever asked may have gone
             }
             Command::Waiting(id, reply) => {
                 let _ = reply.send(self.participant.mempool().get(&id).cloned()); // whoever asked may have gone
@@ -415,6 +433,7 @@ impl Ledger {
                 }
                 Action::Head(head) => {
                     log_events(head.block.header.height, &head.events);
+                    self.count(&head.block, &head.events);
                     self.keeper.on_head(&head.state);
                     self.head.send_replace(Arc::new(Head { state: head.state }));
                 }
@@ -425,6 +444,21 @@ impl Ledger {
         }
         for (again, rest) in together.rest() {
             self.publish(rest, again).await;
+        }
+    }
+
+    fn count(&mut self, block: &Block, events: &[Event]) {
+        self.counts.block(block, events, &self.node);
+        for event in events {
+            match event {
+                Event::Contributed { round, node, .. } if *node == self.node => self.contributed = Some(*round),
+                Event::RoundClosed { round, accepted, .. } if self.contributed == Some(*round) => {
+                    if !accepted.contains(&self.node) {
+                        self.counts.left_out();
+                    }
+                }
+                _ => {}
+            }
         }
     }
 

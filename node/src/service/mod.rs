@@ -31,8 +31,9 @@ use crate::{
         payment::{Ask, Pays},
         run::Inference,
     },
+    logs, metrics,
     operator::{Controls, Operator},
-    rpc,
+    rpc, sensors,
     series::Series,
     web::Site,
 };
@@ -78,6 +79,7 @@ pub async fn run_with(
     contributor: Arc<dyn Contributor>,
 ) -> Result<(), NodeError> {
     let dir = DataDir::open(&settings.data_dir)?;
+    logs::keep_in(&dir.path("logs"))?;
     let key = dir.key(keystore::Kind::Node)?;
     let (wallet, wallet_key) = dir.wallet(settings.wallet)?;
     let (genesis, data) = network(&settings, &dir, &key, wallet)?;
@@ -99,7 +101,9 @@ pub async fn run_with(
 
     let listen = addresses(&settings.listen, "--listen")?;
     let bootstrap = addresses(&settings.bootstrap, "--bootstrap")?;
-    let (net, mut events) = net::start(NetConfig { listen, bootstrap, ..NetConfig::new(key.clone(), network) }).await?;
+    let announce = addresses(&settings.announce, "--announce")?;
+    let net = NetConfig { listen, announce, bootstrap, upnp: settings.upnp, ..NetConfig::new(key.clone(), network) };
+    let (net, mut events) = net::start(net).await?;
     let (stop, stopped) = watch::channel(false);
     let mut told_to_stop = pin!(stop_signal(stop_on_eof));
     let ledger = dir.path("ledger");
@@ -164,12 +168,15 @@ pub async fn run_with(
         net: net.clone(),
         hub: inference.hub.clone(),
         progress: progress_seen,
+        sensors: sensors::watch(stopped.clone()),
         series: series.clone(),
         law: rpc::node::Law::default(),
         ranking: rpc::holders::Ranking::default(),
     });
     let site = Site::new(context.clone(), stopped.clone());
+    let sources = metrics::Sources { context: context.clone(), api: inference.api.clone(), folder: settings.data_dir };
     let pages = site.router(access.clone()).merge(inference.api.router(access.clone(), false));
+    let pages = pages.merge(metrics::router(sources, access.clone()));
     let server = rpc::Server::start(settings.http, context.clone(), pages, access).await?;
     let url = format!("http://{}/rpc", server.address);
     crate::datadir::write_atomically(&dir.path("rpc"), url.as_bytes())?;

@@ -10,6 +10,7 @@ use crate::{
         params::{EarningsParams, NoParams},
         types::{At, EarningView, Status},
     },
+    sensors::Sensors,
     series::Sample,
 };
 use ailo_protocol::Amount;
@@ -42,11 +43,12 @@ fn main(site: &Site) -> Markup {
         div.tiles {
             (tile("Role", role(status)))
             (tile("Ledger", html! { "height " (say::block(at.height)) br; small { (say::time(status.block_time_ms)) } }))
-            (tile("Peers", html! { (status.peers) br; small { (status.listen.len()) " addresses to reach this node" } }))
+            (tile("Peers", html! { (status.peers) br; small { (status.reachability.note) } }))
             (tile("Wallet", html! {
                 (say::alc(status.account.free)) br;
                 small { (say::address(&status.wallet)) @if status.account.staked > Amount::ZERO { ", " (say::alc(status.account.staked)) " staked" } }
             }))
+            @if let Some(machine) = machine(&site.context.sensors.borrow()) { (tile("Machine", machine)) }
         }
         section {
             h2 { "Training" }
@@ -75,13 +77,26 @@ fn main(site: &Site) -> Markup {
     }
 }
 
-fn tile(name: &str, value: Markup) -> Markup {
+pub(super) fn tile(name: &str, value: Markup) -> Markup {
     html! {
         div.tile {
             h3 { (name) }
             div { (value) }
         }
     }
+}
+
+/// How warm the machine is and what it draws, as far as it tells.
+pub(super) fn machine(sensors: &Sensors) -> Option<Markup> {
+    let one = |name: &str, celsius: Option<f64>, watts: Option<f64>| {
+        let values = [celsius.map(|value| format!("{value:.0} °C")), watts.map(|value| format!("{value:.0} W"))];
+        let values: Vec<String> = values.into_iter().flatten().collect();
+        (!values.is_empty()).then(|| format!("{name} {}", values.join(", ")))
+    };
+    let cpu = one("processor", sensors.cpu_celsius, sensors.cpu_watts);
+    let cards = sensors.gpus.iter().filter_map(|card| one(&card.name, card.celsius, card.watts));
+    let all: Vec<String> = cpu.into_iter().chain(cards).collect();
+    (!all.is_empty()).then(|| html! { @for one in &all { (one) br; } })
 }
 
 fn role(status: &Status) -> Markup {

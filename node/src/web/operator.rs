@@ -1,7 +1,7 @@
 //! The operator's page: whether the node trains and with which power, what its sensors say, and its log. Whoever has the operator's token may see and
 //! change it: it is typed once, and kept by the browser in a cookie that scripts can't read, for these pages alone, until the node stops.
 
-use super::{Missing, Site, say};
+use super::{Missing, Site, dashboard, say};
 use crate::{
     logs::{self, Level, Record},
     operator::{Controls, FILE, POWER},
@@ -154,24 +154,22 @@ async fn page(State(site): State<Arc<Site>>, Query(wanted): Query<Wanted>) -> Re
     let Controls { training, power } = site.context.operator.controls();
     let main = html! {
         h1 { "Operator" }
-        (super::dashboard::sensors(&site))
+        @if let Some(machine) = dashboard::machine(&site.context.sensors.borrow()) { div.tiles { (dashboard::tile("Machine", machine)) } }
         section {
             h2 { "Training" }
-            @if site.context.trains {
-                form.row method="post" action="/operator/training" {
-                    input type="hidden" name="on" value=(!training);
-                    p { "This node " b { @if training { "trains" } @else { "does not train" } } "." }
-                    button { @if training { "Stop training" } @else { "Start training" } }
+            form.row method="post" action="/operator/training" {
+                input type="hidden" name="on" value=(!training);
+                p { "This node " b { @if training { "trains" } @else { "does not train" } } "." }
+                button { @if training { "Stop training" } @else { "Start training" } }
+            }
+            form.row method="post" action="/operator/power" {
+                label { "Power: share of the time that training may compute "
+                    input name="percent" type="range" min=(POWER.start()) max=(POWER.end()) step="5" value=(power) data-shown="power";
                 }
-                form.row method="post" action="/operator/power" {
-                    label { "Power: share of the time that training may compute "
-                        input name="percent" type="range" min=(POWER.start()) max=(POWER.end()) step="5" value=(power) data-shown="power";
-                    }
-                    output #power { (power) " %" }
-                    button { "Set power" }
-                }
-                p.note { "Both hold until the node stops; its settings are what it starts with. Who stops amid a round hands in what was begun." }
-            } @else { p { "This node was started to answer prompts alone (" code { "--inference-only" } ")." } }
+                output #power { (power) " %" }
+                button { "Set power" }
+            }
+            p.note { "Both hold until the node stops; its settings are what it starts with. Who stops amid a round hands in what was begun." }
         }
         section {
             h2 { "Log" }

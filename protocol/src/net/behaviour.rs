@@ -1,17 +1,24 @@
 //! Which libp2p protocols a node speaks, and with which parameters.
 
-use super::{NetConfig, codec::Codec};
+use super::{
+    NetConfig,
+    book::ip_and_port,
+    codec::Codec,
+    nat::{Probes, relay_config},
+};
 use ailo_proto::gossip;
 use libp2p::{
     StreamProtocol,
     allow_block_list::{self, BlockedPeers},
     connection_limits::{self, ConnectionLimits},
+    dcutr,
     gossipsub::{self, IdentTopic, MessageAuthenticity, MessageId, PeerScoreParams, PeerScoreThresholds},
     identify, identity,
     kad::{self, store::MemoryStore},
-    ping,
+    ping, relay,
     request_response::{self, ProtocolSupport},
-    swarm::NetworkBehaviour,
+    swarm::{NetworkBehaviour, behaviour::toggle::Toggle},
+    upnp,
 };
 use std::{
     collections::HashSet,
@@ -29,6 +36,13 @@ pub(super) struct Behaviour {
     pub gossip: gossipsub::Behaviour,
     pub requests: request_response::Behaviour<Codec>,
     pub streams: libp2p_stream::Behaviour,
+    pub probes: Probes,
+    pub upnp: Toggle<upnp::tokio::Behaviour>,
+    /// Serving others as a relay.
+    pub relay: relay::Behaviour,
+    /// Reaching others, and being reached, through relays.
+    pub relayed: relay::client::Behaviour,
+    pub punch: dcutr::Behaviour,
 }
 
 /// The gossip topics of one network.
@@ -83,8 +97,19 @@ pub(super) fn protocol_version(network: &crate::Hash) -> String {
 pub(super) const VERSION_PREFIX: &str = "ailo/1/";
 
 impl Behaviour {
-    pub(super) fn new(key: &identity::Keypair, config: &NetConfig, topics: &Topics) -> Result<Behaviour, String> {
+    pub(super) fn new(
+        key: &identity::Keypair,
+        config: &NetConfig,
+        topics: &Topics,
+        relayed: relay::client::Behaviour,
+    ) -> Result<Behaviour, String> {
         let limits = &config.limits;
+        let local = key.public().to_peer_id();
+        // A router is asked to let in what may come from beyond this machine only.
+        let beyond = |address| ip_and_port(address).is_some_and(|(ip, _)| !ip.is_loopback());
+        let ask_router = config.upnp && config.listen.iter().any(beyond);
+        let mut relay = relay::Behaviour::new(local, relay_config(limits));
+        relay.set_status(Some(relay::Status::Disable)); // until somebody has reached this node
         let connections = ConnectionLimits::default()
             .with_max_pending_incoming(Some(limits.connections_pending))
             .with_max_pending_outgoing(Some(limits.connections_pending))
@@ -114,6 +139,11 @@ impl Behaviour {
                 requests,
             ),
             streams: libp2p_stream::Behaviour::new(),
+            probes: Probes::new(local, config),
+            upnp: ask_router.then(upnp::tokio::Behaviour::default).into(),
+            relay,
+            relayed,
+            punch: dcutr::Behaviour::new(local),
         })
     }
 }

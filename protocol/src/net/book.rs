@@ -2,8 +2,10 @@
 //! (bounded; forgotten after many failures). Each is tried again after a pause that doubles from half a second up to a
 //! minute, jittered so that two peers do not keep dialling each other at the same moment.
 
+use super::nat::is_global;
 use libp2p::{Multiaddr, PeerId, multiaddr::Protocol};
 use std::{
+    cmp::Reverse,
     collections::HashMap,
     hash::{DefaultHasher, Hash, Hasher},
     net::IpAddr,
@@ -197,15 +199,36 @@ pub(super) fn ip_and_port(address: &Multiaddr) -> Option<(IpAddr, u16)> {
     }
 }
 
-/// Which of the addresses that a peer announced are worth trying: TCP over a concrete IP address, and loopback only
-/// when the peer was met over loopback (elsewhere 127.0.0.1 is somebody else: this machine).
+/// The relay's address in one through a relay: `/ip4|ip6/.../tcp/.../p2p/<relay>/p2p-circuit`.
+fn relay_of(address: &Multiaddr) -> Option<Multiaddr> {
+    let (mut way, _) = split_peer(address);
+    let relayed = way.pop() == Some(Protocol::P2pCircuit) && split_peer(&way).1.is_some();
+    relayed.then_some(way)
+}
+
+/// How much an address is worth to others: one that everybody can dial most, then one through a relay, then the others; none at all
+/// what is neither.
+pub(super) fn rank(address: &Multiaddr) -> u8 {
+    match (ip_and_port(address), relay_of(address)) {
+        (Some((ip, _)), _) if is_global(ip) => 3,
+        (Some(_), _) => 1,
+        (None, Some(relay)) if ip_and_port(&relay).is_some() => 2,
+        _ => 0,
+    }
+}
+
+/// Which of the addresses that a peer announced are worth trying, the best first: TCP over a concrete IP address, directly or through a
+/// relay, and loopback only when the peer was met over loopback (elsewhere 127.0.0.1 is somebody else: this machine).
 pub(super) fn usable(announced: &[Multiaddr], met_over_loopback: bool) -> Vec<Multiaddr> {
     let usable = |address: &Multiaddr| {
-        ip_and_port(address)
+        let way = relay_of(address);
+        ip_and_port(way.as_ref().unwrap_or(address))
             .is_some_and(|(ip, port)| port != 0 && !ip.is_unspecified() && (met_over_loopback || !ip.is_loopback()))
     };
+    let mut announced: Vec<&Multiaddr> = announced.iter().filter(|address| usable(address)).collect();
+    announced.sort_by_key(|address| Reverse(rank(address)));
     let mut addresses: Vec<Multiaddr> = Vec::new();
-    for address in announced.iter().filter(|a| usable(a)).map(|a| split_peer(a).0) {
+    for address in announced.into_iter().map(|a| split_peer(a).0) {
         if addresses.len() < MAX_ADDRESSES && !addresses.contains(&address) {
             addresses.push(address);
         }
@@ -282,6 +305,18 @@ mod tests {
             address("/dns4/example.com/tcp/4000"),
         ];
         assert_eq!(usable(&announced, false), std::slice::from_ref(&good));
+        let (relay, peer) = (PeerId::random(), PeerId::random());
+        let (public, relayed) =
+            (address("/ip4/5.6.7.8/tcp/4000"), address(&format!("/ip4/9.9.9.9/tcp/1/p2p/{relay}/p2p-circuit")));
+        let announced_too = [good.clone(), relayed.clone().with(Protocol::P2p(peer)), public.clone()];
+        assert_eq!(usable(&announced_too, false), [public, relayed.clone(), good.clone()], "the best first");
+        for wrong in ["/ip4/9.9.9.9/tcp/1/p2p-circuit", "/p2p-circuit", "/ip4/127.0.0.1/tcp/1"] {
+            assert!(usable(&[address(wrong)], false).is_empty(), "{wrong}");
+        }
+        assert!(
+            usable(&[relayed.with(Protocol::P2p(relay)).with(Protocol::P2pCircuit)], false).is_empty(),
+            "one relay, not two"
+        );
         assert_eq!(usable(&announced, true), [good, address("/ip4/127.0.0.1/tcp/4000")]);
     }
 }

@@ -1,7 +1,8 @@
 //! The swarm's front: commands in, answers out.
 
 use super::{
-    Multiaddr, NetError, NetLimits, Offence,
+    Multiaddr, NetError, NetLimits, Offence, Reachability,
+    book::split_peer,
     identity::{node_id, peer_id},
     task::Answer,
 };
@@ -11,6 +12,7 @@ use futures::StreamExt;
 use libp2p::{
     PeerId, Stream, StreamProtocol,
     gossipsub::{MessageAcceptance, MessageId},
+    metrics::Registry,
     request_response::ResponseChannel,
 };
 use std::{
@@ -54,6 +56,14 @@ pub struct Stats {
     pub requests_refused: u64,
     /// Peers banned.
     pub bans: u64,
+    /// Connections of others that this node carried as their relay.
+    pub relayed: u64,
+    /// Connections and places that it refused as a relay.
+    pub relay_refused: u64,
+    /// Direct connections that took the place of one through a relay.
+    pub punched: u64,
+    /// Those through a relay that could not become direct.
+    pub not_punched: u64,
 }
 
 /// The counters behind [`Stats`].
@@ -66,6 +76,10 @@ pub(super) struct Counters {
     pub requests_received: AtomicU64,
     pub requests_refused: AtomicU64,
     pub bans: AtomicU64,
+    pub relayed: AtomicU64,
+    pub relay_refused: AtomicU64,
+    pub punched: AtomicU64,
+    pub not_punched: AtomicU64,
 }
 
 pub(super) fn count(counter: &AtomicU64) {
@@ -136,6 +150,8 @@ pub struct Handle {
     pub(super) commands: mpsc::Sender<Command>,
     pub(super) peers: watch::Receiver<Arc<[PeerInfo]>>,
     pub(super) listeners: watch::Receiver<Arc<[Multiaddr]>>,
+    pub(super) reachability: watch::Receiver<Reachability>,
+    pub(super) traffic: Arc<Registry>,
     pub(super) counters: Arc<Counters>,
     pub(super) streams: Streams,
 }
@@ -236,9 +252,25 @@ impl Handle {
         self.peers.clone()
     }
 
-    /// The addresses this node listens on, each with `/p2p/<peer id>`: what another node may bootstrap from.
+    /// How others reach this node, as far as is known.
+    pub fn reachability(&self) -> Reachability {
+        self.reachability.borrow().clone()
+    }
+
+    /// Bytes that went over the wire, as metrics that a scraper reads.
+    pub fn traffic(&self) -> &Registry {
+        &self.traffic
+    }
+
+    /// The addresses this node is reached at, the best first, each with `/p2p/<peer id>`: what another node may bootstrap from. Those
+    /// through a relay are among them.
     pub fn listeners(&self) -> Vec<Multiaddr> {
         self.listeners.borrow().to_vec()
+    }
+
+    /// The same addresses without its own name.
+    pub fn addresses(&self) -> Vec<Multiaddr> {
+        self.listeners.borrow().iter().map(|address| split_peer(address).0).collect()
     }
 
     /// Counters since the start.
@@ -252,6 +284,10 @@ impl Handle {
             requests_received: get(&self.counters.requests_received),
             requests_refused: get(&self.counters.requests_refused),
             bans: get(&self.counters.bans),
+            relayed: get(&self.counters.relayed),
+            relay_refused: get(&self.counters.relay_refused),
+            punched: get(&self.counters.punched),
+            not_punched: get(&self.counters.not_punched),
         }
     }
 

@@ -45,6 +45,17 @@ pub struct NetLimits {
     /// Commands from handles that wait for the swarm, at most; then callers wait.
     pub command_queue: usize,
 
+    /// Places that this node gives others as their relay, at most.
+    pub relay_reservations: usize,
+    /// Connections of others that it carries at once, at most.
+    pub relay_circuits: usize,
+    /// Of these those of one peer, at most.
+    pub relay_circuits_per_peer: usize,
+    /// Such a connection ends after so many bytes...
+    pub relay_circuit_bytes: u64,
+    /// ...or so much time.
+    pub relay_circuit_time: Duration,
+
     /// A peer with too many offences is kept away this long.
     pub ban: Duration,
 }
@@ -70,6 +81,11 @@ impl Default for NetLimits {
             verdicts: 1024,
             verdict_bytes: 64 << 20,
             command_queue: 1024,
+            relay_reservations: 64,
+            relay_circuits: 32,
+            relay_circuits_per_peer: 4,
+            relay_circuit_bytes: 8 << 20,
+            relay_circuit_time: Duration::from_secs(600),
             ban: Duration::from_secs(600),
         }
     }

@@ -25,6 +25,9 @@
 //! **Misbehaviour.** [`Handle::report`] and rejected gossip add points that fade; a hundred points disconnect and ban
 //! for a while. Points also lower the peer's gossip score.
 //!
+//! **NAT.** A node finds out whether peers elsewhere reach it ([`Reachability`]); those that are reached serve as relays, those that are not
+//! are reached through them, at first (`nat`).
+//!
 //! **A slow consumer** never blocks the swarm: the event queue is bounded, gossip is dropped first (and counted),
 //! then requests are refused; connections and disconnections are never lost, nor are responses, which go straight to
 //! whoever asked.
@@ -59,6 +62,7 @@ mod codec;
 mod handle;
 mod identity;
 mod limits;
+mod nat;
 mod offence;
 mod outbox;
 mod task;
@@ -71,6 +75,7 @@ pub use handle::{Handle, Incoming, PeerInfo, PublishError, Reply, RequestError, 
 pub use identity::{IdentityError, node_id, peer_id};
 pub use libp2p::{Multiaddr, PeerId, Stream};
 pub use limits::NetLimits;
+pub use nat::Reachability;
 pub use offence::Offence;
 pub use task::start;
 
@@ -88,6 +93,8 @@ pub struct NetConfig {
     pub listen: Vec<Multiaddr>,
     /// Addresses under which others reach this node, where they differ from its own (behind a port forwarding).
     pub announce: Vec<Multiaddr>,
+    /// Ask the router to let others in (UPnP), where this node listens beyond its own machine.
+    pub upnp: bool,
     /// Nodes to find the network through; a trailing `/p2p/<peer id>` is checked when it is there.
     pub bootstrap: Vec<Multiaddr>,
     /// Every bound of the swarm.
@@ -104,6 +111,7 @@ impl NetConfig {
             network,
             listen: Vec::new(),
             announce: Vec::new(),
+            upnp: false,
             bootstrap: Vec::new(),
             limits: NetLimits::default(),
             agent: concat!("ailo/", env!("CARGO_PKG_VERSION")).into(),

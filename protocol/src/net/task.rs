@@ -1,11 +1,14 @@
 //! The task that owns the swarm: turns its events into those of [`super::Event`], keeps the peers' sessions, and dials.
 
+mod reach;
+
 use super::{
-    Event, Handle, NetConfig, NetError, NetLimits, Offence, PeerInfo, Reply, RequestError, Verdict,
+    Event, Handle, NetConfig, NetError, NetLimits, Offence, PeerInfo, Reachability, Reply, RequestError, Verdict,
     behaviour::{Behaviour, BehaviourEvent, Topics, VERSION_PREFIX, protocol, protocol_version},
     book::{Book, Target, ip_and_port, split_peer, usable},
     handle::{Command, Counters, Streams, count},
     identity::{node_id, peer_id},
+    nat::{Standing, far_end, is_relayed},
     offence::{Consequence, Offences},
     outbox::Outbox,
 };
@@ -14,9 +17,11 @@ use ailo_proto::{Gossip, Message, Refused, Request, Response, response};
 use futures::StreamExt;
 use libp2p::{
     Multiaddr, PeerId, Swarm,
-    core::transport::ListenerId,
+    core::{ConnectedPoint, transport::ListenerId},
     gossipsub::{self, MessageAcceptance, MessageId},
-    identify, identity, noise, ping,
+    identify, identity,
+    metrics::Registry,
+    noise, ping, relay,
     request_response::{self, InboundRequestId, OutboundFailure, OutboundRequestId, ResponseChannel},
     swarm::{
         ConnectionId, DialError, SwarmEvent,
@@ -24,6 +29,7 @@ use libp2p::{
     },
     tcp, yamux,
 };
+use reach::Place;
 use std::{
     collections::{HashMap, HashSet},
     io,
@@ -43,6 +49,8 @@ const DIALS_PER_TICK: usize = 8;
 const WALK_PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(60));
 /// A peer of another network may learn ours for so long before it is disconnected.
 const FAREWELL: Duration = Duration::from_secs(2);
+/// Addresses of this node that are told to others, at most.
+const MAX_LISTED: usize = 16;
 /// A listener reports its address within this time.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Streams of one connection, at most.
@@ -67,6 +75,8 @@ struct Session {
     subscribed: bool,
     ready: Option<SystemTime>,
     agent: String,
+    /// It serves as a relay.
+    relays: bool,
     rtt: Option<Duration>,
     last_used: Instant,
     /// It has been told our network.
@@ -102,6 +112,13 @@ struct Task {
     answers: mpsc::UnboundedSender<Answer>,
     peers: watch::Sender<Arc<[PeerInfo]>>,
     listeners: watch::Sender<Arc<[Multiaddr]>>,
+    /// Addresses that the operator gave.
+    announced: Vec<Multiaddr>,
+    standing: Standing,
+    places: HashMap<ListenerId, Place>,
+    /// Relays that are not asked for a place before this time.
+    refused: HashMap<PeerId, Instant>,
+    reachability: watch::Sender<Reachability>,
     counters: Arc<Counters>,
 }
 
@@ -118,24 +135,33 @@ pub async fn start(config: NetConfig) -> Result<(Handle, mpsc::Receiver<Event>),
     let setup = |e: &dyn std::fmt::Display| NetError::Setup(e.to_string());
     let key = identity::Keypair::ed25519_from_bytes(*config.key.seed()).map_err(|e| setup(&e))?;
     let topics = Topics::new(&config.network);
-    let behaviour = Behaviour::new(&key, &config, &topics).map_err(|e| setup(&e))?;
-    let control = behaviour.streams.new_control();
-    let streams = Streams { control, protocol: protocol(&config.network, "infer/1").map_err(|e| setup(&e))? };
-    let mut mux = yamux::Config::default();
-    mux.set_max_num_streams(MAX_STREAMS);
+    let infer = protocol(&config.network, "infer/1").map_err(|e| setup(&e))?;
+    let mux = || {
+        let mut mux = yamux::Config::default();
+        mux.set_max_num_streams(MAX_STREAMS);
+        mux
+    };
+    let mut traffic = Registry::default();
     let mut swarm = libp2p::SwarmBuilder::with_existing_identity(key)
         .with_tokio()
-        .with_tcp(tcp::Config::default().nodelay(true), noise::Config::new, || mux)
+        .with_tcp(tcp::Config::default().nodelay(true), noise::Config::new, mux)
         .map_err(|e| setup(&e))?
-        .with_behaviour(|_| behaviour)
+        .with_relay_client(noise::Config::new, mux)
+        .map_err(|e| setup(&e))?
+        .with_bandwidth_metrics(&mut traffic)
+        .with_behaviour(|key, relayed| {
+            Behaviour::new(key, &config, &topics, relayed).map_err(Box::<dyn std::error::Error + Send + Sync>::from)
+        })
         .map_err(|e| setup(&e))?
         // Connections last until somebody closes them; `Task::trim` closes those that are too many.
         .with_swarm_config(|c| c.with_idle_connection_timeout(Duration::from_secs(u64::from(u32::MAX))))
         .with_connection_timeout(config.limits.handshake_timeout)
         .build();
-    for address in &config.announce {
-        swarm.add_external_address(split_peer(address).0);
+    let announced: Vec<Multiaddr> = config.announce.iter().map(|address| split_peer(address).0).collect();
+    for address in &announced {
+        swarm.add_external_address(address.clone());
     }
+    let streams = Streams { control: swarm.behaviour().streams.new_control(), protocol: infer };
 
     let limits = Arc::new(config.limits);
     let (events, event_receiver) = mpsc::channel(limits.event_queue.max(1));
@@ -143,6 +169,7 @@ pub async fn start(config: NetConfig) -> Result<(Handle, mpsc::Receiver<Event>),
     let (answers, answer_receiver) = mpsc::unbounded_channel();
     let (peers, peer_receiver) = watch::channel(Arc::from([]));
     let (listeners, listener_receiver) = watch::channel(Arc::from([]));
+    let (reachability, reachability_receiver) = watch::channel(Reachability::STARTING);
     let now = Instant::now();
     let mut book = Book::new(*swarm.local_peer_id(), limits.known_peers);
     for address in &config.bootstrap {
@@ -171,6 +198,11 @@ pub async fn start(config: NetConfig) -> Result<(Handle, mpsc::Receiver<Event>),
         answers,
         peers,
         listeners,
+        announced,
+        standing: Standing::default(),
+        places: HashMap::new(),
+        refused: HashMap::new(),
+        reachability,
         counters: Arc::default(),
     };
     task.listen(&config.listen).await?;
@@ -180,6 +212,8 @@ pub async fn start(config: NetConfig) -> Result<(Handle, mpsc::Receiver<Event>),
         commands,
         peers: peer_receiver,
         listeners: listener_receiver,
+        reachability: reachability_receiver,
+        traffic: Arc::new(traffic),
         counters: task.counters.clone(),
         streams,
     };
@@ -255,11 +289,16 @@ impl Task {
             SwarmEvent::Behaviour(BehaviourEvent::Ping(event)) => self.on_ping(event),
             SwarmEvent::Behaviour(BehaviourEvent::Gossip(event)) => self.on_gossip(event),
             SwarmEvent::Behaviour(BehaviourEvent::Requests(event)) => self.on_request(event),
+            SwarmEvent::Behaviour(BehaviourEvent::Probes(event)) => self.on_probe(event),
+            SwarmEvent::Behaviour(BehaviourEvent::Upnp(event)) => self.on_router(event),
+            SwarmEvent::Behaviour(BehaviourEvent::Relay(event)) => self.on_relay(&event),
+            SwarmEvent::Behaviour(BehaviourEvent::Relayed(event)) => self.on_place(event),
+            SwarmEvent::Behaviour(BehaviourEvent::Punch(event)) => self.on_punched(&event),
             SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, .. } => {
                 if let Some(address) = self.dials.remove(&connection_id) {
                     self.book.answered(&address, peer_id);
                 }
-                self.on_connected(peer_id, connection_id, endpoint.get_remote_address().clone());
+                self.on_connected(peer_id, connection_id, &endpoint);
             }
             SwarmEvent::ConnectionClosed { peer_id, connection_id, cause, .. } => {
                 debug!(peer = %peer_id, ?cause, "connection closed");
@@ -273,8 +312,13 @@ impl Task {
                 self.publish_listeners();
             }
             SwarmEvent::ExpiredListenAddr { .. } => self.publish_listeners(),
-            SwarmEvent::ListenerClosed { addresses, reason: Err(reason), .. } => {
-                error!(?addresses, %reason, "no longer listening");
+            SwarmEvent::ListenerClosed { listener_id, addresses, reason } => {
+                let place = self.on_listener_closed(listener_id, &reason);
+                if let Err(reason) = reason
+                    && !place
+                {
+                    error!(?addresses, %reason, "no longer listening");
+                }
                 self.publish_listeners();
             }
             _ => {}
@@ -283,7 +327,8 @@ impl Task {
 
     // ---- Connections
 
-    fn on_connected(&mut self, peer: PeerId, connection: ConnectionId, address: Multiaddr) {
+    fn on_connected(&mut self, peer: PeerId, connection: ConnectionId, endpoint: &ConnectedPoint) {
+        let (address, _) = split_peer(far_end(endpoint));
         let node = match node_id(&peer) {
             Ok(node) => node,
             Err(reason) => {
@@ -299,19 +344,29 @@ impl Task {
             subscribed: false,
             ready: None,
             agent: String::new(),
+            relays: false,
             rtt: None,
             last_used: Instant::now(),
             told: false,
             foreign: None,
         });
-        session.connections.insert(connection, split_peer(&address).0);
+        session.connections.insert(connection, address);
+        // What goes through a relay is somebody else's to carry: it ends once there is a direct way.
+        if session.connections.values().any(|address| !is_relayed(address)) {
+            for (id, _) in session.connections.iter().filter(|(_, address)| is_relayed(address)) {
+                self.swarm.close_connection(*id);
+            }
+        }
+        if session.ready.is_some() {
+            self.publish_peers(); // the way to it may be another one
+        }
     }
 
     fn on_closed(&mut self, peer: PeerId, connection: ConnectionId) {
         let Some(session) = self.sessions.get_mut(&peer) else { return };
         session.connections.remove(&connection);
         if !session.connections.is_empty() {
-            return;
+            return self.publish_peers();
         }
         if let Some(session) = self.sessions.remove(&peer).filter(|s| s.ready.is_some()) {
             debug!(node = %session.node, "peer disconnected");
@@ -359,6 +414,7 @@ impl Task {
         let Some(session) = self.sessions.get_mut(&peer) else { return };
         session.verified = true;
         session.agent = printable(&info.agent_version, 80);
+        session.relays = info.protocols.contains(&relay::HOP_PROTOCOL_NAME);
         let over_loopback =
             session.connections.values().any(|a| ip_and_port(a).is_some_and(|(ip, _)| ip.is_loopback()));
         let addresses = usable(&info.listen_addrs, over_loopback);
@@ -433,11 +489,6 @@ impl Task {
         let mut peers: Vec<PeerInfo> = self.sessions.values().filter_map(Session::info).collect();
         peers.sort_by_key(|p| p.node);
         self.peers.send_replace(peers.into());
-    }
-
-    fn publish_listeners(&self) {
-        let local = *self.swarm.local_peer_id();
-        self.listeners.send_replace(self.swarm.listeners().filter_map(|a| a.clone().with_p2p(local).ok()).collect());
     }
 
     // ---- Gossip
@@ -665,6 +716,7 @@ impl Task {
         self.dial(now);
         self.walk(now);
         self.trim();
+        self.seek_relay(now);
     }
 
     /// Dials while there are too few peers.
@@ -709,6 +761,7 @@ impl Task {
             return;
         }
         let mut busy: HashSet<PeerId> = self.swarm.behaviour().gossip.all_mesh_peers().copied().collect();
+        busy.extend(self.places.values().map(|place| place.relay));
         busy.extend(self.asked.values().map(|p| p.peer).chain(self.serving.values().copied()));
         let idle = self.sessions.iter().filter(|(peer, s)| s.ready.is_some() && !busy.contains(peer));
         let mut idle: Vec<(Instant, PeerId)> = idle.map(|(peer, s)| (s.last_used, *peer)).collect();
@@ -724,7 +777,7 @@ impl Session {
     fn info(&self) -> Option<PeerInfo> {
         Some(PeerInfo {
             node: self.node,
-            address: self.connections.values().next()?.clone(),
+            address: self.connections.values().min_by_key(|address| is_relayed(address))?.clone(),
             rtt: self.rtt,
             agent: self.agent.clone(),
             connected_since: self.ready?,

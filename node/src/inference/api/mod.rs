@@ -127,6 +127,12 @@ impl Api {
             .with_state(self.clone())
     }
 
+    /// Texts that are being written, and requests that wait.
+    pub fn load(&self) -> (usize, usize) {
+        let writing = self.bounds.writing.saturating_sub(self.places.available_permits());
+        (writing, self.waiting.load(Ordering::Relaxed))
+    }
+
     fn model(&self) -> Result<Arc<Model>, Refusal> {
         let model = self.model.borrow().clone();
         model.ok_or_else(|| {
