@@ -165,7 +165,7 @@ def chat(browser, folder, url):
     press(browser, "Enter")
     browser.wait_for("document.getElementById('speed').textContent.includes('First token')")
     said = browser.evaluate("[...document.querySelectorAll('.said')].map((one) => one.className + ': ' + one.textContent)")
-    if len(said) != 2 or not said[0].endswith("Who is there?") or not said[1].startswith("said assistant"):
+    if len(said) != 2 or not said[0].endswith("Who is there?") or not said[1].startswith("said assistant") or "Answered by" not in said[1]:
         yield f"/chat: the conversation is {said}"
     browser.evaluate("document.getElementById('tokens').value = 4000")
     type_into(browser, "said", "And then?")

@@ -920,6 +920,10 @@ pub struct LocalnetArgs {
     /// Send transfers from node to node while it runs, and follow each to its end.
     #[arg(long)]
     pub transfers: bool,
+    /// After the rounds, let people use their coins, once in each way: names, stakes, transfers, one that is taken back, a fraud that is
+    /// reversed, a vote, a node that is slashed.
+    #[arg(long)]
+    pub story: bool,
     /// Write the loss curve as an SVG picture.
     #[arg(long, value_name = "FILE")]
     pub plot: Option<PathBuf>,

@@ -307,7 +307,7 @@ impl Sources {
         let (state, progress) = (&head.state, self.context.progress.borrow().clone());
         let round = state.round();
         let phases = PHASES.map(|phase| (phase.to_string(), u64::from(phase == round.phase)));
-        page.gauge("ailo_training", "1 where this node trains.", u64::from(self.context.trains))?;
+        page.gauge("ailo_training", "1 where this node trains.", u64::from(self.context.operator.controls().training))?;
         page.gauge("ailo_round", "Number of the open round.", round.number)?;
         page.gauges(("ailo_round_phase", "phase"), "1 for the phase that the round is in.", phases)?;
         page.gauge("ailo_round_participants", "Nodes in the open round.", round.participants.len() as u64)?;

@@ -303,6 +303,11 @@ impl Session {
         }
     }
 
+    /// Who computes the text now, and which layers.
+    pub fn stages(&self) -> Vec<(NodeId, Range<u32>)> {
+        self.client.open_stages()
+    }
+
     /// The text so far, and what stages have signed of it.
     pub fn evidence(&mut self) -> (Vec<u32>, Vec<Signed>) {
         (self.client.tokens().to_vec(), std::mem::take(&mut self.signed))

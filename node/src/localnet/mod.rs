@@ -4,6 +4,7 @@
 mod checks;
 mod faults;
 pub mod net;
+mod story;
 mod table;
 
 use crate::{chart, cli::LocalnetArgs, error::NodeError, genesis, rpc::types::*};
@@ -30,6 +31,9 @@ pub async fn run(args: LocalnetArgs) -> Result<(), NodeError> {
     }
     let params = genesis::local_params(args.nodes, args.confirmations);
     let mut params = presets::change(&params, &args.set).map_err(|e| NodeError::Usage(format!("--set {e}")))?;
+    if args.story {
+        story::afford(&mut params);
+    }
     // There are steps to kill at as long as there are rounds.
     params.round.rounds = if args.kill_at_steps { 0 } else { args.rounds };
     let mut net = Net::found(Spec {
@@ -137,6 +141,9 @@ async fn train_and_check(net: &mut Net, args: &LocalnetArgs) -> Result<Observed,
     faults.report();
     if args.byzantine > 0 {
         report_attackers(net, args).await;
+    }
+    if args.story {
+        story::tell(net).await?;
     }
     checks::state_roots_are_equal_at_the_same_height(net).await?;
     checks::model_roots_are_equal_at_the_same_round(&observed, args.nodes, args.rounds)?;

@@ -24,7 +24,7 @@ use super::{
 };
 use access::{Access, Caller, Grant};
 use ailo_proto::{Finish, Logprob};
-use ailo_protocol::{Hash, net};
+use ailo_protocol::{Hash, NodeId, net};
 use axum::{
     Extension, Router,
     body::{Body, Bytes},
@@ -43,6 +43,7 @@ use serde_json::json;
 use shelf::Shelf;
 use spending::Spending;
 use std::{
+    ops::Range,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -263,6 +264,8 @@ pub(super) struct Piece {
     text: String,
     tokens: Vec<(u32, Option<Logprob>)>,
     finish: Option<Finish>,
+    /// Who computed it, where that is not who computed the piece before.
+    stages: Vec<(NodeId, Range<u32>)>,
 }
 
 /// What a text holds until it ends.
@@ -470,6 +473,7 @@ async fn write(
     place: Arc<Place>,
 ) {
     let mut writing = Writing::after(&model, &text, &stops);
+    let mut known = Vec::new();
     loop {
         // Who has gone away is noticed before the next token.
         let event = tokio::select! {
@@ -481,7 +485,10 @@ async fn write(
                 place.grant.used(1);
                 let (shown, stopped) = writing.push(token);
                 let (choice, tokens, finish) = (text.choice, vec![(token, logprob)], stopped.then_some(Finish::Stop));
-                Ok(Piece { choice, text: shown, tokens, finish })
+                let now = session.stages();
+                let stages = if now == known { Vec::new() } else { now.clone() };
+                known = now;
+                Ok(Piece { choice, text: shown, tokens, finish, stages })
             }
             Some(Event::Finished(finish)) => {
                 let _ = out.send_timeout(Ok(last(writing, text.choice, finish)), unread).await; // It was the last.
@@ -500,5 +507,6 @@ async fn write(
 /// The last piece of a text.
 fn last(writing: Writing<'_>, choice: u32, finish: Finish) -> Piece {
     let (text, stopped) = writing.finish();
-    Piece { choice, text, tokens: Vec::new(), finish: Some(if stopped { Finish::Stop } else { finish }) }
+    let finish = Some(if stopped { Finish::Stop } else { finish });
+    Piece { choice, text, tokens: Vec::new(), finish, stages: Vec::new() }
 }

@@ -74,7 +74,7 @@ impl Order {
         for text in self.texts(model.context()).collect::<Vec<_>>() {
             let (rest, stopped) = Writing::after(model, &text, &self.plan.stops).finish();
             let (choice, finish) = (text.choice, stopped.then_some(Finish::Stop));
-            self.answer.take(Piece { choice, text: rest, tokens: Vec::new(), finish });
+            self.answer.take(Piece { choice, text: rest, tokens: Vec::new(), finish, stages: Vec::new() });
         }
     }
 

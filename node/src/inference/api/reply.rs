@@ -4,7 +4,7 @@ use super::{Piece, Refusal, request::Plan, spending::Spending};
 use crate::inference::model::Model;
 use ailo_proto::{Candidate, Finish, Logprob};
 use ailo_protocol::{
-    Amount, Hash,
+    Amount, Hash, NodeId,
     inference::{
         announce::Announce,
         known::{Known, Offered},
@@ -14,6 +14,7 @@ use ailo_protocol::{
 use serde_json::{Map, Value, json};
 use std::{
     collections::BTreeMap,
+    ops::Range,
     str::Utf8Chunk,
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
@@ -21,6 +22,8 @@ use std::{
 
 /// Models of others in the list, at most.
 const MAX_OTHERS: usize = 64;
+/// Stages that are named as those that answered, at most.
+const MAX_STAGES: usize = 256;
 
 /// Which of the two kinds of answers.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -38,6 +41,8 @@ pub(super) struct Answer {
     logprobs: Option<u32>,
     spending: Arc<Spending>,
     choices: Vec<Choice>,
+    /// Who computed its texts, each with its layers once.
+    stages: Vec<(NodeId, Range<u32>)>,
 }
 
 #[derive(Default)]
@@ -104,11 +109,14 @@ impl Answer {
             logprobs: plan.sampling.logprobs.then_some(plan.sampling.top_logprobs),
             spending,
             choices: choices.map(|i| Choice { text: begins(i), ..Choice::default() }).collect(),
+            stages: Vec::new(),
         }
     }
 
     /// Adds a piece.
     pub fn take(&mut self, piece: Piece) {
+        let new = piece.stages.into_iter().filter(|stage| !self.stages.contains(stage)).collect::<Vec<_>>();
+        self.stages.extend(new.into_iter().take(MAX_STAGES.saturating_sub(self.stages.len())));
         let choice = &mut self.choices[piece.choice as usize];
         choice.text.push_str(&piece.text);
         choice.written.extend(piece.tokens.iter().map(|(token, _)| *token));
@@ -234,6 +242,8 @@ impl Answer {
         });
         if let (Some(usage), Value::Object(fields)) = (usage, &mut value) {
             fields.insert("usage".into(), usage);
+            let stage = |(node, layers): &(NodeId, Range<u32>)| json!({ "node": node, "layers": format!("{}..{}", layers.start, layers.end) });
+            fields.insert("stages".into(), self.stages.iter().map(stage).collect());
         }
         value
     }

@@ -58,6 +58,19 @@ async function* events(body) {
   }
 }
 
+// Who computed an answer: each stage with its layers.
+const answered = (stages) => {
+  const note = document.createElement("small");
+  note.append("Answered by ");
+  stages.forEach(({ node, layers }, i) => {
+    const link = document.createElement("a");
+    link.href = `/node/${node}`;
+    link.textContent = node.slice(0, 8);
+    note.append(i ? ", " : "", link, ` (layers ${layers})`);
+  });
+  return note;
+};
+
 const answer = async () => {
   // A conversation that is begun anew meanwhile is another one.
   const mine = messages;
@@ -67,6 +80,7 @@ const answer = async () => {
   const started = performance.now();
   let first = null;
   let usage = null;
+  let stages = [];
   stop = new AbortController();
   $("send").hidden = true;
   $("stop").hidden = false;
@@ -88,6 +102,7 @@ const answer = async () => {
     for await (const event of events(response.body)) {
       if (event.error) throw new Error(event.error.message);
       usage = event.usage ?? usage;
+      stages = event.stages ?? stages;
       const piece = event.choices?.[0]?.delta?.content;
       if (piece) {
         first ??= performance.now();
@@ -106,6 +121,7 @@ const answer = async () => {
     said.focus();
   }
   if (mine !== messages) return;
+  if (stages.length) shown.after(answered(stages));
   if (shown.textContent) mine.push({ role: "assistant", content: shown.textContent });
   else {
     // What was not answered is not part of the conversation, but may be asked again.
