@@ -192,7 +192,7 @@ def main():
     account = node.account(address=address)
     print(f"{address} has {account['free']} ALC")
     for entry in node.history(address=address, limit=5)["entries"]:
-        print(f"  block {entry['height']}  {entry['change']} ALC  {entry['event']['event']}")
+        print(f"  block {entry['height']}  {entry['free']} ALC then  {entry['event']['event']}")
 
     print("new blocks")
     for count, header in zip(range(args.blocks), node.subscribeBlocks()):

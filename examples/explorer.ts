@@ -154,10 +154,10 @@ async function main(words: string[]): Promise<void> {
   const address = wanted ?? status.wallet;
   const account = await node.call<{ free: string }>("account", { address });
   console.log(`${address} has ${account.free} ALC`);
-  type Entry = { height: number; change: string | null; event: { event: string } };
+  type Entry = { height: number; free: string | null; event: { event: string } };
   const history = await node.call<{ entries: Entry[] }>("history", { address, limit: 5 });
-  for (const { height, change, event } of history.entries) {
-    console.log(`  block ${height}  ${change} ALC  ${event.event}`);
+  for (const { height, free, event } of history.entries) {
+    console.log(`  block ${height}  ${free} ALC then  ${event.event}`);
   }
 
   console.log("new blocks");

@@ -286,7 +286,7 @@ fn a_transfer_is_shown_as_far_as_it_has_come(node: &Node, dir: &Path) {
         serde_json::from_value(node.result("ailo_history", params)["entries"].clone()).unwrap()
     };
     let received = entries(json!({"address": to}));
-    assert!(received.iter().any(|entry| entry.change.is_some_and(|change| change.to_string() == "0.25")));
+    assert!(received.iter().any(|entry| entry.free == Some(ailo_protocol::Amount(25_000_000))));
     assert_eq!(entries(json!({"address": to, "minStatus": "final"})).len(), 0);
     let events = node.result("ailo_transactionEvents", json!({"id": id}));
     let events: At<TransactionEventsView> = serde_json::from_value(events).unwrap();

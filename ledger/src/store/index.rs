@@ -2,7 +2,7 @@
 //! first a run to each table, then, as one batch of sled that makes them hold, what stands below.
 //!
 //! ```text
-//! "m"                            -> Kept: head, and the runs that hold
+//! "m2"                           -> Kept: head, and the runs that hold
 //! "h" height                     -> offset in the block log, block id
 //! "b" block id                   -> height
 //! "v" validator set's hash       -> validator set, for every one that ever was
@@ -10,8 +10,9 @@
 //! table of the state:    state key                         -> state entry
 //! table of the archive:  "e" height, first number           -> a page of the block's events: block's time, events
 //!                        "t" transaction id                -> height, position
-//!                        "w" wallet, height, event's number -> nothing
+//!                        "w" wallet, height, event's number -> what it could spend after that block, if the block says
 //!                        "n" node, height, event's number   -> nothing
+//!                        "r" transfer, height, event's number -> nothing
 //! ```
 //!
 //! Integers in keys are big-endian, so that order of keys is order of heights.
@@ -29,10 +30,13 @@ use super::{
 use crate::{
     Block, Transaction,
     block::{MAX_VALIDATORS, ValidatorSet},
-    state::{Event, Executed, State},
+    state::{
+        Entry, Event, Executed, Key, State,
+        entry::{MAX_ENTRY_BYTES, MAX_KEY_BYTES},
+    },
 };
 use ailo_protocol::{
-    Address, Genesis, Hash, NodeId,
+    Address, Amount, Genesis, Hash, NodeId,
     canonical::{self, Decode, Encode},
 };
 use sled::{Batch, Db};
@@ -92,6 +96,8 @@ pub struct HistoryItem {
     pub time_ms: u64,
     /// What happened.
     pub event: Event,
+    /// In a wallet's history: what it could spend after that block, where the block changed its account.
+    pub free: Option<Amount>,
 }
 
 /// A part of a history.
@@ -159,11 +165,12 @@ fn history_key(subject: &Subject, at: Cursor) -> Vec<u8> {
     key(kind, &[id, &at.height.to_be_bytes(), &at.event.to_be_bytes()])
 }
 
-/// The place in a history that a key names.
-fn history_place(key: &[u8]) -> Option<Cursor> {
+/// The place in a history that a key names, and what is kept there.
+fn history_place((key, kept): runs::Entry<'_>) -> Option<(Cursor, Option<Amount>)> {
     let (rest, event) = key.split_last_chunk()?;
     let height = rest.last_chunk()?;
-    Some(Cursor { height: u64::from_be_bytes(*height), event: u32::from_be_bytes(*event) })
+    let at = Cursor { height: u64::from_be_bytes(*height), event: u32::from_be_bytes(*event) };
+    Some((at, value(kept, MAX_VALUE_BYTES)))
 }
 
 fn events_key(at: Cursor) -> Vec<u8> {
@@ -194,6 +201,27 @@ struct Names {
     transactions: BTreeMap<Hash, u32>,
     /// The numbers of a subject's events.
     histories: BTreeMap<Subject, Vec<u32>>,
+    /// What wallets can spend after it, whose accounts it changed.
+    free: BTreeMap<Address, Amount>,
+}
+
+impl Names {
+    /// What the wallet can spend after the block whose history it is.
+    fn free(&self, subject: &Subject) -> Option<Amount> {
+        match subject {
+            Subject::Wallet(address) => self.free.get(address).copied(),
+            Subject::Node(_) | Subject::Transfer(_) => None,
+        }
+    }
+}
+
+/// What the wallet can spend whose account was written.
+fn free((key, entry): &(Vec<u8>, Option<Vec<u8>>)) -> Option<(Address, Amount)> {
+    let Ok(Key::Account(address)) = canonical::decode::<Key>(key, MAX_KEY_BYTES) else { return None };
+    match canonical::decode::<Entry>(entry.as_deref()?, MAX_ENTRY_BYTES).ok()? {
+        Entry::Account(account) => Some((address, account.free)),
+        _ => None,
+    }
 }
 
 impl Addition {
@@ -224,7 +252,7 @@ impl Addition {
                     }
                 }
             }
-            Names { id: self.block.id(), transactions, histories }
+            Names { id: self.block.id(), transactions, histories, free: self.writes.iter().filter_map(free).collect() }
         })
     }
 
@@ -252,9 +280,10 @@ impl Addition {
     fn history(&self, subject: &Subject) -> impl DoubleEndedIterator<Item = HistoryItem> {
         let (height, time_ms) = (self.height(), self.block.header.time_ms);
         let numbers = self.names().histories.get(subject).map_or(&[][..], Vec::as_slice);
+        let free = self.names().free(subject);
         let item = move |event: &u32| {
             let happened = self.events.get(*event as usize)?.clone();
-            Some(HistoryItem { at: Cursor { height, event: *event }, time_ms, event: happened })
+            Some(HistoryItem { at: Cursor { height, event: *event }, time_ms, event: happened, free })
         };
         numbers.iter().filter_map(item)
     }
@@ -389,7 +418,7 @@ impl Index {
             let header = &block.header;
             let height = header.height;
             state.extend(writes.iter().map(|(key, entry)| (key.as_slice(), entry.as_deref())));
-            let Names { id, transactions, histories } = addition.names();
+            let names @ Names { id, transactions, histories, .. } = addition.names();
             batch.insert(key(b'h', &[&height.to_be_bytes()]), canonical::encode(&(*offset, *id)));
             batch.insert(key(b'b', &[&id.0]), canonical::encode(&height));
             for (transaction, position) in transactions {
@@ -401,7 +430,8 @@ impl Index {
             }
             for (subject, events) in histories {
                 let place = |event: &u32| history_key(subject, Cursor { height, event: *event });
-                archive.extend(events.iter().map(|event| (place(event), Vec::new())));
+                let free = names.free(subject).map_or_else(Vec::new, |free| canonical::encode(&free));
+                archive.extend(events.iter().map(|event| (place(event), free.clone())));
             }
             if let Some(set) = validators {
                 batch.insert(key(b'v', &[&header.next_validators.0]), canonical::encode(set));
@@ -499,8 +529,8 @@ impl Index {
         if wanted > 0 {
             let first = history_key(subject, Cursor { height: 0, event: 0 });
             let end = history_key(subject, before);
-            let each = |key: &[u8]| {
-                places.extend(history_place(key));
+            let each = |entry: runs::Entry<'_>| {
+                places.extend(history_place(entry));
                 places.len() < wanted
             };
             self.archive.back(&manifest.archive, &first..&end, each).map_err(sled::Error::from)?;
@@ -508,9 +538,9 @@ impl Index {
         let more = items.len() + places.len() > limit;
         items.truncate(limit);
         places.truncate(limit - items.len());
-        let last = places.last().copied().or_else(|| items.last().map(|item| item.at));
-        for at in places {
-            items.extend(self.item(&manifest.archive, at)?);
+        let last = places.last().map(|(at, _)| *at).or_else(|| items.last().map(|item| item.at));
+        for place in places {
+            items.extend(self.item(&manifest.archive, place)?);
         }
         Ok(Page { items, next: last.filter(|_| more) })
     }
@@ -527,24 +557,28 @@ impl Index {
         let after_key = history_key(subject, after);
         let end = history_key(subject, Cursor { height: u64::MAX, event: u32::MAX });
         let mut places = Vec::new();
-        let each = |key: &[u8]| {
-            places.extend(history_place(key).filter(|at| *at > after));
+        let each = |entry: runs::Entry<'_>| {
+            places.extend(history_place(entry).filter(|(at, _)| *at > after));
             places.len() < limit
         };
         let range = &after_key[..]..&end[..];
         self.archive.forward(&manifest.archive, after.height, range, each).map_err(sled::Error::from)?;
         let left = limit - places.len();
         let mut items = Vec::new();
-        for at in places {
-            items.extend(self.item(&manifest.archive, at)?);
+        for place in places {
+            items.extend(self.item(&manifest.archive, place)?);
         }
         let recent = recent.iter().filter(|addition| addition.height() > manifest.head.height);
         items.extend(recent.flat_map(|addition| addition.history(subject)).filter(|item| item.at > after).take(left));
         Ok(items)
     }
 
-    fn item(&self, archive: &Runs, at: Cursor) -> Result<Option<HistoryItem>, sled::Error> {
-        Ok(self.event(archive, at)?.map(|(time_ms, event)| HistoryItem { at, time_ms, event }))
+    fn item(
+        &self,
+        archive: &Runs,
+        (at, free): (Cursor, Option<Amount>),
+    ) -> Result<Option<HistoryItem>, sled::Error> {
+        Ok(self.event(archive, at)?.map(|(time_ms, event)| HistoryItem { at, time_ms, event, free }))
     }
 
     /// An event and its block's time.

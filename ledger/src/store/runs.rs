@@ -6,7 +6,8 @@
 //! keeps some on disk syncs the folder before, and removes the files of others only once they are no longer kept there.
 //! Whoever reads holds runs of its own: their files stay readable until it is done, whatever is merged or removed meanwhile.
 
-use super::runfile::{Entry, RunFile, Writer, merged};
+pub use super::runfile::Entry;
+use super::runfile::{RunFile, Writer, merged};
 use ailo_protocol::canonical::{Decode, Encode};
 use std::{
     fs, io,
@@ -151,12 +152,12 @@ impl Table {
 
     /// Shows the entries of a range of keys from the last back, until `each` says false. For keys that come in their own
     /// order and once: whatever is in a newer run is greater than what is in an older one.
-    pub fn back(&self, runs: &Runs, keys: Range<&[u8]>, mut each: impl FnMut(&[u8]) -> bool) -> io::Result<()> {
+    pub fn back(&self, runs: &Runs, keys: Range<&[u8]>, mut each: impl FnMut(Entry<'_>) -> bool) -> io::Result<()> {
         for OpenRun { file, .. } in runs.0.iter().rev() {
             let mut found = file.find(keys.end)?;
             while let Some((number, page)) = found {
-                let inside: Vec<&[u8]> = page.entries().map(|(key, _)| key).filter(|key| keys.contains(key)).collect();
-                if inside.into_iter().rev().any(|key| !each(key)) {
+                let inside: Vec<Entry<'_>> = page.entries().filter(|(key, _)| keys.contains(key)).collect();
+                if inside.into_iter().rev().any(|entry| !each(entry)) {
                     return Ok(());
                 }
                 let before = number.checked_sub(1).filter(|_| page.first_key() > keys.start);
@@ -172,7 +173,7 @@ impl Table {
         runs: &Runs,
         height: u64,
         keys: Range<&[u8]>,
-        mut each: impl FnMut(&[u8]) -> bool,
+        mut each: impl FnMut(Entry<'_>) -> bool,
     ) -> io::Result<()> {
         for OpenRun { file, .. } in runs.0.iter().filter(|open| open.run.highest >= height) {
             let first = file.find(keys.start)?.map_or(0, |(number, _)| number);
@@ -181,7 +182,7 @@ impl Table {
                 if page.first_key() >= keys.end {
                     break;
                 }
-                if page.entries().map(|(key, _)| key).filter(|key| keys.contains(key)).any(|key| !each(key)) {
+                if page.entries().filter(|(key, _)| keys.contains(key)).any(|entry| !each(entry)) {
                     return Ok(());
                 }
             }
@@ -329,7 +330,7 @@ mod tests {
         let range = |from, to| (key(2, from), key(2, to));
         let (start, end) = range(10, 2900);
         table
-            .back(&runs, &start..&end, |key| {
+            .back(&runs, &start..&end, |(key, _)| {
                 seen.push(key.to_vec());
                 true
             })
@@ -338,7 +339,7 @@ mod tests {
         assert_eq!(seen, expected);
         seen.clear();
         table
-            .forward(&runs, 0, &start..&end, |key| {
+            .forward(&runs, 0, &start..&end, |(key, _)| {
                 seen.push(key.to_vec());
                 true
             })
@@ -346,7 +347,7 @@ mod tests {
         assert!(seen.iter().rev().eq(&expected));
         seen.clear();
         table
-            .forward(&runs, 50, &key(2, 50 * 30)..&end, |key| {
+            .forward(&runs, 50, &key(2, 50 * 30)..&end, |(key, _)| {
                 seen.push(key.to_vec());
                 seen.len() < 70
             })

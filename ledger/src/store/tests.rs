@@ -309,6 +309,9 @@ fn a_wallets_history_comes_in_pages_the_latest_first() {
         }
     }
     assert_eq!(paged, all.items);
+    // The history says what each block has left to spend.
+    let newest = all.items.iter().find_map(|item| item.free);
+    assert_eq!(newest, Some(chain.states.last().unwrap().account(&testing::wallet(0)).free));
     let stakes = |page: &Page| page.items.iter().filter(|item| matches!(item.event, Event::Staked { .. })).count();
     let of_node = store.history(&Subject::Node(*node_key(0).public()), None, usize::MAX).unwrap();
     assert_eq!((stakes(&all), stakes(&of_node)), (5, 5), "what a wallet does with a node is in the history of both");

@@ -21,34 +21,6 @@ const EARNING_PAGES: usize = 20;
 const DAY_MS: u64 = 86_400_000;
 const HOUR_MS: u64 = 3_600_000;
 
-/// What an event makes of the coins that `own` can spend, in units, with its sign. What a report, challenge or proposal binds is not in the
-/// events, and neither is it here.
-pub fn change(own: &Address, event: &Event, fee: Amount) -> Change {
-    let units = |amount: &Amount| i128::from(amount.0);
-    let sign = |from: &Address, to: &Address| i128::from(to == own) - i128::from(from == own);
-    Change(match event {
-        Event::TransferPending { from, amount, fee, .. } if from == own => -units(amount) - units(fee),
-        Event::TransferConfirmed { to, amount, .. } if to == own => units(amount),
-        Event::TransferRefunded { from, amount, .. } if from == own => units(amount),
-        Event::TransferReversed { from, to, returned, .. } => -sign(from, to) * units(returned),
-        Event::DebtPaid { debtor, creditor, amount, .. } => sign(debtor, creditor) * units(amount),
-        Event::Staked { amount, .. } | Event::Deposited { amount, .. } => -units(amount) - units(&fee),
-        Event::Unstaked { .. }
-        | Event::Unjailed { .. }
-        | Event::UsernameChanged { .. }
-        | Event::RecoverySet { .. }
-        | Event::Recovered { .. }
-        | Event::Voted { .. }
-        | Event::DepositLeaving { .. } => -units(&fee),
-        Event::Unbonded { amount, .. } | Event::DepositReturned { amount, .. } => units(amount),
-        Event::Reward { amount, .. } => units(amount),
-        // What comes on top is a reward of its own.
-        Event::ReceiptPaid { wallet, amount, burned, .. } if wallet == own => units(amount) - units(burned),
-        Event::Slashed { reporter, bounty, .. } if reporter == own => units(bounty),
-        _ => 0,
-    })
-}
-
 /// The transfer that an event is of.
 fn transfer_of(event: &Event) -> Option<&Hash> {
     match event {
@@ -76,18 +48,9 @@ fn reached(state: &State, transfer: &Hash) -> MinStatus {
 }
 
 /// An entry of a history.
-pub fn entry(head: &Head, subject: &Subject, item: HistoryItem) -> HistoryEntry {
-    let change = match subject {
-        Subject::Wallet(own) => Some(change(own, &item.event, head.state.params().ledger.fee)),
-        Subject::Node(_) | Subject::Transfer(_) => None,
-    };
-    HistoryEntry {
-        height: item.at.height,
-        time_ms: item.time_ms,
-        cursor: cursor_text(item.at),
-        change,
-        event: item.event,
-    }
+pub fn entry(item: HistoryItem) -> HistoryEntry {
+    let HistoryItem { at, time_ms, event, free } = item;
+    HistoryEntry { height: at.height, time_ms, cursor: cursor_text(at), free, event }
 }
 
 /// A history is kept under the address that an account began with.
@@ -109,7 +72,7 @@ impl Context {
             (Some(least), Some(transfer)) => reached(&head.state, transfer) >= least,
             _ => true,
         };
-        let entries = page.items.into_iter().filter(far_enough).map(|item| entry(&head, &subject, item)).collect();
+        let entries = page.items.into_iter().filter(far_enough).map(entry).collect();
         Ok(self.at(&head, HistoryView { entries, next: page.next.map(cursor_text) }))
     }
 
@@ -122,8 +85,7 @@ impl Context {
             Body::Transfer { .. } => self.events_of(&id, &head.state.account_of(&transaction.unsigned.signer), height),
             _ => (Vec::new(), true),
         };
-        let sender = Subject::Wallet(head.state.account_of(&transaction.unsigned.signer));
-        let entries = items.into_iter().map(|item| entry(&head, &sender, item)).collect();
+        let entries = items.into_iter().map(entry).collect();
         Ok(self.at(&head, TransactionEventsView { entries, whole }))
     }
 

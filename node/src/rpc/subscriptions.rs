@@ -81,7 +81,7 @@ pub async fn history(context: Arc<Context>, params: FollowParams, pending: Pendi
             let before = after;
             for item in shown {
                 after = item.at;
-                tell(&sink, &context.at(&head, entry(&head, &subject, item))).await?;
+                tell(&sink, &context.at(&head, entry(item))).await?;
             }
             if after == before {
                 news(&sink, &mut heads).await?;

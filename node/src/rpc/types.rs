@@ -6,11 +6,11 @@ use ailo_ledger::{
     state::{Event, Phase, Poll, Replay, RewardKind, Round, Share},
 };
 use ailo_protocol::{
-    Address, Amount, Hash, NodeId, PublicKey, Username, amount::AmountError, net::Reachability,
+    Address, Amount, Hash, NodeId, PublicKey, Username, net::Reachability,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, fmt, str::FromStr};
+use std::collections::BTreeMap;
 
 /// Every reply names the block that it was read at.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -618,58 +618,10 @@ pub struct HistoryEntry {
     pub time_ms: u64,
     /// Its place in the history: a subscription goes on from here, a page with what is older.
     pub cursor: String,
-    /// In a wallet's history: what it made of the spendable coins, with its sign. Bonds of reports, challenges and proposals are not in it.
-    pub change: Option<Change>,
+    /// In a wallet's history: what it could spend after that block, where the block changed its account.
+    pub free: Option<Amount>,
     /// What happened.
     pub event: Event,
-}
-
-/// An amount with its sign.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Change(pub i128);
-
-impl fmt::Display for Change {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let sign = if self.0 < 0 { "-" } else { "" };
-        write!(f, "{sign}{}", Amount(u64::try_from(self.0.unsigned_abs()).unwrap_or(u64::MAX)))
-    }
-}
-
-impl FromStr for Change {
-    type Err = AmountError;
-    fn from_str(text: &str) -> Result<Change, AmountError> {
-        let amount = |text: &str| text.parse().map(|Amount(units)| i128::from(units));
-        Ok(Change(match text.strip_prefix('-') {
-            Some(text) => -amount(text)?,
-            None => amount(text)?,
-        }))
-    }
-}
-
-impl Serialize for Change {
-    fn serialize<S: serde::Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Change {
-    fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Change, D::Error> {
-        String::deserialize(from)?.parse().map_err(serde::de::Error::custom)
-    }
-}
-
-impl JsonSchema for Change {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Change".into()
-    }
-
-    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({
-            "type": "string",
-            "description": "ALC as a decimal number of at most 8 places, with its sign.",
-            "pattern": r"^-?[0-9]+(\.[0-9]{1,8})?$",
-        })
-    }
 }
 
 /// A page of `ailo_rounds`, the newest first: those that the ledger keeps.

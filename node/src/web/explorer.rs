@@ -6,14 +6,14 @@ use super::{
     say,
 };
 use crate::{
-    rpc::{history::entry, holders::account_view, params::*, types::*},
+    rpc::{holders::account_view, params::*, types::*},
     series::Sample,
     service::chain::Head,
 };
 use ailo_ledger::{
     Block, Body, Transaction,
     state::State as Ledger,
-    store::{Cursor, Subject},
+    store::{Cursor, HistoryItem, Subject},
 };
 use ailo_protocol::{Address, Amount, Hash, NodeId, canonical};
 use axum::{
@@ -372,20 +372,18 @@ async fn address(State(site): State<Arc<Site>>, Path(text): Path<String>, Query(
     .await
 }
 
-/// What a wallet could spend over time: from what it can now, back through its history.
+/// What a wallet could spend over time, by its newest entries.
 fn balance(site: &Site, own: &Address, free: Amount) -> Markup {
-    let (mut points, mut before, mut sum) = (Vec::new(), None, i128::from(free.0));
     let (head, subject) = (site.context.chain.head(), Subject::Wallet(*own));
-    points.push((head.state.time_ms() as f64, sum as f64 / 1e8));
+    let alc = |amount: Amount| amount.0 as f64 / 1e8;
+    let (mut points, mut before) = (vec![(head.state.time_ms() as f64, alc(free))], None);
     for _ in 0..CHART_PAGES {
         let page = site.context.chain.history(&subject, before, ENTRIES);
-        for entry in page.items.into_iter().map(|item| entry(&head, &subject, item)) {
-            let Change(change) = entry.change.unwrap_or_default();
-            if change != 0 {
-                points.push((entry.time_ms as f64, sum as f64 / 1e8));
-                sum -= change;
-                points.push((entry.time_ms as f64, sum as f64 / 1e8));
-            }
+        for (time_ms, free) in page.items.iter().filter_map(|item| Some((item.time_ms as f64, item.free?))) {
+            // It had that until the next change.
+            let next = points.last().map_or(0.0, |(_, next)| *next);
+            points.extend((next != alc(free)).then_some((points.last().map_or(time_ms, |(at, _)| *at), alc(free))));
+            points.push((time_ms, alc(free)));
         }
         before = page.next;
         if before.is_none() {
@@ -395,7 +393,7 @@ fn balance(site: &Site, own: &Address, free: Amount) -> Markup {
     points.reverse();
     html! {
         div.charts { (charts::line("Spendable, ALC", Over::Time, &points, |alc| format!("{alc:.2}"))) }
-        p.note { "Drawn back from today through the last " (CHART_PAGES * ENTRIES) " entries; bonds of reports, challenges and proposals are not in it." }
+        @if before.is_some() { p.note { "By the newest " (CHART_PAGES * ENTRIES) " entries." } }
     }
 }
 
@@ -416,7 +414,7 @@ fn history(site: &Site, subject: &Subject, own: Option<&Address>, before: Option
     }
 }
 
-/// A wallet's history as comma-separated values: amounts in ALC, with the sign of what becomes of what can be spent.
+/// A wallet's history as comma-separated values: with what it could spend after each block that says so, in ALC.
 async fn history_csv(State(site): State<Arc<Site>>, Path(text): Path<String>) -> Response {
     let Ok(named) = text.parse::<Address>() else {
         return Missing("This is no address", format!("“{text}” is not the address of a wallet.")).into_response();
@@ -424,15 +422,15 @@ async fn history_csv(State(site): State<Arc<Site>>, Path(text): Path<String>) ->
     let rows = site.clone().work(move |site| {
         let head = site.context.chain.head();
         let subject = Subject::Wallet(head.state.account_at(&named));
-        let mut rows = String::from("time_ms,height,change_alc,event\n");
+        let mut rows = String::from("time_ms,height,spendable_alc,event\n");
         let mut before = None;
         for _ in 0..CSV_PAGES {
             let page = site.context.chain.history(&subject, before, ailo_ledger::store::MAX_PAGE);
-            for entry in page.items.into_iter().map(|item| entry(&head, &subject, item)) {
-                let event = serde_json::to_string(&entry.event).unwrap_or_default().replace('"', "\"\"");
-                let (time_ms, height, change) = (entry.time_ms, entry.height, entry.change.unwrap_or_default());
+            for HistoryItem { at, time_ms, event, free } in &page.items {
+                let event = serde_json::to_string(event).unwrap_or_default().replace('"', "\"\"");
+                let free = free.map(|free| free.to_string()).unwrap_or_default();
                 // Writing into a text never fails.
-                let _ = writeln!(rows, "{time_ms},{height},{change},\"{event}\"");
+                let _ = writeln!(rows, "{time_ms},{},{free},\"{event}\"", at.height);
             }
             before = page.next;
             if before.is_none() {
