@@ -33,10 +33,13 @@ impl Page {
         let (mut page, mut heading, mut block) = (Page::default(), None::<String>, None::<String>);
         for event in Parser::new_ext(text, Options::ENABLE_TABLES) {
             match event {
-                Event::Start(Tag::Link { dest_url, .. } | Tag::Image { dest_url, .. }) => page.links.push(dest_url.into()),
+                Event::Start(Tag::Link { dest_url, .. } | Tag::Image { dest_url, .. }) => {
+                    page.links.push(dest_url.into())
+                }
                 Event::Html(html) | Event::InlineHtml(html) => {
                     let quoted = ["src=\"", "srcset=\"", "href=\""].map(|name| html.split(name).skip(1));
-                    page.links.extend(quoted.into_iter().flatten().filter_map(|rest| Some(rest.split_once('"')?.0.into())));
+                    page.links
+                        .extend(quoted.into_iter().flatten().filter_map(|rest| Some(rest.split_once('"')?.0.into())));
                 }
                 Event::Start(Tag::Heading { .. }) => heading = Some(String::new()),
                 Event::End(TagEnd::Heading(_)) => page.add_anchor(&heading.take().unwrap_or_default()),
@@ -97,7 +100,10 @@ fn links_and_anchors_lead_somewhere_and_the_book_leads_out_of_itself_by_full_add
             let there = root().join(&target).exists();
             let named = anchor.is_empty() || pages.get(&target).is_some_and(|page| page.anchors.contains(anchor));
             if outside || !there || !named {
-                wrong.push(format!("{name}: the link to {link} leads {}", if outside { "out of the book" } else { "nowhere" }));
+                wrong.push(format!(
+                    "{name}: the link to {link} leads {}",
+                    if outside { "out of the book" } else { "nowhere" }
+                ));
             }
         }
     }
@@ -128,7 +134,8 @@ fn sources(folder: &Path) -> String {
 #[test]
 fn the_files_and_tests_that_pages_speak_of_exist() {
     const FOLDERS: [&str; 8] = ["config", "docs", "ledger", "node", "protocol", "scripts", "tests", "training"];
-    let program: String = ["ledger", "node", "protocol", "tests", "training"].map(|name| sources(&root().join(name))).concat();
+    let program: String =
+        ["ledger", "node", "protocol", "tests", "training"].map(|name| sources(&root().join(name))).concat();
     let mut wrong = vec![];
     for (name, page) in pages() {
         for code in page.code {
@@ -196,7 +203,8 @@ fn the_program_understands_every_command_line() {
     for (name, page) in pages() {
         for words in page.blocks.iter().flat_map(|block| commands(block)) {
             let typed = words.join(" ");
-            match Cli::try_parse_from(std::iter::once("ailo-node".into()).chain(words.iter().map(|word| filled(word)))) {
+            match Cli::try_parse_from(std::iter::once("ailo-node".into()).chain(words.iter().map(|word| filled(word))))
+            {
                 Err(e) if !matches!(e.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) => {
                     wrong.push(format!("{name}: ailo-node {typed}\n{e}"));
                 }
@@ -212,8 +220,17 @@ fn the_program_understands_every_command_line() {
 fn a_command_line_is_found_wherever_a_reader_would_type_it() {
     let found = |block: &str| commands(block).iter().map(|words| words.join(" ")).collect::<Vec<_>>();
     assert_eq!(found("ailo-node status\nsaid\n"), ["status"]);
-    assert_eq!(found("$ target/debug/ailo-node run \\\n  --network dev    # alone\nailo-node said so\n"), ["run --network dev"]);
+    assert_eq!(
+        found("$ target/debug/ailo-node run \\\n  --network dev    # alone\nailo-node said so\n"),
+        ["run --network dev"]
+    );
     assert_eq!(found("cat words | AILO_LOG=info ailo-node wallet recover ADDRESS > out\n"), ["wallet recover ADDRESS"]);
-    assert_eq!(found("ailo-node --help && ailo-node generate 'The ledger; and'\n"), ["--help", "generate The ledger; and"]);
-    assert!(Cli::try_parse_from(["ailo-node", "wallet", "send", "ADDRESS", "1"]).is_err(), "placeholders are no addresses");
+    assert_eq!(
+        found("ailo-node --help && ailo-node generate 'The ledger; and'\n"),
+        ["--help", "generate The ledger; and"]
+    );
+    assert!(
+        Cli::try_parse_from(["ailo-node", "wallet", "send", "ADDRESS", "1"]).is_err(),
+        "placeholders are no addresses"
+    );
 }
