@@ -165,7 +165,8 @@ fn commands(block: &str) -> Vec<Vec<String>> {
     let is_setting = |word: &str| word.split_once('=').is_some_and(|(name, _)| name == name.to_uppercase());
     let mut found = vec![];
     for line in typed {
-        let words = shlex::split(line).unwrap_or_default();
+        // With a quote too few it is no command line, which the program will say.
+        let words = shlex::split(line).unwrap_or_else(|| line.split(' ').map(String::from).collect());
         for part in words.split(ends) {
             let mut part = part.iter().skip_while(|word| is_setting(word));
             if part.next().is_some_and(|first| is_program(first)) {
