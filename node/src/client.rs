@@ -1,6 +1,6 @@
 //! JSON-RPC from the command line's side: finding the node, calling it, and saying plainly what went wrong.
 
-use crate::{cli::ClientArgs, datadir, error::NodeError, rpc::types::*};
+use crate::{cli::ClientArgs, datadir, error::NodeError, rpc::types::*, secrets};
 use ailo_ledger::{Transaction, store::Subject};
 use ailo_protocol::{Address, Hash, Keypair, Username, keystore};
 use jsonrpsee::core::{
@@ -136,5 +136,10 @@ pub fn wallet_path(args: &ClientArgs) -> Result<PathBuf, NodeError> {
 
 /// The wallet's key.
 pub fn wallet_key(args: &ClientArgs) -> Result<Keypair, NodeError> {
-    Ok(keystore::load(&wallet_path(args)?, keystore::Kind::Wallet)?)
+    secrets::load(&wallet_path(args)?, keystore::Kind::Wallet)
+}
+
+/// The wallet's address, as its key has it, which takes no passphrase.
+pub fn wallet_address(args: &ClientArgs) -> Result<Address, NodeError> {
+    Ok(Address::from(&keystore::public(&wallet_path(args)?, keystore::Kind::Wallet)?))
 }

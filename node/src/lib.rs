@@ -2,22 +2,28 @@
 //! processes. The program itself is `main.rs`; its commands are in [`commands`], the running node in [`service`].
 
 pub mod aggregate;
+pub mod backup;
 pub mod chart;
 pub mod cli;
 pub mod client;
 pub mod commands;
 pub mod config;
 pub mod datadir;
+pub mod doctor;
 pub mod error;
 pub mod genesis;
 pub mod holders;
 pub mod inference;
 pub mod localnet;
 pub mod machine;
+pub mod output;
+pub mod progress;
 pub mod replay;
 pub mod round;
 pub mod rpc;
+pub mod secrets;
 pub mod service;
 pub mod simulate;
+pub mod tx;
 pub mod verify;
 pub mod web;

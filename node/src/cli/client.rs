@@ -15,7 +15,4 @@ pub struct ClientArgs {
     /// Wallet file [default: wallet.json in the data folder].
     #[arg(long, env = "AILO_WALLET_FILE", value_name = "FILE")]
     pub wallet_file: Option<PathBuf>,
-    /// Print JSON.
-    #[arg(long)]
-    pub json: bool,
 }

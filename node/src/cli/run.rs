@@ -2,7 +2,7 @@
 
 use ailo_protocol::Address;
 use clap::Args;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 /// Flags of `run`.
@@ -20,13 +20,13 @@ pub struct RunArgs {
 }
 
 /// Options of `run`, from flags, environment and config file alike.
-#[derive(Debug, Default, Clone, Args, Deserialize)]
+#[derive(Debug, Default, Clone, Args, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct RunOptions {
     /// Network to join: a network file, or `dev` for a network of this node alone.
     #[arg(long, env = "AILO_NETWORK", value_name = "FILE|dev")]
     pub network: Option<String>,
-    /// Folder of the node's keys, ledger and model.
+    /// Folder of the node's keys, ledger and model [default: ~/.local/share/ailo/NAME, by the network file's name].
     #[arg(long, env = "AILO_DATA_DIR", value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
     /// Validate: vote on blocks and check contributions, once the stake (or the genesis) allows it.

@@ -24,12 +24,7 @@ pub enum SimulateCommand {
 const SIMULATE_TRAINING_HELP: &str = "\
 Attackers see all honest updates of a round before they send theirs, know the rule and f, and are never excluded; what each attack
 sends is in training/src/simulation/attack.rs. A line of the table compares the loss over all held-out text with that of the
-honest nodes alone and a plain mean (to plain), and with that of the same rule without attackers (to quiet).
-
-Examples:
-  ailo-node simulate training --nodes 8 --byzantine 2 --data text.txt --table runs.jsonl
-  ailo-node simulate training --nodes 16 --byzantine 6 --attack alie-opt,ipm-opt --rule trimmed-mean,median --pre nnm --plot curves.svg
-  ailo-node simulate training --nodes 8 --byzantine 2 --attack ipm --f 0     (a plain mean under attack)";
+honest nodes alone and a plain mean (to plain), and with that of the same rule without attackers (to quiet).";
 
 /// Attacks to simulate.
 #[derive(Clone, Copy, Debug)]
@@ -98,9 +93,6 @@ pub struct SimulateTrainingArgs {
     /// Only the runs asked for, without those that they are compared with.
     #[arg(long)]
     pub alone: bool,
-    /// Rows as JSON lines.
-    #[arg(long)]
-    pub json: bool,
     /// Say how every round went, on standard error.
     #[arg(long)]
     pub verbose: bool,

@@ -11,11 +11,7 @@ use std::{
 
 pub(super) const API_KEYS_HELP: &str = "\
 A running node sees a change within a second. Programs send a key as `Authorization: Bearer KEY`; `ailo-node chat` takes it from the
-environment, AILO_API_KEY.
-
-Examples:
-  ailo-node api-keys create --data-dir mine --name ann --requests-per-minute 60 --tokens-per-day 1000000 --concurrent 4
-  ailo-node api-keys revoke --data-dir mine ann";
+environment, AILO_API_KEY.";
 
 /// `api-keys ...`
 #[derive(Debug, Subcommand)]
@@ -43,9 +39,6 @@ pub enum ApiKeysCommand {
     },
     /// List keys by name, with their limits.
     List {
-        /// Print JSON.
-        #[arg(long)]
-        json: bool,
         /// Of which node.
         #[command(flatten)]
         file: KeyFileArgs,
@@ -72,11 +65,7 @@ pub struct KeyFileArgs {
 }
 
 pub(super) const CHAT_HELP: &str = "\
-The machines that answer can read what is said. What fails in a terminal is shown, and can be asked again; elsewhere it ends the conversation.
-
-Examples:
-  ailo-node chat                                             (the node in the data folder)
-  ailo-node chat --api http://127.0.0.1:8650/v1 'Who are you?'";
+The machines that answer can read what is said. What fails in a terminal is shown, and can be asked again; elsewhere it ends the conversation.";
 
 /// Flags of `chat`.
 #[derive(Debug, Args)]
@@ -108,10 +97,7 @@ pub struct ChatArgs {
 
 pub(super) const SERVE_HELP: &str = "\
 FOLDER holds config.json, tokenizer.json and *.safetensors, as Hugging Face writes them: GPT-2, Llama 2 and 3, Qwen 1.5, 2 and 3.
-The model is called by the folder's name.
-
-Examples:
-  ailo-node serve --model models/Qwen3-0.6B
+The model is called by the folder's name. Programs ask it as they ask OpenAI:
   curl http://127.0.0.1:8650/v1/chat/completions -H 'content-type: application/json' \\
     -d '{\"messages\": [{\"role\": \"user\", \"content\": \"Who are you?\"}]}'";
 

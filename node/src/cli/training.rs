@@ -10,10 +10,7 @@ use std::path::PathBuf;
 
 pub(super) const AGGREGATE_HELP: &str = "\
 Of the n updates in IN.safetensors (a float32 tensor named `updates`, of shape [n, d]) up to F may be attackers'. The result is
-a float32 tensor named `aggregate`, of shape [d]; docs/training.md says what each rule guarantees. Rules need n > 2 F.
-
-Example:
-  ailo-node aggregate --rule trimmed-mean --f 3 --pre nnm updates.safetensors mean.safetensors";
+a float32 tensor named `aggregate`, of shape [d]; docs/training.md says what each rule guarantees. Rules need n > 2 F.";
 
 /// Flags of `aggregate`.
 #[derive(Debug, Args)]
@@ -96,12 +93,7 @@ pub struct ClassArgs {
 pub(super) const REPLAY_HELP: &str = "\
 Training is bit-exact on machines of one class, so whoever has the record, the model and the data can tell an honest contribution
 from a forged one, and compute the round's model. The record is believed as it is (seed, slots, commitments, votes): take it from a
-node of your own, or check it by `ailo-node verify`. Fails if a result differs.
-
-Examples:
-  ailo-node round 12 --save round-12
-  ailo-node replay round-12 --data text.txt
-  ailo-node replay round-12.json --network network.toml --model model/ROOT.state     (what `round 12 --json` printed)";
+node of your own, or check it by `ailo-node verify`. Fails if a result differs.";
 
 /// Flags of `replay`.
 #[derive(Debug, Args)]

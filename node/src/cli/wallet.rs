@@ -5,10 +5,16 @@ use ailo_protocol::{Address, Amount, Hash, PublicKey, Username, address::Address
 use clap::{Args, Subcommand};
 use std::str::FromStr;
 
+const PASSPHRASE_HELP: &str = "\
+A passphrase is typed, or found in the first line of the file that AILO_PASSPHRASE_FILE names, or in AILO_PASSPHRASE: never in a
+flag, which others could see. Elsewhere than on a terminal AILO_NEW_PASSPHRASE_FILE names the file of the new one; an empty file takes
+the passphrase away. Whoever forgets it has the 24 words.";
+
 /// `wallet ...`
 #[derive(Debug, Subcommand)]
 pub enum WalletCommand {
     /// Make a wallet file, and show the 24 words that restore it.
+    #[command(after_help = PASSPHRASE_HELP)]
     New {
         /// Restore from 24 words (read from standard input) instead of making a new key.
         #[arg(long)]
@@ -89,6 +95,16 @@ pub enum WalletCommand {
         /// The account's address.
         account: Address,
         /// Where the new wallet file goes, which node.
+        #[command(flatten)]
+        client: ClientArgs,
+    },
+    /// Lock a wallet file with a passphrase, change it, or take it away.
+    #[command(after_help = PASSPHRASE_HELP)]
+    Passphrase {
+        /// A node's key file instead of a wallet.
+        #[arg(long)]
+        node_key: bool,
+        /// Which wallet.
         #[command(flatten)]
         client: ClientArgs,
     },
