@@ -181,6 +181,21 @@ fn a_development_node_trains_answers_stops_and_goes_on() {
     let too_much = ailo(&["wallet", "send", &to, "1000000", "--data-dir", dir_text]);
     assert!(!too_much.status.success());
 
+    // The same in steps, with the key in another place than the node.
+    let draft = dir.path().join("draft.json");
+    let draft = draft.to_str().unwrap();
+    let wallet = dir.path().join("wallet.json");
+    let built =
+        ailo(&["tx", "build", "transfer", "--to", &to, "--amount", "0.5", "--data-dir", dir_text, "--out", draft]);
+    assert!(built.status.success(), "{built:?}");
+    assert!(ailo(&["tx", "sign", draft, "--wallet", wallet.to_str().unwrap()]).status.success());
+    let sent = ailo(&["tx", "submit", draft, "--data-dir", dir_text]);
+    assert!(String::from_utf8_lossy(&sent.stdout).contains("sends 0.5 ALC"), "{sent:?}");
+    assert_eq!(node.call("ailo_account", json!({"address": to}))["result"]["free"], "0.75");
+    let again = ailo(&["tx", "submit", draft, "--data-dir", dir_text, "--json"]);
+    let refused: Value = serde_json::from_slice(&again.stderr).unwrap();
+    assert_eq!((again.status.code(), refused["error"]["kind"].as_str()), (Some(5), Some("refused")), "{refused}");
+
     // It writes text.
     let text = ailo(&["generate", "The ledger", "--max-tokens", "20", "--seed", "1", "--data-dir", dir_text]);
     assert!(text.status.success() && text.stdout.len() > 20, "{text:?}");
@@ -352,7 +367,22 @@ fn a_network_is_founded_with_keys_and_genesis_and_runs() {
     let node = Node::start(&path("net.toml"), &dir.path().join("a"), &["--inference-only"]);
     let status = node.wait("its founder makes blocks", 60, |s| s.height >= 2);
     assert_eq!(status.value.network.to_string(), id(&ours));
+
+    // It is seen by whoever looks whether it can be reached, and a backup waits for its end.
+    let looked = ailo(&["doctor", "--json", "--cpu", "--data-dir", &path("a"), "--bootstrap", &status.value.listen[0]]);
+    let looked = String::from_utf8(looked.stdout).unwrap();
+    let findings: Vec<Value> = looked.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    for check in ["settings", "libtorch", "keys", "folder", "peers", "clock"] {
+        let finding = findings.iter().find(|finding| finding["check"] == check).unwrap();
+        assert_eq!(finding["level"], "ok", "{finding}");
+    }
+    let kept = ["backup", "--data-dir", &path("a"), &path("a.tar")];
+    assert!(String::from_utf8_lossy(&ailo(&kept).stderr).contains("another ailo-node runs"));
     node.interrupt();
+    says(&kept);
+    says(&["restore", &path("a.tar"), "--data-dir", &path("b"), "--network-height", &status.height.to_string()]);
+    assert_eq!(keys, says(&["keys", "--data-dir", &path("b")]), "it has the same keys");
+
     let elsewhere = ailo(&["run", "--network", &path("other.toml"), "--data-dir", &path("a"), "--http", "127.0.0.1:0"]);
     assert!(String::from_utf8_lossy(&elsewhere.stderr).contains("belongs to another network"));
 }

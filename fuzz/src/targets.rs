@@ -779,7 +779,7 @@ fn keystore_seeds() -> Vec<Vec<u8>> {
     let dir = scratch();
     let file = |name: &str, kind| {
         let path = dir.path().join(name);
-        keystore::create(&path, kind, &node_key(0)).expect("made");
+        keystore::create(&path, kind, &node_key(0), None).expect("made");
         fs::read(path).expect("there")
     };
     let words = format!("{} art", ["abandon"; 23].join(" "));

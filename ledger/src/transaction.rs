@@ -319,7 +319,7 @@ impl Evidence {
                 let verify = |attest: &SignedAttest| {
                     let body = Body::Attest { height: *height, except: attest.except.clone() };
                     let unsigned = Unsigned { signer: *node, nonce: 0, time_ms: attest.time_ms, body };
-                    node.verify(&signing_bytes(network, "transaction", &unsigned), &attest.signature)
+                    node.verify(&unsigned.signing_bytes(network), &attest.signature)
                 };
                 verify(first).and_then(|()| verify(second))
             }
@@ -340,6 +340,13 @@ pub struct Unsigned {
     pub body: Body,
 }
 
+impl Unsigned {
+    /// The 32 bytes that the signature is over.
+    pub fn signing_bytes(&self, network: &Hash) -> Vec<u8> {
+        signing_bytes(network, "transaction", self)
+    }
+}
+
 /// A signed transaction.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode, Serialize, Deserialize, JsonSchema)]
 pub struct Transaction {
@@ -354,14 +361,14 @@ impl Transaction {
     /// Signs `body` as `key` for the network `network`.
     pub fn sign(network: &Hash, key: &Keypair, nonce: u64, time_ms: u64, body: Body) -> Transaction {
         let unsigned = Unsigned { signer: *key.public(), nonce, time_ms, body };
-        let signature = key.sign(&signing_bytes(network, "transaction", &unsigned));
+        let signature = key.sign(&unsigned.signing_bytes(network));
         Transaction { unsigned, signature }
     }
 
     /// Checks the signature for the network `network`, and those that the body carries.
     pub fn verify(&self, network: &Hash) -> Result<(), BadSignature> {
         let Unsigned { signer, body, .. } = &self.unsigned;
-        signer.verify(&signing_bytes(network, "transaction", &self.unsigned), &self.signature)?;
+        signer.verify(&self.unsigned.signing_bytes(network), &self.signature)?;
         match body {
             Body::RegisterNode { wallet, consent, .. } | Body::BindNode { wallet, consent } => {
                 consent.verify(network, signer, wallet)

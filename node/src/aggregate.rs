@@ -1,6 +1,6 @@
 //! `aggregate`: one rule on the updates of a file, as a round would apply it; for comparisons with other programs.
 
-use crate::{cli::AggregateArgs, error::NodeError};
+use crate::{cli::AggregateArgs, error::NodeError, output, progress::Progress};
 use ailo_protocol::{
     Hash,
     aggregation::{Aggregation, Pre},
@@ -12,7 +12,8 @@ use ailo_training::{
 };
 use bytes::Bytes;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
-use std::{borrow::Cow, path::Path};
+use serde_json::json;
+use std::{borrow::Cow, fmt::Write, path::Path};
 
 /// Reads `updates` from the one file, and writes `aggregate` to the other.
 pub fn command(args: &AggregateArgs) -> Result<(), NodeError> {
@@ -32,15 +33,19 @@ pub fn command(args: &AggregateArgs) -> Result<(), NodeError> {
     let mut seed = Hash::ZERO;
     seed.0[..8].copy_from_slice(&args.seed.to_le_bytes());
     let rows: Vec<&[f32]> = updates.rows().collect();
+    let working = Progress::wait("aggregating");
     let mean = aggregate(&rows, &how, args.f as usize, &seed)?;
     write(&args.output, &mean)?;
-    println!("{} updates of {} numbers, f = {}: {}", rows.len(), mean.len(), args.f, args.output.display());
-    if how.pre == Some(Pre::Bucketing) {
-        let buckets: Vec<String> =
-            buckets(rows.len(), how.bucket as usize, &seed).iter().map(|bucket| format!("{bucket:?}")).collect();
-        println!("buckets {}", buckets.join(" "));
-    }
-    Ok(())
+    drop(working);
+    let (updates, numbers, f, path) = (rows.len(), mean.len(), args.f, args.output.display());
+    let buckets = (how.pre == Some(Pre::Bucketing)).then(|| buckets(updates, how.bucket as usize, &seed));
+    let done = json!({ "updates": updates, "numbers": numbers, "f": f, "output": args.output, "buckets": buckets });
+    output::show(&done, |out| {
+        writeln!(out, "{updates} updates of {numbers} numbers, f = {f}: {path}")?;
+        let Some(buckets) = &buckets else { return Ok(()) };
+        let buckets: Vec<String> = buckets.iter().map(|bucket| format!("{bucket:?}")).collect();
+        writeln!(out, "buckets {}", buckets.join(" "))
+    })
 }
 
 /// n updates, one after another.

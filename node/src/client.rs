@@ -9,6 +9,7 @@ use crate::{
         errors::{Code, ErrorData},
         types::*,
     },
+    secrets,
 };
 use ailo_ledger::{Transaction, store::Subject};
 use ailo_protocol::{Address, Hash, Keypair, Username, keystore};
@@ -185,5 +186,10 @@ pub fn wallet_path(args: &ClientArgs) -> Result<PathBuf, NodeError> {
 
 /// The wallet's key.
 pub fn wallet_key(args: &ClientArgs) -> Result<Keypair, NodeError> {
-    Ok(keystore::load(&wallet_path(args)?, keystore::Kind::Wallet)?)
+    secrets::load(&wallet_path(args)?, keystore::Kind::Wallet)
+}
+
+/// The wallet's address, as its key has it, which takes no passphrase.
+pub fn wallet_address(args: &ClientArgs) -> Result<Address, NodeError> {
+    Ok(Address::from(&keystore::public(&wallet_path(args)?, keystore::Kind::Wallet)?))
 }

@@ -1,20 +1,28 @@
 //! The commands beside `run`, `genesis` and `localnet`: wallet, staking, status, generation.
 
 use crate::{
-    aggregate,
+    aggregate, backup,
     cli::*,
-    client::{self, Client, json},
-    config::Settings,
+    client::{self, Client},
+    config::{Settings, show as settings},
     datadir::DataDir,
+    doctor,
     error::NodeError,
-    genesis, holders, inference, localnet, logs, operator, replay, round,
+    genesis, holders, inference, localnet, logs, operator,
+    output::{say, show},
+    progress::Progress,
+    replay, round,
     rpc::types::*,
-    service, simulate, verify,
+    secrets, service, simulate, tx, verify,
 };
-use ailo_ledger::{Body, Transaction, state::Event, store::Subject};
-use ailo_protocol::{Address, Hash, Keypair, keystore};
+use ailo_ledger::{Body, Transaction, state::Event, store::Subject, transaction::Unsigned};
+use ailo_protocol::{Address, Hash, Keypair, PublicKey, keystore};
 use ailo_training::{class::determinism_class, device, set_threads};
-use std::time::{Duration, Instant};
+use serde_json::json;
+use std::{
+    fmt::{self, Write},
+    time::{Duration, Instant},
+};
 
 /// Runs the command that was given.
 pub async fn dispatch(cli: Cli) -> Result<(), NodeError> {
@@ -25,6 +33,7 @@ pub async fn dispatch(cli: Cli) -> Result<(), NodeError> {
         Command::Keys(args) => keys(&args),
         Command::ApiKeys(command) => inference::api::keys::command(command),
         Command::Wallet(command) => wallet(command).await,
+        Command::Tx(command) => tx::command(command).await,
         Command::Stake(args) => stake(args, true).await,
         Command::Unstake(args) => stake(args, false).await,
         Command::Unjail(args) => holders::unjail(args).await,
@@ -52,32 +61,67 @@ pub async fn dispatch(cli: Cli) -> Result<(), NodeError> {
         Command::Localnet(args) => localnet::run(*args).await,
         Command::Simulate(SimulateCommand::Ledger(args)) => simulate::ledger::command(&args),
         Command::Simulate(SimulateCommand::Training(args)) => simulate::training::command(&args),
-        Command::Simulate(SimulateCommand::Plants) => {
-            simulate::ledger::plants();
-            Ok(())
-        }
+        Command::Simulate(SimulateCommand::Plants) => simulate::ledger::plants(),
+        Command::Doctor(args) => doctor::command(args).await,
+        Command::Config(command) => settings::command(command),
+        Command::Backup(args) => backup::backup(&args),
+        Command::Restore(args) => backup::restore(&args),
+        Command::Completions(args) => completions(&args),
+        Command::Man(args) => manual(&args),
     }
-}
-
-/// Prints a reply as JSON.
-pub fn print_json<T: serde::Serialize>(value: &T) {
-    println!("{}", json(value));
 }
 
 fn class(args: &ClassArgs) -> Result<(), NodeError> {
     set_threads(1);
-    println!("{}", determinism_class(device(!args.cpu))?);
-    Ok(())
+    let class = determinism_class(device(!args.cpu))?;
+    say(&json!({ "class": class }), class)
+}
+
+/// What a shell needs to complete commands and flags.
+fn completions(args: &CompletionsArgs) -> Result<(), NodeError> {
+    let mut script = Vec::new();
+    clap_complete::generate(args.shell, &mut Cli::tree(), "ailo-node", &mut script);
+    let script = String::from_utf8_lossy(&script);
+    show(&json!({ "shell": args.shell.to_string(), "script": script }), |out| out.write_str(&script))
+}
+
+/// Pages of the manual.
+fn manual(args: &ManArgs) -> Result<(), NodeError> {
+    let page = |command: clap::Command| {
+        let mut page = Vec::new();
+        let written = clap_mangen::Man::new(command).render(&mut page);
+        written.map_err(|e| NodeError::io("write a page of the manual", e)).map(|()| page)
+    };
+    let Some(dir) = &args.dir else {
+        let page = page(Cli::tree())?;
+        let page = String::from_utf8_lossy(&page);
+        return show(&json!({ "page": page }), |out| out.write_str(&page));
+    };
+    std::fs::create_dir_all(dir).map_err(|e| NodeError::file("create the folder", dir, e))?;
+    let mut pages = vec![("ailo-node".to_string(), Cli::tree())];
+    let mut written = Vec::new();
+    while let Some((call, command)) = pages.pop() {
+        let below = command.get_subcommands().filter(|below| below.get_name() != "help");
+        pages.extend(below.map(|below| (format!("{call} {}", below.get_name()), below.clone())));
+        let name = call.replace(' ', "-");
+        let path = dir.join(format!("{name}.1"));
+        let command = command.display_name(name).bin_name(call);
+        std::fs::write(&path, page(command)?).map_err(|e| NodeError::file("write", &path, e))?;
+        written.push(path);
+    }
+    let (count, shown) = (written.len(), dir.display());
+    say(&json!({ "pages": written }), format_args!("{count} pages are in {shown}: `man -M` or MANPATH finds them"))
 }
 
 fn keys(args: &KeysArgs) -> Result<(), NodeError> {
     let dir = DataDir::open(&args.data_dir)?;
     let node = dir.key(keystore::Kind::Node)?;
     let wallet = Address::from(dir.key(keystore::Kind::Wallet)?.public());
-    println!("node     {}", node.public());
-    println!("wallet   {wallet}");
-    println!("founder  {},{wallet},validator", node.public());
-    Ok(())
+    let node = node.public();
+    let founder = format!("{node},{wallet},validator");
+    show(&json!({ "node": node, "wallet": wallet, "founder": founder }), |out| {
+        writeln!(out, "node     {node}\nwallet   {wallet}\nfounder  {founder}")
+    })
 }
 
 async fn wallet(command: WalletCommand) -> Result<(), NodeError> {
@@ -85,8 +129,9 @@ async fn wallet(command: WalletCommand) -> Result<(), NodeError> {
         WalletCommand::New { restore, client } => wallet_new(restore, &client),
         WalletCommand::Show(args) => wallet_show(&args).await,
         WalletCommand::Address(args) => {
-            println!("{}", Address::from(client::wallet_key(&args)?.public()));
-            Ok(())
+            let address = client::wallet_address(&args)?;
+            let key = keystore::public(&client::wallet_path(&args)?, keystore::Kind::Wallet)?;
+            say(&json!({ "address": address, "key": key }), address)
         }
         WalletCommand::Send { to, amount, memo, no_wait, client } => {
             let (to, name) = match to {
@@ -98,6 +143,7 @@ async fn wallet(command: WalletCommand) -> Result<(), NodeError> {
             let body = Body::Transfer { to, amount, memo };
             send(&client, body, !no_wait, &format!("sent {amount} ALC to {name}{to}")).await
         }
+        WalletCommand::Passphrase { node_key, client } => wallet_passphrase(node_key, &client),
         WalletCommand::History { limit, client } => wallet_history(&client, limit).await,
         other => holders::wallet(other).await,
     }
@@ -108,87 +154,102 @@ fn wallet_new(restore: bool, args: &ClientArgs) -> Result<(), NodeError> {
     if let Some(parent) = path.parent() {
         std::fs::create_dir_all(parent).map_err(|e| NodeError::file("create the folder", parent, e))?;
     }
-    let phrase = if restore {
-        let mut line = String::new();
-        std::io::stdin().read_line(&mut line).map_err(|e| NodeError::io("read the 24 words", e))?;
-        line.trim().to_string()
-    } else {
-        keystore::new_phrase().to_string()
-    };
+    let phrase = if restore { secrets::words("The wallet's 24 words")? } else { keystore::new_phrase() };
     let key = keystore::key_from_phrase(&phrase)?;
-    keystore::create(&path, keystore::Kind::Wallet, &key)?;
-    println!("address  {}", Address::from(key.public()));
-    println!("file     {}", path.display());
+    let passphrase = secrets::choose(&path)?;
+    keystore::create(&path, keystore::Kind::Wallet, &key, passphrase.as_ref().map(|it| it.as_str()))?;
+    let address = Address::from(key.public());
+    let mut made = json!({ "address": address, "file": path });
     if !restore {
-        println!(
-            "\nThese 24 words restore the wallet. Write them down, keep them off-line, show them to nobody:\n\n{phrase}"
-        );
+        made["words"] = json!(*phrase);
     }
-    Ok(())
+    show(&made, |out| {
+        writeln!(out, "address  {address}\nfile     {}", path.display())?;
+        match restore {
+            true => Ok(()),
+            false => writeln!(
+                out,
+                "\nThese 24 words restore the wallet. Write them down, keep them off-line, show them to nobody:\n\n{}",
+                *phrase
+            ),
+        }
+    })
+}
+
+fn wallet_passphrase(node_key: bool, args: &ClientArgs) -> Result<(), NodeError> {
+    let (path, kind) = match node_key {
+        true => (client::data_dir(args)?.join("node.json"), keystore::Kind::Node),
+        false => (client::wallet_path(args)?, keystore::Kind::Wallet),
+    };
+    let key = secrets::load(&path, kind)?;
+    let passphrase = secrets::renew(&path)?;
+    keystore::reseal(&path, kind, &key, passphrase.as_ref().map(|it| it.as_str()))?;
+    let (locked, shown) = (passphrase.is_some(), path.display());
+    let done = if locked { "is locked by the new passphrase" } else { "is open to whoever can read it" };
+    say(&json!({ "file": path, "locked": locked }), format_args!("{shown} {done}"))
 }
 
 async fn wallet_show(args: &ClientArgs) -> Result<(), NodeError> {
-    let address = Address::from(client::wallet_key(args)?.public());
+    let address = client::wallet_address(args)?;
     let account = Client::find(args)?.account(&address).await?;
-    if args.json {
-        print_json(&account);
-        return Ok(());
-    }
-    let at = account.height;
-    let account = account.value;
-    println!("address    {}", account.address);
-    println!("spendable  {} ALC", account.free);
-    println!("pending    {} ALC", account.pending);
-    println!("staked     {} ALC", account.staked);
-    println!("unbonding  {} ALC", account.unbonding);
+    show(&account, |out| balance(out, &account))
+}
+
+/// An account for a person.
+fn balance(out: &mut String, account: &At<AccountView>) -> fmt::Result {
+    let (at, account) = (account.height, &account.value);
+    writeln!(out, "address    {}", account.address)?;
+    writeln!(out, "spendable  {} ALC", account.free)?;
+    writeln!(out, "pending    {} ALC", account.pending)?;
+    writeln!(out, "staked     {} ALC", account.staked)?;
+    writeln!(out, "unbonding  {} ALC", account.unbonding)?;
     let deposit = &account.deposit;
     let leaving = match deposit.leaving.0 {
         0 => String::new(),
         _ => format!(", {} of it free in {} s", deposit.leaving, deposit.free_in_ms / 1000),
     };
-    println!("deposited  {} ALC for inference{leaving}", deposit.amount);
+    writeln!(out, "deposited  {} ALC for inference{leaving}", deposit.amount)?;
     if deposit.short {
-        println!("           short of what nodes were promised: they serve again after the next `wallet deposit`");
+        writeln!(
+            out,
+            "           short of what nodes were promised: they serve again after the next `wallet deposit`"
+        )?;
     }
     if account.owes.0 > 0 {
-        println!("owes       {} ALC for reversed transfers: whatever comes in pays it first", account.owes);
+        writeln!(out, "owes       {} ALC for reversed transfers: whatever comes in pays it first", account.owes)?;
     }
-    if let Some(name) = account.name {
-        println!("name       {name}");
+    if let Some(name) = &account.name {
+        writeln!(out, "name       {name}")?;
     }
-    println!(
+    writeln!(
+        out,
         "recovery   {}",
         if account.recoverable {
             "a recovery key is set"
         } else {
             "none: `ailo-node wallet protect-with-recovery` sets one"
         }
-    );
-    println!("at height  {at}");
-    Ok(())
+    )?;
+    writeln!(out, "at height  {at}")
 }
 
 async fn wallet_history(args: &ClientArgs, limit: u32) -> Result<(), NodeError> {
     let client = Client::find(args)?;
     // Since a recovery the key signs for an account that is not named after it.
-    let address = client.account(&Address::from(client::wallet_key(args)?.public())).await?.value.address;
+    let address = client.account(&client::wallet_address(args)?).await?.value.address;
     let history = client.history(&Subject::Wallet(address), limit).await?;
-    if args.json {
-        print_json(&history);
-        return Ok(());
-    }
-    print_history(Some(&address), &history.value);
-    Ok(())
+    show(&history, |out| write_history(out, Some(&address), &history.value))
 }
 
 /// A page of history, a line each; `own` is the wallet whose it is, if it is one's.
-pub(crate) fn print_history(own: Option<&Address>, history: &HistoryView) {
+pub(crate) fn write_history(out: &mut String, own: Option<&Address>, history: &HistoryView) -> fmt::Result {
     for entry in &history.entries {
-        println!("{:>8}  {}", entry.height, describe(own, &entry.event));
+        writeln!(out, "{:>8}  {}", entry.height, describe(own, &entry.event))?;
     }
     if history.entries.is_empty() {
-        println!("nothing yet");
+        writeln!(out, "nothing yet")?;
     }
+    Ok(())
 }
 
 /// An entry of a history in one line.
@@ -282,11 +343,9 @@ async fn stake(args: StakeArgs, bond: bool) -> Result<(), NodeError> {
 pub async fn send(args: &ClientArgs, body: Body, wait: bool, done: &str) -> Result<(), NodeError> {
     let (client, id) = submit(args, body).await?;
     match wait {
-        true => Included::wait(client, &id).await?.say(args, done),
-        false if args.json => print_json(&id),
-        false => println!("submitted {id}"),
+        true => Included::wait(client, &id).await?.say(done),
+        false => say(&json!({ "id": id }), format_args!("submitted {id}")),
     }
-    Ok(())
 }
 
 /// Signs as the wallet, and submits.
@@ -308,6 +367,7 @@ impl Included {
     /// Waits until the transaction is in a block.
     pub async fn wait(client: Client, id: &Hash) -> Result<Included, NodeError> {
         let deadline = Instant::now() + Duration::from_secs(60);
+        let _waiting = Progress::wait("waiting for the block");
         loop {
             let seen = client.transaction(id).await?;
             if seen.value.block_height.is_some() {
@@ -331,45 +391,53 @@ impl Included {
     }
 
     /// Says what is done now, and where it stands.
-    pub fn say(&self, args: &ClientArgs, done: &str) {
-        if args.json {
-            return print_json(&self.seen);
-        }
+    pub fn say(&self, done: &str) -> Result<(), NodeError> {
         let TransactionView { id, status, block_height, .. } = &self.seen.value;
-        println!("{done}\ntransaction {id}, {status}, in block {}", block_height.unwrap_or_default());
+        let block = block_height.unwrap_or_default();
+        say(&self.seen, format_args!("{done}\ntransaction {id}, {status}, in block {block}"))
     }
 }
 
 /// Signs `body` as the wallet's next transaction.
 pub async fn sign(client: &Client, key: &Keypair, body: Body) -> Result<Transaction, NodeError> {
-    let status = client.status().await?.value;
-    let nonce = client.account(&Address::from(key.public())).await?.value.nonce;
-    Ok(Transaction::sign(&status.network, key, nonce, genesis::now_ms(), body))
+    let (network, unsigned) = next(client, key.public(), body).await?;
+    let signature = key.sign(&unsigned.signing_bytes(&network));
+    Ok(Transaction { unsigned, signature })
+}
+
+/// The wallet's next transaction, to be signed by `signer` for the network that is named.
+pub async fn next(client: &Client, signer: &PublicKey, body: Body) -> Result<(Hash, Unsigned), NodeError> {
+    let network = client.status().await?.value.network;
+    let nonce = client.account(&Address::from(signer)).await?.value.nonce;
+    Ok((network, Unsigned { signer: *signer, nonce, time_ms: genesis::now_ms(), body }))
 }
 
 async fn status(args: ClientArgs) -> Result<(), NodeError> {
     let status = Client::find(&args)?.status().await?;
-    if args.json {
-        print_json(&status);
-        return Ok(());
-    }
-    let (height, s) = (status.height, status.value);
+    show(&status, |out| describe_status(out, &status))
+}
+
+fn describe_status(out: &mut String, status: &At<Status>) -> fmt::Result {
+    let (height, s) = (status.height, &status.value);
     let loss = |l: Option<f64>| l.map_or("none yet".into(), |l| format!("{l:.4} nats/token"));
-    println!("network     {} ({})", s.network_name, s.network.short());
-    println!(
+    writeln!(out, "network     {} ({})", s.network_name, s.network.short())?;
+    writeln!(
+        out,
         "node        {}{}{}",
         s.node,
         if s.validating { ", validating" } else { "" },
         if s.training { ", training" } else { "" }
-    );
-    println!("block       {height} {}, epoch {}", s.block.short(), s.epoch);
-    println!("checkpoint  {height}:{}", s.block);
-    println!(
+    )?;
+    writeln!(out, "block       {height} {}, epoch {}", s.block.short(), s.epoch)?;
+    writeln!(out, "checkpoint  {height}:{}", s.block)?;
+    writeln!(
+        out,
         "peers       {}, {} validators, {} seats, {} confirmations",
         s.peers, s.validators, s.seats, s.confirmations
-    );
-    println!("reachable   {}", s.reachability.note);
-    println!(
+    )?;
+    writeln!(out, "reachable   {}", s.reachability.note)?;
+    writeln!(
+        out,
         "round       {} {}: {} participants, tolerates {}, {} committed, step {}/{} at {:.0} tokens/s, loss {}",
         s.round.number,
         s.round.phase,
@@ -380,17 +448,19 @@ async fn status(args: ClientArgs) -> Result<(), NodeError> {
         s.round.steps,
         s.round.tokens_per_s,
         loss(s.round.loss)
-    );
-    println!(
+    )?;
+    writeln!(
+        out,
         "model       {} after {} rounds, {} parameters, held-out loss {}",
         s.model.root.short(),
         s.model.rounds,
         s.model.parameters,
         loss(s.model.held_out_loss)
-    );
+    )?;
     for one in &s.serving {
         let who = if one.node == s.node { "this node".into() } else { one.node.short() };
-        println!(
+        writeln!(
+            out,
             "serves      {who}: layers {}..{} of {} of {} in {}, {:.1} tokens/s, room for texts {} of {} MiB",
             one.first,
             one.end,
@@ -400,21 +470,23 @@ async fn status(args: ClientArgs) -> Result<(), NodeError> {
             one.tokens_per_s,
             one.room >> 20,
             one.memory >> 20
-        );
+        )?;
     }
-    println!("wallet      {}", s.wallet);
-    println!(
+    writeln!(out, "wallet      {}", s.wallet)?;
+    writeln!(
+        out,
         "balance     {} ALC, pending {}, staked {}, unbonding {}",
         s.account.free, s.account.pending, s.account.staked, s.account.unbonding
-    );
-    println!(
+    )?;
+    writeln!(
+        out,
         "supply      {} ALC minted, {} burned, law {}",
         s.supply.minted,
         s.supply.burned,
         if s.supply.law_holds { "holds" } else { "BROKEN" }
-    );
+    )?;
     for note in &s.notes {
-        println!("note        {note}");
+        writeln!(out, "note        {note}")?;
     }
     Ok(())
 }

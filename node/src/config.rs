@@ -1,5 +1,7 @@
 //! The settings of `run`, from four layers: flags, environment (both through clap), config file, defaults.
 
+pub mod show;
+
 use crate::{
     cli::{RunArgs, RunOptions},
     datadir,
@@ -90,6 +92,9 @@ pub struct Settings {
 /// Reads a config file: the options of `run` under their flags' names.
 fn read_file(path: &Path) -> Result<RunOptions, NodeError> {
     let text = std::fs::read_to_string(path).map_err(|e| NodeError::file("read the config file", path, e))?;
+    if let Some(why) = show::misspelt(&text) {
+        return Err(NodeError::Usage(format!("the config file {} {why}", path.display())));
+    }
     toml::from_str(&text).map_err(|e| {
         NodeError::Usage(format!("the config file {} is not valid: {}", path.display(), e.to_string().trim_end()))
     })
@@ -260,11 +265,12 @@ mod tests {
     #[test]
     fn a_config_file_with_an_unknown_or_malformed_entry_names_file_and_line() {
         let dir = tempfile::tempdir().unwrap();
-        for text in ["colour = 1\n", "power = \"much\"\n", "power = \n"] {
+        for text in ["colour = 1\n", "power = \"much\"\n", "power = \n", "powr = 40\n"] {
             let file = dir.path().join("bad.toml");
             std::fs::write(&file, text).unwrap();
             let error = resolve(&["--config", file.to_str().unwrap()]).unwrap_err().to_string();
             assert!(error.contains("bad.toml") && error.contains("line 1"), "{error}");
+            assert_eq!(error.contains("did you mean power?"), text.starts_with("powr"), "{error}");
         }
     }
 

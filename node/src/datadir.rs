@@ -1,7 +1,8 @@
-//! A node's folder: its layout, its lock against a second process, and small files written atomically.
+//! A node's folder: its layout and the version of that, its lock against a second process, and small files written atomically.
 //!
 //! ```text
 //! lock            held while a node runs
+//! version         of this layout: see docs/upgrading.md
 //! network.toml    the network's founding document
 //! node.json       node key (0600)         wallet.json   wallet key (0600)
 //! ledger/         block log, snapshots, consensus WAL, signature journal, index, anchor
@@ -12,7 +13,7 @@
 //! operator.token  what tells its operator from others meanwhile (0600)
 //! ```
 
-use crate::error::NodeError;
+use crate::{error::NodeError, secrets};
 use ailo_protocol::{
     Address, Keypair,
     keystore::{self, Kind},
@@ -21,6 +22,15 @@ use std::{
     fs::{self, File},
     path::{Path, PathBuf},
 };
+
+/// Makes the next layout of one.
+type Migration = fn(&Path) -> Result<(), NodeError>;
+
+/// The first makes layout 2 of layout 1, and so on: docs/upgrading.md says how they are written.
+const MIGRATIONS: &[Migration] = &[];
+
+/// The file that names the layout.
+const VERSION: &str = "version";
 
 /// A node's folder that this process holds the lock of.
 pub struct DataDir {
@@ -53,6 +63,7 @@ impl DataDir {
                 root.display()
             ))
         })?;
+        bring_up(root, MIGRATIONS)?;
         // What a killed process left half written; nobody else writes here while the lock is held.
         for dir in [root.to_path_buf(), root.join("model"), root.join("payloads")] {
             let parts = fs::read_dir(&dir).into_iter().flatten().flatten().map(|file| file.path());
@@ -63,6 +74,11 @@ impl DataDir {
         Ok(DataDir { root: root.to_path_buf(), _lock: lock })
     }
 
+    /// The layout that this program writes.
+    pub fn layout() -> u32 {
+        newest(MIGRATIONS)
+    }
+
     /// The node's or the wallet's key, made if there is none yet.
     pub fn key(&self, kind: Kind) -> Result<Keypair, NodeError> {
         let path = self.path(match kind {
@@ -70,13 +86,13 @@ impl DataDir {
             Kind::Wallet => "wallet.json",
         });
         if path.exists() {
-            return Ok(keystore::load(&path, kind)?);
+            return secrets::load(&path, kind);
         }
         let key = match kind {
             Kind::Node => Keypair::generate(),
             Kind::Wallet => keystore::key_from_phrase(&keystore::new_phrase())?,
         };
-        keystore::create(&path, kind, &key)?;
+        keystore::create(&path, kind, &key, secrets::prepared()?.as_ref().map(|it| it.as_str()))?;
         Ok(key)
     }
 
@@ -100,6 +116,51 @@ impl DataDir {
     }
 }
 
+fn newest(migrations: &[Migration]) -> u32 {
+    1 + migrations.len() as u32
+}
+
+/// The layout of a folder; of one without a node in it the newest, and the first where nothing says so.
+pub fn layout(root: &Path) -> Result<u32, NodeError> {
+    layout_among(root, MIGRATIONS)
+}
+
+fn layout_among(root: &Path, migrations: &[Migration]) -> Result<u32, NodeError> {
+    let path = root.join(VERSION);
+    let found = match fs::read_to_string(&path) {
+        Ok(text) => text.trim().parse().ok().filter(|version| *version > 0).ok_or_else(|| {
+            NodeError::Usage(format!(
+                "{} does not name a version: restore the folder from a backup, or choose another one with --data-dir",
+                path.display()
+            ))
+        })?,
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(NodeError::file("read", &path, e)),
+        Err(_) if root.join("node.json").exists() => 1, // made before there was such a file
+        Err(_) => newest(migrations),
+    };
+    match found > newest(migrations) {
+        true => Err(NodeError::Usage(format!(
+            "the folder {} has layout {found}, which a newer ailo-node has made, and this one knows layouts up to {}: install the newer \
+             one, or choose another folder with --data-dir",
+            root.display(),
+            newest(migrations)
+        ))),
+        false => Ok(found),
+    }
+}
+
+/// Gives the folder the newest layout, step by step; each is noted as soon as it is made, so a crash repeats one at most.
+fn bring_up(root: &Path, migrations: &[Migration]) -> Result<(), NodeError> {
+    let found = layout_among(root, migrations)?;
+    let note = |version: u32| write_atomically(&root.join(VERSION), format!("{version}\n").as_bytes());
+    for (version, migrate) in (2..).zip(migrations).skip(found as usize - 1) {
+        tracing::info!(version, folder = %root.display(), "bringing the folder's layout up to date");
+        migrate(root)?;
+        note(version)?;
+    }
+    if root.join(VERSION).exists() { Ok(()) } else { note(found) }
+}
+
 /// Writes a file so that a crash leaves the old one or the new one, never a part.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<(), NodeError> {
     ailo_protocol::file::write_atomically(path, [bytes]).map_err(|e| NodeError::file("write", path, e))
@@ -117,5 +178,45 @@ mod tests {
         assert!(refused.contains("another ailo-node runs") && refused.contains("--data-dir"), "{refused}");
         drop(held);
         DataDir::open(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn a_folder_has_a_version_from_its_first_use_and_one_of_the_future_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        drop(DataDir::open(dir.path()).unwrap());
+        let path = dir.path().join(VERSION);
+        assert_eq!(fs::read_to_string(&path).unwrap(), "1\n");
+        for (text, why) in [("2", "newer"), ("x", "does not name a version"), ("0", "does not name a version")] {
+            fs::write(&path, text).unwrap();
+            let refused = DataDir::open(dir.path()).err().unwrap().to_string();
+            assert!(refused.contains(why) && refused.contains("--data-dir"), "{text}: {refused}");
+        }
+    }
+
+    #[test]
+    fn an_old_folder_is_brought_up_step_by_step_once_and_a_new_one_not_at_all() {
+        const STEPS: &[Migration] = &[
+            |root| write_atomically(&root.join("two"), b"2"),
+            |root| {
+                let two = fs::read(root.join("two")).map_err(|e| NodeError::io("read two", e))?;
+                write_atomically(&root.join("three"), &two)
+            },
+        ];
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("node.json"), "").unwrap(); // of before there were versions
+        bring_up(dir.path(), STEPS).unwrap();
+        assert_eq!(fs::read_to_string(dir.path().join(VERSION)).unwrap(), "3\n");
+        assert_eq!(fs::read(dir.path().join("three")).unwrap(), b"2");
+        fs::remove_file(dir.path().join("three")).unwrap();
+        bring_up(dir.path(), STEPS).unwrap();
+        assert!(!dir.path().join("three").exists(), "what is done is not done again");
+        fs::write(dir.path().join(VERSION), "2").unwrap();
+        bring_up(dir.path(), STEPS).unwrap();
+        assert!(dir.path().join("three").exists(), "what is left is done");
+
+        let new = tempfile::tempdir().unwrap();
+        bring_up(new.path(), STEPS).unwrap();
+        assert_eq!(fs::read_to_string(new.path().join(VERSION)).unwrap(), "3\n");
+        assert!(!new.path().join("two").exists());
     }
 }

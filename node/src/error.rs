@@ -1,4 +1,5 @@
-//! What can go wrong in the node and its commands: each message says in one sentence what to do.
+//! What can go wrong in the node and its commands: each message says in one sentence what to do, and each kind of failure has an
+//! exit code.
 
 use std::{io, path::Path};
 
@@ -69,15 +70,79 @@ impl NodeError {
         NodeError::io(format!("{verb} {}", path.display()), source)
     }
 
-    /// Exit code by kind of failure: 2 usage, 3 a node or network could not be reached, 4 a check failed, 1 the rest
-    /// (what the ledger refused among it).
-    pub fn exit_code(&self) -> u8 {
+    /// What kind of failure it is.
+    pub fn kind(&self) -> Exit {
         match self {
-            NodeError::Usage(_) | NodeError::Network { .. } => 2,
-            NodeError::Rpc(_) | NodeError::Net(_) => 3,
-            NodeError::Check(_) => 4,
-            _ => 1,
+            NodeError::Usage(_) | NodeError::Network { .. } => Exit::Usage,
+            NodeError::Rpc(_) | NodeError::Net(_) => Exit::Unreachable,
+            NodeError::Check(_) => Exit::Check,
+            NodeError::Refused { .. } => Exit::Refused,
+            NodeError::Io { .. } | NodeError::Store(_) => Exit::Files,
+            NodeError::Keystore(_) => Exit::Keys,
+            NodeError::Consensus(_) | NodeError::Ledger(_) | NodeError::Training(_) => Exit::Failure,
         }
+    }
+}
+
+/// Kinds of failure, each with an exit code that scripts may rely on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// What no other kind names.
+    Failure = 1,
+    /// Wrong flags, configuration or input.
+    Usage = 2,
+    /// A node or a network that can't be reached.
+    Unreachable = 3,
+    /// A check that did not hold.
+    Check = 4,
+    /// A transaction that is refused.
+    Refused = 5,
+    /// Files and disks.
+    Files = 6,
+    /// Keys, words and passphrases.
+    Keys = 7,
+}
+
+impl Exit {
+    /// All of them.
+    pub const ALL: [Exit; 7] =
+        [Exit::Failure, Exit::Usage, Exit::Unreachable, Exit::Check, Exit::Refused, Exit::Files, Exit::Keys];
+
+    /// The code that the program ends with.
+    pub fn code(self) -> u8 {
+        self as u8
+    }
+
+    /// What it is called in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Exit::Failure => "failure",
+            Exit::Usage => "usage",
+            Exit::Unreachable => "unreachable",
+            Exit::Check => "check",
+            Exit::Refused => "refused",
+            Exit::Files => "files",
+            Exit::Keys => "keys",
+        }
+    }
+
+    /// What it means, for the help.
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Exit::Failure => "something else failed: training, the ledger",
+            Exit::Usage => "a flag, a file of settings or an input is wrong",
+            Exit::Unreachable => "a node or the network can't be reached, or answered with an error",
+            Exit::Check => "a check that the command makes did not hold",
+            Exit::Refused => "the ledger refused a transaction (docs/ledger.md lists the reasons)",
+            Exit::Files => "a file or a disk can't be read or written",
+            Exit::Keys => "a key file, its passphrase or its words are wrong",
+        }
+    }
+
+    /// The part of `--help` that lists them.
+    pub fn help() -> String {
+        let lines = Exit::ALL.iter().map(|exit| format!("\n  {}  {:<12} {}", exit.code(), exit.name(), exit.meaning()));
+        format!("Exit codes:\n  0  done{}", lines.collect::<String>())
     }
 }
 

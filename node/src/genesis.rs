@@ -1,6 +1,6 @@
 //! Network files: reading, writing, and the founding of the development network and of networks by `genesis`.
 
-use crate::{cli::GenesisArgs, datadir, error::NodeError};
+use crate::{cli::GenesisArgs, datadir, error::NodeError, output, progress::Progress};
 use ailo_protocol::{
     Genesis,
     contribution::Payload,
@@ -9,6 +9,7 @@ use ailo_protocol::{
     presets,
 };
 use ailo_training::{codec, dataset::Dataset, model::parameter_count, state::ModelState};
+use serde_json::json;
 use std::{
     path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
@@ -42,6 +43,7 @@ pub fn write(path: &Path, genesis: &Genesis) -> Result<(), NodeError> {
 
 /// The network's dataset: the named files, or the embedded corpus.
 pub fn open_data(paths: &[PathBuf], model: &ModelConfig) -> Result<Dataset, NodeError> {
+    let _reading = Progress::wait("reading the data");
     match paths {
         [] if model.tokenizer == Tokenizer::Bytes => Ok(Dataset::embedded()),
         [] => Err(NodeError::Usage(
@@ -77,7 +79,9 @@ pub fn found(
     params: Params,
 ) -> Result<Genesis, NodeError> {
     payload_fits(&params).map_err(|why| NodeError::Network { path: name.into(), why })?;
+    let making = Progress::wait("making the first model");
     let model_root = ModelState::initial(&params.model, seed).root();
+    drop(making);
     let genesis =
         Genesis { name: name.into(), time_ms: now_ms(), seed, founders, dataset: data.describe(), model_root, params };
     genesis.validate().map_err(|e| NodeError::Network { path: name.into(), why: e.to_string() })?;
@@ -113,8 +117,8 @@ pub fn command(args: &GenesisArgs) -> Result<(), NodeError> {
     let data = open_data(&args.data, &params.model)?;
     let genesis = found(&args.name, args.seed, founders, &data, params)?;
     write(&args.out, &genesis)?;
-    println!("{}\nnetwork id {}", args.out.display(), genesis.id());
-    Ok(())
+    let id = genesis.id();
+    output::say(&json!({ "file": args.out, "network": id }), format_args!("{}\nnetwork id {id}", args.out.display()))
 }
 
 fn parse_founder(text: &str) -> Result<Founder, NodeError> {

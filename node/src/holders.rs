@@ -3,10 +3,12 @@
 use crate::{
     cli::*,
     client::{self, Client},
-    commands::{Included, print_history, print_json, send, sign, submit},
+    commands::{Included, send, sign, submit, write_history},
     error::NodeError,
     genesis::now_ms,
+    output::{say, show},
     rpc::types::*,
+    secrets,
 };
 use ailo_ledger::{
     Body, Transaction,
@@ -17,7 +19,8 @@ use ailo_ledger::{
 use ailo_protocol::{
     Address, Amount, Hash, Keypair, NodeId, amount::PPM, canonical, inference::proof::Charge, keystore,
 };
-use std::io::IsTerminal;
+use serde_json::json;
+use std::fmt::{self, Write};
 
 /// Runs a command of `wallet` that is about an account's rights.
 pub async fn wallet(command: WalletCommand) -> Result<(), NodeError> {
@@ -65,8 +68,7 @@ async fn withdraw_deposit(amount: Amount, args: &ClientArgs) -> Result<(), NodeE
     let all = included.event(leaving).await?.unwrap_or(amount);
     let done =
         format!("{all} ALC of the deposit are on their way back: `ailo-node wallet show` says when they are free");
-    included.say(args, &done);
-    Ok(())
+    included.say(&done)
 }
 
 async fn report(ReportArgs { transfer, node, client: args }: ReportArgs) -> Result<(), NodeError> {
@@ -82,15 +84,14 @@ async fn report(ReportArgs { transfer, node, client: args }: ReportArgs) -> Resu
         true => "the transfer is REVERSED, and what the report had bound is back",
         false => "coins are bound until the transfer ends or `wallet withdraw-report` takes the report back",
     };
-    included.say(&args, &format!("reported{}: {then}", by.unwrap_or_default()));
-    Ok(())
+    included.say(&format!("reported{}: {then}", by.unwrap_or_default()))
 }
 
 /// The node that is named, or the one in the data folder.
 pub fn node(named: Option<NodeId>, args: &ClientArgs) -> Result<NodeId, NodeError> {
     match named {
         Some(node) => Ok(node),
-        None => Ok(*keystore::load(&client::data_dir(args)?.join("node.json"), keystore::Kind::Node)?.public()),
+        None => Ok(keystore::public(&client::data_dir(args)?.join("node.json"), keystore::Kind::Node)?),
     }
 }
 
@@ -100,8 +101,8 @@ async fn consent(node: &NodeId, args: &ClientArgs) -> Result<(), NodeError> {
     let network = client.status().await?.value.network;
     let wallet = client.account(&Address::from(key.public())).await?.value.address;
     let consent = Consent::sign(&network, node, &wallet, &key);
-    println!("{}", hex::encode(canonical::encode(&consent)));
-    Ok(())
+    let consent = hex::encode(canonical::encode(&consent));
+    say(&json!({ "consent": consent }), &consent)
 }
 
 async fn protect(args: &ClientArgs) -> Result<(), NodeError> {
@@ -114,12 +115,11 @@ async fn protect(args: &ClientArgs) -> Result<(), NodeError> {
     let transaction = sign(&client, &key, Body::SetRecovery { commitment }).await?;
     // Shown before the account depends on them; what the ledger would refuse makes no words.
     if !account.recoverable {
-        show_words(args, RECOVERY, &phrase);
+        show_words(RECOVERY, &phrase)?;
     }
     let id = client.submit(&transaction).await?;
     let done = format!("{} has a recovery key: the words above", account.address);
-    Included::wait(client, &id).await?.say(args, &done);
-    Ok(())
+    Included::wait(client, &id).await?.say(&done)
 }
 
 /// What words are for: the name in JSON, the sentence for a person.
@@ -130,11 +130,8 @@ const RECOVERY: Purpose = (
 );
 const NEW_KEY: Purpose = ("wallet_words", "These 24 words restore the new key. Keep them off-line:");
 
-fn show_words(args: &ClientArgs, (name, purpose): Purpose, words: &str) {
-    match args.json {
-        true => print_json(&serde_json::json!({ name: words })),
-        false => println!("{purpose}\n\n{words}\n"),
-    }
+fn show_words((name, purpose): Purpose, words: &str) -> Result<(), NodeError> {
+    say(&json!({ name: words }), format_args!("{purpose}\n\n{words}\n"))
 }
 
 async fn recover(account: Address, args: &ClientArgs) -> Result<(), NodeError> {
@@ -151,12 +148,8 @@ async fn recover(account: Address, args: &ClientArgs) -> Result<(), NodeError> {
     if !recoverable {
         return Err(NodeError::Usage(format!("{account} has no recovery key: nothing can give it another key")));
     }
-    if std::io::stdin().is_terminal() {
-        eprintln!("The account's 24 recovery words, in one line:");
-    }
-    let mut line = String::new();
-    std::io::stdin().read_line(&mut line).map_err(|e| NodeError::io("read the 24 recovery words", e))?;
-    let recovery = keystore::key_from_phrase(line.trim())?;
+    let recovery = keystore::key_from_phrase(&secrets::words("The account's 24 recovery words")?)?;
+    let passphrase = secrets::choose(&path)?;
     let (words, next) = (keystore::new_phrase(), keystore::new_phrase());
     let (key, next_key): (Keypair, Keypair) = (keystore::key_from_phrase(&words)?, keystore::key_from_phrase(&next)?);
     let body = Body::Recover {
@@ -167,9 +160,9 @@ async fn recover(account: Address, args: &ClientArgs) -> Result<(), NodeError> {
         next: recovery_commitment(&network, next_key.public()),
     };
     // Keys and words are kept before the account depends on them.
-    keystore::create(&path, keystore::Kind::Wallet, &key)?;
-    show_words(args, NEW_KEY, &words);
-    show_words(args, RECOVERY, &next);
+    keystore::create(&path, keystore::Kind::Wallet, &key, passphrase.as_ref().map(|it| it.as_str()))?;
+    show_words(NEW_KEY, &words)?;
+    show_words(RECOVERY, &next)?;
     let submitted = client.submit(&Transaction::sign(&network, &recovery, 0, now_ms(), body)).await;
     let id: Hash = submitted.map_err(|e| match e {
         NodeError::Refused { code, message } => {
@@ -179,13 +172,12 @@ async fn recover(account: Address, args: &ClientArgs) -> Result<(), NodeError> {
         other => other,
     })?;
     let done = format!("{account} has a new key, in {}; its address stays", path.display());
-    Included::wait(client, &id).await?.say(args, &done);
-    Ok(())
+    Included::wait(client, &id).await?.say(&done)
 }
 
 /// Lets the node in the data folder work for another wallet.
 pub async fn bind(args: BindArgs) -> Result<(), NodeError> {
-    let key = keystore::load(&client::data_dir(&args.client)?.join("node.json"), keystore::Kind::Node)?;
+    let key = secrets::load(&client::data_dir(&args.client)?.join("node.json"), keystore::Kind::Node)?;
     let consent = crate::config::parse_consent(&args.consent)?;
     let client = Client::find(&args.client)?;
     let network = client.status().await?.value.network;
@@ -200,8 +192,7 @@ pub async fn bind(args: BindArgs) -> Result<(), NodeError> {
     }
     let id = client.submit(&transaction).await?;
     let done = format!("node {} works for {}, who is paid for it from now on", key.public().short(), args.wallet);
-    Included::wait(client, &id).await?.say(&args.client, &done);
-    Ok(())
+    Included::wait(client, &id).await?.say(&done)
 }
 
 /// Lets a jailed node back in.
@@ -245,8 +236,7 @@ pub async fn propose(ProposeArgs { changes, why, client: args }: ProposeArgs) ->
         Some(number) => format!("proposal {number}: `ailo-node vote {number} yes` votes for it"),
         None => "proposed: `ailo-node proposals` shows the votes".into(),
     };
-    included.say(&args, &done);
-    Ok(())
+    included.say(&done)
 }
 
 /// Votes on a proposal.
@@ -257,8 +247,7 @@ pub async fn vote(VoteArgs { proposal, vote, client: args }: VoteArgs) -> Result
         _ => None,
     };
     let weight = included.event(weight).await?.map(|weight| format!(" with {weight} ALC of stake"));
-    included.say(&args, &format!("voted {vote} on proposal {proposal}{}", weight.unwrap_or_default()));
-    Ok(())
+    included.say(&format!("voted {vote} on proposal {proposal}{}", weight.unwrap_or_default()))
 }
 
 /// A span of ledger age for a person.
@@ -269,43 +258,43 @@ fn span(from_age: u64, to_age: u64) -> String {
 /// Shows what inference costs.
 pub async fn market(args: ClientArgs) -> Result<(), NodeError> {
     let reply: At<MarketView> = Client::find(&args)?.call("ailo_market", &[]).await?;
-    if args.json {
-        print_json(&reply);
-        return Ok(());
-    }
-    let view = reply.value;
-    println!("price  {} ALC for {} tokens through all layers, in epoch {}", view.price, view.unit_tokens, view.epoch);
-    println!("paid   {} ALC in this epoch, to {} nodes with a seat among others", view.paid, view.servers);
-    Ok(())
+    let view = &reply.value;
+    show(&reply, |out| {
+        writeln!(
+            out,
+            "price  {} ALC for {} tokens through all layers, in epoch {}",
+            view.price, view.unit_tokens, view.epoch
+        )?;
+        writeln!(out, "paid   {} ALC in this epoch, to {} nodes with a seat among others", view.paid, view.servers)
+    })
 }
 
 /// Lists proposals.
 pub async fn proposals(args: ClientArgs) -> Result<(), NodeError> {
     let reply: At<ProposalsView> = Client::find(&args)?.call("ailo_proposals", &[]).await?;
-    if args.json {
-        print_json(&reply);
-        return Ok(());
-    }
-    let view = reply.value;
+    show(&reply, |out| describe_proposals(out, &reply))
+}
+
+fn describe_proposals(out: &mut String, reply: &At<ProposalsView>) -> fmt::Result {
+    let view = &reply.value;
     for ProposalView { number, poll } in &view.proposals {
-        println!("proposal {number}: {}", poll.changes.join(", "));
+        writeln!(out, "proposal {number}: {}", poll.changes.join(", "))?;
         if !poll.why.is_empty() {
-            println!("  why      {}", poll.why);
+            writeln!(out, "  why      {}", poll.why)?;
         }
         match poll.activates {
-            Some(height) => println!("  approved, in force from height {height} (it is {} now)", reply.height),
+            Some(height) => writeln!(out, "  approved, in force from height {height} (it is {} now)", reply.height)?,
             None => {
                 let (quorum, ends) = (view.quorum_ppm * 100 / PPM, span(view.age_ms, poll.ends_age));
-                println!("  votes    {} ALC for, {} against", poll.yes, poll.no);
-                println!("  counted  in {ends}, if {quorum} % of {} ALC have voted", view.staked);
+                writeln!(out, "  votes    {} ALC for, {} against", poll.yes, poll.no)?;
+                writeln!(out, "  counted  in {ends}, if {quorum} % of {} ALC have voted", view.staked)?;
             }
         }
     }
     if view.proposals.is_empty() {
-        println!("nothing is voted on");
+        writeln!(out, "nothing is voted on")?;
     }
-    view.changed.iter().for_each(|change| println!("changed  {change}"));
-    Ok(())
+    view.changed.iter().try_for_each(|change| writeln!(out, "changed  {change}"))
 }
 
 /// Lists validators, or shows one node's history.
@@ -313,18 +302,13 @@ pub async fn validators(ValidatorsArgs { node, limit, client: args }: Validators
     let client = Client::find(&args)?;
     if let Some(node) = node {
         let history = client.history(&Subject::Node(node), limit).await?;
-        match args.json {
-            true => print_json(&history),
-            false => print_history(None, &history.value),
-        }
-        return Ok(());
+        return show(&history, |out| write_history(out, None, &history.value));
     }
     let reply: At<ValidatorsView> = client.call("ailo_validators", &[]).await?;
-    if args.json {
-        print_json(&reply);
-        return Ok(());
-    }
-    let view = reply.value;
+    show(&reply, |out| describe_validators(out, &reply.value))
+}
+
+fn describe_validators(out: &mut String, view: &ValidatorsView) -> fmt::Result {
     for validator in &view.validators {
         let wallet = validator.wallet.map(|wallet| wallet.to_string()).unwrap_or_default();
         let jailed = match validator.jailed_until {
@@ -333,14 +317,14 @@ pub async fn validators(ValidatorsArgs { node, limit, client: args }: Validators
             None => String::new(),
         };
         let lots = validator.lots.map_or(", no chain of lots yet".into(), |left| format!(", {left} lots left"));
-        println!(
+        writeln!(
+            out,
             "{}  power {} of {}, stake {} ALC{lots}{jailed}  {wallet}",
             validator.node, validator.power, view.total_power, validator.stake
-        );
+        )?;
     }
     if view.founders {
-        println!("the founders validate until enough others have staked");
+        writeln!(out, "the founders validate until enough others have staked")?;
     }
-    println!("one more validator needs {} ALC of stake", view.stake_to_validate);
-    Ok(())
+    writeln!(out, "one more validator needs {} ALC of stake", view.stake_to_validate)
 }

@@ -4,8 +4,8 @@ use ailo_node::{
     cli::{Cli, Command},
     commands,
     error::NodeError,
+    output,
 };
-use clap::Parser;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::{os::unix::process::CommandExt, process::ExitCode, time::Duration};
 
@@ -17,7 +17,10 @@ const HEAP: [(&str, &str); 3] =
     [("MALLOC_ARENA_MAX", "4"), ("MALLOC_TRIM_THRESHOLD_", "67108864"), ("MALLOC_MMAP_THRESHOLD_", "8388608")];
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::from_command_line() {
+        Ok(cli) => cli,
+        Err(code) => return ExitCode::from(code),
+    };
     if matches!(cli.command, Command::Run(_)) && std::env::var_os(HEAP[0].0).is_none() {
         start_again_with_its_heap();
     }
@@ -32,8 +35,8 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            eprintln!("error: {e}");
-            ExitCode::from(e.exit_code())
+            output::complain(&e);
+            ExitCode::from(e.kind().code())
         }
     }
 }

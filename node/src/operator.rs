@@ -7,9 +7,9 @@
 use crate::{
     cli::{OperatorArgs, PowerArgs, TrainingArgs},
     client::{Client, json},
-    commands::print_json,
     datadir::{self, DataDir},
     error::NodeError,
+    output::say,
     rpc::types::At,
 };
 use ailo_protocol::{file::write_private, keys};
@@ -136,13 +136,9 @@ pub async fn power(args: PowerArgs) -> Result<(), NodeError> {
 async fn set(args: &OperatorArgs, method: &str, param: (&str, serde_json::Value)) -> Result<(), NodeError> {
     let dir = args.data_dir.clone().map_or_else(|| datadir::default_dir("dev"), Ok)?;
     let set: At<Controls> = Client::operating(&dir)?.call(method, &[param]).await?;
-    if args.json {
-        print_json(&set);
-    } else {
-        let trains = if set.value.training { "trains" } else { "rests once what it has begun is handed in" };
-        println!("the node {trains}; training may compute {} % of the time, until the node stops", set.value.power);
-    }
-    Ok(())
+    let trains = if set.value.training { "trains" } else { "rests once what it has begun is handed in" };
+    let power = set.value.power;
+    say(&set, format_args!("the node {trains}; training may compute {power} % of the time, until the node stops"))
 }
 
 #[cfg(test)]

@@ -7,6 +7,8 @@ use crate::{
     client::{self, Client},
     error::NodeError,
     genesis, holders,
+    output::say,
+    progress::Progress,
     rpc::types::RoundView,
 };
 use ailo_ledger::state::{Phase, Round};
@@ -19,6 +21,7 @@ use ailo_training::{
     round::{Rules, Slot, lowered},
     set_threads,
 };
+use serde_json::json;
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -68,8 +71,11 @@ pub fn save(folder: &Path, view: &RoundView, args: &ClientArgs) -> Result<(), No
     let json =
         serde_json::to_vec_pretty(view).map_err(|e| NodeError::Check(format!("the record can't be written: {e}")))?;
     write(RECORD, &json)?;
-    println!("round {} is in {folder}: `ailo-node replay {folder}`", view.round.number, folder = folder.display());
-    Ok(())
+    let (round, shown) = (view.round.number, folder.display());
+    say(
+        &json!({ "round": round, "folder": folder }),
+        format_args!("round {round} is in {shown}: `ailo-node replay {shown}`"),
+    )
 }
 
 /// Replays a recorded round.
@@ -103,14 +109,26 @@ pub fn command(args: &ReplayArgs) -> Result<(), NodeError> {
     set_threads(args.threads);
     let rules = rules(&genesis, &data, !args.gpu);
     let here = class::determinism_class(rules.device)?;
-    println!("round {} of network {}, from model {}", round.number, genesis.id().short(), round.base_root.short());
+    let (number, network) = (round.number, genesis.id());
+    say(
+        &json!({ "round": number, "network": network, "model": round.base_root }),
+        format_args!("round {number} of network {}, from model {}", network.short(), round.base_root.short()),
+    )?;
     if args.node.is_some_and(|node| round.slot(&node).is_none()) {
         return Err(NodeError::Usage("--node: this node has no slot in the round".into()));
     }
     let (mut updates, mut compared, mut differ, mut unsure) = (Vec::new(), 0, 0, 0);
-    for node in round.participants.iter().filter(|node| args.node.is_none_or(|wanted| wanted == **node)) {
+    let nodes: Vec<_> = round.participants.iter().filter(|node| args.node.is_none_or(|it| it == **node)).collect();
+    let mut progress = Progress::count("training again", nodes.len() as u64);
+    let mut tell = |done: u64, node: &NodeId, found: &str, text: String| {
+        progress.set(done);
+        progress.beside(|| {
+            say(&json!({ "node": node, "found": found, "text": text }), format_args!("node {}  {text}", node.short()))
+        })
+    };
+    for (done, node) in (1..).zip(nodes) {
         let Some(commit) = round.contributions.get(node) else {
-            println!("node {}  handed in nothing", node.short());
+            tell(done, node, "nothing", "handed in nothing".into())?;
             continue;
         };
         let made = &commit.contribution;
@@ -118,43 +136,50 @@ pub fn command(args: &ReplayArgs) -> Result<(), NodeError> {
         let local = match rules.train(&slot_of(&round, node), &base, &mut |_| Control::Continue) {
             Err(e @ TrainingError::Diverged { .. }) if made.class == here => {
                 differ += 1;
-                println!("node {}  DIFFERS: here there is nothing to hand in, as {e}", node.short());
+                tell(done, node, "different", format!("DIFFERS: here there is nothing to hand in, as {e}"))?;
                 continue;
             }
             trained => trained?,
         };
         let encoded = rules.encode(&local.update, &round.seed)?;
         let same = result(made, node, &local, &encoded) == made.result();
-        let verdict = match (same, made.class == here) {
-            (true, _) => "the same to the bit".to_string(),
+        let (found, verdict) = match (same, made.class == here) {
+            (true, _) => ("same", "the same to the bit".to_string()),
             (false, true) => {
                 differ += 1;
-                format!("DIFFERS: here it gives update {}, not {}", update_hash(&encoded).short(), made.update.short())
+                let (got, wanted) = (update_hash(&encoded).short(), made.update.short());
+                ("different", format!("DIFFERS: here it gives update {got}, not {wanted}"))
             }
             (false, false) => {
                 unsure += 1;
-                format!("can't tell: made on a machine of class {}, this one is {}", made.class.short(), here.short())
+                let (theirs, here) = (made.class.short(), here.short());
+                ("unknown", format!("can't tell: made on a machine of class {theirs}, this one is {here}"))
             }
         };
-        println!("node {}  {verdict}", node.short());
+        tell(done, node, found, verdict)?;
         if round.is_accepted(commit) {
             updates.push((same, rules.admit(&encoded, &base, &round.seed)?));
         }
     }
     let all_the_same = !updates.is_empty() && updates.iter().all(|(same, _)| *same);
+    drop(progress);
+    let model = |root: Option<Hash>, found: &str, text: &str| {
+        let short = root.map_or("   ".into(), |root| root.short());
+        say(&json!({ "model": root, "found": found, "text": text }), format_args!("model {short}  {text}"))
+    };
     if args.node.is_none() && !all_the_same {
-        println!("model     not computed: that takes the accepted updates, all of them the same");
+        model(None, "unknown", "not computed: that takes the accepted updates, all of them the same")?;
     }
     if args.node.is_none() && all_the_same {
         let updates: Vec<Vec<f32>> = updates.into_iter().map(|(_, update)| update).collect();
         let root = rules.next(&updates, &base, round.f as usize, &round.seed)?.root();
         match round.tally().into_iter().find(|(_, power)| round.power.is_quorum(*power)) {
-            Some((voted, _)) if voted == root => println!("model {}  the one that was voted for", root.short()),
+            Some((voted, _)) if voted == root => model(Some(root), "same", "the one that was voted for")?,
             Some((voted, _)) => {
                 differ += 1;
-                println!("model {}  DIFFERS: voted for was {}", root.short(), voted.short());
+                model(Some(root), "different", &format!("DIFFERS: voted for was {}", voted.short()))?;
             }
-            None => println!("model {}  no vote is recorded", root.short()),
+            None => model(Some(root), "unknown", "no vote is recorded")?,
         }
     }
     match (differ, unsure) {
@@ -194,51 +219,58 @@ fn check_own(
 ) -> Result<(), NodeError> {
     set_threads(1);
     let slot = slot_of(round, node);
-    match round.slot(node) {
-        Some(slot) => println!("round {}: slot {slot} of {}", round.number, round.participants.len()),
-        None => println!("round {}: this node has no slot, so it tries slot 0", round.number),
-    }
+    let (number, own, slots) = (round.number, round.slot(node), round.participants.len());
+    let text = match own {
+        Some(slot) => format!("round {number}: slot {slot} of {slots}"),
+        None => format!("round {number}: this node has no slot, so it tries slot 0"),
+    };
+    say(&json!({ "round": number, "slot": own, "slots": slots }), text)?;
     let train = || -> Result<(Local, Vec<u8>), NodeError> {
         let local = rules.train(&slot, base, &mut |_| Control::Continue)?;
         let encoded = rules.encode(&local.update, &slot.seed)?;
         Ok((local, encoded))
     };
+    let training = Progress::wait("training");
     let (local, encoded) = train()?;
+    drop(training);
     let mut failed = 0;
     let mut line = |what: &str, holds: bool, text: String| {
         failed += u32::from(!holds);
-        println!("  {} {what:<10} {text}", if holds { "ok  " } else { "FAIL" });
+        let mark = if holds { "ok  " } else { "FAIL" };
+        say(&json!({ "check": what, "ok": holds, "text": text }), format_args!("  {mark} {what:<10} {text}"))
     };
     let nats = |micro: u64| micro as f64 / 1e6;
-    line("loss", true, format!("from {:.4} to {:.4} on its own data", nats(local.loss_first), nats(local.loss_last)));
+    line("loss", true, format!("from {:.4} to {:.4} on its own data", nats(local.loss_first), nats(local.loss_last)))?;
     let bytes = (Payload::FRAME_BYTES + encoded.len()) as u64;
     let max = genesis.params.round.max_payload_bytes;
-    line("payload", bytes <= max, format!("{bytes} bytes of {max} at most"));
+    line("payload", bytes <= max, format!("{bytes} bytes of {max} at most"))?;
     let admitted = rules.admit(&encoded, base, &slot.seed);
     let (norm, bound) =
         (check::norm(&local.update), check::norm(&base.weights) * f64::from(rules.training.max_update_norm));
     let why = admitted.as_ref().err().map_or(String::new(), |e| format!("; {e}"));
-    line("update", admitted.is_ok(), format!("{norm:.3} long, {bound:.3} at most{why}"));
+    line("update", admitted.is_ok(), format!("{norm:.3} long, {bound:.3} at most{why}"))?;
     if let Ok(update) = &admitted {
         let before = rules.score_of_base(base, &slot.seed)?;
         let after = rules.score(update, base, &slot.seed)?;
-        line("score", true, format!("held-out loss {:.4} alone, {:.4} before", nats(after), nats(before)));
+        line("score", true, format!("held-out loss {:.4} alone, {:.4} before", nats(after), nats(before)))?;
         let own = nats_signed(rules.gain(&slot, base, update, &slot.seed)?);
         let other = nats_signed(lowered(before, after));
         let text = format!(
             "{own:.4} nats on its own data, {other:.4} on held-out text: more on its own tells that it trained it"
         );
-        line("gain", true, text); // it tells something, but the samples are small
+        line("gain", true, text)?; // it tells something, but the samples are small
     }
+    let training = Progress::wait("training once more");
     let again = train()?;
+    drop(training);
     let same = again == (local, encoded);
-    line("replay", same, format!("trained twice, to {} bits", if same { "the same" } else { "DIFFERENT" }));
+    line("replay", same, format!("trained twice, to {} bits", if same { "the same" } else { "DIFFERENT" }))?;
     let class = class::determinism_class(rules.device)?;
     match round.class {
         Some(wanted) => {
-            line("class", wanted == class, format!("{} here, {} in the network", class.short(), wanted.short()))
+            line("class", wanted == class, format!("{} here, {} in the network", class.short(), wanted.short()))?
         }
-        None => line("class", true, format!("{} here; the network has none with 2/3 of the power", class.short())),
+        None => line("class", true, format!("{} here; the network has none with 2/3 of the power", class.short()))?,
     }
     if failed == 0 { Ok(()) } else { Err(NodeError::Check(format!("{failed} checks fail: see above"))) }
 }

@@ -3,9 +3,10 @@
 use crate::{
     cli::RoundArgs,
     client::Client,
-    commands::{describe, print_json},
+    commands::describe,
     error::NodeError,
     holders,
+    output::show,
     rpc::types::{PastView, RoundView},
 };
 use ailo_ledger::{
@@ -14,6 +15,7 @@ use ailo_ledger::{
 };
 use ailo_protocol::{Amount, NodeId};
 use serde::Serialize;
+use std::fmt::{self, Write};
 
 /// Events of a node's history that are looked through for what a round was about, when the ledger keeps it no more.
 const HISTORY: u32 = 100;
@@ -26,19 +28,21 @@ pub async fn command(RoundArgs { round, node, client: args, save, .. }: RoundArg
         (_, node) => Some(holders::node(node, &args)?),
     };
     match (client.round(round).await?.map(|reply| reply.value), node) {
-        (Some(view), _) if save.is_some() => crate::replay::save(&save.unwrap_or_default(), &view, &args)?,
-        (Some(view), _) if args.json => print_json(&view),
-        (Some(view), node) => {
-            println!("{}", headline(&view));
-            let makers = view.round.participants.iter().filter(|maker| node.is_none_or(|node| node == **maker));
-            makers.for_each(|maker| println!("{}", part(&view, maker)));
-            if let Some(node) = node.filter(|node| !view.round.participants.contains(node)) {
-                println!("node {} took no part in it", node.short());
-            }
-        }
-        (None, node) => remembered(&client, round.unwrap_or_default(), node, args.json).await?,
+        (Some(view), _) if save.is_some() => crate::replay::save(&save.unwrap_or_default(), &view, &args),
+        (Some(view), node) => show(&view, |out| describe_round(out, &view, node)),
+        (None, node) => remembered(&client, round.unwrap_or_default(), node).await,
     }
-    Ok(())
+}
+
+fn describe_round(out: &mut String, view: &RoundView, node: Option<NodeId>) -> fmt::Result {
+    writeln!(out, "{}", headline(view))?;
+    for maker in view.round.participants.iter().filter(|maker| node.is_none_or(|node| node == **maker)) {
+        writeln!(out, "{}", part(view, maker))?;
+    }
+    match node.filter(|node| !view.round.participants.contains(node)) {
+        Some(node) => writeln!(out, "node {} took no part in it", node.short()),
+        None => Ok(()),
+    }
 }
 
 fn headline(view: &RoundView) -> String {
@@ -167,22 +171,19 @@ fn pay(past: &PastView, maker: &NodeId) -> String {
 }
 
 /// What the node's history still says of a round that the ledger keeps no more.
-async fn remembered(client: &Client, round: u64, node: Option<NodeId>, as_json: bool) -> Result<(), NodeError> {
+async fn remembered(client: &Client, round: u64, node: Option<NodeId>) -> Result<(), NodeError> {
     let node = node.ok_or_else(|| NodeError::Usage("name a node with --node".into()))?;
     let history = client.history(&Subject::Node(node), HISTORY).await?.value;
     let events: Vec<&Event> =
         history.entries.iter().map(|entry| &entry.event).filter(|e| e.round() == Some(round)).collect();
-    match (as_json, events.is_empty()) {
-        (true, _) => print_json(&Remembered { round, node, events: &events }),
-        (false, true) => {
-            println!("nothing of round {round} is among the last {HISTORY} events of node {}", node.short())
+    show(&Remembered { round, node, events: &events }, |out| {
+        let node = node.short();
+        if events.is_empty() {
+            return writeln!(out, "nothing of round {round} is among the last {HISTORY} events of node {node}");
         }
-        (false, false) => {
-            println!("the ledger keeps round {round} no more; node {}'s history has, the latest first:", node.short());
-            events.into_iter().for_each(|event| println!("  {}", describe(None, event)));
-        }
-    }
-    Ok(())
+        writeln!(out, "the ledger keeps round {round} no more; node {node}'s history has, the latest first:")?;
+        events.iter().try_for_each(|event| writeln!(out, "  {}", describe(None, event)))
+    })
 }
 
 #[derive(Serialize)]

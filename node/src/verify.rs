@@ -3,10 +3,11 @@
 
 use crate::{
     cli::{VerifyArgs, VerifyCommand},
-    client::{Client, json},
+    client::{self, Client},
     datadir,
     error::NodeError,
     genesis::{self, now_ms},
+    output::show,
     rpc::{light::*, params::MAX_HEADERS, types::At},
 };
 use ailo_ledger::{
@@ -18,7 +19,11 @@ use ailo_protocol::{
     Address, Genesis, Hash, NodeId,
     canonical::{self, CodecError},
 };
-use std::path::{Path, PathBuf};
+use serde_json::{Value, json};
+use std::{
+    fmt::{self, Write},
+    path::{Path, PathBuf},
+};
 
 /// A header's canonical bytes are at most this long.
 const MAX_HEADER_BYTES: usize = 1 << 10;
@@ -85,7 +90,7 @@ impl Check {
     }
 
     async fn block(&self, height: Option<u64>) -> Result<LightBlock, NodeError> {
-        let params: Vec<_> = height.map(|height| ("height", json(&height))).into_iter().collect();
+        let params: Vec<_> = height.map(|height| ("height", client::json(&height))).into_iter().collect();
         let reply: At<LightBlockView> = self.node.call("ailo_lightBlock", &params).await?;
         let block = LightBlock::decode(&bytes("block", &reply.value.light_block)?);
         let block = block.map_err(|e| refused(e.into()))?;
@@ -98,7 +103,7 @@ impl Check {
         }
     }
 
-    async fn claim(&self, name: &str, value: serde_json::Value) -> Result<Claim, NodeError> {
+    async fn claim(&self, name: &str, value: Value) -> Result<Claim, NodeError> {
         let reply: At<ProofView> = self.node.call("ailo_proof", &[(name, value)]).await?;
         let entry = reply.value.entry.as_deref().map(|text| bytes("entry", text)).transpose()?;
         Ok(Claim { height: reply.height, entry, proof: bytes("proof", &reply.value.proof)? })
@@ -139,7 +144,7 @@ impl Check {
         while from.header().height > height {
             let top = from.header().height - 1;
             let wanted = (top - height + 1).min(u64::from(MAX_HEADERS));
-            let params = [("from", json(&top)), ("limit", json(&wanted))];
+            let params = [("from", client::json(&top)), ("limit", client::json(&wanted))];
             let reply: At<HeadersView> = self.node.call("ailo_headers", &params).await?;
             let headers = reply.value.headers;
             if headers.is_empty() || headers.len() as u64 > wanted {
@@ -154,56 +159,65 @@ impl Check {
     }
 
     async fn account(mut self, address: &Address) -> Result<(), NodeError> {
-        let claim = self.claim("account", json(address)).await?;
+        let claim = self.claim("account", client::json(address)).await?;
         let head = self.reach(claim.height).await?;
         let account = head.account(address, claim.entry.as_deref(), &claim.proof).map_err(refused)?;
-        println!("account      {address}");
-        match account {
-            None => println!("balance      none: the ledger has no such account"),
-            Some(account) => {
-                println!(
-                    "balance      {} ALC, pending {}, staked {}, unbonding {}",
-                    account.free, account.incoming, account.staked, account.unbonding
-                );
-                println!("nonce        {}", account.nonce);
-            }
-        }
-        self.conclude(&head)
+        let found = account.as_ref().map(|account| {
+            json!({ "spendable": account.free, "pending": account.incoming, "staked": account.staked,
+                    "unbonding": account.unbonding, "nonce": account.nonce })
+        });
+        self.conclude(&head, json!({ "address": address, "account": found }), |out| {
+            writeln!(out, "account      {address}")?;
+            let Some(account) = &account else {
+                return writeln!(out, "balance      none: the ledger has no such account");
+            };
+            writeln!(
+                out,
+                "balance      {} ALC, pending {}, staked {}, unbonding {}",
+                account.free, account.incoming, account.staked, account.unbonding
+            )?;
+            writeln!(out, "nonce        {}", account.nonce)
+        })
     }
 
     async fn node(mut self, key: &NodeId) -> Result<(), NodeError> {
-        let claim = self.claim("node", json(key)).await?;
+        let claim = self.claim("node", client::json(key)).await?;
         let head = self.reach(claim.height).await?;
         let node = head.node(key, claim.entry.as_deref(), &claim.proof).map_err(refused)?;
-        println!("node         {key}");
-        match node {
-            None => println!("wallet       none: the ledger knows no such node"),
-            Some(node) => {
-                println!("wallet       {}", node.wallet);
-                println!("stake        {} ALC", node.stake);
-                println!("standing     {}", if node.lapsed { "lapsed" } else { "registered" });
-            }
-        }
-        self.conclude(&head)
+        let standing = |lapsed: bool| if lapsed { "lapsed" } else { "registered" };
+        let found = node
+            .as_ref()
+            .map(|node| json!({ "wallet": node.wallet, "stake": node.stake, "standing": standing(node.lapsed) }));
+        self.conclude(&head, json!({ "key": key, "node": found }), |out| {
+            writeln!(out, "node         {key}")?;
+            let Some(node) = &node else {
+                return writeln!(out, "wallet       none: the ledger knows no such node");
+            };
+            writeln!(out, "wallet       {}\nstake        {} ALC", node.wallet, node.stake)?;
+            writeln!(out, "standing     {}", standing(node.lapsed))
+        })
     }
 
     async fn model(mut self) -> Result<(), NodeError> {
-        let claim = self.claim("model", json(&true)).await?;
+        let claim = self.claim("model", client::json(&true)).await?;
         let head = self.reach(claim.height).await?;
         let entry = claim.entry.ok_or_else(|| {
             refused(LightError::Proof { what: "a model, which every ledger has,", height: claim.height })
         })?;
         let model = head.model(&entry, &claim.proof).map_err(refused)?;
-        println!("model        {}", model.root);
-        println!("rounds       {}", model.steps);
-        if let Some(loss) = model.loss {
-            println!("loss         {:.4} nats a token, held out", loss as f64 / 1e6);
-        }
-        self.conclude(&head)
+        let found = json!({ "root": model.root, "rounds": model.steps, "loss_micro_nats": model.loss });
+        self.conclude(&head, json!({ "model": found }), |out| {
+            writeln!(out, "model        {}\nrounds       {}", model.root, model.steps)?;
+            match model.loss {
+                Some(loss) => writeln!(out, "loss         {:.4} nats a token, held out", loss as f64 / 1e6),
+                None => Ok(()),
+            }
+        })
     }
 
     async fn transaction(mut self, id: &Hash) -> Result<(), NodeError> {
-        let reply: At<TransactionProofView> = self.node.call("ailo_transactionProof", &[("id", json(id))]).await?;
+        let reply: At<TransactionProofView> =
+            self.node.call("ailo_transactionProof", &[("id", client::json(id))]).await?;
         let TransactionProofView { block_height: height, transaction, proof } = reply.value;
         let including = match self.light.head() {
             Some(head) if height < head.header().height => self.reach_back(head.clone(), height).await?,
@@ -214,7 +228,7 @@ impl Check {
         let standing = match &transaction.unsigned.body {
             Body::Transfer { to, amount, .. } => {
                 let key = hex::encode(canonical::encode(&Key::Transfer(*id)));
-                let claim = self.claim("key", json(&key)).await?;
+                let claim = self.claim("key", client::json(&key)).await?;
                 let head = self.reach(claim.height).await?;
                 let transfer = head.transfer(id, claim.entry.as_deref(), &claim.proof).map_err(refused)?;
                 let standing = match transfer.map(|transfer| transfer.status) {
@@ -232,49 +246,77 @@ impl Check {
                 None
             }
         };
-        println!("transaction  {id}");
-        println!("by           {}", transaction.unsigned.signer);
-        println!("included in  block {}", including.checkpoint());
-        if let Some((to, amount, standing)) = standing {
-            println!("transfer     {amount} ALC to {to}");
-            println!("standing     {standing}");
-        }
-        match self.light.head() {
-            Some(head) => self.conclude(head),
-            None => self.conclude(&including),
-        }
+        let block = including.checkpoint();
+        let transfer =
+            standing.map(|(to, amount, standing)| json!({ "to": to, "amount": amount, "standing": standing }));
+        let found = json!({ "id": id, "transaction": transaction, "block": block.to_string(), "transfer": transfer });
+        let head = self.light.head().unwrap_or(&including);
+        self.conclude(head, json!({ "transaction": found }), |out| {
+            writeln!(out, "transaction  {id}\nby           {}", transaction.unsigned.signer)?;
+            writeln!(out, "included in  block {block}")?;
+            match standing {
+                Some((to, amount, standing)) => {
+                    writeln!(out, "transfer     {amount} ALC to {to}\nstanding     {standing}")
+                }
+                None => Ok(()),
+            }
+        })
     }
 
-    /// At which block it was verified, and how far that can be relied on.
-    fn conclude(&self, head: &Verified) -> Result<(), NodeError> {
+    /// Says what was found, at which block it was verified, and how far that can be relied on.
+    fn conclude(
+        &self,
+        head: &Verified,
+        found: Value,
+        text: impl FnOnce(&mut String) -> fmt::Result,
+    ) -> Result<(), NodeError> {
         let header = head.header();
-        println!("VERIFIED     in block {}", head.checkpoint());
-        println!("state root   {}", header.state_root);
         let age_ms = now_ms().saturating_sub(header.time_ms);
-        println!("made         {} s ago", age_ms / 1000);
+        let anchor = match self.light.standing() {
+            Standing::Anchored(checkpoint) => Some(checkpoint.to_string()),
+            Standing::NoCheckpoint | Standing::Expired(..) => None,
+        };
+        let ledger = &self.genesis.params.ledger;
+        let stale = age_ms > STALE_BLOCKS.saturating_mul(ledger.idle_block_ms).saturating_add(ledger.skew_ms);
+        let verified = json!({ "checkpoint": head.checkpoint().to_string(), "state_root": header.state_root,
+                               "age_ms": age_ms, "anchored_by": anchor, "stale": stale });
+        show(&json!({ "found": found, "verified": verified }), |out| {
+            text(out)?;
+            self.describe(out, head, age_ms, stale)
+        })
+    }
+
+    fn describe(&self, out: &mut String, head: &Verified, age_ms: u64, stale: bool) -> fmt::Result {
+        let header = head.header();
+        writeln!(out, "VERIFIED     in block {}", head.checkpoint())?;
+        writeln!(out, "state root   {}", header.state_root)?;
+        writeln!(out, "made         {} s ago", age_ms / 1000)?;
         let trust_ms = self.genesis.params.ledger.trust_ms;
         match self.light.standing() {
-            Standing::Anchored(checkpoint) => println!("ANCHORED     by checkpoint {checkpoint}"),
-            Standing::NoCheckpoint => println!(
+            Standing::Anchored(checkpoint) => writeln!(out, "ANCHORED     by checkpoint {checkpoint}")?,
+            Standing::NoCheckpoint => writeln!(
+                out,
                 "UNANCHORED   no checkpoint was given: this holds unless validators of the past wrote another history; \
                  compare the id with a source you trust"
-            ),
-            Standing::Expired(Checkpoint { height, .. }, _) => println!(
+            )?,
+            Standing::Expired(Checkpoint { height, .. }, _) => writeln!(
+                out,
                 "UNANCHORED   the checkpoint at height {height} is older than the trust period of {}: compare the \
                  id with a source you trust",
                 span(trust_ms)
-            ),
+            )?,
         }
-        println!(
+        writeln!(
+            out,
             "checkpoint   {}   (keep it for the next --checkpoint; it counts for {})",
             head.checkpoint(),
             span(trust_ms.saturating_sub(age_ms))
-        );
-        let ledger = &self.genesis.params.ledger;
-        if age_ms > STALE_BLOCKS.saturating_mul(ledger.idle_block_ms).saturating_add(ledger.skew_ms) {
-            println!(
+        )?;
+        if stale {
+            writeln!(
+                out,
                 "note         the node has shown nothing newer: it lags, or hides what came since; ask another node too"
-            );
+            )?;
         }
         Ok(())
     }

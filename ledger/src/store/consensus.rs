@@ -82,6 +82,19 @@ impl ConsensusFiles {
         Ok((ConsensusFiles { wal, journal }, recovered.filter(|_| !forgets)))
     }
 
+    /// Makes the journal forbid this key everything at `height` and below, whatever it has signed there: for one that may have
+    /// missed something. The journal is made where there is none.
+    pub fn forbid_to(dir: &Path, network: Hash, height: u64) -> Result<(), StoreError> {
+        let mut journal = Journal::open(RealDisk::shared(), &dir.join("journal"), network, 0, true)?;
+        Ok(journal.log.append(&canonical::encode(&JournalFrame::Final(height))).map(drop)?)
+    }
+
+    /// The highest height that the journal in `dir` tells of.
+    pub fn last_signed(dir: &Path, network: Hash) -> Result<u64, StoreError> {
+        let journal = Journal::open(RealDisk::shared(), &dir.join("journal"), network, 0, true)?;
+        Ok(journal.ballots.iter().map(|ballot| ballot.height).fold(journal.last_final, u64::max))
+    }
+
     /// Whether the journal forbids every rival of this ballot, as it does once the ballot is signed.
     pub fn guards(&self, ballot: &Ballot) -> bool {
         ballot.height <= self.journal.last_final || self.journal.ballots.contains(ballot)
@@ -273,6 +286,22 @@ mod tests {
         assert!(matches!(open(5, false), Err(StoreError::NoJournal { .. })));
         drop(open(5, true).unwrap());
         open(5, false).unwrap();
+    }
+
+    #[test]
+    fn what_a_journal_may_have_missed_is_forbidden_with_all_below() {
+        let dir = tempfile::tempdir().unwrap();
+        open(dir.path(), 0).0.sign(&ballot(4, 0, Step::Prevote, 1)).unwrap();
+        assert_eq!(ConsensusFiles::last_signed(dir.path(), NETWORK).unwrap(), 4);
+        ConsensusFiles::forbid_to(dir.path(), NETWORK, 9).unwrap();
+        assert_eq!(ConsensusFiles::last_signed(dir.path(), NETWORK).unwrap(), 9);
+        let (mut files, _) = open(dir.path(), 3);
+        for height in [4, 5, 9] {
+            assert!(matches!(files.sign(&ballot(height, 7, Step::Precommit, 2)), Err(SignError::Final(9))));
+        }
+        files.finish(4).unwrap();
+        assert!(matches!(files.sign(&ballot(5, 0, Step::Prevote, 2)), Err(SignError::Final(9))));
+        files.sign(&ballot(10, 0, Step::Prevote, 2)).unwrap();
     }
 
     #[test]

@@ -2,8 +2,9 @@
 
 use crate::{
     cli::{ChatArgs, ClientArgs, GenerateArgs},
-    client::{Client, json},
+    client::Client,
     error::NodeError,
+    output::{self, is_json, piece, show},
 };
 use ailo_protocol::{Hash, keys};
 use axum::{
@@ -17,7 +18,7 @@ use hyper_util::{
 };
 use serde_json::{Value, json};
 use std::{
-    io::{BufRead, IsTerminal, Write},
+    io::{BufRead, IsTerminal},
     time::{Duration, Instant},
 };
 
@@ -32,13 +33,9 @@ const READERS: &str = "The machines that answer can read what you write: tell th
 /// Talks until the input ends, or says one thing.
 pub async fn command(args: ChatArgs) -> Result<(), NodeError> {
     let api = Api::find(args.api.as_deref(), &args.client)?;
-    let (quiet, mut talk) = (args.client.json, Talk::new(&api, &args));
+    let mut talk = Talk::new(&api, &args);
     if let Some(said) = &args.message {
-        let answer = talk.say(said, quiet).await?;
-        if quiet {
-            println!("{}", json(&answer));
-        }
-        return Ok(());
+        return talk.say(said).await;
     }
     let terminal = std::io::stdin().is_terminal();
     if terminal {
@@ -55,11 +52,10 @@ pub async fn command(args: ChatArgs) -> Result<(), NodeError> {
         if line.trim().is_empty() {
             continue;
         }
-        match talk.say(&line, quiet).await {
-            Ok(answer) if quiet => println!("{}", json(&answer)),
-            Ok(_) => {}
+        match talk.say(&line).await {
+            Ok(()) => {}
             // Whoever sits there can say something else, or the same again.
-            Err(e) if terminal => eprintln!("error: {e}"),
+            Err(e) if terminal => output::complain(&e),
             Err(e) => return Err(e),
         }
     }
@@ -78,15 +74,19 @@ impl Talk<'_> {
         Talk { api, args, messages: rules.collect() }
     }
 
-    /// Says something, and shows the answer unless it is to be `quiet`. What was not answered was not said.
-    async fn say(&mut self, said: &str, quiet: bool) -> Result<Answer, NodeError> {
+    /// Says something, and shows the answer. What was not answered was not said.
+    async fn say(&mut self, said: &str) -> Result<(), NodeError> {
         self.messages.push(json!({ "role": "user", "content": said }));
-        let answer = self.api.answer("chat/completions", asked(self.args, &self.messages), quiet).await;
-        match &answer {
-            Ok(answer) => self.messages.push(json!({ "role": "assistant", "content": answer.text })),
-            Err(_) => drop(self.messages.pop()),
+        match self.api.answer("chat/completions", asked(self.args, &self.messages)).await {
+            Ok(answer) => {
+                self.messages.push(json!({ "role": "assistant", "content": answer.text }));
+                answer.show()
+            }
+            Err(e) => {
+                self.messages.pop();
+                Err(e)
+            }
         }
-        answer
     }
 }
 
@@ -111,16 +111,9 @@ pub async fn generate(args: GenerateArgs) -> Result<(), NodeError> {
     let seed = args.seed.unwrap_or_else(|| Hash(keys::random_bytes()).stream().next_u64() >> 1);
     let body = json!({ "prompt": args.prompt, "max_tokens": args.max_tokens, "temperature": args.temperature,
                        "top_k": args.top_k, "seed": seed, "max_alc": args.max_alc });
-    if !args.client.json {
-        print!("{}", args.prompt);
-    }
-    let answer = api.answer("completions", body, args.client.json).await?;
-    if args.client.json {
-        println!("{}", json(&answer));
-    } else {
-        eprintln!("seed {seed}");
-    }
-    Ok(())
+    piece(&args.prompt)?;
+    let answer = Answer { seed: Some(seed), ..api.answer("completions", body).await? };
+    answer.show()
 }
 
 /// An answer, and how fast it came.
@@ -130,6 +123,20 @@ struct Answer {
     tokens: u64,
     first_token_ms: u64,
     tokens_per_s: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seed: Option<u64>,
+}
+
+impl Answer {
+    /// For people the text has been shown as it came: what is left is for standard error.
+    fn show(&self) -> Result<(), NodeError> {
+        if !is_json() {
+            let Answer { tokens, first_token_ms: first, tokens_per_s: speed, .. } = self;
+            eprintln!("{tokens} tokens, the first after {first} ms, then {speed:.1} a second");
+            self.seed.iter().for_each(|seed| eprintln!("seed {seed}"));
+        }
+        show(self, |_| Ok(()))
+    }
 }
 
 /// What answers.
@@ -155,35 +162,33 @@ impl Api {
         Ok(Api { http: Http::builder(TokioExecutor::new()).build_http(), base, key: key.transpose()? })
     }
 
-    /// Shows an answer as it comes, unless it is to be `quiet`.
-    async fn answer(&self, path: &str, mut body: Value, quiet: bool) -> Result<Answer, NodeError> {
+    /// Shows people an answer as it comes.
+    async fn answer(&self, path: &str, mut body: Value) -> Result<Answer, NodeError> {
         (body["stream"], body["stream_options"]) = (json!(true), json!({ "include_usage": true }));
         let (started, mut first, mut text) = (Instant::now(), None, String::new());
-        let mut out = std::io::stdout();
-        let read = self.read(path, &body, |piece| {
+        let read = self.read(path, &body, |more| {
             first.get_or_insert(started.elapsed());
-            text.push_str(piece);
-            if !quiet {
-                // Nobody is left to read it, then.
-                let _ = write!(out, "{}", shown(piece)).and_then(|()| out.flush());
-            }
+            text.push_str(more);
+            piece(&shown(more))
         });
         let tokens = read.await;
         let first = first.unwrap_or_else(|| started.elapsed());
         let after = started.elapsed().saturating_sub(first).max(Duration::from_micros(1));
-        if !quiet && (tokens.is_ok() || !text.is_empty()) {
-            let _ = writeln!(out); // The same.
+        if tokens.is_ok() || !text.is_empty() {
+            piece("\n")?;
         }
         let tokens = tokens?;
         let speed = tokens.saturating_sub(1) as f64 / after.as_secs_f64();
-        if !quiet {
-            eprintln!("{tokens} tokens, the first after {} ms, then {speed:.1} a second", first.as_millis());
-        }
-        Ok(Answer { text, tokens, first_token_ms: first.as_millis() as u64, tokens_per_s: speed })
+        Ok(Answer { text, tokens, first_token_ms: first.as_millis() as u64, tokens_per_s: speed, seed: None })
     }
 
     /// Reads an answer to its end, gives out its pieces, and counts its tokens.
-    async fn read(&self, path: &str, body: &Value, mut piece: impl FnMut(&str)) -> Result<u64, NodeError> {
+    async fn read(
+        &self,
+        path: &str,
+        body: &Value,
+        mut piece: impl FnMut(&str) -> Result<(), NodeError>,
+    ) -> Result<u64, NodeError> {
         let mut lines = Lines { bytes: self.post(path, body).await?, held: Vec::new() };
         let mut tokens = 0;
         while let Some(line) = lines.next().await? {
@@ -200,7 +205,7 @@ impl Api {
             let choice = &event["choices"][0];
             let text = choice["delta"]["content"].as_str().or(choice["text"].as_str()).unwrap_or_default();
             if !text.is_empty() {
-                piece(text);
+                piece(text)?;
             }
         }
         Err(NodeError::Rpc("the answer broke off".into()))

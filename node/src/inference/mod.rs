@@ -15,7 +15,6 @@ pub mod hub;
 pub mod links;
 pub mod model;
 pub mod payment;
-pub mod progress;
 pub mod run;
 pub mod serve;
 pub mod session;

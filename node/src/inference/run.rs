@@ -10,10 +10,10 @@ use super::{
     links::Links,
     model::Model,
     payment::{Ask, Cashier, Pays},
-    progress::progress,
 };
 use crate::{
     error::NodeError,
+    progress,
     service::{chain::Chain, models::Models},
 };
 use ailo_protocol::{Hash, Keypair, net};
@@ -97,7 +97,7 @@ impl Inference {
         let (model, opened) = watch::channel(None);
         let keep = host::keep(hub.clone(), (serves.share, hosting, serves.pauses), opened, (offered, served));
         if let Some(Checkpoint { folder, dtype, .. }) = serves.checkpoint {
-            let open = move || Model::open(&folder, dtype, Some(&hashes), &mut progress("reading"));
+            let open = move || Model::open(&folder, dtype, Some(&hashes), &mut progress::bytes("reading the model"));
             let opened = tokio::task::spawn_blocking(open).await;
             let opened = opened.map_err(|e| NodeError::io("open the model", std::io::Error::other(e)))??;
             model.send_replace(Some(Arc::new(opened)));

@@ -9,18 +9,18 @@ use super::{
     host::{Hosting, start},
     hub::Hub,
     model::Model,
-    progress::progress,
 };
-use crate::{cli::ServeArgs, error::NodeError};
+use crate::{cli::ServeArgs, error::NodeError, output, progress};
 use ailo_protocol::{Hash, Keypair};
-use std::{io::Write, sync::Arc};
+use serde_json::json;
+use std::sync::Arc;
 use tokio::sync::watch;
 
 /// Serves until it is told to stop.
 pub async fn command(args: ServeArgs) -> Result<(), NodeError> {
     let server = Server::start(&args, Bounds::default()).await?;
-    println!("{} at http://{}/v1 (Ctrl-C ends)", server.model.name, server.address);
-    let _ = std::io::stdout().flush(); // Whoever reads it waits for the line.
+    let (model, api) = (&server.model.name, format!("http://{}/v1", server.address));
+    output::say(&json!({ "model": model, "api": api }), format_args!("{model} at {api} (Ctrl-C ends)"))?;
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
         .map_err(|e| NodeError::io("listen for signals", e))?;
     tokio::select! {
@@ -52,7 +52,7 @@ impl Server {
         let (folder, dtype, threads) = (args.model.clone(), args.dtype, args.threads.map_or(cores, |n| n as usize));
         let memory = args.memory << 20;
         let hub = Hub::new(Keypair::generate(), Hash::ZERO, 0.0, (None, None), None);
-        let open = move || Model::open(&folder, dtype, None, &mut progress("reading"));
+        let open = move || Model::open(&folder, dtype, None, &mut progress::bytes("reading the model"));
         let opened = tokio::task::spawn_blocking(open).await;
         let model = Arc::new(opened.map_err(|e| NodeError::io("open the model", std::io::Error::other(e)))??);
         let draft = args.draft.clone().map_or_else(Guess::default, Guess::from);

@@ -5,9 +5,9 @@ use super::{
     draft::{Drafts, Guess},
     hub::{Hub, Room},
     model::Model,
-    progress::progress,
     speed::{Speed, pass},
 };
+use crate::progress;
 use ailo_proto::{Candidate, Failed, FailedWhy, Frame, Logprob, Pay, Sampling as Wire, Wait, frame::Body};
 use ailo_protocol::{
     Amount, Hash, NodeId, PublicKey, canonical,
@@ -137,7 +137,8 @@ impl Worker {
     ///
     /// As [`Model::load`].
     pub fn start(setup: &Setup, hub: &Arc<Hub>) -> Result<Worker> {
-        let engine = setup.model.load(setup.layers.clone(), setup.threads, &mut progress("loading"))?;
+        let engine =
+            setup.model.load(setup.layers.clone(), setup.threads, &mut progress::bytes("loading the model"))?;
         let speed = Speed::of(&engine);
         let draft: Box<dyn Draft> = Box::new(setup.drafts(&engine, pass(&engine, 1))?);
         let (gauges, long) = (Arc::<Gauges>::default(), Arc::<Long>::default());

@@ -1,7 +1,7 @@
 //! What a network owes its users, as functions whose names are the claims.
 
 use super::net::Net;
-use crate::{client::json, error::NodeError, rpc::types::*};
+use crate::{client::json, error::NodeError, output::say, rpc::types::*};
 use ailo_ledger::invariants::{self, Invariant};
 use ailo_protocol::Hash;
 use std::{
@@ -50,12 +50,16 @@ impl Observed {
     }
 }
 
-fn claim(holds: bool, text: &str, otherwise: impl FnOnce() -> String) -> Result<(), NodeError> {
-    if !holds {
-        return Err(NodeError::Check(format!("does NOT hold: {text}: {}", otherwise())));
+fn claim(so: bool, text: &str, otherwise: impl FnOnce() -> String) -> Result<(), NodeError> {
+    match so {
+        true => holds(text.into()),
+        false => Err(NodeError::Check(format!("does NOT hold: {text}: {}", otherwise()))),
     }
-    println!("holds: {text}");
-    Ok(())
+}
+
+/// Says that a claim holds.
+pub fn holds(text: String) -> Result<(), NodeError> {
+    say(&serde_json::json!({ "holds": text }), format_args!("holds: {text}"))
 }
 
 /// Every node executed the same blocks to the same state.

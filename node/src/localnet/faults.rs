@@ -1,10 +1,11 @@
 //! Trouble on purpose: validators killed with -9 at seeded random times or at the steps of a round in turn, and transfers that are
 //! sent meanwhile and must all still be there at the end.
 
-use super::net::Net;
-use crate::{error::NodeError, rpc::types::*};
+use super::{checks::holds, net::Net};
+use crate::{error::NodeError, output::say, rpc::types::*};
 use ailo_ledger::{Body, state::Phase as RoundPhase};
 use ailo_protocol::{Address, Amount, Hash, hash::Domain, hash::Stream};
+use serde_json::json;
 use std::time::{Duration, Instant};
 
 /// A killed node must be back at the others' height within this time of its restart.
@@ -104,7 +105,7 @@ impl Faults {
         let mut random = stream(seed, "kills");
         let until = Instant::now() + Duration::from_millis(8_000 + random.below(4_000));
         if kills > 0 {
-            println!("{kills} kills with seed {seed}");
+            eprintln!("{kills} kills with seed {seed}");
         }
         let at_steps = at_steps.then_some([0; STEPS.len()]);
         let (phase, slowest) = (Phase::Calm { until }, Duration::ZERO);
@@ -213,24 +214,22 @@ impl Faults {
     }
 
     /// Says what was done.
-    pub fn report(&self) {
+    pub fn report(&self) -> Result<(), NodeError> {
         if let Some(kills) = self.at_steps {
             let each: Vec<String> =
                 STEPS.iter().zip(kills).map(|((step, _), kills)| format!("{kills} when {step}")).collect();
-            println!("kills: {}", each.join(", "));
+            say(&json!({ "kills": each }), format_args!("kills: {}", each.join(", ")))?;
             let late = self.phases.late.as_secs_f64();
-            println!(
-                "holds: of {} phases of rounds none lasted more than {late:.1} s beyond its deadline",
+            holds(format!(
+                "of {} phases of rounds none lasted more than {late:.1} s beyond its deadline",
                 self.phases.seen
-            );
+            ))?;
         }
         if self.done > 0 {
-            println!(
-                "holds: the network survived {} kills (slowest return {:.1} s)",
-                self.done,
-                self.slowest.as_secs_f64()
-            );
+            let slowest = self.slowest.as_secs_f64();
+            holds(format!("the network survived {} kills (slowest return {slowest:.1} s)", self.done))?;
         }
+        Ok(())
     }
 }
 
@@ -306,7 +305,6 @@ impl Transfers {
             }
         }
         let (kept, sent) = (acknowledged.len(), self.sent.len());
-        println!("holds: all {kept} acknowledged transfers (of {sent} sent) are in every node's ledger");
-        Ok(())
+        holds(format!("all {kept} acknowledged transfers (of {sent} sent) are in every node's ledger"))
     }
 }

@@ -7,7 +7,7 @@ pub mod net;
 mod story;
 mod table;
 
-use crate::{chart, cli::LocalnetArgs, error::NodeError, genesis, rpc::types::*};
+use crate::{chart, cli::LocalnetArgs, error::NodeError, genesis, output::say, progress::Progress, rpc::types::*};
 use ailo_ledger::{
     state::{Event, Outcome},
     store::{MAX_PAGE, Subject},
@@ -16,6 +16,7 @@ use ailo_protocol::{Address, params::Params, presets};
 use ailo_training::{dataset::Dataset, eval, reference, state::ModelState};
 use checks::Observed;
 use net::{Net, Spec};
+use serde_json::json;
 use std::{
     path::PathBuf,
     time::{Duration, Instant},
@@ -50,12 +51,16 @@ pub async fn run(args: LocalnetArgs) -> Result<(), NodeError> {
     if args.byzantine > 0 {
         send_attackers(&mut net, &args)?;
     }
-    println!(
-        "network {} of {} nodes, {validators} validators, in {}",
-        net.genesis.id().short(),
-        args.nodes,
-        dir.display()
-    );
+    let network = net.genesis.id();
+    say(
+        &json!({ "network": network, "nodes": args.nodes, "validators": validators, "folder": dir }),
+        format_args!(
+            "network {} of {} nodes, {validators} validators, in {}",
+            network.short(),
+            args.nodes,
+            dir.display()
+        ),
+    )?;
 
     let outcome = tokio::select! {
         biased; // a Ctrl-C that ends --keep is not one that comes before the checks
@@ -73,7 +78,7 @@ pub async fn run(args: LocalnetArgs) -> Result<(), NodeError> {
     if let Some(dir) = temporary {
         match &outcome {
             Ok(()) => std::fs::remove_dir_all(&dir).map_err(|e| NodeError::file("remove", &dir, e))?,
-            Err(_) => println!("the nodes' folders stay in {} for a look", dir.display()),
+            Err(_) => eprintln!("the nodes' folders stay in {} for a look", dir.display()),
         }
     }
     outcome
@@ -114,7 +119,7 @@ async fn train_and_check(net: &mut Net, args: &LocalnetArgs) -> Result<Observed,
     loop {
         let statuses = net.statuses().await;
         observed.record(&statuses);
-        table.show(&statuses, net);
+        table.show(&statuses, net)?;
         if let Some(fallen) = net.fallen() {
             return Err(NodeError::Check(fallen));
         }
@@ -134,13 +139,16 @@ async fn train_and_check(net: &mut Net, args: &LocalnetArgs) -> Result<Observed,
     }
     table.finish();
     let seconds = started.elapsed().as_secs();
-    println!("\n{} rounds in {seconds} s", args.rounds);
+    say(
+        &json!({ "rounds": args.rounds, "seconds": seconds }),
+        format_args!("\n{} rounds in {seconds} s", args.rounds),
+    )?;
     if let Some(transfers) = &transfers {
         transfers.check(net).await?;
     }
-    faults.report();
+    faults.report()?;
     if args.byzantine > 0 {
-        report_attackers(net, args).await;
+        report_attackers(net, args).await?;
     }
     if args.story {
         story::tell(net).await?;
@@ -151,14 +159,14 @@ async fn train_and_check(net: &mut Net, args: &LocalnetArgs) -> Result<Observed,
     observed.record(&net.statuses().await); // where rounds go on meanwhile
     if args.keep {
         let url = std::fs::read_to_string(net.nodes[0].dir.join("rpc")).unwrap_or_default();
-        println!("the network runs on until Ctrl-C; node 0 answers at {url}");
+        say(&json!({ "rpc": url }), format_args!("the network runs on until Ctrl-C; node 0 answers at {url}"))?;
         tokio::signal::ctrl_c().await.map_err(|e| NodeError::io("listen for Ctrl-C", e))?;
     }
     Ok(observed)
 }
 
 /// What everybody has earned.
-async fn report_attackers(net: &mut Net, args: &LocalnetArgs) {
+async fn report_attackers(net: &mut Net, args: &LocalnetArgs) -> Result<(), NodeError> {
     let honest = (args.nodes - args.byzantine) as usize;
     let statuses = net.statuses().await;
     for (i, status) in statuses.iter().enumerate() {
@@ -171,10 +179,14 @@ async fn report_attackers(net: &mut Net, args: &LocalnetArgs) {
         let found =
             count(|event| matches!(event, Event::ReplayDecided { outcome: Outcome::Forged | Outcome::Disowned, .. }));
         let earned = status.value.account.free;
-        println!(
-            "node {i:2} {what:<10} has earned {earned} ALC; {committed} contributions, {found} found forged or disowned"
-        );
+        say(
+            &json!({ "node": i, "attack": what, "earned": earned, "contributions": committed, "found": found }),
+            format_args!(
+                "node {i:2} {what:<10} has earned {earned} ALC; {committed} contributions, {found} found forged or disowned"
+            ),
+        )?;
     }
+    Ok(())
 }
 
 /// After the nodes have stopped: the final loss over all held-out text, the baseline, the picture.
@@ -191,8 +203,14 @@ fn conclude(net: &Net, args: &LocalnetArgs, observed: &Observed) -> Result<(), N
     let loss = |state: &ModelState| {
         eval::held_out_loss(&params.model, &state.weights, &data, sequence, &all, ailo_training::device(false))
     };
+    let measuring = Progress::wait("measuring the held-out loss");
     let (before, after) = (loss(&first)?, loss(&last)?);
-    println!("held-out loss {:.4} -> {:.4} nats a token over {} tokens", nats(before), nats(after), data.held_out);
+    drop(measuring);
+    let (from, to, tokens) = (nats(before), nats(after), data.held_out);
+    say(
+        &json!({ "held_out_loss": { "before": from, "after": to, "tokens": tokens } }),
+        format_args!("held-out loss {from:.4} -> {to:.4} nats a token over {tokens} tokens"),
+    )?;
     if args.rounds > 0 {
         checks::the_held_out_loss_fell(before, after)?;
     }
@@ -204,17 +222,16 @@ fn conclude(net: &Net, args: &LocalnetArgs, observed: &Observed) -> Result<(), N
     if args.baseline {
         let best = baseline(args, params, &data)?;
         let gap = 100.0 * (nats(after) / nats(best.loss) - 1.0);
-        println!(
-            "data-parallel equivalent {:.4} (learning rate {}), so the network is {gap:+.2} % off",
-            nats(best.loss),
-            best.lr
-        );
+        let (loss, lr) = (nats(best.loss), best.lr);
+        say(
+            &json!({ "baseline": { "held_out_loss": loss, "lr": lr, "gap_percent": gap } }),
+            format_args!("data-parallel equivalent {loss:.4} (learning rate {lr}), so the network is {gap:+.2} % off"),
+        )?;
         let points = std::iter::once((0.0, nats(before))).chain(best.curve).collect();
         curves.push(chart::Series { name: "one process, same tokens".into(), points });
         draw(args, params, &data, &curves)?;
     }
-    println!("all checks hold");
-    Ok(())
+    say(&json!({ "holds": "all checks" }), "all checks hold")
 }
 
 /// Writes the picture asked for with --plot.
@@ -240,8 +257,7 @@ fn draw(args: &LocalnetArgs, params: &Params, data: &Dataset, curves: &[chart::S
         series: curves,
     };
     std::fs::write(path, chart.svg()).map_err(|e| NodeError::file("write", path, e))?;
-    println!("loss curve in {}", path.display());
-    Ok(())
+    say(&json!({ "plot": path }), format_args!("loss curve in {}", path.display()))
 }
 
 /// The data-parallel equivalent: one process, the nodes' batches together, as many steps, the best of three rates. Each
@@ -258,7 +274,8 @@ fn baseline(args: &LocalnetArgs, params: &Params, data: &Dataset) -> Result<refe
     let train = |factor: f64| {
         ailo_training::set_threads(1);
         let run = setup.data_parallel(params.training.lr * factor)?;
-        println!("baseline: learning rate {} ends at {:.4}", run.lr, nats(run.loss));
+        let (lr, loss) = (run.lr, nats(run.loss));
+        say(&json!({ "lr": lr, "loss": loss }), format_args!("baseline: learning rate {lr} ends at {loss:.4}"))?;
         Ok::<_, NodeError>(run)
     };
     let runs = std::thread::scope(|scope| {

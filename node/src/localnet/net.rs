@@ -80,8 +80,8 @@ impl Net {
             let dir = spec.dir.join(format!("node-{i:02}"));
             fs::create_dir_all(&dir).map_err(|e| NodeError::file("create the folder", &dir, e))?;
             let (key, wallet) = (Keypair::generate(), Keypair::generate());
-            keystore::create(&dir.join("node.json"), keystore::Kind::Node, &key)?;
-            keystore::create(&dir.join("wallet.json"), keystore::Kind::Wallet, &wallet)?;
+            keystore::create(&dir.join("node.json"), keystore::Kind::Node, &key, None)?;
+            keystore::create(&dir.join("wallet.json"), keystore::Kind::Wallet, &wallet, None)?;
             founders.push(Founder {
                 node: *key.public(),
                 wallet: Address::from(wallet.public()),

@@ -7,6 +7,7 @@ use crate::{
     commands::{Included, sign},
     error::NodeError,
     genesis::now_ms,
+    output::say,
     rpc::types::*,
 };
 use ailo_ledger::{
@@ -19,6 +20,7 @@ use ailo_protocol::{
     keystore::{self, Kind},
     params::Params,
 };
+use serde_json::json;
 use std::time::{Duration, Instant};
 
 /// What a wallet needs for its part, at least.
@@ -30,6 +32,10 @@ const PATIENCE: Duration = Duration::from_secs(120);
 pub fn afford(params: &mut Params) {
     params.ledger.poll_deposit = Amount::alc(1);
     params.ledger.poll_ms = params.ledger.poll_ms.min(10_000);
+}
+
+fn happened(what: &str) -> Result<(), NodeError> {
+    say(&json!({ "story": what }), format_args!("story: {what}"))
 }
 
 /// Somebody with a node.
@@ -48,7 +54,7 @@ impl Person {
     async fn does(&self, body: Body, what: &str) -> Result<Hash, NodeError> {
         let id = self.client.submit(&sign(&self.client, &self.wallet, body).await?).await?;
         Included::wait(self.client.clone(), &id).await?;
-        println!("story: {what}");
+        happened(what)?;
         Ok(id)
     }
 
@@ -104,7 +110,7 @@ pub async fn tell(net: &mut Net) -> Result<(), NodeError> {
         }
     }
     dora.sees(&fraud, "reversed").await?;
-    println!("story: the fraud is reversed");
+    happened("the fraud is reversed")?;
 
     let fee = Amount(net.genesis.params.ledger.fee.0.saturating_mul(2));
     let changes = vec![format!("ledger.fee={fee}")];
@@ -146,7 +152,7 @@ async fn takes_back(person: &Person, to: Address) -> Result<(), NodeError> {
     person.client.submit(&sent).await?;
     person.client.submit(&dispute).await?;
     person.sees(&sent.id(), "refunded").await?;
-    println!("story: a transfer to the wrong wallet is taken back");
+    happened("a transfer to the wrong wallet is taken back")?;
     Ok(())
 }
 

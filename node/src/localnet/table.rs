@@ -1,7 +1,8 @@
 //! The live table of a localnet: on a terminal redrawn in place, elsewhere a line whenever a round closes.
 
 use super::net::Net;
-use crate::rpc::types::*;
+use crate::{error::NodeError, output, rpc::types::*};
+use serde_json::json;
 use std::io::{IsTerminal, Write};
 
 /// The table.
@@ -14,11 +15,11 @@ pub struct Table {
 impl Table {
     /// A table on standard output.
     pub fn new() -> Table {
-        Table { live: std::io::stdout().is_terminal(), drawn: 0, rounds: 0 }
+        Table { live: std::io::stdout().is_terminal() && !output::is_json(), drawn: 0, rounds: 0 }
     }
 
     /// Shows what the nodes say.
-    pub fn show(&mut self, statuses: &[Option<At<Status>>], net: &Net) {
+    pub fn show(&mut self, statuses: &[Option<At<Status>>], net: &Net) -> Result<(), NodeError> {
         if self.live {
             self.draw(statuses, net);
         } else if let Some(best) = statuses.iter().flatten().max_by_key(|s| s.value.model.rounds)
@@ -26,16 +27,21 @@ impl Table {
         {
             self.rounds = best.value.model.rounds;
             let speed: f64 = statuses.iter().flatten().map(|s| s.value.round.tokens_per_s).sum();
-            println!(
-                "round {:>3} closed at height {:>5}: model {}, held-out {}, {speed:.0} tokens/s, {} of {} nodes answer",
-                self.rounds,
-                best.height,
-                best.value.model.root.short(),
-                loss(best.value.model.held_out_loss),
-                statuses.iter().flatten().count(),
-                statuses.len()
-            );
+            let (rounds, height, model) = (self.rounds, best.height, &best.value.model);
+            let (answer, nodes) = (statuses.iter().flatten().count(), statuses.len());
+            let closed = json!({ "round": rounds, "height": height, "model": model.root, "answer": answer,
+                                 "held_out_loss": model.held_out_loss, "tokens_per_s": speed });
+            output::say(
+                &closed,
+                format_args!(
+                    "round {rounds:>3} closed at height {height:>5}: model {}, held-out {}, {speed:.0} tokens/s, {answer} of \
+                     {nodes} nodes answer",
+                    model.root.short(),
+                    loss(model.held_out_loss),
+                ),
+            )?;
         }
+        Ok(())
     }
 
     fn draw(&mut self, statuses: &[Option<At<Status>>], net: &Net) {

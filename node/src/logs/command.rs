@@ -1,7 +1,7 @@
 //! `ailo-node logs`: what a node that runs or has run has logged, from the files in its folder.
 
 use super::{Level, Record, files::Reader};
-use crate::{datadir, error::NodeError};
+use crate::{datadir, error::NodeError, output::is_json};
 use clap::Args;
 use std::{
     io::{ErrorKind, Write},
@@ -11,13 +11,6 @@ use std::{
 
 /// How often a follower looks for more.
 const LOOK: Duration = Duration::from_millis(250);
-
-/// Examples of `logs`.
-pub const HELP: &str = "\
-Examples:
-  ailo-node logs --data-dir mine --level warn
-  ailo-node logs --data-dir mine --follow --grep 'peer connected'
-  ailo-node logs --data-dir mine --json | jq -r 'select(.level == \"error\") | .message'";
 
 /// Flags of `logs`.
 #[derive(Debug, Args)]
@@ -34,9 +27,6 @@ pub struct LogsArgs {
     /// Show only lines that hold this text, in any case of letters.
     #[arg(long, value_name = "TEXT")]
     pub grep: Option<String>,
-    /// Print JSON, an object a line.
-    #[arg(long)]
-    pub json: bool,
 }
 
 /// Prints the records that are asked for.
@@ -57,7 +47,7 @@ pub async fn command(args: LogsArgs) -> Result<(), NodeError> {
             if !asked(&record) {
                 continue;
             }
-            let written = match args.json {
+            let written = match is_json() {
                 true => out.write_all(&record.json()),
                 false => writeln!(out, "{record}"),
             };

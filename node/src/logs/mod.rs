@@ -34,7 +34,7 @@ use tracing_subscriber::{
 };
 
 /// What standard error gets, unless told otherwise. libp2p warns of what is normal in a small network: messages said twice, nobody known yet.
-pub const DEFAULT: &str = "warn,libp2p_gossipsub=error,libp2p_kad=error";
+pub const DEFAULT: &str = "warn,ailo_node::progress=info,libp2p_gossipsub=error,libp2p_kad=error";
 /// What files and memory get then.
 const KEPT: &str = "info,libp2p_gossipsub=error,libp2p_kad=error";
 /// Records in memory, at most.

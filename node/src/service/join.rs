@@ -3,7 +3,7 @@
 //! certificates if it is newer, by parents if it is older), and each part of the state against that header.
 
 use super::{anchor, fetch::ask, serve::MAX_HEADERS};
-use crate::{error::NodeError, genesis::now_ms};
+use crate::{error::NodeError, genesis::now_ms, progress::Progress};
 use ailo_ledger::{
     Header,
     disk::RealDisk,
@@ -176,12 +176,14 @@ impl Join<'_> {
         let (started, mut is_member, mut bytes) = (Instant::now(), false, 0);
         let asked = (0..head.parts()).map(|index| part(net, peer, head.height(), index));
         let mut parts = stream::iter(asked).buffered(IN_FLIGHT);
+        let mut progress = Progress::count("parts of the ledger's state", head.parts().into());
         for index in 0..head.parts() {
             let encoded = parts.next().await.unwrap_or(Err(JoinError::Lacking("a part")))?;
             let part = Part::decode(&encoded, &root, head.bits, index)?;
             is_member |= part.entry(&me).is_some();
             writer.add(&encoded)?;
             bytes += encoded.len() as u64;
+            progress.set(u64::from(index) + 1);
             let least = started.elapsed().saturating_sub(GRACE).as_secs();
             if bytes < least * LEAST_BYTES && u64::from(index) < least * LEAST_PARTS {
                 return Err(JoinError::Slow);

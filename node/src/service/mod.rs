@@ -254,7 +254,7 @@ pub async fn run_with(
 
 /// The class of this machine, as a process of its own finds it: what libtorch takes for the probe would stay in this one,
 /// and a node that only validates needs none of it. Whatever program runs a node has the command `class`.
-async fn determinism_class(cpu: bool) -> Result<Hash, NodeError> {
+pub(crate) async fn determinism_class(cpu: bool) -> Result<Hash, NodeError> {
     let failed = |e| NodeError::io("run the determinism probe", e);
     let mut probe = tokio::process::Command::new(std::env::current_exe().map_err(failed)?);
     probe.arg("class").args(cpu.then_some("--cpu")).stdin(Stdio::null()).kill_on_drop(true);

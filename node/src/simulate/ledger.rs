@@ -1,18 +1,20 @@
 //! `simulate ledger`: many seeds of the ledger's simulation, and what they showed.
 
-use crate::{cli::SimulateLedgerArgs, error::NodeError};
+use crate::{cli::SimulateLedgerArgs, error::NodeError, output, progress::Progress};
 use ailo_ledger::{
     invariants::Invariant,
     plants::{self, Plant},
     simulation::{self, FAULTS, HEIGHTS, Kind, Options, Outcome, Summary, TRANSFERS},
 };
+use serde_json::json;
 use std::{
     collections::BTreeMap,
-    sync::atomic::{AtomicU64, Ordering},
+    fmt::{self, Write},
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
 };
-
-/// Seeds between two lines of progress.
-const PROGRESS: u64 = 500;
 
 /// Runs the command; fails when a claim is broken.
 pub fn command(args: &SimulateLedgerArgs) -> Result<(), NodeError> {
@@ -32,71 +34,96 @@ pub fn command(args: &SimulateLedgerArgs) -> Result<(), NodeError> {
         Some(threads) => threads as usize,
         None => std::thread::available_parallelism().map_or(1, |n| n.get()),
     };
-    describe(args, &options, threads);
-    let done = AtomicU64::new(0);
+    output::piece(&describe(args, &options, threads))?;
+    let (done, progress) = (AtomicU64::new(0), Mutex::new(Progress::count("seeds", args.seeds)));
     let summary = quietly(|| {
         simulation::sweep(args.from, args.seeds, threads, &options, |_| {
             let done = done.fetch_add(1, Ordering::Relaxed) + 1;
-            if done.is_multiple_of(PROGRESS) && done < args.seeds {
-                eprintln!("{done} of {} seeds", args.seeds);
+            if let Ok(mut progress) = progress.lock() {
+                progress.set(done);
             }
         })
     });
+    drop(progress);
     report(args, &options, &summary)
 }
 
 /// Lists the faults that can be planted.
-pub fn plants() {
-    Plant::ALL.iter().for_each(|plant| println!("{}", plant.name()));
+pub fn plants() -> Result<(), NodeError> {
+    let names: Vec<&str> = Plant::ALL.iter().map(|plant| plant.name()).collect();
+    output::say(&json!({ "plants": names }), names.join("\n"))
 }
 
-fn describe(args: &SimulateLedgerArgs, options: &Options, threads: usize) {
+fn describe(args: &SimulateLedgerArgs, options: &Options, threads: usize) -> String {
     let byzantine = match options.byzantine {
         Some(byzantine) => format!("{byzantine} byzantine"),
         None => format!("{} byzantine in a third of the seeds", simulation::tolerated(options.validators)),
     };
     let plant = options.plant.map(|plant| format!(", planted: {} ({})", plant.name(), plant.fault()));
-    println!(
-        "seeds {}..{} of {} validators, {byzantine}, on {threads} threads{}",
+    format!(
+        "seeds {}..{} of {} validators, {byzantine}, on {threads} threads{}\n\
+         a seed is at least {HEIGHTS} heights, {TRANSFERS} transfers and {FAULTS} faults; then all must go on\n",
         args.from,
         args.from.saturating_add(args.seeds),
         options.validators,
         plant.unwrap_or_default()
-    );
-    println!("a seed is at least {HEIGHTS} heights, {TRANSFERS} transfers and {FAULTS} faults; then all must go on");
+    )
 }
 
 fn report(args: &SimulateLedgerArgs, options: &Options, summary: &Summary) -> Result<(), NodeError> {
-    let seconds = summary.took.as_secs_f64();
-    println!("seeds        {} in {seconds:.1} s, {:.1} a second", summary.seeds, summary.seeds as f64 / seconds);
-    println!("heights      {}", summary.heights);
-    println!("transfers    {}", summary.transfers);
-    println!("rounds       {} of training closed", summary.rounds);
-    println!("faults       {}", count(&summary.faults));
-    println!("ends         {} processes killed, {} power losses", summary.ends[0], summary.ends[1]);
-    println!("ledger       {}", happened(&summary.happened));
-    println!("events       {}", summary.events);
-    if summary.byzantine_seeds > 0 {
-        println!("equivocation reported in {} of {} byzantine seeds", summary.reported_seeds, summary.byzantine_seeds);
-    }
-    println!(
-        "signatures   all real: {} verified, {} asked again of what was verified in the same seed",
-        summary.verified, summary.remembered
-    );
-    let one = if summary.seeds == 1 { summary.last.as_ref() } else { None };
-    if let Some(outcome) = one {
-        println!("trace        {} (seed {}, {} ms of virtual time)", outcome.trace, outcome.seed, outcome.virtual_ms);
-    } else {
-        println!("traces       {}", summary.traces);
-    }
+    let faults: BTreeMap<&str, u64> = summary.faults.iter().map(|(kind, count)| (kind.name(), *count)).collect();
+    let said = json!({
+        "seeds": summary.seeds, "seconds": summary.took.as_secs_f64(), "heights": summary.heights,
+        "transfers": summary.transfers, "rounds": summary.rounds, "faults": faults, "killed": summary.ends[0],
+        "power_losses": summary.ends[1], "ledger": summary.happened, "events": summary.events,
+        "byzantine_seeds": summary.byzantine_seeds, "reported_seeds": summary.reported_seeds,
+        "verified": summary.verified, "remembered": summary.remembered, "traces": summary.traces.to_string(),
+        "broken": summary.failure.as_ref().map(|failure| failure.seed),
+    });
+    output::show(&said, |out| describe_summary(out, summary))?;
     match &summary.failure {
-        None => {
-            println!("invariants   all of them held:");
-            Invariant::ALL.iter().for_each(|invariant| println!("  {invariant}"));
-            Ok(())
-        }
+        None => Ok(()),
         Some(failure) => Err(NodeError::Check(broken(args, options, failure))),
     }
+}
+
+fn describe_summary(out: &mut String, summary: &Summary) -> fmt::Result {
+    let seconds = summary.took.as_secs_f64();
+    writeln!(out, "seeds        {} in {seconds:.1} s, {:.1} a second", summary.seeds, summary.seeds as f64 / seconds)?;
+    writeln!(out, "heights      {}", summary.heights)?;
+    writeln!(out, "transfers    {}", summary.transfers)?;
+    writeln!(out, "rounds       {} of training closed", summary.rounds)?;
+    writeln!(out, "faults       {}", count(&summary.faults))?;
+    writeln!(out, "ends         {} processes killed, {} power losses", summary.ends[0], summary.ends[1])?;
+    writeln!(out, "ledger       {}", happened(&summary.happened))?;
+    writeln!(out, "events       {}", summary.events)?;
+    if summary.byzantine_seeds > 0 {
+        writeln!(
+            out,
+            "equivocation reported in {} of {} byzantine seeds",
+            summary.reported_seeds, summary.byzantine_seeds
+        )?;
+    }
+    writeln!(
+        out,
+        "signatures   all real: {} verified, {} asked again of what was verified in the same seed",
+        summary.verified, summary.remembered
+    )?;
+    let one = if summary.seeds == 1 { summary.last.as_ref() } else { None };
+    if let Some(outcome) = one {
+        writeln!(
+            out,
+            "trace        {} (seed {}, {} ms of virtual time)",
+            outcome.trace, outcome.seed, outcome.virtual_ms
+        )?;
+    } else {
+        writeln!(out, "traces       {}", summary.traces)?;
+    }
+    if summary.failure.is_some() {
+        return Ok(());
+    }
+    writeln!(out, "invariants   all of them held:")?;
+    Invariant::ALL.iter().try_for_each(|invariant| writeln!(out, "  {invariant}"))
 }
 
 /// What a failing seed showed, and the command that shows it again.

@@ -6,7 +6,8 @@ use crate::{
     chart::{Chart, Scale, Series},
     cli::{AttackChoice, SimulateTrainingArgs},
     error::NodeError,
-    genesis,
+    genesis, output,
+    progress::Progress,
 };
 use ailo_protocol::{
     Hash,
@@ -23,7 +24,13 @@ use ailo_training::{
     simulation::{self, Attack, Options, Round, Score},
 };
 use serde::{Deserialize, Serialize};
-use std::{fs, io::Write, path::Path, time::Instant};
+use std::{
+    fmt::{self, Write as _},
+    fs,
+    io::Write as _,
+    path::Path,
+    time::Instant,
+};
 
 /// The development network's parameters are changed so, to have many runs in a short time.
 const SMALL: [&str; 9] = [
@@ -85,18 +92,16 @@ pub fn command(args: &SimulateTrainingArgs) -> Result<(), NodeError> {
     let params = parameters(args)?;
     let data = genesis::open_data(&args.data, &params.model)?;
     set_threads(1);
-    if !args.json {
-        println!(
-            "{} parameters, {}: {} rounds of {} steps of {} x {} tokens, codec {}",
-            parameter_count(&params.model),
-            data.name,
-            args.rounds,
-            params.training.inner_steps,
-            params.training.batch,
-            params.training.sequence,
-            name(&params.training.codec),
-        );
-    }
+    output::piece(&format!(
+        "{} parameters, {}: {} rounds of {} steps of {} x {} tokens, codec {}\n",
+        parameter_count(&params.model),
+        data.name,
+        args.rounds,
+        params.training.inner_steps,
+        params.training.batch,
+        params.training.sequence,
+        name(&params.training.codec),
+    ))?;
     let mut known = read_table(args.table.as_deref())?;
     // Rows of another build may be of other rules.
     let program = match args.table {
@@ -108,7 +113,10 @@ pub fn command(args: &SimulateTrainingArgs) -> Result<(), NodeError> {
         None => Hash::ZERO,
     };
     let mut rows: Vec<Row> = Vec::new();
-    for plan in plans(args, &params)? {
+    let plans = plans(args, &params)?;
+    let mut progress = Progress::count("runs", plans.len() as u64);
+    for (done, plan) in (0..).zip(plans) {
+        progress.set(done);
         let mut training = params.training;
         training.aggregation = plan.aggregation;
         let id = Hash::of_value(
@@ -126,7 +134,7 @@ pub fn command(args: &SimulateTrainingArgs) -> Result<(), NodeError> {
             }
         };
         if rows.iter().all(|old| old.id != row.id) {
-            report(args, &row, &rows)?;
+            progress.beside(|| report(&row, &rows))?;
             rows.push(row);
         }
     }
@@ -140,7 +148,7 @@ pub fn command(args: &SimulateTrainingArgs) -> Result<(), NodeError> {
 }
 
 fn parameters(args: &SimulateTrainingArgs) -> Result<Params, NodeError> {
-    let usage = |e: &dyn std::fmt::Display| NodeError::Usage(e.to_string());
+    let usage = |e: &dyn fmt::Display| NodeError::Usage(e.to_string());
     if args.byzantine >= args.nodes {
         return Err(NodeError::Usage("--byzantine: somebody must be honest".into()));
     }
@@ -238,16 +246,17 @@ fn run(args: &SimulateTrainingArgs, rules: &Rules<'_>, plan: &Plan, id: Hash) ->
 }
 
 /// A line for the row, beside the runs without attack that came before it.
-fn report(args: &SimulateTrainingArgs, row: &Row, before: &[Row]) -> Result<(), NodeError> {
-    if args.json {
-        println!("{}", serde_json::to_string(row).map_err(|e| NodeError::Usage(e.to_string()))?);
-        return Ok(());
-    }
+fn report(row: &Row, before: &[Row]) -> Result<(), NodeError> {
+    output::show(row, |out| line(out, row, before))
+}
+
+fn line(out: &mut String, row: &Row, before: &[Row]) -> fmt::Result {
     if before.is_empty() {
-        println!(
+        writeln!(
+            out,
             "{:<48} {:<11} {:>7} {:>9} {:>9} {:>11} {:>7} {:>7} {:>5}",
             "rule", "attack", "loss", "to plain", "to quiet", "bytes/round", "refused", "astray", "s"
-        );
+        )?;
     }
     let quiet = |row: &Row| row.attack == Attack::Withhold.name();
     let plain = before.iter().find(|old| quiet(old) && old.f == 0);
@@ -257,7 +266,8 @@ fn report(args: &SimulateTrainingArgs, row: &Row, before: &[Row]) -> Result<(), 
         _ => "-".into(),
     };
     let f = if row.least_f < row.f { format!("{}..{}", row.least_f, row.f) } else { row.f.to_string() };
-    println!(
+    writeln!(
+        out,
         "{:<48} {:<11} {:>7} {:>9} {:>9} {:>11} {:>7} {:>7.2} {:>5.0}{}{}",
         format!("{}, f = {f}", row.rule),
         if quiet(row) { "none" } else { &row.attack },
@@ -270,8 +280,7 @@ fn report(args: &SimulateTrainingArgs, row: &Row, before: &[Row]) -> Result<(), 
         row.seconds,
         found(row),
         row.ended.as_ref().map_or(String::new(), |why| format!("  {why}")),
-    );
-    Ok(())
+    )
 }
 
 /// What validators' measurements alone say of the attackers.

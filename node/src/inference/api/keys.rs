@@ -10,14 +10,16 @@
 use super::limits::Limits;
 use crate::{
     cli::{ApiKeysCommand, KeyFileArgs},
-    commands::print_json,
     datadir,
     error::NodeError,
+    output::{say, show},
 };
 use ailo_protocol::{Hash, file::write_private, keys};
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 use std::{
+    fmt::Write as _,
     fs::{self, DirBuilder, File},
     io::{self, Read},
     os::unix::fs::{DirBuilderExt, MetadataExt},
@@ -160,36 +162,35 @@ pub fn command(command: ApiKeysCommand) -> Result<(), NodeError> {
             let key = create(&path, &name, Limits { requests_per_minute, tokens_per_day, concurrent, alc_per_day })?;
             // The key alone goes to standard output, for a pipe.
             eprintln!("The key of '{name}', shown this once; {} keeps its hash:", path.display());
-            println!("{key}");
-            Ok(())
+            say(&json!({ "name": name, "key": key, "file": path }), &key)
         }
-        ApiKeysCommand::List { json, file } => {
+        ApiKeysCommand::List { file } => {
             let path = path(&file)?;
             let keys = read(&path)?;
-            if json {
-                print_json(&keys);
-            } else if keys.is_empty() {
-                println!("no keys in {}", path.display());
-            }
-            for key in keys.iter().filter(|_| !json) {
-                let limit =
-                    |value: Option<u64>, what| value.map(|value| format!(", {value} {what}")).unwrap_or_default();
-                println!(
-                    "{}: made {} ago{}{}{}{}",
-                    key.name,
-                    age(now().saturating_sub(key.created)),
-                    limit(key.limits.requests_per_minute.map(|n| n.get().into()), "requests a minute"),
-                    limit(key.limits.tokens_per_day.map(|n| n.get()), "tokens a day"),
-                    limit(key.limits.concurrent.map(|n| n.get().into()), "texts at once"),
-                    key.limits.alc_per_day.map(|alc| format!(", {alc} ALC a day")).unwrap_or_default(),
-                );
-            }
-            Ok(())
+            show(&json!({ "keys": keys }), |out| {
+                if keys.is_empty() {
+                    writeln!(out, "no keys in {}", path.display())?;
+                }
+                for key in &keys {
+                    let limit =
+                        |value: Option<u64>, what| value.map(|value| format!(", {value} {what}")).unwrap_or_default();
+                    writeln!(
+                        out,
+                        "{}: made {} ago{}{}{}{}",
+                        key.name,
+                        age(now().saturating_sub(key.created)),
+                        limit(key.limits.requests_per_minute.map(|n| n.get().into()), "requests a minute"),
+                        limit(key.limits.tokens_per_day.map(|n| n.get()), "tokens a day"),
+                        limit(key.limits.concurrent.map(|n| n.get().into()), "texts at once"),
+                        key.limits.alc_per_day.map(|alc| format!(", {alc} ALC a day")).unwrap_or_default(),
+                    )?;
+                }
+                Ok(())
+            })
         }
         ApiKeysCommand::Revoke { name, file } => {
             revoke(&path(&file)?, &name)?;
-            println!("revoked: '{name}' is refused within a second");
-            Ok(())
+            say(&json!({ "revoked": name }), format_args!("revoked: '{name}' is refused within a second"))
         }
     }
 }

@@ -1,0 +1,290 @@
+//! `tx ...`: a transaction is made where the network is known, signed where the key is, and sent from anywhere. What goes from one to
+//! the next is a file:
+//!
+//! ```json
+//! { "version": 1, "network": "<64 hex>", "unsigned": "<canonical bytes in hex>", "signature": "<128 hex, once it is signed>" }
+//! ```
+
+use crate::{
+    cli::{BodyCommand, BuildArgs, ClientArgs, TxCommand},
+    client::{self, Client},
+    commands::{Included, next},
+    datadir::write_atomically,
+    error::NodeError,
+    genesis::now_ms,
+    output::show,
+    secrets,
+};
+use ailo_ledger::{
+    Body, Transaction,
+    transaction::{MAX_TRANSACTION_BYTES, Unsigned},
+};
+use ailo_protocol::{Address, Hash, Signature, canonical, keystore};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use std::{fmt::Write, fs, io::Read, path::Path};
+
+const VERSION: u32 = 1;
+/// Two hexadecimal digits a byte, and the rest of the file.
+const MAX_FILE_BYTES: u64 = 2 * MAX_TRANSACTION_BYTES as u64 + 1024;
+
+/// Runs a command of `tx`.
+pub async fn command(command: TxCommand) -> Result<(), NodeError> {
+    match command {
+        TxCommand::Build(args) => build(args).await,
+        TxCommand::Show { file } => describe(&Draft::read(&file)?),
+        TxCommand::Sign { file, wallet } => {
+            let draft = Draft::read(&file)?;
+            let public = keystore::public(&wallet, keystore::Kind::Wallet)?;
+            if public != draft.unsigned.signer {
+                let (asked, found) = (draft.unsigned.signer, wallet.display());
+                return Err(NodeError::Usage(format!(
+                    "{} is to be signed by the key {asked}, and {found} holds {public}: name that wallet with --wallet",
+                    file.display()
+                )));
+            }
+            let key = secrets::load(&wallet, keystore::Kind::Wallet)?;
+            let signature = key.sign(&draft.unsigned.signing_bytes(&draft.network));
+            complete(draft, signature, &file)
+        }
+        TxCommand::Attach { file, signature } => complete(Draft::read(&file)?, signature, &file),
+        TxCommand::Submit { file, client } => submit(&Draft::read(&file)?, &file, &client).await,
+    }
+}
+
+/// A transaction on its way to a signature.
+struct Draft {
+    network: Hash,
+    unsigned: Unsigned,
+    signature: Option<Signature>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DraftFile {
+    version: u32,
+    network: Hash,
+    unsigned: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    signature: Option<Signature>,
+}
+
+impl Draft {
+    fn read(path: &Path) -> Result<Draft, NodeError> {
+        let unusable = |why: &str| {
+            NodeError::Usage(format!("{} is no transaction of `ailo-node tx build`: {why}", path.display()))
+        };
+        let mut text = String::new();
+        let file = fs::File::open(path).map_err(|e| NodeError::file("read", path, e))?;
+        file.take(MAX_FILE_BYTES).read_to_string(&mut text).map_err(|e| NodeError::file("read", path, e))?;
+        let file: DraftFile = serde_json::from_str(&text).map_err(|e| unusable(&e.to_string()))?;
+        if file.version != VERSION {
+            return Err(unusable(&format!("its version is {}, this program reads {VERSION}", file.version)));
+        }
+        let bytes = hex::decode(&file.unsigned).map_err(|_| unusable("its bytes are not hexadecimal"))?;
+        let unsigned = canonical::decode(&bytes, MAX_TRANSACTION_BYTES)
+            .map_err(|e| unusable(&format!("its bytes are none: {e}")))?;
+        Ok(Draft { network: file.network, unsigned, signature: file.signature })
+    }
+
+    fn file(&self) -> DraftFile {
+        let unsigned = hex::encode(canonical::encode(&self.unsigned));
+        DraftFile { version: VERSION, network: self.network, unsigned, signature: self.signature }
+    }
+
+    fn write(&self, path: &Path) -> Result<(), NodeError> {
+        let text = serde_json::to_vec_pretty(&self.file())
+            .map_err(|e| NodeError::io("write the transaction", std::io::Error::other(e)))?;
+        write_atomically(path, &text)
+    }
+
+    /// With its signature, if that holds.
+    fn signed(&self) -> Option<Transaction> {
+        let transaction = Transaction { unsigned: self.unsigned.clone(), signature: self.signature? };
+        transaction.verify(&self.network).is_ok().then_some(transaction)
+    }
+
+    fn id(&self) -> Hash {
+        Transaction { unsigned: self.unsigned.clone(), signature: Signature([0; 64]) }.id() // of the unsigned part alone
+    }
+}
+
+/// What the command makes, as the wallet's own commands make it.
+fn body(command: BodyCommand) -> Body {
+    match command {
+        BodyCommand::Transfer { to, amount, memo } => Body::Transfer { to, amount, memo },
+        BodyCommand::Dispute { transfer } => Body::Dispute { transfer },
+        BodyCommand::Report { transfer, node } => Body::Report { transfer, node },
+        BodyCommand::WithdrawReport { transfer, node } => Body::WithdrawReport { transfer, node },
+        BodyCommand::Stake { amount, node } => Body::Stake { node, amount },
+        BodyCommand::Unstake { amount, node } => Body::Unstake { node, amount },
+        BodyCommand::Unjail { node } => Body::Unjail { node },
+        BodyCommand::Deposit { amount } => Body::Deposit { amount },
+        BodyCommand::WithdrawDeposit { amount } => Body::WithdrawDeposit { amount },
+        BodyCommand::Username { name } => Body::RegisterUsername { name },
+        BodyCommand::Challenge { round, node } => Body::Challenge { round, node },
+        BodyCommand::Propose { changes, why } => Body::Propose { changes, why },
+        BodyCommand::Vote { proposal, vote } => Body::Vote { proposal, approve: vote == "yes" },
+    }
+}
+
+async fn build(args: BuildArgs) -> Result<(), NodeError> {
+    let BuildArgs { body: command, from, nonce, network_id, out, data_dir, rpc, wallet_file } = args;
+    let client = ClientArgs { data_dir, rpc, wallet_file };
+    if let Some(out) = out.as_ref().filter(|out| out.exists()) {
+        return Err(NodeError::Usage(format!("{} exists already: choose another --out", out.display())));
+    }
+    let signer = match from {
+        Some(key) => key,
+        None => keystore::public(&client::wallet_path(&client)?, keystore::Kind::Wallet)?,
+    };
+    let body = body(command);
+    let (network, unsigned) = match (network_id, nonce) {
+        (Some(network), Some(nonce)) => (network, Unsigned { signer, nonce, time_ms: now_ms(), body }),
+        (network_id, nonce) => {
+            let (network, unsigned) = next(&Client::find(&client)?, &signer, body).await?;
+            if let Some(wanted) = network_id.filter(|wanted| *wanted != network) {
+                return Err(NodeError::Usage(format!(
+                    "the node is of network {network}, not of {wanted}: ask another with --rpc"
+                )));
+            }
+            (network, Unsigned { nonce: nonce.unwrap_or(unsigned.nonce), ..unsigned })
+        }
+    };
+    let draft = Draft { network, unsigned, signature: None };
+    match out {
+        None => show(&draft.file(), |out| {
+            writeln!(out, "{}", serde_json::to_string_pretty(&draft.file()).unwrap_or_default())
+        }),
+        Some(path) => {
+            draft.write(&path)?;
+            describe(&draft)
+        }
+    }
+}
+
+fn complete(draft: Draft, signature: Signature, path: &Path) -> Result<(), NodeError> {
+    let draft = Draft { signature: Some(signature), ..draft };
+    if draft.signed().is_none() {
+        return Err(NodeError::Usage(format!(
+            "this signature does not hold for {}: it must be ed25519, by the key {}, over the 32 bytes that `ailo-node tx show` names",
+            path.display(),
+            draft.unsigned.signer
+        )));
+    }
+    draft.write(path)?;
+    describe(&draft)
+}
+
+async fn submit(draft: &Draft, path: &Path, args: &ClientArgs) -> Result<(), NodeError> {
+    let transaction = draft.signed().ok_or_else(|| {
+        NodeError::Usage(format!("{} is not signed: `ailo-node tx sign` or `tx attach` does that", path.display()))
+    })?;
+    let client = Client::find(args)?;
+    let network = client.status().await?.value.network;
+    if network != draft.network {
+        return Err(NodeError::Usage(format!(
+            "{} is for the network {}, the node at {} is of {network}: ask another with --rpc",
+            path.display(),
+            draft.network,
+            client.url()
+        )));
+    }
+    let id = client.submit(&transaction).await?;
+    Included::wait(client, &id).await?.say(&words(&transaction.unsigned.body))
+}
+
+fn describe(draft: &Draft) -> Result<(), NodeError> {
+    let Unsigned { signer, nonce, time_ms, body } = &draft.unsigned;
+    let (id, sign) = (draft.id(), hex::encode(draft.unsigned.signing_bytes(&draft.network)));
+    let valid = draft.signature.map(|_| draft.signed().is_some());
+    let (address, does) = (Address::from(signer), words(body));
+    let shown = json!({ "network": draft.network, "id": id, "signer": signer, "address": address, "nonce": nonce,
+                        "time_ms": time_ms, "body": body, "words": does, "sign": sign, "signature": draft.signature,
+                        "signature_holds": valid });
+    show(&shown, |out| {
+        writeln!(out, "does       {does}")?;
+        writeln!(out, "signer     {signer}, of {address} unless a recovery gave the key another account")?;
+        writeln!(out, "nonce      {nonce}")?;
+        writeln!(out, "network    {}", draft.network)?;
+        writeln!(out, "id         {id}")?;
+        writeln!(out, "sign       {sign}   (these 32 bytes, ed25519)")?;
+        let standing = match valid {
+            None => "missing: `ailo-node tx sign` or `tx attach` adds it",
+            Some(true) => "holds: `ailo-node tx submit` sends it",
+            Some(false) => "does NOT hold",
+        };
+        writeln!(out, "signature  {standing}")
+    })
+}
+
+/// What it does, in plain words.
+fn words(body: &Body) -> String {
+    match body {
+        Body::Transfer { to, amount, memo } if memo.is_empty() => format!("sends {amount} ALC to {to}"),
+        Body::Transfer { to, amount, memo } => format!("sends {amount} ALC to {to}, with the text {memo:?}"),
+        Body::Dispute { transfer } => format!("takes the transfer {transfer} back"),
+        Body::Report { transfer, node } => format!("calls the transfer {transfer} a fraud, in the name of node {node}"),
+        Body::WithdrawReport { transfer, node } => format!("takes node {node}'s report of {transfer} back"),
+        Body::Stake { node, amount } => format!("bonds {amount} ALC to node {node}"),
+        Body::Unstake { node, amount } => format!("starts to free {amount} ALC that are bonded to node {node}"),
+        Body::Unjail { node } => format!("lets node {node} back in"),
+        Body::Deposit { amount } => format!("deposits {amount} ALC for inference"),
+        Body::WithdrawDeposit { amount } => format!("takes {amount} ALC of the deposit back"),
+        Body::RegisterUsername { name: Some(name) } => format!("takes the user name {name}"),
+        Body::RegisterUsername { name: None } => "gives the user name up".into(),
+        Body::Challenge { round, node } => format!("calls node {node}'s contribution to round {round} forged"),
+        Body::Propose { changes, why } => format!("proposes {}, because {why:?}", changes.join(", ")),
+        Body::Vote { proposal, approve } => {
+            format!("votes {} on proposal {proposal}", if *approve { "yes" } else { "no" })
+        }
+        other => format!("{other:?}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ailo_protocol::{Amount, Keypair};
+
+    fn draft(key: &Keypair) -> Draft {
+        let body = Body::Transfer { to: Address([7; 20]), amount: Amount(150_000_000), memo: "tea".into() };
+        let unsigned = Unsigned { signer: *key.public(), nonce: 3, time_ms: 1, body };
+        Draft { network: Hash([1; 32]), unsigned, signature: None }
+    }
+
+    #[test]
+    fn a_draft_survives_its_file_and_a_signature_counts_for_it_alone() {
+        let (dir, key) = (tempfile::tempdir().unwrap(), Keypair::from_seed([5; 32]));
+        let path = dir.path().join("tx.json");
+        let made = draft(&key);
+        made.write(&path).unwrap();
+        let read = Draft::read(&path).unwrap();
+        assert!(read.unsigned == made.unsigned && read.network == made.network && read.signed().is_none());
+
+        // What a device signs that knows nothing but the bytes.
+        let signature = key.sign(&read.unsigned.signing_bytes(&read.network));
+        complete(read, signature, &path).unwrap();
+        let signed = Draft::read(&path).unwrap().signed().unwrap();
+        assert_eq!(
+            signed.encode(),
+            Transaction::sign(&Hash([1; 32]), &key, 3, 1, signed.unsigned.body.clone()).encode()
+        );
+
+        let elsewhere = Draft { network: Hash([2; 32]), ..Draft::read(&path).unwrap() };
+        assert!(elsewhere.signed().is_none(), "no signature is valid on another network");
+        let refused = complete(draft(&key), Signature([9; 64]), &path).unwrap_err().to_string();
+        assert!(refused.contains("does not hold"), "{refused}");
+    }
+
+    #[test]
+    fn what_is_no_draft_is_refused_by_name() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tx.json");
+        for text in ["", "{}", "[1]", r#"{"version":2,"network":"00","unsigned":""}"#] {
+            fs::write(&path, text).unwrap();
+            let refused = Draft::read(&path).err().unwrap().to_string();
+            assert!(refused.contains("tx.json") && refused.contains("tx build"), "{text}: {refused}");
+        }
+    }
+}
