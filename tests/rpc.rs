@@ -239,20 +239,20 @@ async fn peers_are_told(node: &Node) {
 async fn a_history_is_told_from_any_place_on(node: &Node, status: &At<Status>) {
     let wallet = status.value.wallet;
     let client = socket(node).await;
-    let mut live: Subscription<At<HistoryEntry>> = subscribe(&client, "History", json!({"address": wallet})).await;
+    let mut live: Subscription<At<EntryView>> = subscribe(&client, "History", json!({"address": wallet})).await;
     let mut entries = Vec::new();
     while entries.len() < 4 {
-        entries.push(next(&mut live).await.value);
+        entries.push(next(&mut live).await.value.entry);
     }
     live.unsubscribe().await.unwrap();
     let cursors: Vec<&str> = entries.iter().map(|entry| entry.cursor.as_str()).collect();
     let from = json!({"address": wallet, "cursor": cursors[0]});
-    let mut again: Subscription<At<HistoryEntry>> = subscribe(&client, "History", from).await;
+    let mut again: Subscription<At<EntryView>> = subscribe(&client, "History", from).await;
     for cursor in &cursors[1..] {
-        assert_eq!(next(&mut again).await.value.cursor, *cursor);
+        assert_eq!(next(&mut again).await.value.entry.cursor, *cursor);
     }
     // From before its first entry on it is told all that the history has, whatever came meanwhile.
-    let mut all: Subscription<At<HistoryEntry>> =
+    let mut all: Subscription<At<EntryView>> =
         subscribe(&client, "History", json!({"address": wallet, "cursor": "0-0"})).await;
     let (mut kept, mut cursor) = (Vec::new(), Value::Null);
     loop {
@@ -265,7 +265,7 @@ async fn a_history_is_told_from_any_place_on(node: &Node, status: &At<Status>) {
     }
     assert!(kept.len() >= 4);
     for cursor in kept.into_iter().rev() {
-        assert_eq!(cursor, next(&mut all).await.value.cursor);
+        assert_eq!(cursor, next(&mut all).await.value.entry.cursor);
     }
     let mut both = ObjectParams::new();
     both.insert("cursor", "1-1").unwrap();

@@ -294,7 +294,7 @@ pub fn all() -> Vec<Method> {
             &[],
             subscriptions::blocks,
         ),
-        telling::<_, At<HistoryEntry>, _>(
+        telling::<_, At<EntryView>, _>(
             ["ailo_subscribeHistory", "ailo_newEntry", "ailo_unsubscribeHistory"],
             "Whatever happens to a wallet or a node, once and in order, from a cursor on.",
             &[],

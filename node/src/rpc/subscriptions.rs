@@ -10,6 +10,7 @@ use super::{
     off_runtime,
     params::{FollowParams, NoParams},
     rounds::open_round,
+    types::EntryView,
 };
 use ailo_ledger::store::{Cursor, MAX_PAGE};
 use ailo_protocol::NodeId;
@@ -81,7 +82,8 @@ pub async fn history(context: Arc<Context>, params: FollowParams, pending: Pendi
             let before = after;
             for item in shown {
                 after = item.at;
-                tell(&sink, &context.at(&head, entry(item))).await?;
+                let told = EntryView { entry: entry(item) };
+                tell(&sink, &context.at(&head, told)).await?;
             }
             if after == before {
                 news(&sink, &mut heads).await?;

@@ -573,7 +573,8 @@ impl From<Transaction> for TransactionInBlock {
 pub struct TransactionView {
     /// Id.
     pub id: Hash,
-    /// Where it stands: waiting, included, or for transfers pending, confirmed, refunded, reversed, final.
+    /// Where it stands: waiting, included, or for transfers pending, confirmed, refunded, reversed, final, or ended
+    /// where its sender has done so much since that this was not read to its end.
     pub status: String,
     /// Height of its block; none while it waits.
     pub block_height: Option<u64>,
@@ -622,6 +623,13 @@ pub struct HistoryEntry {
     pub free: Option<Amount>,
     /// What happened.
     pub event: Event,
+}
+
+/// What `ailo_subscribeHistory` tells.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct EntryView {
+    /// The next entry.
+    pub entry: HistoryEntry,
 }
 
 /// A page of `ailo_rounds`, the newest first: those that the ledger keeps.
