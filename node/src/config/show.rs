@@ -98,7 +98,7 @@ pub fn command(command: ConfigCommand) -> Result<(), NodeError> {
             show(&json!({ "config": args.config, "settings": shown }), |out| {
                 shown.iter().try_for_each(|Shown { key, value, from }| {
                     let value = value.as_str().map_or_else(|| value.to_string(), ToString::to_string);
-                    writeln!(out, "{key:<18} {value:<32} {from}")
+                    writeln!(out, "{key:<18} {from:<12} {value}")
                 })
             })
         }

@@ -127,8 +127,10 @@ fn holder(port: u16) -> Option<String> {
     let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(|path| fs::read_to_string(path).unwrap_or_default());
     let inode = tables.iter().flat_map(|table| table.lines()).find_map(|line| listening(line, port))?;
     let socket = format!("socket:[{inode}]");
-    let processes = fs::read_dir("/proc").ok()?.flatten();
-    processes.map(|entry| entry.path()).find_map(|process| {
+    // Not `self`, which is another name of one.
+    let number = |process: &PathBuf| process.file_name()?.to_str()?.parse::<u32>().ok();
+    let processes = fs::read_dir("/proc").ok()?.flatten().map(|entry| entry.path());
+    processes.filter(|process| number(process).is_some()).find_map(|process| {
         let mut files = fs::read_dir(process.join("fd")).ok()?.flatten();
         files.find(|file| fs::read_link(file.path()).is_ok_and(|link| link.as_os_str() == socket.as_str()))?;
         let name = fs::read_to_string(process.join("comm")).ok()?;
