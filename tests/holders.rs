@@ -289,7 +289,8 @@ fn the_pages_tell_of_it(host: &Person, victim: &Person, thief: &Person, fraud: &
     assert!(head.contains("application/problem+json") && problem["status"] == 404, "{head} {body}");
     let (of_fraud, of_thief, of_node) =
         (format!("/tx/{fraud}"), format!("/address/{}", thief.address), format!("/node/{node}"));
-    let paths = ["/", "/explorer", &of_fraud, &of_thief, &of_node, "/block/1", "/validators", "/rounds", "/round/0", "/supply"];
+    let paths =
+        ["/", "/explorer", &of_fraud, &of_thief, &of_node, "/block/1", "/validators", "/rounds", "/round/0", "/supply"];
     let more = ["/pending", "/rich", "/wallet", "/chat", "/operator", "--operator", token.trim(), "--chat"];
     browser::look_at(&format!("http://{address}"), &[&paths[..], &more].concat());
 }

@@ -17,7 +17,10 @@ pub fn look_at(url: &str, more: &[&str]) {
         asked.is_ok_and(|status| status.success())
     };
     if !answers(&program) || !answers("python3") || !axe.exists() {
-        println!("SKIPPED: {program}, python3 or {} is not there: `scripts/browser` fetches what is missing", axe.display());
+        println!(
+            "SKIPPED: {program}, python3 or {} is not there: `scripts/browser` fetches what is missing",
+            axe.display()
+        );
         return;
     }
     let pictures = Path::new(env!("CARGO_TARGET_TMPDIR")).join("pictures");

@@ -131,7 +131,9 @@ pub fn ask(address: SocketAddr, method: &str, path: &str, more: &[&str], body: &
     stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
     let more: String = more.iter().map(|line| format!("{line}\r\n")).collect();
     let length = body.len();
-    let head = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\n{more}Content-Length: {length}\r\nConnection: close\r\n\r\n");
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nHost: {address}\r\n{more}Content-Length: {length}\r\nConnection: close\r\n\r\n"
+    );
     stream.write_all(head.as_bytes()).unwrap();
     stream.write_all(body.as_bytes()).unwrap();
     let mut answer = String::new();

@@ -573,11 +573,7 @@ impl Index {
         Ok(items)
     }
 
-    fn item(
-        &self,
-        archive: &Runs,
-        (at, free): (Cursor, Option<Amount>),
-    ) -> Result<Option<HistoryItem>, sled::Error> {
+    fn item(&self, archive: &Runs, (at, free): (Cursor, Option<Amount>)) -> Result<Option<HistoryItem>, sled::Error> {
         Ok(self.event(archive, at)?.map(|(time_ms, event)| HistoryItem { at, time_ms, event, free }))
     }
 

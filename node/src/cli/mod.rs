@@ -22,7 +22,8 @@ use crate::{
 };
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 pub use {
-    client::*, network::*, operator::*, run::*, simulate::*, stake::*, text::*, training::*, tx::*, upkeep::*, verify::*, wallet::*,
+    client::*, network::*, operator::*, run::*, simulate::*, stake::*, text::*, training::*, tx::*, upkeep::*,
+    verify::*, wallet::*,
 };
 
 /// Train and serve one language model together, with no coordinator.

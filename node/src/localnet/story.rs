@@ -76,7 +76,8 @@ impl Person {
 
 /// Lets all of it happen; each step is a check.
 pub async fn tell(net: &mut Net) -> Result<(), NodeError> {
-    let rich = |all: &[Option<At<Status>>]| all.iter().all(|s| s.as_ref().is_some_and(|s| s.value.account.free >= ENOUGH));
+    let rich =
+        |all: &[Option<At<Status>>]| all.iter().all(|s| s.as_ref().is_some_and(|s| s.value.account.free >= ENOUGH));
     net.wait_until("every wallet has earned what the story needs", PATIENCE, rich).await?;
     let people = people(net)?;
     let [ann, bella, carl, dora, .., last] = &people[..] else {
@@ -100,7 +101,8 @@ pub async fn tell(net: &mut Net) -> Result<(), NodeError> {
         takes_back(carl, dora.address()).await?;
     }
     let thief = keystore::key_from_phrase(&keystore::new_phrase())?;
-    let fraud = dora.does(transfer(Address::from(thief.public()), Amount::alc(1), "invoice 7"), "dora is deceived").await?;
+    let fraud =
+        dora.does(transfer(Address::from(thief.public()), Amount::alc(1), "invoice 7"), "dora is deceived").await?;
     dora.sees(&fraud, "confirmed").await?;
     for person in people.iter().filter(|person| person.node != dora.node) {
         let body = Body::Report { transfer: fraud, node: person.node };
@@ -168,7 +170,8 @@ async fn signs_twice(net: &Net, witness: &Person, twice: &Person) -> Result<(), 
     let evidence = Evidence::Ballots { first: ballot(1), second: ballot(2) };
     witness.does(Body::Evidence(evidence), "a node signed twice: it loses stake and goes to jail").await?;
     let validators = witness.client.history(&ailo_ledger::store::Subject::Node(twice.node), 10).await?;
-    match validators.value.entries.iter().any(|entry| matches!(entry.event, ailo_ledger::state::Event::Slashed { .. })) {
+    match validators.value.entries.iter().any(|entry| matches!(entry.event, ailo_ledger::state::Event::Slashed { .. }))
+    {
         true => Ok(()),
         false => Err(NodeError::Check("the node that signed twice was not slashed".into())),
     }

@@ -6,14 +6,14 @@
 pub mod command;
 pub mod files;
 
-use crate::error::NodeError;
+use crate::{error::NodeError, output};
 use clap::ValueEnum;
 use files::Files;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::VecDeque,
     fmt::{self, Write as _},
-    io::{IsTerminal, Write as _},
+    io::Write as _,
     path::Path,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
@@ -268,7 +268,7 @@ pub fn start(filter: &str, format: Format) -> Result<(), NodeError> {
     };
     let text = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
+        .with_ansi(output::coloured(&std::io::stderr()))
         .with_filter(parse(filter)?);
     let json = Json.with_filter(parse(filter)?);
     let (text, json) = match format {

@@ -222,11 +222,7 @@ impl FollowParams {
     }
 }
 
-fn subject(
-    address: Option<Address>,
-    node: Option<NodeId>,
-    transfer: Option<Hash>,
-) -> Result<Subject, &'static str> {
+fn subject(address: Option<Address>, node: Option<NodeId>, transfer: Option<Hash>) -> Result<Subject, &'static str> {
     match (address, node, transfer) {
         (Some(address), None, None) => Ok(Subject::Wallet(address)),
         (None, Some(node), None) => Ok(Subject::Node(node)),

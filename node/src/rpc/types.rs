@@ -5,9 +5,7 @@ use ailo_ledger::{
     Certificate, Header, Transaction,
     state::{Event, Phase, Poll, Replay, RewardKind, Round, Share},
 };
-use ailo_protocol::{
-    Address, Amount, Hash, NodeId, PublicKey, Username, net::Reachability,
-};
+use ailo_protocol::{Address, Amount, Hash, NodeId, PublicKey, Username, net::Reachability};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

@@ -70,7 +70,9 @@ mod tests {
     fn a_chart_is_drawn_of_two_points_or_more_and_says_in_words_what_it_shows() {
         let write = |value: f64| format!("{value:.1}");
         assert!(line("loss", Over::Rounds, &[(1.0, 2.0)], write).into_string().contains("Nothing to draw"));
-        assert!(line("loss", Over::Rounds, &[(1.0, f64::NAN), (2.0, 1.0)], write).into_string().contains("Nothing to draw"));
+        assert!(
+            line("loss", Over::Rounds, &[(1.0, f64::NAN), (2.0, 1.0)], write).into_string().contains("Nothing to draw")
+        );
         let flat = line("loss", Over::Rounds, &[(1.0, 2.0), (2.0, 2.0), (3.0, 2.0)], write).into_string();
         assert!(flat.contains("loss: from 2.0 to 2.0") && !flat.contains("NaN"), "{flat}");
         assert!(flat.contains("round 1") && flat.contains("round 3"), "{flat}");

@@ -51,8 +51,13 @@ const NEWS: Duration = Duration::from_secs(2);
 /// Bytes of what the web framework says of a request, at most.
 const MAX_SAID: usize = 4096;
 /// Links of the head of each page.
-const PLACES: [(&str, &str); 5] =
-    [("/", "Dashboard"), ("/explorer", "Explorer"), ("/wallet", "Wallet"), ("/chat", "Chat"), ("/operator", "Operator")];
+const PLACES: [(&str, &str); 5] = [
+    ("/", "Dashboard"),
+    ("/explorer", "Explorer"),
+    ("/wallet", "Wallet"),
+    ("/chat", "Chat"),
+    ("/operator", "Operator"),
+];
 
 /// What the pages are made of.
 pub struct Site {
@@ -111,9 +116,7 @@ impl Site {
             .route("/live.js", asset("text/javascript; charset=utf-8", include_str!("assets/live.js")))
             .route("/chat.js", asset("text/javascript; charset=utf-8", include_str!("assets/chat.js")))
             .route("/icon.svg", asset("image/svg+xml", include_str!("assets/icon.svg")))
-            .fallback(|| async {
-                Missing("There is no such page", "Look for it with the search box above.".into())
-            })
+            .fallback(|| async { Missing("There is no such page", "Look for it with the search box above.".into()) })
             .layer(middleware::from_fn_with_state(site.clone(), said))
             .layer(middleware::from_fn_with_state(access, by_our_names))
             .with_state(site)
@@ -201,7 +204,8 @@ async fn said(State(site): State<Arc<Site>>, request: Request, next: Next) -> Re
     let status = response.status();
     let missing = response.extensions_mut().remove::<Missing>();
     // What the web framework refuses before a page is asked is a line of text.
-    let plain = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/plain"));
+    let plain =
+        response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/plain"));
     let Missing(title, why) = match missing {
         Some(missing) => missing,
         None if status.is_client_error() && plain => {

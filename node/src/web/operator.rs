@@ -60,7 +60,9 @@ async fn operators_alone(State(site): State<Arc<Site>>, request: Request, next: 
     if !token(request.headers()).is_some_and(|token| site.context.operator.knows(token)) {
         return match request.method().is_safe() {
             true => site.page(PLACE, "Operator", false, &door(&site, None)),
-            false => Missing("It was not done", "Enter with the operator's token first.".into()).with(StatusCode::FORBIDDEN),
+            false => {
+                Missing("It was not done", "Enter with the operator's token first.".into()).with(StatusCode::FORBIDDEN)
+            }
         };
     }
     if !request.method().is_safe() && !is_ours(request.headers()) {
