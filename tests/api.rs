@@ -361,7 +361,7 @@ fn in_a_terminal_a_conversation_survives_what_fails() {
         &format!("{} chat --system short --api {url}", program.get_program().to_str().unwrap()),
         "/dev/null",
     ]);
-    script.env_remove("AILO_API_KEY");
+    script.env_remove("AILO_API_KEY").env("NO_COLOR", "1");
     if Command::new("script").arg("--version").output().is_err() {
         println!("SKIPPED: there is no program 'script' (of util-linux) that gives a terminal");
         return;

@@ -83,13 +83,16 @@ class Browser:
         return answer["result"].get("value")
 
     def wait_for(self, expression):
-        """Looks until it is true, at each frame."""
-        self.evaluate(f"""new Promise((done, fail) => {{
-            const until = performance.now() + {LIMIT * 1000};
-            const look = () => ({expression}) ? done(true) : performance.now() > until ? fail(Error("never: {json.dumps(expression)[1:-1]}"))
-                : setTimeout(look, 50);
-            look();
-        }})""")
+        """Looks until it is true. A page that goes away meanwhile takes the question with it."""
+        until, why = time.monotonic() + LIMIT, None
+        while time.monotonic() < until:
+            try:
+                if self.evaluate(f"Boolean({expression})"):
+                    return
+            except RuntimeError as error:
+                why = error
+            time.sleep(0.05)
+        raise TimeoutError(f"never: {expression} ({why})")
 
     def go(self, url):
         self.events.clear()
@@ -159,7 +162,6 @@ def chat(browser, folder, url):
     """A conversation: a question by the keyboard, its answer, another one that is stopped."""
     browser.go(url + "/chat")
     browser.wait_for("document.getElementById('model').options.length > 0")
-    type_into(browser, "tokens", "")
     browser.evaluate("document.getElementById('tokens').value = 24")
     type_into(browser, "said", "Who is there?")
     press(browser, "Enter")
@@ -167,12 +169,16 @@ def chat(browser, folder, url):
     said = browser.evaluate("[...document.querySelectorAll('.said')].map((one) => one.className + ': ' + one.textContent)")
     if len(said) != 2 or not said[0].endswith("Who is there?") or not said[1].startswith("said assistant") or "Answered by" not in said[1]:
         yield f"/chat: the conversation is {said}"
-    browser.evaluate("document.getElementById('tokens').value = 4000")
-    type_into(browser, "said", "And then?")
+    # Over a slow line there is time to stop it.
+    browser.evaluate("document.getElementById('tokens').value = ''")
+    browser.evaluate("document.getElementById('anew').click()")
+    browser.call("Network.emulateNetworkConditions", offline=False, latency=0, downloadThroughput=400, uploadThroughput=-1)
+    type_into(browser, "said", "Go on")
     press(browser, "Enter")
-    browser.wait_for("document.querySelectorAll('.said').length === 4 && document.querySelectorAll('.said')[3].querySelector('p').textContent")
+    browser.wait_for("document.querySelectorAll('.said')[1]?.querySelector('p').textContent")
     browser.evaluate("document.getElementById('stop').click()")
     browser.wait_for("document.getElementById('stop').hidden")
+    browser.call("Network.emulateNetworkConditions", offline=False, latency=0, downloadThroughput=-1, uploadThroughput=-1)
     yield from (f"/chat: {fault}" for fault in browser.faults())
     picture = browser.call("Page.captureScreenshot")
     with open(os.path.join(folder, "conversation.png"), "wb") as file:

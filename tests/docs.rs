@@ -105,7 +105,7 @@ fn the_reference_lists_every_setting_of_a_node() {
         "# Configuration\n\n<!-- Written by `AILO_WRITE_DOCS=1 cargo test --workspace --test docs`: change the program instead. -->\n\n\
          What `ailo-node run` runs with. A flag wins over the environment, the environment over the file of `--config FILE` (TOML), and\n\
          that over the default; `ailo-node config show` shows what came of it, `ailo-node config check` what is wrong.\n\
-         [`config/node.toml`](../config/node.toml) is a file to begin with. A switch is `true` or `false` in a file and in the environment.\n\n\
+         `config/node.toml` is a file to begin with. A switch is `true` or `false` in a file and in the environment.\n\n\
          Passphrases of locked keys are no settings: AILO_PASSPHRASE_FILE names a file that holds one, AILO_PASSPHRASE holds it, and a\n\
          terminal is asked.\n\n\
          | key and flag | environment | default | means |\n| --- | --- | --- | --- |\n",

@@ -307,7 +307,7 @@ fn examples_need_the_reference_alone(node: &Node) {
     let shows = |output: Output| {
         let (said, failed) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(output.status.success(), "{said}{failed}");
-        for words in ["network dev, height", "newest blocks", " ALC  ", "new blocks"] {
+        for words in ["network dev, height", "newest blocks", " ALC then  ", "new blocks"] {
             assert!(said.contains(words), "{words}: {said}");
         }
         let (_, new) = said.split_once("new blocks\n").unwrap();

@@ -43,7 +43,7 @@ pub async fn command(args: LogsArgs) -> Result<(), NodeError> {
     };
     let mut out = std::io::BufWriter::new(std::io::stdout());
     loop {
-        while let Some(record) = reader.next().map_err(|e| NodeError::io("read the log", e))? {
+        while let Some(record) = reader.read().map_err(|e| NodeError::io("read the log", e))? {
             if !asked(&record) {
                 continue;
             }

@@ -97,7 +97,7 @@ impl Reader {
     }
 
     /// The next record; none at the end, where there may be more later. What is no record is passed over.
-    pub fn next(&mut self) -> std::io::Result<Option<Record>> {
+    pub fn read(&mut self) -> std::io::Result<Option<Record>> {
         loop {
             let Some(file) = self.file.as_mut() else {
                 let number = self.older.pop().unwrap_or(0);
@@ -149,7 +149,7 @@ mod tests {
     }
 
     fn read(reader: &mut Reader) -> Vec<u32> {
-        std::iter::from_fn(|| reader.next().unwrap()).map(|record| record.message.parse().unwrap()).collect()
+        std::iter::from_fn(|| reader.read().unwrap()).map(|record| record.message.parse().unwrap()).collect()
     }
 
     #[test]

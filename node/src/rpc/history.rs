@@ -89,18 +89,40 @@ impl Context {
         Ok(self.at(&head, TransactionEventsView { entries, whole }))
     }
 
-    /// What happened to a transfer of the block at `height`, as its sender's history has it, the oldest first; and whether that is all.
+    /// What happened to a transfer of the block at `height`, the oldest first, and whether that is all. Its own history has what does not happen to
+    /// each, its sender's the rest.
     fn events_of(&self, id: &Hash, sender: &Address, height: u64) -> (Vec<HistoryItem>, bool) {
-        let (subject, mut found) = (Subject::Wallet(*sender), Vec::new());
-        let mut after = Cursor { height: height.saturating_sub(1), event: u32::MAX };
+        let start = Cursor { height: height.saturating_sub(1), event: u32::MAX };
+        let own = |_: &Event| true;
+        let (mut found, own_whole) = self.after(&Subject::Transfer(*id), start, own, |_| false);
+        let ended = |event: &Event| matches!(event, Event::TransferRefunded { .. } | Event::TransferReversed { .. });
+        let end = found.iter().find(|item| ended(&item.event)).map(|item| item.at);
+        let usual = |event: &Event| transfer_of(event) == Some(id) && event.transfer().is_none();
+        let is_over = |item: &HistoryItem| {
+            let is_final = usual(&item.event) && matches!(item.event, Event::TransferFinal { .. });
+            is_final || end.is_some_and(|end| item.at >= end)
+        };
+        let (rest, whole) = self.after(&Subject::Wallet(*sender), start, usual, is_over);
+        found.extend(rest);
+        found.sort_by_key(|item| item.at);
+        (found, own_whole && whole)
+    }
+
+    /// What of a history after a place is `wanted`, up to what `is_over` says ends it; and whether all of it was read.
+    fn after(
+        &self,
+        subject: &Subject,
+        mut after: Cursor,
+        wanted: impl Fn(&Event) -> bool,
+        is_over: impl Fn(&HistoryItem) -> bool,
+    ) -> (Vec<HistoryItem>, bool) {
+        let mut found = Vec::new();
         for _ in 0..EVENT_PAGES {
-            let page = self.chain.history_after(&subject, after, MAX_PAGE);
-            let more = page.len() == MAX_PAGE;
+            let page = self.chain.history_after(subject, after, MAX_PAGE);
+            let last = page.len() < MAX_PAGE || page.iter().any(&is_over);
             after = page.last().map_or(after, |item| item.at);
-            found.extend(page.into_iter().filter(|item| transfer_of(&item.event) == Some(id)));
-            let is_over =
-                |item: &HistoryItem| matches!(item.event, Event::TransferRefunded { .. } | Event::TransferFinal { .. });
-            if !more || found.last().is_some_and(is_over) {
+            found.extend(page.into_iter().filter(|item| wanted(&item.event)));
+            if last {
                 return (found, true);
             }
         }

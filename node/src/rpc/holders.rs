@@ -77,11 +77,13 @@ fn node_view(state: &State, id: NodeId, node: &Node) -> NodeView {
 
 /// The richest wallets, as they were a moment ago.
 #[derive(Default)]
-pub struct Ranking(Mutex<Option<(Instant, Arc<At<Vec<RichWallet>>>)>>);
+pub struct Ranking(Mutex<Option<(Instant, Ranked)>>);
+
+type Ranked = Arc<At<Vec<RichWallet>>>;
 
 impl Ranking {
     /// Whoever comes first makes it, and who comes meanwhile waits: all accounts are looked at once.
-    fn get(&self, make: impl FnOnce() -> At<Vec<RichWallet>>) -> Arc<At<Vec<RichWallet>>> {
+    fn get(&self, make: impl FnOnce() -> At<Vec<RichWallet>>) -> Ranked {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match &*kept {
             Some((made, ranking)) if made.elapsed() < RANKED_FOR => ranking.clone(),

@@ -22,18 +22,18 @@ pub struct LightBlockView {
 /// `ailo_headers`
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct HeadersView {
-    /// Canonical bytes of [`Header`](ailo_ledger::Header)s, in hexadecimal, each the parent of the one before.
+    /// Canonical bytes of headers, in hexadecimal, each the parent of the one before.
     pub headers: Vec<String>,
 }
 
 /// `ailo_proof`
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct ProofView {
-    /// Canonical bytes of the [`Key`](ailo_ledger::state::Key), in hexadecimal.
+    /// Canonical bytes of the `Key`, in hexadecimal.
     pub key: String,
-    /// Canonical bytes of the [`Entry`](ailo_ledger::state::Entry) there, in hexadecimal; null when there is none.
+    /// Canonical bytes of the `Entry` there, in hexadecimal; null when there is none.
     pub entry: Option<String>,
-    /// Canonical bytes of the [`Proof`](ailo_ledger::state::tree::Proof), in hexadecimal, against the reply's `state_root`.
+    /// Canonical bytes of the `Proof`, in hexadecimal, against the reply's `state_root`.
     pub proof: String,
 }
 
@@ -44,7 +44,7 @@ pub struct TransactionProofView {
     pub block_height: u64,
     /// Canonical bytes of the transaction, in hexadecimal.
     pub transaction: String,
-    /// Canonical bytes of the [`Proof`](ailo_protocol::merkle::Proof), in hexadecimal, against that header's
+    /// Canonical bytes of the `Proof`, in hexadecimal, against that header's
     /// `transactions_root`.
     pub proof: String,
 }

@@ -123,7 +123,7 @@ impl Context {
                 block: state.last_block(),
                 epoch: state.epoch(),
                 peers: count(self.net.peers().len()),
-                listen: self.net.addresses().iter().map(ToString::to_string).collect(),
+                listen: self.net.listeners().iter().map(ToString::to_string).collect(),
                 reachability: self.net.reachability().into(),
                 confirmations: params.ledger.confirmations,
                 validators: count(state.validators().0.len()),

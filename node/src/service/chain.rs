@@ -452,10 +452,10 @@ impl Ledger {
         for event in events {
             match event {
                 Event::Contributed { round, node, .. } if *node == self.node => self.contributed = Some(*round),
-                Event::RoundClosed { round, accepted, .. } if self.contributed == Some(*round) => {
-                    if !accepted.contains(&self.node) {
-                        self.counts.left_out();
-                    }
+                Event::RoundClosed { round, accepted, .. }
+                    if self.contributed == Some(*round) && !accepted.contains(&self.node) =>
+                {
+                    self.counts.left_out();
                 }
                 _ => {}
             }

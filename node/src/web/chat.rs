@@ -17,7 +17,7 @@ pub(super) async fn page(State(site): State<Arc<Site>>) -> Response {
             div.row {
                 label { "Model " select #model name="model" {} }
                 label { "Temperature " input #temperature type="number" min="0" max="2" step="0.1" value="0.7"; }
-                label { "At most " input #tokens type="number" min="1" max="4096" value="256"; " tokens" }
+                label { "At most " input #tokens type="number" min="1" max="4096" placeholder="as fit"; " tokens" }
                 button #send { "Send" }
                 button #stop type="button" hidden { "Stop" }
                 button #anew type="button" { "Begin anew" }

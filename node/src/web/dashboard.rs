@@ -80,7 +80,7 @@ fn main(site: &Site) -> Markup {
 pub(super) fn tile(name: &str, value: Markup) -> Markup {
     html! {
         div.tile {
-            h3 { (name) }
+            h2 { (name) }
             div { (value) }
         }
     }

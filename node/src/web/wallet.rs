@@ -63,10 +63,10 @@ fn looked_at(site: &Site, own: &Address, asked: &Asked) -> Markup {
     let ledger = &head.state.params().ledger;
     html! {
         div.tiles {
-            div.tile { h3 { "Spendable" } div { (say::alc(account.free)) } }
-            div.tile { h3 { "Coming in" } div { (say::alc(account.pending)) } }
-            div.tile { h3 { "Staked" } div { (say::alc(account.staked)) } }
-            div.tile { h3 { "For inference" } div { (say::alc(account.deposit.amount)) } }
+            div.tile { h2 { "Spendable" } div { (say::alc(account.free)) } }
+            div.tile { h2 { "Coming in" } div { (say::alc(account.pending)) } }
+            div.tile { h2 { "Staked" } div { (say::alc(account.staked)) } }
+            div.tile { h2 { "For inference" } div { (say::alc(account.deposit.amount)) } }
         }
         section {
             h2 { "Receive" }

@@ -93,7 +93,7 @@ const answer = async () => {
         model: model.value || undefined,
         messages,
         temperature: Number($("temperature").value),
-        max_tokens: Number($("tokens").value),
+        max_tokens: Number($("tokens").value) || undefined,
         stream: true,
         stream_options: { include_usage: true },
       }),
