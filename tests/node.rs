@@ -91,14 +91,18 @@ fn a_full_disk_is_said_and_ends_the_node() {
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
-        .and_then(|child| {
-            // Fill what is left once the node has its folder, so that the ledger itself meets the full disk.
+        .and_then(|mut child| {
+            // Fill what is left once the node has its folder, and whatever it gives back, so that the ledger itself meets the full disk.
             let started = Instant::now();
             while !data.join("rpc").exists() && started.elapsed() < Duration::from_secs(60) {
                 std::thread::sleep(Duration::from_millis(50));
             }
             let mut filler = std::fs::File::create(mount.path().join("filler"))?;
-            while filler.write_all(&[0; 4096]).is_ok() {}
+            while child.try_wait()?.is_none() && started.elapsed() < Duration::from_secs(120) {
+                while filler.write_all(&[0; 512]).is_ok() {}
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            let _ = child.kill(); // If it goes on, it has failed, and the test says so.
             child.wait_with_output()
         });
     let unmounted = Command::new("umount").arg("-l").arg(target).status();

@@ -33,7 +33,7 @@ pub async fn run(args: LocalnetArgs) -> Result<(), NodeError> {
     let params = genesis::local_params(args.nodes, args.confirmations);
     let mut params = presets::change(&params, &args.set).map_err(|e| NodeError::Usage(format!("--set {e}")))?;
     if args.story {
-        story::afford(&mut params);
+        story::afford(&mut params, args.nodes);
     }
     // There are steps to kill at as long as there are rounds.
     params.round.rounds = if args.kill_at_steps { 0 } else { args.rounds };

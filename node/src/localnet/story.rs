@@ -28,8 +28,9 @@ const ENOUGH: Amount = Amount::alc(3);
 /// How long people wait for one thing.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// What a small network's wallets can pay for.
-pub fn afford(params: &mut Params) {
+/// Pays wallets what the story takes, and lets it take little.
+pub fn afford(params: &mut Params, nodes: u32) {
+    params.round.pot = params.round.pot.max(Amount::alc(10 * u64::from(nodes)));
     params.ledger.poll_deposit = Amount::alc(1);
     params.ledger.poll_ms = params.ledger.poll_ms.min(10_000);
 }

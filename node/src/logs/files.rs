@@ -122,16 +122,18 @@ impl Reader {
             if read > 0 {
                 continue; // a line that is being written
             }
-            // At the end of a file that has another name by now, the next one begins.
-            let newest = fs::metadata(path(&self.folder, 0)).map(|m| m.ino());
-            let turned = newest.is_ok_and(|newest| file.get_ref().metadata().is_ok_and(|m| m.ino() != newest));
-            if !turned {
+            // At the end of a file that has another name by now, the next ones begin; one that has none is no more.
+            let own = file.get_ref().metadata()?.ino();
+            let is_own = |number: &u32| fs::metadata(path(&self.folder, *number)).is_ok_and(|m| m.ino() == own);
+            let number = (0..MAX_FILES).find(is_own);
+            if number == Some(0) {
                 return Ok(None);
             }
             // What came between the last look and the turn is still in it.
             if file.fill_buf()?.is_empty() {
                 self.line.clear();
                 self.file = None;
+                self.older = (1..number.unwrap_or(MAX_FILES)).filter(|n| path(&self.folder, *n).exists()).collect();
             }
         }
     }

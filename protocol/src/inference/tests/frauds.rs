@@ -109,17 +109,19 @@ fn a_stage_does_not_sign_rows_of_one_text_for_another_that_its_client_names_late
 #[test]
 fn a_stage_of_all_layers_takes_no_token_for_its_own_that_it_has_not_chosen() {
     let text: Vec<u32> = (0..41).collect();
-    let told: [fn(&[u32]) -> Body; 2] = [
-        |tokens| ailo_proto::Input { epoch: 1, at: 1, tokens: tokens.to_vec() }.into(),
-        |tokens| ailo_proto::Tokens { epoch: 1, at: 1, tokens: tokens.to_vec(), ..Default::default() }.into(),
-    ];
-    for told in told {
+    let begun = || {
         let mut alone = Alone::open(0..LAYERS, 0.0);
         assert!(failure(&alone.route(1, &text[..1])).is_none());
-        let from = if matches!(told(&[]), Body::Input(_)) { node(100) } else { node(0) };
-        let effects = alone.hear(from, told(&text[1..]));
-        assert_eq!(failure(&effects), Some("the last stage chooses what follows"));
-    }
+        alone
+    };
+    let tokens = ailo_proto::Tokens { epoch: 1, at: 1, tokens: text[1..].to_vec(), ..Default::default() };
+    assert_eq!(failure(&begun().hear(node(0), tokens)), Some("the last stage chooses what follows"));
+    // Of what the client says, it hears what was known when the route was laid.
+    let mut alone = begun();
+    let input = ailo_proto::Input { epoch: 1, at: 1, tokens: text[1..].to_vec() };
+    assert!(failure(&alone.say(input)).is_none());
+    let job = alone.stage.batch(1, 64).pop().unwrap();
+    assert!(job.at == 0 && matches!(&job.input, Input::Tokens(tokens) if tokens[..] == text[..1]));
 }
 
 #[test]
