@@ -9,7 +9,7 @@
 //! Whoever signs two ballots of one height, round and step is slashed, so the journal refuses every rival of what it holds. A
 //! backup's journal does not hold what was signed after it. But a node that has stopped can have signed nothing above the height that
 //! the network was working on then, which is one more than it had decided. So whoever restores names the network's height *now*,
-//! after the old node has stopped for good, and the restored journal forbids everything up to [`MARGIN`] heights above. The node
+//! after the old node has stopped for good, and the restored journal forbids everything up to `MARGIN` heights above. The node
 //! follows the chain until then, and validates after. The write-ahead log is not restored then: it belongs to a height that is
 //! forbidden. Only where the node has not run since the backup are journal and log restored as they are.
 

@@ -1,4 +1,4 @@
-//! `doctor`: looks at the machine as a node would use it. [`probes`] asks the machine and the network; here is what the answers mean, and
+//! `doctor`: looks at the machine as a node would use it. `probes` asks the machine and the network; here is what the answers mean, and
 //! what to do about them.
 
 mod probes;

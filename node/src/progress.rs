@@ -12,7 +12,7 @@ const COUNT: &str = "{msg} {wide_bar} {pos}/{len} {eta}";
 const BYTES: &str = "{msg} {wide_bar} {bytes}/{total_bytes} {eta}";
 const WAIT: &str = "{spinner} {msg} {elapsed}";
 
-/// Something that goes on. What is over before [`PAUSE`] leaves no line in the log; a bar goes when it is dropped.
+/// Something that goes on. What is over before `PAUSE` leaves no line in the log; a bar goes when it is dropped.
 pub struct Progress {
     what: &'static str,
     bar: ProgressBar,
