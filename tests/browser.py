@@ -189,7 +189,8 @@ def main(program, axe, folder, url, *rest):
     with open(axe, encoding="utf-8") as file:
         axe = file.read()
     os.makedirs(folder, exist_ok=True)
-    with tempfile.TemporaryDirectory() as profile:
+    # What the browser still writes while it ends is of no use to anybody.
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         browser = Browser(program, profile)
         try:
             if "--operator" in rest:
