@@ -183,7 +183,7 @@ impl World {
         }
     }
 
-    /// The stages that node 0 knows, if it answers.
+    /// The stages that node 0 knows of its model, if it answers and has one.
     pub fn stages(&self) -> Option<Vec<Stage>> {
         let mut answer = String::new();
         if !self.net.nodes[0].dir.join("rpc").exists() {
@@ -198,7 +198,9 @@ impl World {
             layers: stage["layers"][0].as_u64().unwrap()..stage["layers"][1].as_u64().unwrap(),
             said: stage.clone(),
         };
-        Some(models["data"][0]["stages"].as_array()?.iter().map(stage).collect())
+        // Before node 0 has a model itself, it lists what others serve.
+        let own = models["data"].as_array()?.iter().find(|model| model["here"] == true)?;
+        Some(own["stages"].as_array()?.iter().map(stage).collect())
     }
 
     /// Tokens a second of so many texts that are written at once, from the first token of all to the last; no text ends by `end`.

@@ -77,7 +77,7 @@ impl Talk<'_> {
     /// Says something, and shows the answer. What was not answered was not said.
     async fn say(&mut self, said: &str) -> Result<(), NodeError> {
         self.messages.push(json!({ "role": "user", "content": said }));
-        match self.api.answer("chat/completions", asked(self.args, &self.messages)).await {
+        match self.api.answer("chat/completions", asked(self.args, &self.messages), "").await {
             Ok(answer) => {
                 self.messages.push(json!({ "role": "assistant", "content": answer.text }));
                 answer.show()
@@ -111,8 +111,7 @@ pub async fn generate(args: GenerateArgs) -> Result<(), NodeError> {
     let seed = args.seed.unwrap_or_else(|| Hash(keys::random_bytes()).stream().next_u64() >> 1);
     let body = json!({ "prompt": args.prompt, "max_tokens": args.max_tokens, "temperature": args.temperature,
                        "top_k": args.top_k, "seed": seed, "max_alc": args.max_alc });
-    piece(&args.prompt)?;
-    let answer = Answer { seed: Some(seed), ..api.answer("completions", body).await? };
+    let answer = Answer { seed: Some(seed), ..api.answer("completions", body, &args.prompt).await? };
     answer.show()
 }
 
@@ -162,16 +161,22 @@ impl Api {
         Ok(Api { http: Http::builder(TokioExecutor::new()).build_http(), base, key: key.transpose()? })
     }
 
-    /// Shows people an answer as it comes.
-    async fn answer(&self, path: &str, mut body: Value) -> Result<Answer, NodeError> {
+    /// Shows people an answer as it comes, with the text that it goes on with, if it does, before it.
+    async fn answer(&self, path: &str, mut body: Value, before: &str) -> Result<Answer, NodeError> {
         (body["stream"], body["stream_options"]) = (json!(true), json!({ "include_usage": true }));
         let (started, mut first, mut text) = (Instant::now(), None, String::new());
         let read = self.read(path, &body, |more| {
-            first.get_or_insert(started.elapsed());
+            if first.is_none() {
+                first = Some(started.elapsed());
+                piece(before)?;
+            }
             text.push_str(more);
             piece(&shown(more))
         });
         let tokens = read.await;
+        if tokens.is_ok() && first.is_none() {
+            piece(before)?;
+        }
         let first = first.unwrap_or_else(|| started.elapsed());
         let after = started.elapsed().saturating_sub(first).max(Duration::from_micros(1));
         if tokens.is_ok() || !text.is_empty() {

@@ -59,11 +59,16 @@ impl Person {
         Ok(id)
     }
 
+    /// How a transfer stands.
+    async fn sees_now(&self, id: &Hash) -> Result<String, NodeError> {
+        Ok(self.client.transaction(id).await?.value.status)
+    }
+
     /// Waits until a transfer stands so.
     async fn sees(&self, id: &Hash, status: &str) -> Result<(), NodeError> {
         let started = Instant::now();
         loop {
-            let seen = self.client.transaction(id).await?.value.status;
+            let seen = self.sees_now(id).await?;
             if seen == status {
                 return Ok(());
             }
@@ -124,12 +129,6 @@ pub async fn tell(net: &mut Net) -> Result<(), NodeError> {
     ann.does(Body::Vote { proposal, approve: false }, "and votes against it after all").await?;
 
     signs_twice(net, ann, last).await
-}
-
-impl Person {
-    async fn sees_now(&self, id: &Hash) -> Result<String, NodeError> {
-        Ok(self.client.transaction(id).await?.value.status)
-    }
 }
 
 fn people(net: &mut Net) -> Result<Vec<Person>, NodeError> {

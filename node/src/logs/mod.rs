@@ -22,7 +22,6 @@ use std::{
     time::{Duration, SystemTime},
 };
 use time::OffsetDateTime;
-use tokio::sync::broadcast;
 use tracing::{
     Event, Subscriber,
     field::{Field, Visit},
@@ -39,8 +38,6 @@ pub const DEFAULT: &str = "warn,ailo_node::progress=info,libp2p_gossipsub=error,
 const KEPT: &str = "info,libp2p_gossipsub=error,libp2p_kad=error";
 /// Records in memory, at most.
 pub const REMEMBERED: usize = 2000;
-/// Records that a subscriber may be behind, before it misses some.
-const BEHIND: usize = 512;
 /// Characters of a message, and of all fields of a record together, at most.
 const MAX_MESSAGE: usize = 2048;
 const MAX_FIELDS: usize = 2048;
@@ -203,7 +200,6 @@ fn timestamp(now: SystemTime) -> String {
 /// Where records go beside standard error.
 struct Kept {
     newest: Mutex<VecDeque<Arc<Record>>>,
-    news: broadcast::Sender<Arc<Record>>,
     files: Mutex<Option<Files>>,
     /// Records since the start, by level.
     counts: [AtomicU64; LEVELS.len()],
@@ -224,21 +220,14 @@ impl Kept {
         if newest.len() >= REMEMBERED {
             newest.pop_front();
         }
-        newest.push_back(record.clone());
-        // Told under the same lock: who subscribes knows either the record in memory or the news, never neither.
-        let _ = self.news.send(record); // nobody may listen
+        newest.push_back(record);
     }
 }
 
 /// The log is the process's: whatever library says something says it here.
 fn kept() -> &'static Kept {
     static KEPT: OnceLock<Kept> = OnceLock::new();
-    KEPT.get_or_init(|| Kept {
-        newest: Mutex::default(),
-        news: broadcast::channel(BEHIND).0,
-        files: Mutex::default(),
-        counts: Default::default(),
-    })
+    KEPT.get_or_init(|| Kept { newest: Mutex::default(), files: Mutex::default(), counts: Default::default() })
 }
 
 /// Makes records of events, for files and memory.
@@ -299,12 +288,6 @@ pub fn newest() -> Vec<Arc<Record>> {
     locked(&kept().newest).iter().cloned().collect()
 }
 
-/// The newest records, and those that come from now on. Who is too slow is told how many it missed.
-pub fn subscribe() -> (Vec<Arc<Record>>, broadcast::Receiver<Arc<Record>>) {
-    let newest = locked(&kept().newest);
-    (newest.iter().cloned().collect(), kept().news.subscribe())
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -319,7 +302,6 @@ mod tests {
 
     #[test]
     fn what_is_logged_becomes_a_bounded_record_with_its_fields() {
-        let (_, mut news) = subscribe();
         let long = "x".repeat(100_000);
         let records = logged(|| {
             tracing::warn!(peer = "a\u{1b}[31mb", bytes = 7, "hello");
@@ -334,7 +316,6 @@ mod tests {
         assert!(!first.to_string().contains('\u{1b}') && first.to_string().contains("bytes=7"), "{first}");
         let fields: usize = records[1].fields.iter().map(|(_, value)| value.len()).sum();
         assert!(records[1].message.len() == MAX_MESSAGE && fields == MAX_FIELDS);
-        assert_eq!(*news.try_recv().unwrap(), **first);
         let again: Record = serde_json::from_slice(&first.json()).unwrap();
         assert_eq!(again, **first);
     }

@@ -28,7 +28,7 @@ use serde::Deserialize;
 use std::{fmt::Write, sync::Arc};
 
 /// Entries of a page of history, and of the newest blocks.
-const ENTRIES: usize = 50;
+pub(super) const ENTRIES: usize = 50;
 const NEWEST: u64 = 12;
 /// Pages of history in a file of comma-separated values, or behind a chart, at most.
 const CSV_PAGES: usize = 200;
@@ -102,6 +102,7 @@ async fn overview(State(site): State<Arc<Site>>) -> Response {
         let state = &head.state;
         let model = state.model();
         let blocks = newest(site, state.height());
+        let newest_transactions = site.recent.up_to(&site.context.chain, state.height());
         Ok(html! {
             h1 { "Explorer" }
             (lists())
@@ -116,7 +117,7 @@ async fn overview(State(site): State<Arc<Site>>) -> Response {
                 ("Model", html! { (say::hash(&model.root)) }),
             ]))
             section { h2 { "Newest blocks" } (blocks_table(&blocks)) }
-            section { h2 { "Newest transactions" } (transactions_table(head.as_ref(), newest_transactions(&blocks))) }
+            section { h2 { "Newest transactions" } (transactions_table(head.as_ref(), newest_transactions.iter().map(|(height, each)| (*height, each)))) }
         })
     })
     .await
@@ -125,13 +126,6 @@ async fn overview(State(site): State<Arc<Site>>) -> Response {
 fn newest(site: &Site, height: u64) -> Vec<Block> {
     let heights = height.saturating_sub(NEWEST - 1).max(1)..=height;
     heights.rev().filter_map(|height| site.context.chain.block(height)).map(|(block, _)| block).collect()
-}
-
-/// What people do, not what nodes say all the time.
-fn newest_transactions(blocks: &[Block]) -> Vec<(u64, &Transaction)> {
-    let routine = |body: &Body| matches!(body, Body::Heartbeat { .. } | Body::Attest { .. } | Body::CommitLots { .. });
-    let all = blocks.iter().flat_map(|block| block.transactions.iter().rev().map(|each| (block.header.height, each)));
-    all.filter(|(_, each)| !routine(&each.unsigned.body)).take(ENTRIES).collect()
 }
 
 fn blocks_table(blocks: &[Block]) -> Markup {

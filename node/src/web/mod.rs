@@ -17,6 +17,7 @@ mod chat;
 mod dashboard;
 mod explorer;
 mod operator;
+mod recent;
 pub mod say;
 mod wallet;
 
@@ -63,6 +64,8 @@ const PLACES: [(&str, &str); 5] = [
 pub struct Site {
     /// What JSON-RPC answers from, too.
     pub context: Arc<Context>,
+    /// The newest transactions.
+    recent: recent::Recent,
     /// Pages that are made at once, at most.
     makers: Arc<Semaphore>,
     stop: watch::Receiver<bool>,
@@ -96,7 +99,7 @@ impl From<Failure> for Missing {
 impl Site {
     /// Pages about this node.
     pub fn new(context: Arc<Context>, stop: watch::Receiver<bool>) -> Site {
-        Site { context, makers: Arc::new(Semaphore::new(MAKERS)), stop }
+        Site { context, recent: recent::Recent::default(), makers: Arc::new(Semaphore::new(MAKERS)), stop }
     }
 
     /// The routes of all pages, under the names that `access` knows.
