@@ -62,6 +62,7 @@ body_from! {
         Headers: HeadersRequest,
         Snapshot: SnapshotRequest,
         SnapshotPart: SnapshotPartRequest,
+        Peers: PeersRequest,
     }
     response {
         Blocks: BlocksResponse,
@@ -74,6 +75,7 @@ body_from! {
         Headers: HeadersResponse,
         Snapshot: SnapshotResponse,
         SnapshotPart: SnapshotPartResponse,
+        Peers: PeersResponse,
     }
     frame {
         Open: Open,

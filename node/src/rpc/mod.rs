@@ -27,6 +27,7 @@ use crate::{
     service::{
         anchor::Anchor,
         chain::{Chain, Head},
+        neighbours::Neighbours,
         rounds::Progress,
     },
 };
@@ -64,6 +65,8 @@ pub struct Context {
     pub anchor: Option<watch::Receiver<Anchor>>,
     /// Peers.
     pub net: net::Handle,
+    /// Whom they are connected to.
+    pub neighbours: watch::Receiver<Arc<Neighbours>>,
     /// Who serves what.
     pub hub: Arc<Hub>,
     /// What training does.

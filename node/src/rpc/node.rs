@@ -10,7 +10,7 @@ use super::{
 use crate::{
     operator::{Controls, Operator},
     series::Sample,
-    service::chain::Head,
+    service::{chain::Head, neighbours::Neighbours},
 };
 use ailo_ledger::state::{Phase, State};
 use ailo_protocol::{Amount, inference::announce::Announce, net::PeerInfo};
@@ -48,9 +48,10 @@ impl Law {
 #[derive(Clone, Copy)]
 pub(super) struct Admitted;
 
-pub(super) fn peers_view(peers: &[PeerInfo]) -> PeersView {
+pub(super) fn peers_view(peers: &[PeerInfo], neighbours: &Neighbours) -> PeersView {
     let view = |peer: &PeerInfo| PeerView {
         node: peer.node,
+        peers: neighbours.get(&peer.node).cloned().unwrap_or_default(),
         address: peer.address.to_string(),
         rtt_ms: peer.rtt.map(|rtt| rtt.as_secs_f64() * 1e3),
     };
@@ -210,7 +211,7 @@ impl Context {
 
     /// `ailo_peers`
     pub fn peers(&self, _: NoParams) -> Answer<PeersView> {
-        Ok(self.at(&self.chain.head(), peers_view(&self.net.peers())))
+        Ok(self.at(&self.chain.head(), peers_view(&self.net.peers(), &self.neighbours.borrow().clone())))
     }
 
     /// `ailo_series`

@@ -120,12 +120,12 @@ pub async fn peers(context: Arc<Context>, _: NoParams, pending: Pending) {
     let follow = async {
         let mut last: Option<BTreeSet<NodeId>> = None;
         loop {
-            let now = peers.borrow_and_update().clone();
+            let (now, neighbours) = (peers.borrow_and_update().clone(), context.neighbours.borrow().clone());
             // A round trip alone is no news.
             let nodes: BTreeSet<NodeId> = now.iter().map(|peer| peer.node).collect();
             if last.as_ref() != Some(&nodes) {
                 last = Some(nodes);
-                tell(&sink, &context.at(&context.chain.head(), peers_view(&now))).await?;
+                tell(&sink, &context.at(&context.chain.head(), peers_view(&now, &neighbours))).await?;
             }
             news(&sink, &mut peers).await?;
         }

@@ -731,6 +731,8 @@ pub struct PeerView {
     pub address: String,
     /// Round-trip time in milliseconds.
     pub rtt_ms: Option<f64>,
+    /// Nodes that it is connected to, as it said less than a minute ago; 64 at most.
+    pub peers: Vec<NodeId>,
 }
 
 /// `ailo_peers`

@@ -9,6 +9,7 @@ mod fetch;
 mod join;
 mod line;
 pub mod models;
+pub mod neighbours;
 pub mod payloads;
 mod replays;
 pub mod rounds;
@@ -166,6 +167,7 @@ pub async fn run_with(
         // A network of this node alone has no other history.
         anchor: settings.network.is_some().then_some(anchor),
         net: net.clone(),
+        neighbours: neighbours::watch(net.clone(), stopped.clone()),
         hub: inference.hub.clone(),
         progress: progress_seen,
         sensors: sensors::watch(stopped.clone()),
@@ -181,8 +183,13 @@ pub async fn run_with(
     let url = format!("http://{}/rpc", server.address);
     crate::datadir::write_atomically(&dir.path("rpc"), url.as_bytes())?;
 
-    let serve =
-        serve::Serve { chain: chain.clone(), models: models.clone(), payloads: payloads.clone(), node: *key.public() };
+    let serve = serve::Serve {
+        chain: chain.clone(),
+        models: models.clone(),
+        payloads: payloads.clone(),
+        node: *key.public(),
+        net: net.clone(),
+    };
     let setup = Arc::new(Setup {
         genesis: genesis.clone(),
         key: key.clone(),

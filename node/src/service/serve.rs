@@ -1,12 +1,15 @@
-//! Answers peers' requests: blocks and headers with what verifies them, snapshots, payloads, model states.
+//! Answers peers' requests: blocks and headers with what verifies them, snapshots, payloads, model states, whom this node is connected to.
 
-use super::{chain::Chain, models::Models, payloads::Payloads};
+use super::{chain::Chain, models::Models, neighbours::MAX_NEIGHBOURS, payloads::Payloads};
 use ailo_ledger::{Block, state::Phase};
 use ailo_proto::{
     BlobResponse, BlockWithCertificate, BlocksResponse, Head, HeadersResponse, LightBlockResponse, ModelChunkResponse,
-    ModelManifestResponse, SnapshotPartResponse, SnapshotResponse, request, response,
+    ModelManifestResponse, PeersResponse, SnapshotPartResponse, SnapshotResponse, request, response,
 };
-use ailo_protocol::{Hash, NodeId, canonical, net::Reply};
+use ailo_protocol::{
+    Hash, NodeId, canonical,
+    net::{Handle, Reply},
+};
 
 /// Blocks in one answer, at most, by number and by bytes.
 const MAX_BLOCKS: u32 = 256;
@@ -27,6 +30,8 @@ pub struct Serve {
     pub payloads: Payloads,
     /// This node.
     pub node: NodeId,
+    /// Its peers.
+    pub net: Handle,
 }
 
 fn hash(bytes: &[u8]) -> Option<Hash> {
@@ -87,6 +92,11 @@ impl Serve {
             request::Body::SnapshotPart(request) => {
                 let part = self.chain.snapshot_part(request.height, request.index).ok_or(LACKING)?;
                 Ok(response::Body::SnapshotPart(SnapshotPartResponse { part: part.into() }))
+            }
+            request::Body::Peers(_) => {
+                let peers = self.net.peers().into_iter().take(MAX_NEIGHBOURS);
+                let nodes: Vec<u8> = peers.flat_map(|peer| peer.node.0).collect();
+                Ok(response::Body::Peers(PeersResponse { nodes: nodes.into() }))
             }
             request::Body::Blob(request) => {
                 let hash = hash(&request.hash).ok_or("malformed hash")?;

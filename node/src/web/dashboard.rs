@@ -13,10 +13,13 @@ use crate::{
     sensors::Sensors,
     series::Sample,
 };
-use ailo_protocol::Amount;
+use ailo_protocol::{Amount, NodeId};
 use axum::{extract::State, response::Response};
 use maud::{Markup, html};
-use std::sync::Arc;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// Milliseconds of a day.
 const DAY_MS: u64 = 86_400_000;
@@ -167,9 +170,10 @@ fn earnings(site: &Site) -> Markup {
     }
 }
 
-/// This node and its peers as a graph: the farther the slower.
+/// This node, its peers (the farther the slower) and theirs as a graph.
 fn map(site: &Site) -> Markup {
     const SIZE: f64 = 360.0;
+    const BEYOND: usize = 64;
     let peers = site.context.peers(NoParams {}).map(|at| at.value.peers).unwrap_or_default();
     let slowest = peers.iter().filter_map(|peer| peer.rtt_ms).fold(0.1, f64::max);
     let place = |i: usize, rtt: Option<f64>| {
@@ -179,11 +183,37 @@ fn map(site: &Site) -> Markup {
         (SIZE / 2.0 + radius * angle.cos(), SIZE / 2.0 + radius * angle.sin())
     };
     let middle = SIZE / 2.0;
+    let mut places: BTreeMap<NodeId, (f64, f64)> =
+        peers.iter().enumerate().map(|(i, peer)| (peer.node, place(i, peer.rtt_ms))).collect();
+    // Who is no peer of this node stands at the rim, beside a peer that named it.
+    let mut beyond: Vec<(NodeId, (f64, f64))> = Vec::new();
+    for (i, peer) in peers.iter().enumerate() {
+        let new = peer.peers.iter().filter(|node| !places.contains_key(node)).copied().collect::<Vec<_>>();
+        for (j, node) in new.into_iter().take(BEYOND - beyond.len().min(BEYOND)).enumerate() {
+            let turn = (j as f64 + 1.0) / (peer.peers.len() as f64 + 1.0) - 0.5;
+            let angle = std::f64::consts::TAU * (i as f64 + turn) / peers.len() as f64;
+            let at = (middle + (middle - 12.0) * angle.cos(), middle + (middle - 12.0) * angle.sin());
+            places.insert(node, at);
+            beyond.push((node, at));
+        }
+    }
+    let links: BTreeSet<(NodeId, NodeId)> = peers
+        .iter()
+        .flat_map(|peer| peer.peers.iter().map(|other| (peer.node.min(*other), peer.node.max(*other))))
+        .filter(|(one, other)| places.contains_key(one) && places.contains_key(other))
+        .collect();
     html! {
         @if peers.is_empty() { p.none { "No peers: this node is alone." } }
         @else {
             div.graph {
-                svg viewBox={ "0 0 " (SIZE) " " (SIZE) } role="img" aria-label={ "This node and its " (peers.len()) " peers; who answers slower is farther out" } {
+                svg viewBox={ "0 0 " (SIZE) " " (SIZE) } role="img" aria-label={ "This node, its " (peers.len()) " peers, who answers slower farther out, and " (beyond.len()) " more nodes that these are connected to" } {
+                    @for (one, other) in &links {
+                        @let ((x1, y1), (x2, y2)) = (places[one], places[other]);
+                        line.link x1=(format!("{x1:.1}")) y1=(format!("{y1:.1}")) x2=(format!("{x2:.1}")) y2=(format!("{y2:.1}")) {}
+                    }
+                    @for (node, (x, y)) in &beyond {
+                        circle.beyond cx=(format!("{x:.1}")) cy=(format!("{y:.1}")) r="4" { title { (node.short()) } }
+                    }
                     @for (i, peer) in peers.iter().enumerate() {
                         @let (x, y) = place(i, peer.rtt_ms);
                         line.edge x1=(middle) y1=(middle) x2=(format!("{x:.1}")) y2=(format!("{y:.1}")) {}
@@ -193,11 +223,12 @@ fn map(site: &Site) -> Markup {
                 }
                 div.wide tabindex="0" role="region" aria-label="Peers" {
                     table {
-                        thead { tr { th scope="col" { "Peer" } th scope="col" { "Address" } th.number scope="col" { "Round trip" } } }
+                        thead { tr { th scope="col" { "Peer" } th scope="col" { "Address" } th.number scope="col" { "Round trip" } th.number scope="col" { "Its peers" } } }
                         tbody { @for peer in &peers { tr {
                             td { (say::node(&peer.node)) }
                             td { code { (peer.address) } }
                             td.number { @if let Some(rtt) = peer.rtt_ms { (format!("{rtt:.1} ms")) } @else { "not measured" } }
+                            td.number { (peer.peers.len()) }
                         } } }
                     }
                 }
