@@ -103,6 +103,7 @@ async fn holders_use_their_rights_from_the_command_line() {
     a_user_name_is_paid(&client, &people).await;
     let (victim, thief) = (newcomer(dir.path(), "victim", &people[0]), newcomer(dir.path(), "thief", &people[0]));
     let fraud = reports_reverse_a_fraud_and_leave_a_debt(&client, &people, &victim, &thief).await;
+    the_map_shows_whom_peers_know(&client).await;
     the_pages_tell_of_it(&people[0], &victim, &thief, &fraud);
     let recovered = an_account_gets_another_key_and_the_old_one_is_refused(&client, &victim, &people[1]).await;
     a_node_works_for_a_wallet_that_consents(&client, &people, &recovered).await;
@@ -217,6 +218,20 @@ async fn reports_reverse_a_fraud_and_leave_a_debt(
 }
 
 /// What the explorer shows of the fraud, of who is in it, and of all else; and that nothing typed becomes part of a page.
+/// Each of the three peers names the two others.
+async fn the_map_shows_whom_peers_know(client: &Client) {
+    let started = Instant::now();
+    loop {
+        let peers = client.call::<At<PeersView>>("ailo_peers", &[]).await.unwrap().value.peers;
+        let others = |one: &PeerView| peers.iter().filter(|other| one.peers.contains(&other.node)).count();
+        if peers.len() == 3 && peers.iter().all(|one| one.peers.len() == 2 && others(one) == 2) {
+            return;
+        }
+        assert!(started.elapsed() < LIMIT, "{peers:?}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
 fn the_pages_tell_of_it(host: &Person, victim: &Person, thief: &Person, fraud: &str) {
     let address = host.rpc.trim_start_matches("http://").trim_end_matches("/rpc").parse().unwrap();
     let page = |path: &str| {

@@ -1,10 +1,10 @@
 //! A model in stages, each a process of its own on this machine: what a token costs, what each stage adds, and how long a text pauses
 //! when a stage is killed. `scripts/bench pipeline` runs it.
 //!
-//!     cargo run -p ailo-node --example pipeline -- [--kills N | --namespaces NAME | --large]
+//!     cargo run -p ailo-node --example pipeline -- [--kills N | --namespaces NAME [--texts] | --large]
 //!
 //! With --namespaces node i runs in the network namespace NAMEi and has the address 10.77.0.(i + 1) there; `scripts/delay-net` makes them and says how long
-//! packets take between them.
+//! packets take between them. With --texts sixteen texts at once are all that is measured.
 
 #[path = "../../tests/common/pipeline.rs"]
 mod pipeline;
@@ -40,7 +40,12 @@ fn main() {
     println!("pipeline; load average {}", load().trim());
     runtime.block_on(async {
         match namespaces {
-            Some(name) => apart(&name).await,
+            Some(name) => {
+                if !arguments.iter().any(|argument| argument == "--texts") {
+                    apart(&name).await;
+                }
+                together(&name).await;
+            }
             None if large => wide().await,
             None => run(kills).await,
         }
@@ -153,7 +158,7 @@ fn values_sum(values: &[u64]) -> u64 {
     values.iter().fold(0, |sum, value| sum.wrapping_add(*value))
 }
 
-/// Four stages in namespaces, so that packets take their time: without drafts, with those of a small model, and sixteen texts at once.
+/// Four stages in namespaces, so that packets take their time: without drafts, and with those of a small model.
 async fn apart(name: &str) {
     let layers = ["0..6", "6..12", "12..18", "18..24"];
     let small = tempfile::tempdir().unwrap_or_else(|e| panic!("no folder can be made: {e}"));
@@ -168,16 +173,33 @@ async fn apart(name: &str) {
         let what = format!("a draft of 2 layers that is met {met:.0} of 100 times (scale {scale:.3})");
         write_apart(name, &layers, &target, &what, &small.path().to_string_lossy()).await;
     }
+}
+
+/// Sixteen texts at once, against what one text's time on the way and what computing them allow.
+async fn together(name: &str) {
+    println!(" GPT-2 of 124 M, bf16, in 4 stages:");
+    let (_, near) = sixteen(None).await;
+    let (alone, all) = sixteen(Some(name)).await;
+    let most = near.min(16.0 * alone);
+    println!(
+        "  16 texts without delays {near:.1} tokens/s together; with them one {alone:.1}, 16 {all:.1}: {:.2} of {most:.1}",
+        all / most
+    );
+}
+
+/// Tokens a second of one text, and of sixteen together.
+async fn sixteen(namespaces: Option<&str>) -> (f64, f64) {
     let gpt2 = json!({ "model_type": "gpt2", "n_embd": 768, "n_layer": 12, "n_head": 12, "n_positions": 1024, "vocab_size": 50257 });
     let mut world = World::new(&program(), &gpt2, &["0..3", "3..6", "6..9", "9..12"]);
-    world.spread(name);
+    if let Some(name) = namespaces {
+        world.spread(name);
+    }
     world.start_with(&[0, 1, 2, 3], &["--draft", "none", "--dtype", "bf16", "--memory", "4096"]);
     world.wait_for_stages(4);
     let alone = world.write(&prompt(), |_| ()).unwrap_or_else(|why| panic!("{why}")).token;
     let all = world.write_many(&prompt(), 16, 50_256);
-    println!(" GPT-2 of 124 M, bf16, in 4 stages:");
-    println!("  one text {:.1} tokens/s; 16 texts {all:.1} tokens/s together", 1.0 / alone.as_secs_f64());
     let _ = world.net.stop_all().await; // What is left of them is killed.
+    (1.0 / alone.as_secs_f64(), all)
 }
 
 /// Made-up weights whose layers from the third on change the residual stream `scale` times as much.
