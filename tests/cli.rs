@@ -4,15 +4,24 @@
 
 mod common;
 
-use ailo_protocol::{Address, Keypair, keystore};
+use ailo_ledger::{Body, Transaction, transaction::recovery_commitment};
+use ailo_node::rpc::types::{At, TransactionView};
+use ailo_protocol::{Address, Amount, Hash, Keypair, keystore};
 use common::{ailo, program};
-use serde_json::Value;
+use serde::Serialize;
+use serde_json::{Value, json};
 use std::{
+    ffi::OsStr,
     fs,
+    io::{BufRead, BufReader, Read, Write},
     net::TcpListener,
-    os::unix::fs::PermissionsExt,
+    os::unix::{ffi::OsStrExt, fs::PermissionsExt},
     path::Path,
     process::{Output, Stdio},
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 const ID: &str = "abababababababababababababababababababababababababababababababab";
@@ -21,7 +30,7 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-fn json(output: &Output) -> Value {
+fn object(output: &Output) -> Value {
     assert!(output.status.success(), "{}", said(output));
     let text = String::from_utf8(output.stdout.clone()).unwrap();
     assert_eq!(text.lines().count(), 1, "one object: {text}");
@@ -80,6 +89,11 @@ fn wrong_input_is_answered_in_one_sentence_with_the_fix() {
         (line(&["wallet", "send", &address, "99999999999999999999"]), 2, "99999999999999999999"),
         (line(&["wallet", "send", &address, "much"]), 2, "much"),
         (with(&wallet_file), 3, "no node answers"),
+        (
+            line(&["wallet", "send", "@ann", "1", "--rpc", "http://192.0.2.7:1/rpc", "--wallet-file", &wallet_file]),
+            2,
+            "--expect",
+        ),
         (with(&path("missing.json")), 7, "there is no key file"),
         (with(&path("exposed.json")), 7, "chmod 600"),
         (with(&path("broken.json")), 7, "not a usable key file"),
@@ -153,6 +167,131 @@ fn a_reader_that_leaves_is_no_failure() {
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success() && output.stderr.is_empty(), "{}", said(&output));
+
+    // But words that nobody read are lost.
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = program();
+    command.args(["wallet", "new", "--wallet-file"]).arg(dir.path().join("wallet.json"));
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(6));
+}
+
+/// A node that answers each method as it is told to; without an answer the connection ends.
+fn pretends(answer: impl Fn(&str, &Value) -> Option<Value> + Send + 'static) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/rpc", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (mut stream, mut length, mut line) = (BufReader::new(stream.unwrap()), 0, String::new());
+            while stream.read_line(&mut line).is_ok_and(|bytes| bytes > 2) {
+                let field = line.to_ascii_lowercase();
+                length = field.strip_prefix("content-length:").map_or(length, |text| text.trim().parse().unwrap());
+                line.clear();
+            }
+            let mut body = vec![0; length];
+            stream.read_exact(&mut body).unwrap();
+            let asked: Value = serde_json::from_slice(&body).unwrap();
+            let Some(mut told) = answer(asked["method"].as_str().unwrap(), &asked["params"]) else { continue };
+            (told["jsonrpc"], told["id"]) = ("2.0".into(), asked["id"].clone());
+            let (text, head) =
+                (told.to_string(), "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close");
+            write!(stream.get_mut(), "{head}\r\ncontent-length: {}\r\n\r\n{text}", text.len()).unwrap();
+        }
+    });
+    url
+}
+
+fn result<T: Serialize>(value: T) -> Option<Value> {
+    Some(json!({ "result": At { height: 9, state_root: Hash([0; 32]), value } }))
+}
+
+/// What every command asks that signs.
+fn beginnings(method: &str) -> Option<Value> {
+    match method {
+        "ailo_status" => result(json!({ "network": ID })),
+        "ailo_nextNonce" => result(json!({ "nonce": 4 })),
+        _ => None,
+    }
+}
+
+fn included(transaction: Transaction) -> Option<Value> {
+    result(TransactionView {
+        id: transaction.id(),
+        status: "pending".into(),
+        block_height: Some(9),
+        attested_by: vec![],
+        reported_by: vec![],
+        needed: None,
+        seats: None,
+        report_percent: None,
+        transaction,
+    })
+}
+
+#[test]
+fn what_may_have_been_sent_is_not_called_unsent_and_goes_on_being_looked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_string();
+    let (file, tx, to) = (path("wallet.json"), path("tx.json"), Address([9; 20]).to_string());
+    let key = wallet(Path::new(&file));
+    let send = |url: &str, more: &[&str]| {
+        ailo(&[&["wallet", "send", &to, "1", "--json", "--rpc", url, "--wallet-file", &file], more].concat())
+    };
+
+    // The node goes away while it is handed the transaction.
+    let gone = pretends(|method, _| beginnings(method));
+    let output = send(&gone, &[]);
+    let complaint: Value = serde_json::from_str(said(&output).lines().last().unwrap()).unwrap();
+    assert_eq!((output.status.code(), &complaint["error"]["kind"]), (Some(8), &json!("sent")), "{complaint}");
+    assert!(complaint["error"]["id"].as_str().is_some_and(|id| id.len() == 64), "{complaint}");
+    assert!(complaint["error"]["message"].as_str().unwrap().contains("do not send the same again"), "{complaint}");
+    let other = send(&gone, &["--network-id", &"cd".repeat(32)]);
+    assert!(other.status.code() == Some(2) && said(&other).contains("is of the network"), "{}", said(&other));
+
+    // It does not answer once, and does not know the transaction once, before it shows it.
+    let (polls, taken) = (AtomicUsize::new(0), Mutex::new(None));
+    let url = pretends(move |method, params| match method {
+        "ailo_submit" => {
+            let bytes = hex::decode(params["transaction"].as_str().unwrap()).unwrap();
+            let transaction = Transaction::decode(&bytes).unwrap();
+            let id = transaction.id();
+            *taken.lock().unwrap() = Some(transaction);
+            result(json!({ "id": id }))
+        }
+        "ailo_transaction" => match polls.fetch_add(1, Ordering::Relaxed) {
+            0 => None,
+            1 => Some(json!({ "error": { "code": -32001, "message": "unknown" } })),
+            _ => included(taken.lock().unwrap().clone().unwrap()),
+        },
+        _ => beginnings(method),
+    });
+    let sent = object(&send(&url, &[]));
+    assert_eq!((&sent["block_height"], &sent["transaction"]["nonce"]), (&json!(9), &json!(4)), "{sent}");
+
+    // A file whose transaction is known is not handed in again.
+    let build = ["tx", "build", "transfer", "--to", &to, "--amount", "1", "--wallet-file", &file, "--nonce", "3"];
+    let built = object(&ailo(&[&build[..], &["--network-id", ID, "--out", &tx, "--json"]].concat()));
+    let signed = object(&ailo(&["tx", "sign", &tx, "--wallet", &file, "--json"]));
+    assert_eq!(built["id"], signed["id"]);
+    let body = Body::Transfer { to: Address([9; 20]), amount: Amount::alc(1), memo: String::new() };
+    let transaction = Transaction::sign(&ID.parse().unwrap(), &key, 3, built["time_ms"].as_u64().unwrap(), body);
+    let knows = pretends(move |method, _| match method {
+        "ailo_transaction" => included(transaction.clone()),
+        _ => beginnings(method),
+    });
+    assert_eq!(object(&ailo(&["tx", "submit", &tx, "--rpc", &knows, "--json"]))["id"], built["id"]);
+}
+
+#[test]
+fn what_a_node_says_does_not_steer_the_terminal() {
+    let url = pretends(|_, _| Some(json!({ "error": { "code": -32003, "message": "\u{1b}[2J\u{7}gone" } })));
+    let output = ailo(&["status", "--rpc", &url]);
+    assert!(
+        said(&output).contains("gone") && !output.stderr.iter().any(|b| [0x1b, 7].contains(b)),
+        "{}",
+        said(&output)
+    );
 }
 
 #[test]
@@ -164,7 +303,7 @@ fn help_lists_the_exit_codes_and_completions_and_pages_are_made_for_every_comman
         assert!(script.contains("withdraw-report"), "{shell}");
     }
     let dir = tempfile::tempdir().unwrap();
-    let made = json(&ailo(&["man", dir.path().to_str().unwrap(), "--json"]));
+    let made = object(&ailo(&["man", dir.path().to_str().unwrap(), "--json"]));
     assert_eq!(made["pages"].as_array().unwrap().len(), fs::read_dir(dir.path()).unwrap().count());
     let page = fs::read_to_string(dir.path().join("ailo-node-wallet-send.1")).unwrap();
     assert!(page.contains("ADDRESS") && page.contains("for the tea"), "{page}");
@@ -187,7 +326,7 @@ fn a_transaction_is_made_shown_signed_and_checked_without_any_network() {
     let file = path("tx.json");
     let build =
         ["tx", "build", "transfer", "--to", &to, "--amount", "1.5", "--memo", "tea", "--from", &public, "--nonce", "3"];
-    let built = json(&ailo(&[&build[..], &["--network-id", ID, "--out", &file, "--json"]].concat()));
+    let built = object(&ailo(&[&build[..], &["--network-id", ID, "--out", &file, "--json"]].concat()));
     assert_eq!((built["nonce"].as_u64(), built["network"].as_str()), (Some(3), Some(ID)));
     assert!(built["words"].as_str().unwrap().contains(&format!("1.5 ALC to {to}")), "{built}");
     assert_eq!(built["signature_holds"], Value::Null);
@@ -200,12 +339,24 @@ fn a_transaction_is_made_shown_signed_and_checked_without_any_network() {
     let wrong = ailo(&["tx", "attach", &file, "--signature", &by(&Keypair::from_seed([8; 32]))]);
     assert!(wrong.status.code() == Some(2) && said(&wrong).contains("does not hold"), "{}", said(&wrong));
     assert!(said(&ailo(&["tx", "submit", &file])).contains("is not signed"));
-    let attached = json(&ailo(&["tx", "attach", &file, "--signature", &by(&key), "--json"]));
+    let attached = object(&ailo(&["tx", "attach", &file, "--signature", &by(&key), "--json"]));
     assert_eq!(attached["signature_holds"], true);
 
     // Or by a wallet's file.
-    let signed = json(&ailo(&["tx", "sign", &file, "--wallet", &path("wallet.json"), "--json"]));
+    let signed = object(&ailo(&["tx", "sign", &file, "--wallet", &path("wallet.json"), "--json"]));
     assert_eq!(signed["signature"], attached["signature"]);
+    // How long it may wait is said, and what is too old.
+    let shown = String::from_utf8(ailo(&["tx", "show", &file]).stdout).unwrap();
+    assert!(shown.contains("to be sent before") && !shown.contains("TOO LATE"), "{shown}");
+    let (old, aside) = (path("old.json"), Keypair::from_seed([9; 32]));
+    let rest = ["--from", &public, "--nonce", "3", "--network-id", ID, "--time-ms", "1000", "--out", &old];
+    let recovery = aside.public().to_string();
+    let build = [&["tx", "build", "protect", "--recovery", &recovery], &rest[..]].concat();
+    assert!(String::from_utf8(ailo(&build).stdout).unwrap().contains("TOO LATE"));
+    let shown = object(&ailo(&["tx", "show", &old, "--json"]));
+    let commitment = recovery_commitment(&ID.parse().unwrap(), aside.public()).to_string();
+    assert!(shown["words"].as_str().unwrap().contains(&commitment) && shown["time_ms"] == 1000, "{shown}");
+
     let other = path("other.json");
     keystore::create(Path::new(&other), keystore::Kind::Wallet, &Keypair::generate(), None).unwrap();
     assert!(said(&ailo(&["tx", "sign", &file, "--wallet", &other])).contains("--wallet"));
@@ -225,12 +376,13 @@ fn a_wallet_is_locked_and_opened_by_a_passphrase_that_no_flag_holds() {
         .args(["wallet", "new", "--wallet-file", &file, "--json"])
         .env("AILO_PASSPHRASE_FILE", path("secret"))
         .output();
-    let made = json(&made.unwrap());
+    let made = object(&made.unwrap());
     assert_eq!(made["words"].as_str().unwrap().split(' ').count(), 24);
+    assert_eq!(made["locked"], true);
     assert!(fs::read_to_string(&file).unwrap().contains("\"seal\""));
 
     // What is public takes no passphrase.
-    let shown = json(&ailo(&["wallet", "address", "--wallet-file", &file, "--json"]));
+    let shown = object(&ailo(&["wallet", "address", "--wallet-file", &file, "--json"]));
     assert_eq!(shown["address"], made["address"]);
     let build =
         ["tx", "build", "deposit", "1", "--wallet-file", &file, "--nonce", "0", "--network-id", ID, "--out", &tx];
@@ -252,6 +404,34 @@ fn a_wallet_is_locked_and_opened_by_a_passphrase_that_no_flag_holds() {
         .env("AILO_PASSPHRASE_FILE", path("secret"))
         .env("AILO_NEW_PASSPHRASE_FILE", path("empty"))
         .output();
-    assert_eq!(json(&opened.unwrap())["locked"], false);
+    assert_eq!(object(&opened.unwrap())["locked"], false);
     assert!(sign(None).status.success());
+
+    // A passphrase that was meant is used or refused, and never left out.
+    let (next, folder) = (path("next.json"), path("folder"));
+    let new = |name: &str, value: &OsStr, words: &[&str]| program().args(words).env(name, value).output().unwrap();
+    let wallet = ["wallet", "new", "--wallet-file", &next, "--json"];
+    let no_text = OsStr::from_bytes(b"\xff\xfe");
+    fs::write(path("below"), "\nsecond line\n").unwrap();
+    for (name, value, why) in [
+        ("AILO_PASSPHRASE_FILE", OsStr::new(&path("empty")), "empty passphrase"),
+        ("AILO_PASSPHRASE", OsStr::new(""), "empty passphrase"),
+        ("AILO_PASSPHRASE", no_text, "UTF-8"),
+        ("AILO_NEW_PASSPHRASE_FILE", OsStr::new(&path("below")), "first line"),
+    ] {
+        let output = new(name, value, &wallet);
+        assert!(output.status.code() == Some(2) && said(&output).contains(why), "{name}: {}", said(&output));
+        assert!(!Path::new(&next).exists(), "{name}");
+    }
+    let secret = path("secret");
+    assert_eq!(object(&new("AILO_NEW_PASSPHRASE_FILE", OsStr::new(&secret), &wallet))["locked"], true);
+    let keys =
+        object(&new("AILO_NEW_PASSPHRASE_FILE", OsStr::new(&secret), &["keys", "--data-dir", &folder, "--json"]));
+    assert_eq!(keys["locked"], true);
+    for file in [Path::new(&next), &dir.path().join("folder/node.json"), &dir.path().join("folder/wallet.json")] {
+        assert!(fs::read_to_string(file).unwrap().contains("\"seal\""), "{}", file.display());
+    }
+    let plain = path("plain.json");
+    let made = new("AILO_NEW_PASSPHRASE_FILE", OsStr::new(&path("empty")), &["wallet", "new", "--wallet-file", &plain]);
+    assert!(String::from_utf8(made.stdout).unwrap().contains("locked   no"));
 }

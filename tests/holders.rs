@@ -101,6 +101,7 @@ async fn holders_use_their_rights_from_the_command_line() {
     a_pending_transfer_is_taken_back(&client, &people).await;
     net.start(3).unwrap();
     a_user_name_is_paid(&client, &people).await;
+    two_that_wait_at_once_both_come_through(&client, &people).await;
     let (victim, thief) = (newcomer(dir.path(), "victim", &people[0]), newcomer(dir.path(), "thief", &people[0]));
     let fraud = reports_reverse_a_fraud_and_leave_a_debt(&client, &people, &victim, &thief).await;
     the_map_shows_whom_peers_know(&client).await;
@@ -158,6 +159,15 @@ async fn a_user_name_is_paid(client: &Client, people: &[Person]) {
     let owner = client.owner(&"bella".parse().unwrap()).await.unwrap().value;
     assert_eq!(owner.address, people[1].address);
 
+    // Nobody has to believe that, where there is a folder of the same network.
+    let proved = ailo_node::verify::owner(&people[0].rpc, &people[0].folder, &"bella".parse().unwrap()).await;
+    assert_eq!(proved.unwrap(), people[1].address);
+    let nobody = ailo_node::verify::owner(&people[0].rpc, &people[0].folder, &"nobody".parse().unwrap()).await;
+    assert!(nobody.unwrap_err().to_string().contains("nobody has"));
+    let other = people[2].address.to_string();
+    people[0].is_refused(&["wallet", "send", "@bella", "1", "--expect", &other], "", "nothing is sent");
+    people[0].is_refused(&["wallet", "send", "@bella", "1", "--network-id", &"cd".repeat(32)], "", "is of the network");
+
     let before = account(client, &people[1]).await.free;
     let said = people[0].says(&["wallet", "send", "@bella", "1"]);
     assert_says(&said, &[&format!("sent 1 ALC to @bella, {}", people[1].address)]);
@@ -170,6 +180,18 @@ async fn a_user_name_is_paid(client: &Client, people: &[Person]) {
     assert_says(&people[1].says(&["wallet", "username"]), &["given up"]);
     people[0].is_refused(&["wallet", "send", "@bella", "1"], "", "nobody has the user name bella");
     people[0].is_refused(&["wallet", "send", "@B", "1"], "", "no user name");
+}
+
+/// The second does not take the place of the first.
+async fn two_that_wait_at_once_both_come_through(client: &Client, people: &[Person]) {
+    let to = people[1].address.to_string();
+    let sent = ["0.01", "0.02"].map(|amount| {
+        let said = people[0].says(&["wallet", "send", &to, amount, "--no-wait"]);
+        said.trim().strip_prefix("submitted ").unwrap().parse::<Hash>().unwrap()
+    });
+    for id in &sent {
+        until(client, id, "confirmed").await;
+    }
 }
 
 /// Gives the fraud's id.
@@ -361,7 +383,9 @@ async fn an_account_gets_another_key_and_the_old_one_is_refused(
     new.is_refused(&recover, "not 24 words", "24");
     // Words of something else are refused, and leave nothing behind.
     new.is_refused(&recover, &keystore::new_phrase(), "NOT_THE_RECOVERY_KEY");
-    assert!(!new.file.exists());
+    // But a node's word for that takes nobody's key away.
+    let unused = new.file.with_file_name("recovered.json.unused");
+    assert!(!new.file.exists() && keystore::load(&unused, keystore::Kind::Wallet).is_ok());
     let said = new.says_to(&recover, &phrases[0]);
     assert_says(&said, &["has a new key", "its address stays"]);
     assert_eq!(words(&said).len(), 2, "the new key's words and the next recovery's: {said}");

@@ -389,6 +389,17 @@ fn a_network_is_founded_with_keys_and_genesis_and_runs() {
     says(&["restore", &path("a.tar"), "--data-dir", &path("b"), "--network-height", &status.height.to_string()]);
     assert_eq!(keys, says(&["keys", "--data-dir", &path("b")]), "it has the same keys");
 
+    // Its first start made the journal. Keys alone tell nothing of what they have signed, also where there is no block yet.
+    assert!(dir.path().join("a/ledger/journal").exists() && !dir.path().join("a/node.unused").exists());
+    std::fs::create_dir(path("c")).unwrap();
+    for file in ["node.json", "wallet.json"] {
+        std::fs::copy(dir.path().join("a").join(file), dir.path().join("c").join(file)).unwrap();
+    }
+    let quiet = ["--cpu", "--inference-only", "--http", "127.0.0.1:0", "--listen", "/ip4/127.0.0.1/tcp/0"];
+    let alone = ailo(&[&["run", "--network", &path("net.toml"), "--data-dir", &path("c")], &quiet[..]].concat());
+    let why = String::from_utf8_lossy(&alone.stderr);
+    assert!(alone.status.code() == Some(6) && why.contains("signing journal") && why.contains("restore"), "{why}");
+
     let elsewhere = ailo(&["run", "--network", &path("other.toml"), "--data-dir", &path("a"), "--http", "127.0.0.1:0"]);
     assert!(String::from_utf8_lossy(&elsewhere.stderr).contains("belongs to another network"));
 }

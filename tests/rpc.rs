@@ -57,6 +57,7 @@ fn params_for(method: &str, status: &At<Status>) -> Value {
         "ailo_block" | "ailo_lightBlock" => json!({"height": 1}),
         "ailo_account" | "ailo_history" => json!({"address": wallet}),
         "ailo_node" => json!({"node": me}),
+        "ailo_nextNonce" => json!({"key": me}),
         "ailo_search" => json!({"query": "round 0"}),
         "ailo_headers" => json!({"from": 2}),
         "ailo_proof" => json!({"account": wallet}),

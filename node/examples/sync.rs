@@ -15,7 +15,7 @@ mod process;
 use ailo_ledger::{
     disk::RealDisk,
     state::State,
-    store::{BlockLog, ConsensusFiles, IndexHead},
+    store::{BlockLog, IndexHead},
 };
 use ailo_node::{client::Client, genesis};
 use ailo_training::dataset::Dataset;
@@ -106,8 +106,6 @@ async fn main() -> Outcome<()> {
     let first = dir.path().join("first");
     let ledger = first.join("ledger");
     fs::create_dir_all(&ledger)?;
-    // Before the first block, as every node's: later a node does not start without its journal.
-    drop(ConsensusFiles::open(&ledger, genesis.id(), 0, false)?);
     let started = Instant::now();
     let mut made = Chain::new(&genesis, WALLETS, BLOCK_GAP_MS);
     let written = chain::write_log(&ledger.join("blocks"), &genesis, &mut made, blocks, TRANSFERS_A_BLOCK)?;

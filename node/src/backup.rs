@@ -11,18 +11,20 @@
 //! the network was working on then, which is one more than it had decided. So whoever restores names the network's height *now*,
 //! after the old node has stopped for good, and the restored journal forbids everything up to `MARGIN` heights above. The node
 //! follows the chain until then, and validates after. The write-ahead log is not restored then: it belongs to a height that is
-//! forbidden. Only where the node has not run since the backup are journal and log restored as they are.
+//! forbidden. Only where the node has not run since the backup are journal and log restored as they are, and with them the word that
+//! its key has signed nothing yet. All of this is asked of whoever restores a node's key, whether or not the backup has a journal.
 
 use crate::{
     cli::{BackupArgs, RestoreArgs},
-    datadir::{self, DataDir},
+    datadir::{self, DataDir, NODE_KEY, UNUSED},
     error::NodeError,
     genesis,
     output::say,
     progress::Progress,
+    secrets,
 };
-use ailo_ledger::store::ConsensusFiles;
-use ailo_protocol::{Address, Hash, NodeId, keystore};
+use ailo_ledger::store::{ConsensusFiles, StoreError};
+use ailo_protocol::{Address, Hash, NodeId, keys, keystore};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use std::{
@@ -33,10 +35,11 @@ use std::{
 };
 
 /// What of a folder is kept, as far as it is there.
-const KEPT: [&str; 12] = [
+const KEPT: [&str; 13] = [
     "version",
     "network.toml",
-    "node.json",
+    NODE_KEY,
+    UNUSED,
     "wallet.json",
     "api-keys.json",
     "spent",
@@ -50,7 +53,6 @@ const KEPT: [&str; 12] = [
 /// And with `--ledger`.
 const LEDGER: [&str; 2] = ["ledger/blocks", "ledger/snapshots"];
 /// What belongs to the node's key, and to the height that it was working on.
-const NODE_KEY: &str = "node.json";
 const JOURNAL: &str = "ledger/journal";
 const WAL: &str = "ledger/wal";
 /// A restored journal forbids so many heights above the network's: the one that was under way, and some for a height that was read
@@ -185,7 +187,8 @@ fn write(root: &Path, out: &Path, manifest: &Manifest, progress: &mut Progress) 
     }
     let file =
         archive.into_inner().and_then(|buffer| buffer.into_inner().map_err(|e| e.into_error())).map_err(failed)?;
-    file.sync_all().map_err(failed)
+    file.sync_all().map_err(failed)?;
+    sync_folder(parent(out)).map_err(|e| (true, e))
 }
 
 /// The files at `name` in `root`, and below it.
@@ -217,7 +220,9 @@ fn list(root: &Path, name: &Path, names: &mut Vec<String>) -> Result<(), NodeErr
 /// Makes a folder of a backup.
 pub fn restore(args: &RestoreArgs) -> Result<(), NodeError> {
     let (input, root) = (&args.input, &args.data_dir);
-    if fs::read_dir(root).is_ok_and(|mut files| files.next().is_some()) {
+    // A disk of its own has that folder from the beginning.
+    let is_ours = |entry: io::Result<fs::DirEntry>| entry.is_ok_and(|entry| entry.file_name() != "lost+found");
+    if fs::read_dir(root).is_ok_and(|mut files| files.any(is_ours)) {
         return Err(NodeError::Usage(format!(
             "{} holds something already: name a new folder with --data-dir",
             root.display()
@@ -232,51 +237,125 @@ pub fn restore(args: &RestoreArgs) -> Result<(), NodeError> {
         )));
     }
     let has = |name: &str| manifest.files.iter().any(|file| file.path == name);
-    if has(JOURNAL) && !args.without_node_key && !args.not_run_since && args.network_height.is_none() {
+    if has(NODE_KEY) && !args.without_node_key && !args.not_run_since && args.network_height.is_none() {
         return Err(NodeError::Usage(
-            "this node may have signed ballots, and one that signs otherwise again is slashed: name the network's height now with \
-             --network-height (the old node must have stopped for good), or see --not-run-since and --without-node-key in --help"
+            "this node may have signed ballots since the backup, and one that signs otherwise again is slashed: name the network's \
+             height now with --network-height (the old node must have stopped for good), or see --not-run-since and \
+             --without-node-key in --help"
                 .into(),
         ));
     }
     let left_out = |name: &str| match name {
         NODE_KEY | JOURNAL => args.without_node_key,
-        WAL => !args.not_run_since,
+        UNUSED | WAL => !args.not_run_since,
         _ => false,
     };
-    // Into another name, so that a part is never taken for the whole.
-    let parts = root.with_file_name(format!("{}.part", root.file_name().unwrap_or_default().to_string_lossy()));
-    fs::create_dir_all(&parts).map_err(|e| NodeError::file("create the folder", &parts, e))?;
-    let outcome = unpack(input, &parts, &manifest, &left_out).and_then(|()| match args.network_height {
-        Some(height) if has(JOURNAL) => {
-            let network = manifest.network.ok_or_else(|| {
-                NodeError::Check(format!(
-                    "{} has a journal, but no network that it is of: take another backup, or restore --without-node-key",
-                    input.display()
-                ))
-            })?;
-            let ledger = parts.join("ledger");
-            let height = ConsensusFiles::last_signed(&ledger, network)?.max(height).saturating_add(MARGIN);
-            ConsensusFiles::forbid_to(&ledger, network, height)?;
-            Ok(Some(height))
-        }
-        _ => Ok(None),
-    });
-    let forbidden = outcome.and_then(|forbidden| {
-        let _ = fs::remove_dir(root); // if it is there, it is empty
-        fs::rename(&parts, root).map_err(|e| NodeError::file("create", root, e))?;
-        Ok(forbidden)
-    });
-    let forbidden = forbidden.inspect_err(|_| {
+    let made = !root.exists();
+    datadir::make_folder(root)?;
+    // Inside of it, which may be a disk of its own, and under another name: a part is never taken for the whole.
+    let parts = root.join(format!(".restore-{}", hex::encode(&keys::random_bytes()[..8])));
+    let outcome = datadir::make_folder(&parts)
+        .and_then(|()| unpack(input, &parts, &manifest, &left_out))
+        .and_then(|()| settle(args, &parts, &manifest))
+        .and_then(|settled| move_up(&parts, root).map(|()| settled));
+    let settled = outcome.inspect_err(|_| {
         let _ = fs::remove_dir_all(&parts); // what is left is in the way of nobody
+        if made {
+            let _ = fs::remove_dir(root);
+        }
     })?;
+    if made {
+        sync_folder(parent(root))?;
+    }
     let (count, shown) = (manifest.files.iter().filter(|file| !left_out(&file.path)).count(), root.display());
-    let waits = forbidden.map(|height| format!("; it signs nothing up to height {height}")).unwrap_or_default();
+    let waits =
+        settled.signs_above.map(|height| format!("; it signs nothing up to height {height}")).unwrap_or_default();
+    let other = settled.new_node.map(|node| format!("; they have a new node key, {node}")).unwrap_or_default();
     say(
-        &json!({ "folder": root, "files": count, "node": manifest.node, "wallet": manifest.wallet,
-                 "signs_above": forbidden }),
-        format_args!("{count} files are back in {shown}{waits}"),
+        &json!({ "folder": root, "files": count, "node": settled.new_node.or(manifest.node), "wallet": manifest.wallet,
+                 "signs_above": settled.signs_above }),
+        format_args!("{count} files are back in {shown}{waits}{other}"),
     )
+}
+
+/// What became of the node's key.
+#[derive(Default)]
+struct Settled {
+    signs_above: Option<u64>,
+    new_node: Option<NodeId>,
+}
+
+/// Sees to it that what was unpacked signs nothing that the old node may have signed.
+fn settle(args: &RestoreArgs, parts: &Path, manifest: &Manifest) -> Result<Settled, NodeError> {
+    if args.without_node_key {
+        let passphrase = secrets::for_new()?;
+        let key = datadir::make_node_key(parts, passphrase.as_ref().map(|it| it.as_str()))?;
+        return Ok(Settled { new_node: Some(*key.public()), ..Settled::default() });
+    }
+    let Some(height) = args.network_height else { return Ok(Settled::default()) };
+    let network = manifest.network.ok_or_else(|| {
+        NodeError::Check(format!(
+            "{} has a node's key, but no network that it may have signed for: take another backup, or restore --without-node-key",
+            args.input.display()
+        ))
+    })?;
+    let ledger = parts.join("ledger");
+    datadir::make_folder(&ledger)?;
+    let told = match ConsensusFiles::last_signed(&ledger, network) {
+        // The new one forbids what it forbade, if the height is right.
+        Err(StoreError::DamagedJournal { .. }) => {
+            let path = parts.join(JOURNAL);
+            fs::remove_file(&path).map_err(|e| NodeError::file("remove", &path, e))?;
+            0
+        }
+        told => told?,
+    };
+    let height = told.max(height).saturating_add(MARGIN);
+    ConsensusFiles::forbid_to(&ledger, network, height)?; // in a new journal, where the backup has none
+    Ok(Settled { signs_above: Some(height), ..Settled::default() })
+}
+
+/// Gives what was unpacked its place, once it is safely on disk; the node's key comes last, and a folder without it is no node's.
+fn move_up(parts: &Path, root: &Path) -> Result<(), NodeError> {
+    sync_below(parts)?;
+    let failed = |e| NodeError::file("read", parts, e);
+    let entries: io::Result<Vec<_>> = fs::read_dir(parts).and_then(|all| all.map(|one| Ok(one?.file_name())).collect());
+    let mut names = entries.map_err(failed)?;
+    names.sort_by_key(|name| name == NODE_KEY);
+    for (done, name) in names.iter().enumerate() {
+        let before = if name == NODE_KEY { sync_folder(root) } else { Ok(()) };
+        let moved = before.and_then(|()| {
+            let place = root.join(name);
+            fs::rename(parts.join(name), &place).map_err(|e| NodeError::file("create", &place, e))
+        });
+        if moved.is_err() {
+            for name in &names[..done] {
+                let _ = fs::rename(root.join(name), parts.join(name)); // to be removed with the rest
+            }
+            return moved;
+        }
+    }
+    fs::remove_dir(parts).map_err(|e| NodeError::file("remove", parts, e))?;
+    sync_folder(root)
+}
+
+/// Brings the names of files to disk, those of the deepest folders first.
+fn sync_below(folder: &Path) -> Result<(), NodeError> {
+    for entry in fs::read_dir(folder).map_err(|e| NodeError::file("read", folder, e))? {
+        let path = entry.map_err(|e| NodeError::file("read", folder, e))?.path();
+        if path.is_dir() {
+            sync_below(&path)?;
+        }
+    }
+    sync_folder(folder)
+}
+
+fn sync_folder(folder: &Path) -> Result<(), NodeError> {
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(|e| NodeError::file("write", folder, e))
+}
+
+fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Reads all of a backup, and gives its manifest if every hash holds.
@@ -292,7 +371,7 @@ fn unpack(input: &Path, into: &Path, expected: &Manifest, left_out: &dyn Fn(&str
         let path = into.join(name);
         let failed = |e| NodeError::file("write", &path, e);
         let folder = path.parent().unwrap_or(into);
-        fs::create_dir_all(folder).map_err(failed)?;
+        datadir::make_folder(folder)?;
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(failed)?;
         io::copy(bytes, &mut file).map_err(failed)?;
         file.set_permissions(fs::Permissions::from_mode(0o600)).and_then(|()| file.sync_all()).map_err(failed)
@@ -434,7 +513,49 @@ mod tests {
         }
         case.restore("other", |args| args.without_node_key = true).unwrap();
         let other = case.path("other");
-        assert!(!other.join(NODE_KEY).exists() && !other.join(JOURNAL).exists() && other.join("wallet.json").exists());
+        assert!(!other.join(JOURNAL).exists() && other.join("wallet.json").exists());
+        let node = keystore::public(&other.join(NODE_KEY), Kind::Node).unwrap();
+        assert!(node != case.node && DataDir::open(&other).unwrap().is_unused(&node), "it may make a journal");
+    }
+
+    #[test]
+    fn a_node_key_is_never_restored_unasked_and_without_a_good_journal_as_much_is_forbidden() {
+        let case = Case::new();
+        let journal = case.path("node").join(JOURNAL);
+        fs::write(&journal, b"damaged").unwrap();
+        case.backup().unwrap();
+        case.restore("mended", |args| args.network_height = Some(100)).unwrap();
+        assert_eq!(ConsensusFiles::last_signed(&case.path("mended/ledger"), case.network).unwrap(), 100 + MARGIN);
+
+        fs::remove_file(journal).unwrap();
+        fs::remove_file(case.path("kept.tar")).unwrap();
+        case.backup().unwrap();
+        let unsaid = case.restore("again", |_| {}).unwrap_err().to_string();
+        assert!(unsaid.contains("--network-height") && !case.path("again").exists(), "{unsaid}");
+        case.restore("again", |args| args.network_height = Some(100)).unwrap();
+        let again = case.path("again");
+        assert_eq!(ConsensusFiles::last_signed(&again.join("ledger"), case.network).unwrap(), 100 + MARGIN);
+        assert!(!DataDir::open(&again).unwrap().is_unused(&case.node), "it may have signed");
+        case.restore("moved", |args| args.not_run_since = true).unwrap();
+        assert!(DataDir::open(&case.path("moved")).unwrap().is_unused(&case.node), "as it was");
+    }
+
+    #[test]
+    fn an_empty_disk_or_a_linked_folder_is_restored_into_and_what_lies_beside_is_left_alone() {
+        let case = Case::new();
+        case.backup().unwrap();
+        fs::create_dir_all(case.path("disk/lost+found")).unwrap();
+        std::os::unix::fs::symlink(case.path("disk"), case.path("link")).unwrap();
+        fs::create_dir(case.path("link.part")).unwrap();
+        fs::write(case.path("link.part/mine"), b"kept").unwrap();
+        case.restore("link", |args| args.not_run_since = true).unwrap();
+        assert!(fs::symlink_metadata(case.path("link")).unwrap().is_symlink());
+        assert_eq!(keystore::public(&case.path("disk").join(NODE_KEY), Kind::Node).unwrap(), case.node);
+        assert_eq!(fs::read(case.path("link.part/mine")).unwrap(), b"kept");
+        let mut names = fs::read_dir(case.path("disk")).unwrap().map(|file| file.unwrap().file_name());
+        assert!(names.all(|name| !name.to_string_lossy().starts_with('.')), "no part is left");
+        case.restore("new", |args| args.not_run_since = true).unwrap();
+        assert_eq!(fs::metadata(case.path("new")).unwrap().permissions().mode() & 0o777, 0o700);
     }
 
     #[test]
@@ -463,7 +584,6 @@ mod tests {
             fs::write(case.path("kept.tar"), &bytes).unwrap();
             let error = case.restore("again", |args| args.not_run_since = true).unwrap_err().to_string();
             assert!(error.contains("no whole backup") && !case.path("again").exists(), "{error}");
-            assert!(!case.path("again.part").exists());
         }
     }
 

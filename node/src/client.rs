@@ -4,6 +4,8 @@ use crate::{
     cli::ClientArgs,
     datadir,
     error::NodeError,
+    genesis,
+    logs::printable,
     operator,
     rpc::{
         errors::{Code, ErrorData},
@@ -12,15 +14,16 @@ use crate::{
     secrets,
 };
 use ailo_ledger::{Transaction, store::Subject};
-use ailo_protocol::{Address, Hash, Keypair, Username, keystore};
-use axum::http::header;
+use ailo_protocol::{Address, Hash, Keypair, PublicKey, Username, keystore};
+use axum::http::{Uri, header};
 use jsonrpsee::core::{
     client::{ClientT, Error as RpcError},
     params::ObjectParams,
 };
 use jsonrpsee_http_client::{HeaderMap, HeaderValue, HttpClient, HttpClientBuilder};
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
+    net::IpAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -30,6 +33,16 @@ use std::{
 pub struct Client {
     http: HttpClient,
     url: String,
+    /// The network that it must be of, where something is signed.
+    network_id: Option<Hash>,
+    /// A folder whose network that must be, too.
+    folder: Option<PathBuf>,
+}
+
+/// What of a status is signed for.
+#[derive(Deserialize)]
+struct OfNetwork {
+    network: Hash,
 }
 
 impl Client {
@@ -43,7 +56,7 @@ impl Client {
         let http = builder.build(url).map_err(|e| {
             NodeError::Usage(format!("'{url}' is not a JSON-RPC address (like http://127.0.0.1:8645/rpc): {e}"))
         })?;
-        Ok(Client { http, url: url.into() })
+        Ok(Client { http, url: url.into(), network_id: None, folder: None })
     }
 
     /// Where it is.
@@ -53,10 +66,19 @@ impl Client {
 
     /// The node that the flags name: `--rpc`, or what the node in the data folder serves.
     pub fn find(args: &ClientArgs) -> Result<Client, NodeError> {
-        if let Some(url) = &args.rpc {
-            return Client::new(url);
-        }
-        Client::in_folder(&data_dir(args)?)
+        let client = match &args.rpc {
+            Some(url) => Client::new(url)?,
+            None => Client::in_folder(&data_dir(args)?)?,
+        };
+        Ok(Client { network_id: args.network_id, folder: args.data_dir.clone(), ..client })
+    }
+
+    /// Whether it is on another machine, as its address has it.
+    pub fn is_elsewhere(&self) -> bool {
+        let address = self.url.parse::<Uri>().ok();
+        let host = address.as_ref().and_then(|address| address.host()).unwrap_or_default();
+        let ip = host.trim_matches(['[', ']']).parse::<IpAddr>();
+        host != "localhost" && !ip.is_ok_and(|ip| ip.is_loopback())
     }
 
     /// The node that runs in this data folder.
@@ -71,6 +93,7 @@ impl Client {
         said.set_sensitive(true);
         Client::with(&url_in(dir)?, HeaderMap::from_iter([(header::AUTHORIZATION, said)]))
     }
+
     /// Calls a method with named parameters.
     pub async fn call<T: DeserializeOwned>(
         &self,
@@ -95,11 +118,11 @@ impl Client {
     fn failure(&self, error: RpcError) -> NodeError {
         match error {
             RpcError::Call(error) => {
-                let message = error.message().to_string();
+                let message = printable(error.message());
                 let refused = [Code::Refused, Code::Malformed].iter().any(|code| code.number() == error.code());
                 let data = error.data().filter(|_| refused);
                 match data.and_then(|data| serde_json::from_str::<ErrorData>(data.get()).ok()) {
-                    Some(ErrorData { code }) => NodeError::Refused { code, message },
+                    Some(ErrorData { code }) => NodeError::Refused { code: printable(&code), message },
                     None => NodeError::Rpc(message),
                 }
             }
@@ -107,17 +130,29 @@ impl Client {
                 "no node answers at {}: start one with `ailo-node run`, or name another with --rpc",
                 self.url
             )),
-            other => NodeError::Rpc(format!("{} answered in a way that is not understood: {other}", self.url)),
+            other => {
+                let why = printable(&other.to_string());
+                NodeError::Rpc(format!("{} answered in a way that is not understood: {why}", self.url))
+            }
+        }
+    }
+
+    /// The same, or nothing where the node says that there is none.
+    async fn look<T: DeserializeOwned>(
+        &self,
+        method: &str,
+        params: &[(&str, serde_json::Value)],
+    ) -> Result<Option<T>, NodeError> {
+        match self.ask(method, params).await {
+            Ok(found) => Ok(Some(found)),
+            Err(RpcError::Call(error)) if error.code() == Code::NotFound.number() => Ok(None),
+            Err(e) => Err(self.failure(e)),
         }
     }
 
     /// `ailo_round`; none for one that the ledger does not keep.
     pub async fn round(&self, number: Option<u64>) -> Result<Option<At<RoundView>>, NodeError> {
-        match self.ask("ailo_round", &[("number", json(&number))]).await {
-            Ok(round) => Ok(Some(round)),
-            Err(RpcError::Call(error)) if error.code() == Code::NotFound.number() => Ok(None),
-            Err(e) => Err(self.failure(e)),
-        }
+        self.look("ailo_round", &[("number", json(&number))]).await
     }
 
     /// `ailo_status`
@@ -125,9 +160,29 @@ impl Client {
         self.call("ailo_status", &[]).await
     }
 
+    /// The id of the network that something is to be signed for: the node's, if that is the one that was named, and the data folder's.
+    pub async fn network(&self) -> Result<Hash, NodeError> {
+        let OfNetwork { network } = self.call::<At<OfNetwork>>("ailo_status", &[]).await?.value;
+        let kept = self.folder.as_ref().map(|folder| folder.join("network.toml")).filter(|file| file.exists());
+        let kept = kept.map(|file| genesis::read(&file)).transpose()?.map(|genesis| genesis.id());
+        match self.network_id.into_iter().chain(kept).find(|wanted| *wanted != network) {
+            None => Ok(network),
+            Some(wanted) => Err(NodeError::Usage(format!(
+                "the node at {} is of the network {network}, not of {wanted}: ask another with --rpc",
+                self.url
+            ))),
+        }
+    }
+
     /// `ailo_account`
     pub async fn account(&self, address: &Address) -> Result<At<AccountView>, NodeError> {
         self.call("ailo_account", &[("address", json(address))]).await
+    }
+
+    /// `ailo_nextNonce`
+    pub async fn next_nonce(&self, key: &PublicKey) -> Result<u64, NodeError> {
+        let reply: At<NextNonce> = self.call("ailo_nextNonce", &[("key", json(key))]).await?;
+        Ok(reply.value.nonce)
     }
 
     /// `ailo_owner`
@@ -150,11 +205,21 @@ impl Client {
         self.call("ailo_transaction", &[("id", json(id))]).await
     }
 
-    /// `ailo_submit`
+    /// The same; none where the node knows no such transaction.
+    pub async fn find_transaction(&self, id: &Hash) -> Result<Option<At<TransactionView>>, NodeError> {
+        self.look("ailo_transaction", &[("id", json(id))]).await
+    }
+
+    /// `ailo_submit`. A node that does not say no may have taken it.
     pub async fn submit(&self, transaction: &Transaction) -> Result<Hash, NodeError> {
-        let bytes = hex::encode(transaction.encode());
-        let reply: At<Submitted> = self.call("ailo_submit", &[("transaction", json(&bytes))]).await?;
-        Ok(reply.value.id)
+        let (id, bytes) = (transaction.id(), hex::encode(transaction.encode()));
+        match self.ask::<At<Submitted>>("ailo_submit", &[("transaction", json(&bytes))]).await {
+            Ok(_) => Ok(id),
+            Err(e @ RpcError::Call(_)) => Err(self.failure(e)),
+            Err(e) => {
+                Err(NodeError::Sent { id, why: format!("whether it was taken is not known ({})", self.failure(e)) })
+            }
+        }
     }
 }
 
@@ -192,4 +257,22 @@ pub fn wallet_key(args: &ClientArgs) -> Result<Keypair, NodeError> {
 /// The wallet's address, as its key has it, which takes no passphrase.
 pub fn wallet_address(args: &ClientArgs) -> Result<Address, NodeError> {
     Ok(Address::from(&keystore::public(&wallet_path(args)?, keystore::Kind::Wallet)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_node_on_this_machine_is_told_from_others() {
+        let elsewhere = |url: &str| Client::new(url).unwrap().is_elsewhere();
+        for own in
+            ["http://127.0.0.1:8645/rpc", "http://localhost:8645/rpc", "http://[::1]:8645/rpc", "http://127.8.8.8/"]
+        {
+            assert!(!elsewhere(own), "{own}");
+        }
+        for other in ["http://192.0.2.7:8645/rpc", "http://node.example/rpc", "http://localhost.example/rpc"] {
+            assert!(elsewhere(other), "{other}");
+        }
+    }
 }

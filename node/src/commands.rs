@@ -5,24 +5,29 @@ use crate::{
     cli::*,
     client::{self, Client},
     config::{Settings, show as settings},
-    datadir::DataDir,
+    datadir::{DataDir, NODE_KEY, WALLET_WORDS},
     doctor,
     error::NodeError,
-    genesis, holders, inference, localnet, logs, operator,
-    output::{say, show},
+    genesis, holders, inference, localnet,
+    logs::{self, printable},
+    operator,
+    output::{say, show, show_secret},
     progress::Progress,
     replay, round,
     rpc::types::*,
     secrets, service, simulate, tx, verify,
 };
-use ailo_ledger::{Body, Transaction, state::Event, store::Subject, transaction::Unsigned};
-use ailo_protocol::{Address, Hash, Keypair, PublicKey, keystore};
+use ailo_ledger::{Body, Transaction, state::Event, store::Subject};
+use ailo_protocol::{Address, Hash, Keypair, Username, keystore};
 use ailo_training::{class::determinism_class, device, set_threads};
 use serde_json::json;
 use std::{
     fmt::{self, Write},
     time::{Duration, Instant},
 };
+
+/// A transaction that was sent gets so long to enter a block.
+const WAITS: Duration = Duration::from_secs(60);
 
 /// Runs the command that was given.
 pub async fn dispatch(cli: Cli) -> Result<(), NodeError> {
@@ -119,8 +124,10 @@ fn keys(args: &KeysArgs) -> Result<(), NodeError> {
     let wallet = Address::from(dir.key(keystore::Kind::Wallet)?.public());
     let node = node.public();
     let founder = format!("{node},{wallet},validator");
-    show(&json!({ "node": node, "wallet": wallet, "founder": founder }), |out| {
-        writeln!(out, "node     {node}\nwallet   {wallet}\nfounder  {founder}")
+    let sealed = |name: &str, kind| keystore::is_sealed(&dir.path(name), kind);
+    let locked = sealed(NODE_KEY, keystore::Kind::Node)? && sealed("wallet.json", keystore::Kind::Wallet)?;
+    show(&json!({ "node": node, "wallet": wallet, "founder": founder, "locked": locked }), |out| {
+        writeln!(out, "node     {node}\nwallet   {wallet}\nlocked   {}\nfounder  {founder}", lock(locked))
     })
 }
 
@@ -133,13 +140,16 @@ async fn wallet(command: WalletCommand) -> Result<(), NodeError> {
             let key = keystore::public(&client::wallet_path(&args)?, keystore::Kind::Wallet)?;
             say(&json!({ "address": address, "key": key }), address)
         }
-        WalletCommand::Send { to, amount, memo, no_wait, client } => {
+        WalletCommand::Send { to, amount, memo, expect, no_wait, client } => {
             let (to, name) = match to {
                 Recipient::Address(address) => (address, String::new()),
-                Recipient::Name(name) => {
-                    (Client::find(&client)?.owner(&name).await?.value.address, format!("@{name}, "))
-                }
+                Recipient::Name(name) => (owner(&name, expect, &client).await?, format!("@{name}, ")),
             };
+            if let Some(expected) = expect.filter(|expected| *expected != to) {
+                return Err(NodeError::Check(format!(
+                    "this would go to {name}{to}, not to {expected}: nothing is sent"
+                )));
+            }
             let body = Body::Transfer { to, amount, memo };
             send(&client, body, !no_wait, &format!("sent {amount} ALC to {name}{to}")).await
         }
@@ -149,36 +159,50 @@ async fn wallet(command: WalletCommand) -> Result<(), NodeError> {
     }
 }
 
+/// Who has a user name. On the bare word of somebody else's node only where the sender knows the answer.
+async fn owner(name: &Username, expect: Option<Address>, args: &ClientArgs) -> Result<Address, NodeError> {
+    let client = Client::find(args)?;
+    if args.rpc.is_none() || expect.is_some() || !client.is_elsewhere() {
+        return Ok(client.owner(name).await?.value.address);
+    }
+    match args.data_dir.as_ref().filter(|dir| dir.join("network.toml").exists()) {
+        Some(dir) => verify::owner(client.url(), dir, name).await,
+        None => Err(NodeError::Usage(format!(
+            "{} could name anybody as the owner of @{name}: say whose address you expect with --expect, or name your own node's folder \
+             with --data-dir, and the answer is proved against its network",
+            client.url()
+        ))),
+    }
+}
+
 fn wallet_new(restore: bool, args: &ClientArgs) -> Result<(), NodeError> {
     let path = client::wallet_path(args)?;
-    if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent).map_err(|e| NodeError::file("create the folder", parent, e))?;
-    }
     let phrase = if restore { secrets::words("The wallet's 24 words")? } else { keystore::new_phrase() };
     let key = keystore::key_from_phrase(&phrase)?;
     let passphrase = secrets::choose(&path)?;
     keystore::create(&path, keystore::Kind::Wallet, &key, passphrase.as_ref().map(|it| it.as_str()))?;
-    let address = Address::from(key.public());
-    let mut made = json!({ "address": address, "file": path });
+    let (address, locked) = (Address::from(key.public()), passphrase.is_some());
+    let mut made = json!({ "address": address, "file": path, "locked": locked });
     if !restore {
         made["words"] = json!(*phrase);
     }
-    show(&made, |out| {
-        writeln!(out, "address  {address}\nfile     {}", path.display())?;
+    show_secret(&made, |out| {
+        writeln!(out, "address  {address}\nfile     {}\nlocked   {}", path.display(), lock(locked))?;
         match restore {
             true => Ok(()),
-            false => writeln!(
-                out,
-                "\nThese 24 words restore the wallet. Write them down, keep them off-line, show them to nobody:\n\n{}",
-                *phrase
-            ),
+            false => writeln!(out, "\n{WALLET_WORDS}\n\n{}", *phrase),
         }
     })
 }
 
+/// Whether a key file takes a passphrase, for a person.
+pub fn lock(locked: bool) -> &'static str {
+    if locked { "by the passphrase" } else { "no: whoever can read the file has the key" }
+}
+
 fn wallet_passphrase(node_key: bool, args: &ClientArgs) -> Result<(), NodeError> {
     let (path, kind) = match node_key {
-        true => (client::data_dir(args)?.join("node.json"), keystore::Kind::Node),
+        true => (client::data_dir(args)?.join(NODE_KEY), keystore::Kind::Node),
         false => (client::wallet_path(args)?, keystore::Kind::Wallet),
     };
     let key = secrets::load(&path, kind)?;
@@ -317,7 +341,9 @@ pub(crate) fn describe(own: Option<&Address>, event: &Event) -> String {
         Event::Recovered { key, .. } => format!("recovered  by the key {}", key.short()),
         Event::UsernameChanged { name: Some(name), .. } => format!("name       @{name}"),
         Event::UsernameChanged { name: None, .. } => "name       given up".into(),
-        Event::Proposed { proposal, changes, .. } => format!("proposed   {proposal}: {}", changes.join(", ")),
+        Event::Proposed { proposal, changes, .. } => {
+            format!("proposed   {proposal}: {}", printable(&changes.join(", ")))
+        }
         Event::Voted { proposal, approve, weight, .. } => {
             format!("voted      {} on {proposal} with {weight} ALC", if *approve { "yes" } else { "no" })
         }
@@ -364,52 +390,43 @@ pub struct Included {
 }
 
 impl Included {
-    /// Waits until the transaction is in a block.
+    /// Waits until the transaction is in a block. It was sent: what goes wrong meanwhile does not undo that.
     pub async fn wait(client: Client, id: &Hash) -> Result<Included, NodeError> {
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let started = Instant::now();
         let _waiting = Progress::wait("waiting for the block");
-        loop {
-            let seen = client.transaction(id).await?;
-            if seen.value.block_height.is_some() {
-                return Ok(Included { client, seen });
-            }
-            if Instant::now() > deadline {
-                return Err(NodeError::Rpc(format!(
-                    "transaction {id} is in no block after 60 s: it may still enter one, and `ailo-node wallet history` will show it then"
-                )));
+        let mut why = String::new();
+        while let Some(left) = WAITS.checked_sub(started.elapsed()) {
+            match tokio::time::timeout(left, client.transaction(id)).await {
+                Ok(Ok(seen)) if seen.value.block_height.is_some() => return Ok(Included { client, seen }),
+                Ok(Err(e)) => why = format!(" ({e})"),
+                Ok(Ok(_)) => why.clear(),
+                Err(_) => break,
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
+        Err(NodeError::Sent { id: *id, why: format!("is in no block after {} s{why}", WAITS.as_secs()) })
     }
 
-    /// What `pick` finds among the events of its block that belong to the signer's account.
-    pub async fn event<T>(&self, pick: impl Fn(&Event) -> Option<T>) -> Result<Option<T>, NodeError> {
-        let account = self.client.account(&Address::from(&self.seen.value.transaction.unsigned.signer)).await?;
-        let history = self.client.history(&Subject::Wallet(account.value.address), 100).await?;
+    /// What `pick` finds among the events of its block that belong to the signer's account, if the node tells them.
+    pub async fn event<T>(&self, pick: impl Fn(&Event) -> Option<T>) -> Option<T> {
+        let account = self.client.account(&Address::from(&self.seen.value.transaction.unsigned.signer)).await.ok()?;
+        let history = self.client.history(&Subject::Wallet(account.value.address), 100).await.ok()?;
         let here = history.value.entries.iter().filter(|entry| Some(entry.height) == self.seen.value.block_height);
-        Ok(here.map(|entry| &entry.event).find_map(pick))
+        here.map(|entry| &entry.event).find_map(pick)
     }
 
     /// Says what is done now, and where it stands.
     pub fn say(&self, done: &str) -> Result<(), NodeError> {
         let TransactionView { id, status, block_height, .. } = &self.seen.value;
         let block = block_height.unwrap_or_default();
-        say(&self.seen, format_args!("{done}\ntransaction {id}, {status}, in block {block}"))
+        say(&self.seen, format_args!("{done}\ntransaction {id}, {}, in block {block}", printable(status)))
     }
 }
 
-/// Signs `body` as the wallet's next transaction.
+/// Signs `body` as the wallet's next transaction, behind those that wait.
 pub async fn sign(client: &Client, key: &Keypair, body: Body) -> Result<Transaction, NodeError> {
-    let (network, unsigned) = next(client, key.public(), body).await?;
-    let signature = key.sign(&unsigned.signing_bytes(&network));
-    Ok(Transaction { unsigned, signature })
-}
-
-/// The wallet's next transaction, to be signed by `signer` for the network that is named.
-pub async fn next(client: &Client, signer: &PublicKey, body: Body) -> Result<(Hash, Unsigned), NodeError> {
-    let network = client.status().await?.value.network;
-    let nonce = client.account(&Address::from(signer)).await?.value.nonce;
-    Ok((network, Unsigned { signer: *signer, nonce, time_ms: genesis::now_ms(), body }))
+    let (network, nonce) = (client.network().await?, client.next_nonce(key.public()).await?);
+    Ok(Transaction::sign(&network, key, nonce, genesis::now_ms(), body))
 }
 
 async fn status(args: ClientArgs) -> Result<(), NodeError> {
@@ -420,7 +437,7 @@ async fn status(args: ClientArgs) -> Result<(), NodeError> {
 fn describe_status(out: &mut String, status: &At<Status>) -> fmt::Result {
     let (height, s) = (status.height, &status.value);
     let loss = |l: Option<f64>| l.map_or("none yet".into(), |l| format!("{l:.4} nats/token"));
-    writeln!(out, "network     {} ({})", s.network_name, s.network.short())?;
+    writeln!(out, "network     {} ({})", printable(&s.network_name), s.network.short())?;
     writeln!(
         out,
         "node        {}{}{}",
@@ -435,7 +452,7 @@ fn describe_status(out: &mut String, status: &At<Status>) -> fmt::Result {
         "peers       {}, {} validators, {} seats, {} confirmations",
         s.peers, s.validators, s.seats, s.confirmations
     )?;
-    writeln!(out, "reachable   {}", s.reachability.note)?;
+    writeln!(out, "reachable   {}", printable(&s.reachability.note))?;
     writeln!(
         out,
         "round       {} {}: {} participants, tolerates {}, {} committed, step {}/{} at {:.0} tokens/s, loss {}",
@@ -465,8 +482,8 @@ fn describe_status(out: &mut String, status: &At<Status>) -> fmt::Result {
             one.first,
             one.end,
             one.total,
-            one.name,
-            one.dtype,
+            printable(&one.name),
+            printable(&one.dtype),
             one.tokens_per_s,
             one.room >> 20,
             one.memory >> 20
@@ -486,7 +503,7 @@ fn describe_status(out: &mut String, status: &At<Status>) -> fmt::Result {
         if s.supply.law_holds { "holds" } else { "BROKEN" }
     )?;
     for note in &s.notes {
-        writeln!(out, "note        {note}")?;
+        writeln!(out, "note        {}", printable(note))?;
     }
     Ok(())
 }

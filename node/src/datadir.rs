@@ -5,6 +5,7 @@
 //! version         of this layout: see docs/upgrading.md
 //! network.toml    the network's founding document
 //! node.json       node key (0600)         wallet.json   wallet key (0600)
+//! node.unused     the node key that has signed nothing yet, until there is a signature journal
 //! ledger/         block log, snapshots, consensus WAL, signature journal, index, anchor
 //! model/          model states by root    payloads/     contributions by hash
 //! logs/           what the node has logged (0600), bounded
@@ -13,13 +14,16 @@
 //! operator.token  what tells its operator from others meanwhile (0600)
 //! ```
 
-use crate::{error::NodeError, secrets};
+use crate::{error::NodeError, output, secrets};
 use ailo_protocol::{
-    Address, Keypair,
+    Address, Keypair, NodeId,
     keystore::{self, Kind},
 };
 use std::{
-    fs::{self, File},
+    fmt::Write,
+    fs::{self, DirBuilder, File},
+    io::IsTerminal,
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
 };
 
@@ -31,6 +35,14 @@ const MIGRATIONS: &[Migration] = &[];
 
 /// The file that names the layout.
 const VERSION: &str = "version";
+/// What the words of a wallet are for.
+pub const WALLET_WORDS: &str =
+    "These 24 words restore the wallet. Write them down, keep them off-line, show them to nobody:";
+/// The node's key.
+pub const NODE_KEY: &str = "node.json";
+/// The node key that was made here and has signed nothing yet: for it alone a signature journal is made. A folder that lacks both this
+/// and the journal may be one whose keys were restored, and the key may have signed anything.
+pub const UNUSED: &str = "node.unused";
 
 /// A node's folder that this process holds the lock of.
 pub struct DataDir {
@@ -53,7 +65,7 @@ impl DataDir {
     /// Creates the folder where needed and locks it.
     pub fn open(root: &Path) -> Result<DataDir, NodeError> {
         for dir in [root.to_path_buf(), root.join("ledger"), root.join("model"), root.join("payloads")] {
-            fs::create_dir_all(&dir).map_err(|e| NodeError::file("create the folder", &dir, e))?;
+            make_folder(&dir)?;
         }
         let path = root.join("lock");
         let lock = File::create(&path).map_err(|e| NodeError::file("create", &path, e))?;
@@ -82,18 +94,38 @@ impl DataDir {
     /// The node's or the wallet's key, made if there is none yet.
     pub fn key(&self, kind: Kind) -> Result<Keypair, NodeError> {
         let path = self.path(match kind {
-            Kind::Node => "node.json",
+            Kind::Node => NODE_KEY,
             Kind::Wallet => "wallet.json",
         });
         if path.exists() {
             return secrets::load(&path, kind);
         }
-        let key = match kind {
-            Kind::Node => Keypair::generate(),
-            Kind::Wallet => keystore::key_from_phrase(&keystore::new_phrase())?,
-        };
-        keystore::create(&path, kind, &key, secrets::prepared()?.as_ref().map(|it| it.as_str()))?;
-        Ok(key)
+        let passphrase = secrets::for_new()?;
+        let passphrase = passphrase.as_ref().map(|it| it.as_str());
+        match kind {
+            Kind::Node => make_node_key(&self.root, passphrase),
+            Kind::Wallet => {
+                let words = keystore::new_phrase();
+                let key = keystore::key_from_phrase(&words)?;
+                keystore::create(&path, kind, &key, passphrase)?;
+                wallet_made(&path, &words)?;
+                Ok(key)
+            }
+        }
+    }
+
+    /// Whether this node key was made here and has signed nothing yet.
+    pub fn is_unused(&self, key: &NodeId) -> bool {
+        fs::read_to_string(self.path(UNUSED)).is_ok_and(|text| text.trim() == key.to_string())
+    }
+
+    /// Notes that the node's key may sign from now on, which its journal keeps in mind.
+    pub fn note_use(&self) -> Result<(), NodeError> {
+        let path = self.path(UNUSED);
+        match fs::remove_file(&path).and_then(|()| File::open(&self.root)?.sync_all()) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(NodeError::file("remove", &path, e)),
+            _ => Ok(()),
+        }
     }
 
     /// The wallet that the node works for: the one named, or the folder's, made if there is none; with its key if that
@@ -116,6 +148,34 @@ impl DataDir {
     }
 }
 
+/// Shows the words of a wallet that was made by the way to a person who sits there; elsewhere they would stand in a log for ever.
+fn wallet_made(path: &Path, words: &str) -> Result<(), NodeError> {
+    if output::is_json() || !std::io::stdout().is_terminal() {
+        tracing::warn!(
+            "a new wallet is in {}, and nobody was shown its words: back it up (`ailo-node backup`, or a copy of the file)",
+            path.display()
+        );
+        return Ok(());
+    }
+    output::show_secret(words, |out| {
+        writeln!(out, "a new wallet is in {}\n\n{WALLET_WORDS}\n\n{words}\n", path.display())
+    })
+}
+
+/// Makes a folder, with those above it, that nobody else looks into; one that is there stays as it is.
+pub fn make_folder(path: &Path) -> Result<(), NodeError> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.map_err(|e| NodeError::file("create the folder", path, e))
+}
+
+/// Makes a node key in `root`, where there is none, and says before that it is new: a crash between leaves a name that no key has.
+pub fn make_node_key(root: &Path, passphrase: Option<&str>) -> Result<Keypair, NodeError> {
+    let key = Keypair::generate();
+    write_atomically(&root.join(UNUSED), key.public().to_string().as_bytes())?;
+    keystore::create(&root.join(NODE_KEY), Kind::Node, &key, passphrase)?;
+    Ok(key)
+}
+
 fn newest(migrations: &[Migration]) -> u32 {
     1 + migrations.len() as u32
 }
@@ -135,7 +195,7 @@ fn layout_among(root: &Path, migrations: &[Migration]) -> Result<u32, NodeError>
             ))
         })?,
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(NodeError::file("read", &path, e)),
-        Err(_) if root.join("node.json").exists() => 1, // made before there was such a file
+        Err(_) if root.join(NODE_KEY).exists() => 1, // made before there was such a file
         Err(_) => newest(migrations),
     };
     match found > newest(migrations) {
@@ -178,6 +238,29 @@ mod tests {
         assert!(refused.contains("another ailo-node runs") && refused.contains("--data-dir"), "{refused}");
         drop(held);
         DataDir::open(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn a_node_key_is_new_until_it_may_sign_and_where_it_was_made_alone() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let (made, copied) = (dir.path().join("made"), dir.path().join("copied"));
+        let open = |root: &Path| DataDir::open(root).unwrap();
+        let key = open(&made).key(Kind::Node).unwrap();
+        assert_eq!(fs::metadata(&made).unwrap().permissions().mode() & 0o777, 0o700);
+        assert!(open(&made).is_unused(key.public()));
+        assert!(!open(&made).is_unused(Keypair::generate().public()), "another key in its place is not new");
+
+        // A copy of the keys alone says nothing of what they have signed.
+        drop(open(&copied));
+        fs::copy(made.join(NODE_KEY), copied.join(NODE_KEY)).unwrap();
+        assert_eq!(open(&copied).key(Kind::Node).unwrap().public(), key.public());
+        assert!(!open(&copied).is_unused(key.public()));
+
+        open(&made).note_use().unwrap();
+        open(&made).note_use().unwrap();
+        assert_eq!(open(&made).key(Kind::Node).unwrap().public(), key.public());
+        assert!(!open(&made).is_unused(key.public()));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What can go wrong in the node and its commands: each message says in one sentence what to do, and each kind of failure has an
 //! exit code.
 
+use ailo_protocol::Hash;
 use std::{io, path::Path};
 
 /// An error that ends a command.
@@ -54,6 +55,17 @@ pub enum NodeError {
         /// What to do.
         message: String,
     },
+    /// A transaction was handed in, and nobody says that it is in a block.
+    #[error(
+        "transaction {id} was sent, and {why}: it may still enter a block, so do not send the same again; `ailo-node wallet history` \
+         and `ailo-node verify transaction {id}` show it then"
+    )]
+    Sent {
+        /// Its id.
+        id: Hash,
+        /// What is not known.
+        why: String,
+    },
     /// A check that a command makes did not hold.
     #[error("{0}")]
     Check(String),
@@ -77,6 +89,7 @@ impl NodeError {
             NodeError::Rpc(_) | NodeError::Net(_) => Exit::Unreachable,
             NodeError::Check(_) => Exit::Check,
             NodeError::Refused { .. } => Exit::Refused,
+            NodeError::Sent { .. } => Exit::Sent,
             NodeError::Io { .. } | NodeError::Store(_) => Exit::Files,
             NodeError::Keystore(_) => Exit::Keys,
             NodeError::Consensus(_) | NodeError::Ledger(_) | NodeError::Training(_) => Exit::Failure,
@@ -101,12 +114,22 @@ pub enum Exit {
     Files = 6,
     /// Keys, words and passphrases.
     Keys = 7,
+    /// A transaction that was sent, and may or may not enter a block.
+    Sent = 8,
 }
 
 impl Exit {
     /// All of them.
-    pub const ALL: [Exit; 7] =
-        [Exit::Failure, Exit::Usage, Exit::Unreachable, Exit::Check, Exit::Refused, Exit::Files, Exit::Keys];
+    pub const ALL: [Exit; 8] = [
+        Exit::Failure,
+        Exit::Usage,
+        Exit::Unreachable,
+        Exit::Check,
+        Exit::Refused,
+        Exit::Files,
+        Exit::Keys,
+        Exit::Sent,
+    ];
 
     /// The code that the program ends with.
     pub fn code(self) -> u8 {
@@ -123,6 +146,7 @@ impl Exit {
             Exit::Refused => "refused",
             Exit::Files => "files",
             Exit::Keys => "keys",
+            Exit::Sent => "sent",
         }
     }
 
@@ -136,6 +160,9 @@ impl Exit {
             Exit::Refused => "the ledger refused a transaction (docs/ledger.md lists the reasons)",
             Exit::Files => "a file or a disk can't be read or written",
             Exit::Keys => "a key file, its passphrase or its words are wrong",
+            Exit::Sent => {
+                "a transaction was sent, and may still enter a block: look before you send it again (`id` in JSON)"
+            }
         }
     }
 

@@ -3,10 +3,12 @@
 use crate::{
     cli::*,
     client::{self, Client},
-    commands::{Included, send, sign, submit, write_history},
+    commands::{Included, lock, send, sign, submit, write_history},
+    datadir::NODE_KEY,
     error::NodeError,
     genesis::now_ms,
-    output::{say, show},
+    logs::printable,
+    output::{say, show, show_secret},
     rpc::types::*,
     secrets,
 };
@@ -20,7 +22,11 @@ use ailo_protocol::{
     Address, Amount, Hash, Keypair, NodeId, amount::PPM, canonical, inference::proof::Charge, keystore,
 };
 use serde_json::json;
-use std::fmt::{self, Write};
+use std::{
+    fmt::{self, Write},
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 /// Runs a command of `wallet` that is about an account's rights.
 pub async fn wallet(command: WalletCommand) -> Result<(), NodeError> {
@@ -65,7 +71,7 @@ async fn withdraw_deposit(amount: Amount, args: &ClientArgs) -> Result<(), NodeE
         Event::DepositLeaving { amount, .. } => Some(*amount),
         _ => None,
     };
-    let all = included.event(leaving).await?.unwrap_or(amount);
+    let all = included.event(leaving).await.unwrap_or(amount);
     let done =
         format!("{all} ALC of the deposit are on their way back: `ailo-node wallet show` says when they are free");
     included.say(&done)
@@ -78,8 +84,8 @@ async fn report(ReportArgs { transfer, node, client: args }: ReportArgs) -> Resu
         Event::TransferReported { id, reports, seats, .. } if *id == transfer => Some((*reports, *seats)),
         _ => None,
     };
-    let by = included.event(count).await?.map(|(reports, seats)| format!(" by {reports} of {seats} seats"));
-    let reversed = included.client.transaction(&transfer).await?.value.status == "reversed";
+    let by = included.event(count).await.map(|(reports, seats)| format!(" by {reports} of {seats} seats"));
+    let reversed = included.client.transaction(&transfer).await.is_ok_and(|seen| seen.value.status == "reversed");
     let then = match reversed {
         true => "the transfer is REVERSED, and what the report had bound is back",
         false => "coins are bound until the transfer ends or `wallet withdraw-report` takes the report back",
@@ -91,14 +97,14 @@ async fn report(ReportArgs { transfer, node, client: args }: ReportArgs) -> Resu
 pub fn node(named: Option<NodeId>, args: &ClientArgs) -> Result<NodeId, NodeError> {
     match named {
         Some(node) => Ok(node),
-        None => Ok(keystore::public(&client::data_dir(args)?.join("node.json"), keystore::Kind::Node)?),
+        None => Ok(keystore::public(&client::data_dir(args)?.join(NODE_KEY), keystore::Kind::Node)?),
     }
 }
 
 async fn consent(node: &NodeId, args: &ClientArgs) -> Result<(), NodeError> {
     let key = client::wallet_key(args)?;
     let client = Client::find(args)?;
-    let network = client.status().await?.value.network;
+    let network = client.network().await?;
     let wallet = client.account(&Address::from(key.public())).await?.value.address;
     let consent = Consent::sign(&network, node, &wallet, &key);
     let consent = hex::encode(canonical::encode(&consent));
@@ -108,7 +114,7 @@ async fn consent(node: &NodeId, args: &ClientArgs) -> Result<(), NodeError> {
 async fn protect(args: &ClientArgs) -> Result<(), NodeError> {
     let key = client::wallet_key(args)?;
     let client = Client::find(args)?;
-    let network = client.status().await?.value.network;
+    let network = client.network().await?;
     let account = client.account(&Address::from(key.public())).await?.value;
     let phrase = keystore::new_phrase();
     let commitment = recovery_commitment(&network, keystore::key_from_phrase(&phrase)?.public());
@@ -131,7 +137,19 @@ const RECOVERY: Purpose = (
 const NEW_KEY: Purpose = ("wallet_words", "These 24 words restore the new key. Keep them off-line:");
 
 fn show_words((name, purpose): Purpose, words: &str) -> Result<(), NodeError> {
-    say(&json!({ name: words }), format_args!("{purpose}\n\n{words}\n"))
+    show_secret(&json!({ name: words }), |out| writeln!(out, "{purpose}\n\n{words}\n"))
+}
+
+/// Gives a key file another name, in the place of no other file.
+fn set_aside(path: &Path) -> io::Result<PathBuf> {
+    let mut aside = path.as_os_str().to_os_string();
+    aside.push(".unused");
+    loop {
+        match fs::hard_link(path, &aside) {
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => aside.push("-"),
+            linked => return linked.and_then(|()| fs::remove_file(path)).map(|()| aside.into()),
+        }
+    }
 }
 
 async fn recover(account: Address, args: &ClientArgs) -> Result<(), NodeError> {
@@ -143,7 +161,7 @@ async fn recover(account: Address, args: &ClientArgs) -> Result<(), NodeError> {
         )));
     }
     let client = Client::find(args)?;
-    let network = client.status().await?.value.network;
+    let network = client.network().await?;
     let AccountView { recoveries: count, recoverable, .. } = client.account(&account).await?.value;
     if !recoverable {
         return Err(NodeError::Usage(format!("{account} has no recovery key: nothing can give it another key")));
@@ -161,26 +179,34 @@ async fn recover(account: Address, args: &ClientArgs) -> Result<(), NodeError> {
     };
     // Keys and words are kept before the account depends on them.
     keystore::create(&path, keystore::Kind::Wallet, &key, passphrase.as_ref().map(|it| it.as_str()))?;
-    show_words(NEW_KEY, &words)?;
+    let (file, locked) = (path.display(), passphrase.is_some());
+    let (name, purpose) = NEW_KEY;
+    show_secret(&json!({ name: *words, "file": path, "locked": locked }), |out| {
+        writeln!(out, "{purpose}\n\n{}\n", *words)
+    })?;
     show_words(RECOVERY, &next)?;
     let submitted = client.submit(&Transaction::sign(&network, &recovery, 0, now_ms(), body)).await;
+    // A key that signs for nothing, if the node does not lie: then it is the account's only one.
     let id: Hash = submitted.map_err(|e| match e {
         NodeError::Refused { code, message } => {
-            let _ = std::fs::remove_file(&path); // a key that signs for nothing
-            NodeError::Refused { code, message: format!("{message}; the words above are of no use") }
+            let kept = set_aside(&path).unwrap_or_else(|_| path.clone());
+            let kept = kept.display();
+            let keep =
+                format!("keep {kept} and the words above until another node, too, shows the account with its old key");
+            NodeError::Refused { code, message: format!("{message}; {keep}") }
         }
         other => other,
     })?;
-    let done = format!("{account} has a new key, in {}; its address stays", path.display());
+    let done = format!("{account} has a new key, in {file}; its address stays\nlocked      {}", lock(locked));
     Included::wait(client, &id).await?.say(&done)
 }
 
 /// Lets the node in the data folder work for another wallet.
 pub async fn bind(args: BindArgs) -> Result<(), NodeError> {
-    let key = secrets::load(&client::data_dir(&args.client)?.join("node.json"), keystore::Kind::Node)?;
+    let key = secrets::load(&client::data_dir(&args.client)?.join(NODE_KEY), keystore::Kind::Node)?;
     let consent = crate::config::parse_consent(&args.consent)?;
     let client = Client::find(&args.client)?;
-    let network = client.status().await?.value.network;
+    let network = client.network().await?;
     let body = Body::BindNode { wallet: args.wallet, consent };
     let transaction = Transaction::sign(&network, &key, 0, now_ms(), body);
     if transaction.verify(&network).is_err() {
@@ -206,15 +232,20 @@ pub async fn challenge(ChallengeArgs { round, node, client }: ChallengeArgs) -> 
     send(&client, Body::Challenge { round, node }, true, "challenged: the validators replay it now").await
 }
 
-/// Shows the ledger what convicts a stage.
-pub async fn accuse(AccuseArgs { charge: path, client }: AccuseArgs) -> Result<(), NodeError> {
+/// What a node kept that found a liar.
+pub fn read_charge(path: &Path) -> Result<Charge, NodeError> {
     let named = path.display();
-    let text = std::fs::read(&path).map_err(|e| NodeError::io(format!("read {named}"), e))?;
-    let charge: Charge = serde_json::from_slice(&text).map_err(|e| {
+    let text = fs::read(path).map_err(|e| NodeError::file("read", path, e))?;
+    serde_json::from_slice(&text).map_err(|e| {
         NodeError::Usage(format!(
             "{named} is no charge ({e}): name a file of `charges` in the data folder of a node that found a liar"
         ))
-    })?;
+    })
+}
+
+/// Shows the ledger what convicts a stage.
+pub async fn accuse(AccuseArgs { charge, client }: AccuseArgs) -> Result<(), NodeError> {
+    let charge = read_charge(&charge)?;
     let node = charge.signed.node.short();
     send(
         &client,
@@ -232,7 +263,7 @@ pub async fn propose(ProposeArgs { changes, why, client: args }: ProposeArgs) ->
         Event::Proposed { proposal, changes: proposed, .. } if *proposed == changes => Some(*proposal),
         _ => None,
     };
-    let done = match included.event(number).await? {
+    let done = match included.event(number).await {
         Some(number) => format!("proposal {number}: `ailo-node vote {number} yes` votes for it"),
         None => "proposed: `ailo-node proposals` shows the votes".into(),
     };
@@ -246,7 +277,7 @@ pub async fn vote(VoteArgs { proposal, vote, client: args }: VoteArgs) -> Result
         Event::Voted { proposal: number, weight, .. } if *number == proposal => Some(*weight),
         _ => None,
     };
-    let weight = included.event(weight).await?.map(|weight| format!(" with {weight} ALC of stake"));
+    let weight = included.event(weight).await.map(|weight| format!(" with {weight} ALC of stake"));
     included.say(&format!("voted {vote} on proposal {proposal}{}", weight.unwrap_or_default()))
 }
 
@@ -278,9 +309,9 @@ pub async fn proposals(args: ClientArgs) -> Result<(), NodeError> {
 fn describe_proposals(out: &mut String, reply: &At<ProposalsView>) -> fmt::Result {
     let view = &reply.value;
     for ProposalView { number, poll } in &view.proposals {
-        writeln!(out, "proposal {number}: {}", poll.changes.join(", "))?;
+        writeln!(out, "proposal {number}: {}", printable(&poll.changes.join(", ")))?;
         if !poll.why.is_empty() {
-            writeln!(out, "  why      {}", poll.why)?;
+            writeln!(out, "  why      {}", printable(&poll.why))?;
         }
         match poll.activates {
             Some(height) => writeln!(out, "  approved, in force from height {height} (it is {} now)", reply.height)?,
@@ -294,7 +325,7 @@ fn describe_proposals(out: &mut String, reply: &At<ProposalsView>) -> fmt::Resul
     if view.proposals.is_empty() {
         writeln!(out, "nothing is voted on")?;
     }
-    view.changed.iter().try_for_each(|change| writeln!(out, "changed  {change}"))
+    view.changed.iter().try_for_each(|change| writeln!(out, "changed  {}", printable(change)))
 }
 
 /// Lists validators, or shows one node's history.

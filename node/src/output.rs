@@ -26,6 +26,19 @@ pub fn is_json() -> bool {
 
 /// Says `value`: as a line of JSON, or in the words of `text`.
 pub fn show<T: Serialize + ?Sized>(value: &T, text: impl FnOnce(&mut String) -> fmt::Result) -> Result<(), NodeError> {
+    write(&said(value, text)?)
+}
+
+/// The same of what is said this once, such as 24 words: here it is an error if nobody reads it.
+pub fn show_secret<T: Serialize + ?Sized>(
+    value: &T,
+    text: impl FnOnce(&mut String) -> fmt::Result,
+) -> Result<(), NodeError> {
+    let said = zeroize::Zeroizing::new(said(value, text)?);
+    print(&said).map_err(|e| NodeError::io("show what is shown this once", e))
+}
+
+fn said<T: Serialize + ?Sized>(value: &T, text: impl FnOnce(&mut String) -> fmt::Result) -> Result<String, NodeError> {
     let mut said = String::new();
     let failed = |e: &dyn fmt::Display| NodeError::io("write what there is to say", io::Error::other(e.to_string()));
     match is_json() {
@@ -35,7 +48,7 @@ pub fn show<T: Serialize + ?Sized>(value: &T, text: impl FnOnce(&mut String) -> 
         }
         false => text(&mut said).map_err(|e| failed(&e))?,
     }
-    write(&said)
+    Ok(said)
 }
 
 /// The same where the words are one line.
@@ -48,10 +61,14 @@ pub fn piece(text: &str) -> Result<(), NodeError> {
     if is_json() { Ok(()) } else { write(text) }
 }
 
+fn print(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush())
+}
+
 /// Whoever reads no more (`| head`) wants no error.
 fn write(text: &str) -> Result<(), NodeError> {
-    let mut out = io::stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    match print(text) {
         Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(NodeError::io("write to standard output", e)),
         _ => Ok(()),
     }
@@ -79,8 +96,10 @@ pub fn complain(error: &NodeError) {
     let said = match is_json() {
         true => {
             let mut said = json!({ "kind": kind.name(), "code": kind.code(), "message": error.to_string() });
-            if let NodeError::Refused { code, .. } = error {
-                said["refusal"] = json!(code);
+            match error {
+                NodeError::Refused { code, .. } => said["refusal"] = json!(code),
+                NodeError::Sent { id, .. } => said["id"] = json!(id),
+                _ => {}
             }
             json!({ "error": said }).to_string()
         }

@@ -7,6 +7,7 @@ use ailo_protocol::{
     keystore::{self, KeystoreError, Kind},
 };
 use std::{
+    env::VarError,
     io::{BufRead, IsTerminal},
     path::{Path, PathBuf},
 };
@@ -37,27 +38,35 @@ pub fn load(path: &Path, kind: Kind) -> Result<Keypair, NodeError> {
 
 /// A passphrase for a new key file: what is prepared, or what a person types twice; none where nobody sits there.
 pub fn choose(path: &Path) -> Result<Option<Zeroizing<String>>, NodeError> {
-    if let Some(passphrase) = prepared()? {
-        return Ok(Some(passphrase));
+    match renewed()? {
+        Some(chosen) => Ok(chosen),
+        None => match prepared()? {
+            None if std::io::stdin().is_terminal() => typed_twice(path),
+            passphrase => Ok(passphrase),
+        },
     }
-    if !std::io::stdin().is_terminal() {
-        return Ok(None);
-    }
-    typed_twice(path)
+}
+
+/// The same for one that is made by the way, where nobody is asked.
+pub fn for_new() -> Result<Option<Zeroizing<String>>, NodeError> {
+    renewed()?.map_or_else(prepared, Ok)
 }
 
 /// The passphrase that a key file is to have from now on; none takes it away.
 pub fn renew(path: &Path) -> Result<Option<Zeroizing<String>>, NodeError> {
-    let passphrase = match std::env::var_os(NEW_FILE).map(PathBuf::from) {
-        Some(file) => Some(first_line(&file)?).filter(|passphrase| !passphrase.is_empty()),
-        None if std::io::stdin().is_terminal() => typed_twice(path)?,
-        None => {
-            return Err(NodeError::Usage(format!(
-                "name a file with the new passphrase in {NEW_FILE}, or run this on a terminal"
-            )));
-        }
-    };
-    Ok(passphrase)
+    match renewed()? {
+        Some(chosen) => Ok(chosen),
+        None if std::io::stdin().is_terminal() => typed_twice(path),
+        None => Err(NodeError::Usage(format!(
+            "name a file with the new passphrase in {NEW_FILE}, or run this on a terminal"
+        ))),
+    }
+}
+
+/// What the file of a new passphrase says, where one is named; an empty file says that there is to be none.
+fn renewed() -> Result<Option<Option<Zeroizing<String>>>, NodeError> {
+    let Some(file) = std::env::var_os(NEW_FILE).map(PathBuf::from) else { return Ok(None) };
+    Ok(Some(Some(first_line(&file)?).filter(|passphrase| !passphrase.is_empty())))
 }
 
 fn typed_twice(path: &Path) -> Result<Option<Zeroizing<String>>, NodeError> {
@@ -72,18 +81,34 @@ fn typed_twice(path: &Path) -> Result<Option<Zeroizing<String>>, NodeError> {
 }
 
 fn first_line(path: &Path) -> Result<Zeroizing<String>, NodeError> {
-    let file = std::fs::File::open(path).map_err(|e| NodeError::file("read the passphrase in", path, e))?;
-    line(std::io::BufReader::new(file), &format!("read the passphrase in {}", path.display()))
+    let failed = |e| NodeError::file("read the passphrase in", path, e);
+    let file = std::fs::File::open(path).map_err(failed)?;
+    let bytes = file.metadata().map_err(failed)?.len();
+    let line = line(std::io::BufReader::new(file), &format!("read the passphrase in {}", path.display()))?;
+    match line.is_empty() && bytes > "\r\n".len() as u64 {
+        true => {
+            Err(NodeError::Usage(format!("the first line of {} is empty: put the passphrase there", path.display())))
+        }
+        false => Ok(line),
+    }
 }
 
-/// What the environment names or holds.
+/// What the environment names or holds; whoever sets a variable wants a passphrase, so none is an error.
 pub fn prepared() -> Result<Option<Zeroizing<String>>, NodeError> {
-    let passphrase = match (std::env::var_os(FILE).map(PathBuf::from), std::env::var(VARIABLE)) {
-        (Some(path), _) => Some(first_line(&path)?),
-        (None, Ok(passphrase)) => Some(Zeroizing::new(passphrase)),
-        (None, Err(_)) => None,
+    let (passphrase, variable) = match (std::env::var_os(FILE).map(PathBuf::from), std::env::var(VARIABLE)) {
+        (Some(path), _) => (first_line(&path)?, FILE),
+        (None, Ok(passphrase)) => (Zeroizing::new(passphrase), VARIABLE),
+        (None, Err(VarError::NotPresent)) => return Ok(None),
+        (None, Err(VarError::NotUnicode(_))) => {
+            return Err(NodeError::Usage(format!("{VARIABLE} is no text (UTF-8): set another passphrase there")));
+        }
     };
-    Ok(passphrase.filter(|passphrase| !passphrase.is_empty()))
+    match passphrase.is_empty() {
+        true => Err(NodeError::Usage(format!(
+            "{variable} gives an empty passphrase: put one there, in the first line of a file, or unset the variable"
+        ))),
+        false => Ok(Some(passphrase)),
+    }
 }
 
 /// 24 words from standard input; a person is told what for.

@@ -8,23 +8,36 @@
 use crate::{
     cli::{BodyCommand, BuildArgs, ClientArgs, TxCommand},
     client::{self, Client},
-    commands::{Included, next},
+    commands::Included,
     datadir::write_atomically,
     error::NodeError,
     genesis::now_ms,
+    holders,
+    logs::{printable, timestamp},
     output::show,
     secrets,
 };
 use ailo_ledger::{
     Body, Transaction,
-    transaction::{MAX_TRANSACTION_BYTES, Unsigned},
+    transaction::{MAX_TRANSACTION_BYTES, Unsigned, recovery_commitment},
 };
 use ailo_protocol::{Address, Hash, Signature, canonical, keystore};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use std::{fmt::Write, fs, io::Read, path::Path};
+use std::{
+    fmt::Write,
+    fs,
+    io::Read,
+    path::Path,
+    time::{Duration, SystemTime},
+};
 
 const VERSION: u32 = 1;
+/// How long a real network takes a transaction after it was made, and how much before that (`ledger.transaction_ttl_ms`, `skew_ms`).
+const USUAL_TTL_MS: u64 = 600_000;
+const USUAL_SKEW_MS: u64 = 30_000;
+/// Later than anybody's clock.
+const MAX_TIME_MS: u64 = 1 << 46;
 /// Two hexadecimal digits a byte, and the rest of the file.
 const MAX_FILE_BYTES: u64 = 2 * MAX_TRANSACTION_BYTES as u64 + 1024;
 
@@ -110,8 +123,8 @@ impl Draft {
 }
 
 /// What the command makes, as the wallet's own commands make it.
-fn body(command: BodyCommand) -> Body {
-    match command {
+fn body(command: BodyCommand, network: &Hash) -> Result<Body, NodeError> {
+    Ok(match command {
         BodyCommand::Transfer { to, amount, memo } => Body::Transfer { to, amount, memo },
         BodyCommand::Dispute { transfer } => Body::Dispute { transfer },
         BodyCommand::Report { transfer, node } => Body::Report { transfer, node },
@@ -125,32 +138,31 @@ fn body(command: BodyCommand) -> Body {
         BodyCommand::Challenge { round, node } => Body::Challenge { round, node },
         BodyCommand::Propose { changes, why } => Body::Propose { changes, why },
         BodyCommand::Vote { proposal, vote } => Body::Vote { proposal, approve: vote == "yes" },
-    }
+        BodyCommand::Protect { recovery } => Body::SetRecovery { commitment: recovery_commitment(network, &recovery) },
+        BodyCommand::Accuse { charge } => Body::Accuse(holders::read_charge(&charge)?),
+    })
 }
 
 async fn build(args: BuildArgs) -> Result<(), NodeError> {
-    let BuildArgs { body: command, from, nonce, network_id, out, data_dir, rpc, wallet_file } = args;
-    let client = ClientArgs { data_dir, rpc, wallet_file };
+    let BuildArgs { body: command, from, nonce, network_id, time_ms, out, data_dir, rpc, wallet_file } = args;
+    let args = ClientArgs { data_dir, rpc, wallet_file, network_id };
     if let Some(out) = out.as_ref().filter(|out| out.exists()) {
         return Err(NodeError::Usage(format!("{} exists already: choose another --out", out.display())));
     }
     let signer = match from {
         Some(key) => key,
-        None => keystore::public(&client::wallet_path(&client)?, keystore::Kind::Wallet)?,
+        None => keystore::public(&client::wallet_path(&args)?, keystore::Kind::Wallet)?,
     };
-    let body = body(command);
-    let (network, unsigned) = match (network_id, nonce) {
-        (Some(network), Some(nonce)) => (network, Unsigned { signer, nonce, time_ms: now_ms(), body }),
-        (network_id, nonce) => {
-            let (network, unsigned) = next(&Client::find(&client)?, &signer, body).await?;
-            if let Some(wanted) = network_id.filter(|wanted| *wanted != network) {
-                return Err(NodeError::Usage(format!(
-                    "the node is of network {network}, not of {wanted}: ask another with --rpc"
-                )));
-            }
-            (network, Unsigned { nonce: nonce.unwrap_or(unsigned.nonce), ..unsigned })
+    let (network, nonce) = match (network_id, nonce) {
+        (Some(network), Some(nonce)) => (network, nonce), // asks nobody
+        (_, nonce) => {
+            let client = Client::find(&args)?;
+            let network = client.network().await?;
+            (network, if let Some(nonce) = nonce { nonce } else { client.next_nonce(&signer).await? })
         }
     };
+    let time_ms = time_ms.unwrap_or_else(now_ms);
+    let unsigned = Unsigned { signer, nonce, time_ms, body: body(command, &network)? };
     let draft = Draft { network, unsigned, signature: None };
     match out {
         None => show(&draft.file(), |out| {
@@ -181,7 +193,7 @@ async fn submit(draft: &Draft, path: &Path, args: &ClientArgs) -> Result<(), Nod
         NodeError::Usage(format!("{} is not signed: `ailo-node tx sign` or `tx attach` does that", path.display()))
     })?;
     let client = Client::find(args)?;
-    let network = client.status().await?.value.network;
+    let network = client.network().await?;
     if network != draft.network {
         return Err(NodeError::Usage(format!(
             "{} is for the network {}, the node at {} is of {network}: ask another with --rpc",
@@ -190,8 +202,17 @@ async fn submit(draft: &Draft, path: &Path, args: &ClientArgs) -> Result<(), Nod
             client.url()
         )));
     }
-    let id = client.submit(&transaction).await?;
+    // Whoever is not sure whether it was sent sends it again, and is told what became of it.
+    let id = draft.id();
+    if client.find_transaction(&id).await?.is_none() {
+        client.submit(&transaction).await?;
+    }
     Included::wait(client, &id).await?.say(&words(&transaction.unsigned.body))
+}
+
+/// A time for people and programs.
+fn clock(time_ms: u64) -> String {
+    timestamp(SystemTime::UNIX_EPOCH + Duration::from_millis(time_ms.min(MAX_TIME_MS)))
 }
 
 fn describe(draft: &Draft) -> Result<(), NodeError> {
@@ -199,13 +220,21 @@ fn describe(draft: &Draft) -> Result<(), NodeError> {
     let (id, sign) = (draft.id(), hex::encode(draft.unsigned.signing_bytes(&draft.network)));
     let valid = draft.signature.map(|_| draft.signed().is_some());
     let (address, does) = (Address::from(signer), words(body));
+    let (made, before) = (clock(*time_ms), clock(time_ms.saturating_add(USUAL_TTL_MS)));
+    let late = match now_ms() {
+        now if now > time_ms.saturating_add(USUAL_TTL_MS) => ": TOO LATE, build it again",
+        now if now.saturating_add(USUAL_SKEW_MS) < *time_ms => ", and not yet",
+        _ => "",
+    };
     let shown = json!({ "network": draft.network, "id": id, "signer": signer, "address": address, "nonce": nonce,
-                        "time_ms": time_ms, "body": body, "words": does, "sign": sign, "signature": draft.signature,
+                        "time_ms": time_ms, "send_before": before, "body": body, "words": does, "sign": sign, "signature": draft.signature,
                         "signature_holds": valid });
     show(&shown, |out| {
         writeln!(out, "does       {does}")?;
         writeln!(out, "signer     {signer}, of {address} unless a recovery gave the key another account")?;
         writeln!(out, "nonce      {nonce}")?;
+        writeln!(out, "made       {made}")?;
+        writeln!(out, "to be sent before {before}{late}   (where ledger.transaction_ttl_ms is a real network's)")?;
         writeln!(out, "network    {}", draft.network)?;
         writeln!(out, "id         {id}")?;
         writeln!(out, "sign       {sign}   (these 32 bytes, ed25519)")?;
@@ -233,8 +262,15 @@ fn words(body: &Body) -> String {
         Body::WithdrawDeposit { amount } => format!("takes {amount} ALC of the deposit back"),
         Body::RegisterUsername { name: Some(name) } => format!("takes the user name {name}"),
         Body::RegisterUsername { name: None } => "gives the user name up".into(),
+        Body::SetRecovery { commitment } => format!("names a recovery key, once: the one of commitment {commitment}"),
+        Body::Accuse(charge) => {
+            let node = charge.signed.node;
+            format!(
+                "accuses node {node} of signing what it did not compute, and shows the beginning of the text to everybody"
+            )
+        }
         Body::Challenge { round, node } => format!("calls node {node}'s contribution to round {round} forged"),
-        Body::Propose { changes, why } => format!("proposes {}, because {why:?}", changes.join(", ")),
+        Body::Propose { changes, why } => format!("proposes {}, because {why:?}", printable(&changes.join(", "))),
         Body::Vote { proposal, approve } => {
             format!("votes {} on proposal {proposal}", if *approve { "yes" } else { "no" })
         }
@@ -275,6 +311,13 @@ mod tests {
         assert!(elsewhere.signed().is_none(), "no signature is valid on another network");
         let refused = complete(draft(&key), Signature([9; 64]), &path).unwrap_err().to_string();
         assert!(refused.contains("does not hold"), "{refused}");
+    }
+
+    #[test]
+    fn the_times_that_are_shown_are_a_real_networks() {
+        let ledger = ailo_protocol::presets::main().ledger;
+        assert_eq!((USUAL_TTL_MS, USUAL_SKEW_MS), (ledger.transaction_ttl_ms, ledger.skew_ms));
+        assert!(clock(0).starts_with("1970-01-01T") && !clock(u64::MAX).is_empty());
     }
 
     #[test]

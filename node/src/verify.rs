@@ -9,14 +9,15 @@ use crate::{
     genesis::{self, now_ms},
     output::show,
     rpc::{light::*, params::MAX_HEADERS, types::At},
+    service::anchor,
 };
 use ailo_ledger::{
     Body, Header,
     light::{Advance, Checkpoint, LightBlock, LightClient, LightError, Standing, Verified},
-    state::{Key, TransferStatus},
+    state::{Entry, Key, TransferStatus},
 };
 use ailo_protocol::{
-    Address, Genesis, Hash, NodeId,
+    Address, Genesis, Hash, NodeId, Username,
     canonical::{self, CodecError},
 };
 use serde_json::{Value, json};
@@ -37,6 +38,26 @@ pub async fn command(command: VerifyCommand) -> Result<(), NodeError> {
         VerifyCommand::Node { key, against } => Check::start(&against).await?.node(&key).await,
         VerifyCommand::Transaction { id, against } => Check::start(&against).await?.transaction(&id).await,
         VerifyCommand::Model(against) => Check::start(&against).await?.model().await,
+    }
+}
+
+/// Who has a user name now, as the node at `url` proves it against the network of the folder `dir`, and without being believed.
+pub async fn owner(url: &str, dir: &Path, name: &Username) -> Result<Address, NodeError> {
+    let checkpoint = anchor::read(&dir.join("ledger"));
+    let (rpc, data_dir) = (Some(url.into()), Some(dir.into()));
+    let mut check = Check::start(&VerifyArgs { rpc, network: "dev".into(), data_dir, checkpoint }).await?;
+    let key = Key::Owner(*name);
+    let claim = check.claim("key", hex::encode(canonical::encode(&key)).into()).await?;
+    let head = check.reach(claim.height).await?;
+    let entry = head.entry(&key, claim.entry.as_deref(), &claim.proof).map_err(refused)?;
+    if check.is_stale(&head) {
+        return Err(NodeError::Check(format!(
+            "the node at {url} shows no new block: @{name} may have changed hands since its last one; ask another node"
+        )));
+    }
+    match entry {
+        Some(Entry::Owner(owner)) => Ok(owner.0),
+        _ => Err(NodeError::Usage(format!("nobody has the user name {name}"))),
     }
 }
 
@@ -263,6 +284,13 @@ impl Check {
         })
     }
 
+    /// Whether there should be newer blocks than this one.
+    fn is_stale(&self, head: &Verified) -> bool {
+        let ledger = &self.genesis.params.ledger;
+        let age_ms = now_ms().saturating_sub(head.header().time_ms);
+        age_ms > STALE_BLOCKS.saturating_mul(ledger.idle_block_ms).saturating_add(ledger.skew_ms)
+    }
+
     /// Says what was found, at which block it was verified, and how far that can be relied on.
     fn conclude(
         &self,
@@ -276,8 +304,7 @@ impl Check {
             Standing::Anchored(checkpoint) => Some(checkpoint.to_string()),
             Standing::NoCheckpoint | Standing::Expired(..) => None,
         };
-        let ledger = &self.genesis.params.ledger;
-        let stale = age_ms > STALE_BLOCKS.saturating_mul(ledger.idle_block_ms).saturating_add(ledger.skew_ms);
+        let stale = self.is_stale(head);
         let verified = json!({ "checkpoint": head.checkpoint().to_string(), "state_root": header.state_root,
                                "age_ms": age_ms, "anchored_by": anchor, "stale": stale });
         show(&json!({ "found": found, "verified": verified }), |out| {

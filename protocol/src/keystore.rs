@@ -191,10 +191,9 @@ pub fn reseal(path: &Path, kind: Kind, key: &Keypair, passphrase: Option<&str>) 
         return Err(KeystoreError::Exists(path.into()));
     }
     let file = key_file(path, kind, key, passphrase)?;
-    store(path, &file, |written| {
-        let io = |source| KeystoreError::Io { action: "replace", path: path.into(), source };
-        fs::rename(written, path).map_err(io)
-    })
+    let io = |source| KeystoreError::Io { action: "replace", path: path.into(), source };
+    let path = &fs::canonicalize(path).map_err(io)?; // a link stays, and its file is replaced
+    store(path, &file, |written| fs::rename(written, path).map_err(io))
 }
 
 fn key_file(path: &Path, kind: Kind, key: &Keypair, passphrase: Option<&str>) -> Result<KeyFile, KeystoreError> {
@@ -494,6 +493,10 @@ mod tests {
 
         reseal(&path, Kind::Wallet, &key, None).unwrap();
         assert_eq!(load(&path, Kind::Wallet).unwrap().seed(), key.seed());
+        let link = dir.path().join("link.json");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        reseal(&link, Kind::Wallet, &key, Some("again")).unwrap();
+        assert!(fs::symlink_metadata(&link).unwrap().is_symlink() && is_sealed(&path, Kind::Wallet).unwrap());
         let other = reseal(&path, Kind::Wallet, &Keypair::generate(), None);
         assert!(matches!(other, Err(KeystoreError::Exists(_))), "another key replaces none");
     }

@@ -209,7 +209,7 @@ impl Member {
         };
         let height = state.height();
         let disk = Arc::new(self.disk.clone());
-        let (files, recovered) = ConsensusFiles::open_on(disk, Path::new(""), network, height, false)?;
+        let (files, recovered) = ConsensusFiles::open_on(disk, Path::new(""), network, height, signed.is_empty())?;
         let unguarded = signed.iter().find(|ballot| !files.guards(ballot)).copied();
         let (files, recovered) = match self.works_honestly() {
             true => (Files::Kept(Box::new(files)), recovered),

@@ -57,8 +57,8 @@ enum JournalFrame {
 
 impl ConsensusFiles {
     /// Opens the files in `dir`, where the block log's last block has the height `last_height`. A missing journal is made
-    /// only before the first block, or with `allow_new_journal`: whoever sets that swears that this key has signed
-    /// nothing above `last_height`.
+    /// only with `allow_new_journal`: whoever sets that swears that this key has signed nothing above `last_height`. That
+    /// there are no blocks here tells nothing of that.
     pub fn open(
         dir: &Path,
         network: Hash,
@@ -169,13 +169,20 @@ impl Journal {
         last_height: u64,
         allow_new: bool,
     ) -> Result<Journal, StoreError> {
-        if !disk.exists(path) && last_height > 0 && !allow_new {
+        if !disk.exists(path) && !allow_new {
             return Err(StoreError::NoJournal { path: path.display().to_string() });
         }
-        let log = FrameLog::open_on(disk, path, Format { kind: *b"JRNL", network, max_frame: MAX_JOURNAL_FRAME })?;
+        let damaged = |offset| StoreError::DamagedJournal { path: path.display().to_string(), offset };
+        let failed = |e| match e {
+            LogError::Damaged { offset, .. } => damaged(offset),
+            other => other.into(),
+        };
+        let format = Format { kind: *b"JRNL", network, max_frame: MAX_JOURNAL_FRAME };
+        let log = FrameLog::open_on(disk, path, format).map_err(failed)?;
         let (mut last_final, mut ballots) = (last_height, Vec::new());
         for frame in log.frames(0) {
-            match canonical::decode(&frame?.1, MAX_JOURNAL_FRAME)? {
+            let (offset, frame) = frame.map_err(failed)?;
+            match canonical::decode(&frame, MAX_JOURNAL_FRAME).map_err(|_| damaged(offset))? {
                 JournalFrame::Final(height) => last_final = last_final.max(height),
                 JournalFrame::Ballot(ballot) => ballots.push(ballot),
             }
@@ -223,7 +230,7 @@ mod tests {
     const NETWORK: Hash = Hash([7; 32]);
 
     fn open(dir: &Path, last_height: u64) -> (ConsensusFiles, Option<Recovered>) {
-        ConsensusFiles::open(dir, NETWORK, last_height, false).unwrap()
+        ConsensusFiles::open(dir, NETWORK, last_height, true).unwrap()
     }
 
     fn ballot(height: u64, round: u32, step: Step, block: u8) -> Ballot {
@@ -280,12 +287,30 @@ mod tests {
     }
 
     #[test]
-    fn without_its_journal_a_validator_with_blocks_does_not_start_unless_it_is_told_to() {
+    fn without_its_journal_a_validator_does_not_start_whatever_its_height_unless_it_is_told_to() {
+        for height in [0, 5] {
+            let dir = tempfile::tempdir().unwrap();
+            let open = |allow| ConsensusFiles::open(dir.path(), NETWORK, height, allow);
+            assert!(matches!(open(false), Err(StoreError::NoJournal { .. })));
+            drop(open(true).unwrap());
+            open(false).unwrap();
+        }
+    }
+
+    #[test]
+    fn nobody_is_told_to_remove_a_damaged_journal() {
         let dir = tempfile::tempdir().unwrap();
-        let open = |height, allow| ConsensusFiles::open(dir.path(), NETWORK, height, allow);
-        assert!(matches!(open(5, false), Err(StoreError::NoJournal { .. })));
-        drop(open(5, true).unwrap());
-        open(5, false).unwrap();
+        let mut files = open(dir.path(), 0).0;
+        (1..=9).for_each(|height| files.sign(&ballot(height, 0, Step::Prevote, 1)).unwrap());
+        drop(files);
+        let path = dir.path().join("journal");
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[70] ^= 1;
+        std::fs::write(&path, bytes).unwrap();
+        let refused = ConsensusFiles::open(dir.path(), NETWORK, 0, true).err().unwrap();
+        assert!(matches!(refused, StoreError::DamagedJournal { .. }), "{refused}");
+        let said = refused.to_string();
+        assert!(said.contains("do not remove it") && said.contains("--network-height"), "{said}");
     }
 
     #[test]

@@ -137,12 +137,25 @@ pub enum StoreError {
     },
     /// A validator without its journal might sign what it has signed otherwise before.
     #[error(
-        "the signing journal {path} is missing although blocks exist: bring it back, or, if this key surely signed \
-         nothing since the last block here, start once with --allow-new-journal"
+        "the signing journal {path} is missing, and this node's key may have signed: bring it back, or restore a backup with \
+         `ailo-node restore --network-height`; only if the key surely signed nothing since the last block here, start once with \
+         --allow-new-journal"
     )]
     NoJournal {
         /// Where it should be.
         path: String,
+    },
+    /// The same of one whose journal can't be read.
+    #[error(
+        "the signing journal {path} is damaged at byte {offset}: do not remove it, or this node's key may sign again what it has \
+         signed otherwise; check the disk, then restore a backup, be it one of now, with `ailo-node restore --network-height`, or go on \
+         with another node key"
+    )]
+    DamagedJournal {
+        /// The journal.
+        path: String,
+        /// Where the damage begins.
+        offset: u64,
     },
 }
 

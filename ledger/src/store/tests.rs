@@ -322,7 +322,8 @@ fn a_wallets_history_comes_in_pages_the_latest_first() {
 fn run_validator(chain: &Chain, blocks: u64, mut outputs: usize) -> u64 {
     let (store, state) = chain.open();
     let (end, mut clock) = (state.height() + blocks, state.time_ms());
-    let (files, recovered) = ConsensusFiles::open(chain.dir.path(), state.network(), state.height(), false).unwrap();
+    let (network, height) = (state.network(), state.height());
+    let (files, recovered) = ConsensusFiles::open(chain.dir.path(), network, height, height == 0).unwrap();
     let mut host = Host::new(state, node_key(0), Some(files), recovered).unwrap();
     let mut queue: std::collections::VecDeque<Input> = [Input::Start].into();
     while let Some(input) = queue.pop_front() {

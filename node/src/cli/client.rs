@@ -1,5 +1,6 @@
 //! How a command finds the node and the wallet that it is about.
 
+use ailo_protocol::Hash;
 use clap::Args;
 use std::path::PathBuf;
 
@@ -15,4 +16,7 @@ pub struct ClientArgs {
     /// Wallet file [default: wallet.json in the data folder].
     #[arg(long, env = "AILO_WALLET_FILE", value_name = "FILE")]
     pub wallet_file: Option<PathBuf>,
+    /// The network's id, as `status --json` shows it: nothing is signed where the node is of another network.
+    #[arg(long, env = "AILO_NETWORK_ID", value_name = "ID")]
+    pub network_id: Option<Hash>,
 }

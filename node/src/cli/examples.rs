@@ -37,6 +37,7 @@ pub const EXAMPLES: &[(&str, &[&str])] = &[
         &[
             "ailo-node wallet send ADDRESS 0.25 --memo 'for the tea'",
             "ailo-node wallet send @ann 0.25 --no-wait --json",
+            "ailo-node wallet send @ann 0.25 --expect ADDRESS --rpc https://node.example/rpc",
         ],
     ),
     ("training", &["ailo-node training off --data-dir mine"]),
@@ -64,7 +65,7 @@ pub const EXAMPLES: &[(&str, &[&str])] = &[
         "tx build transfer",
         &[
             "ailo-node tx build transfer --to ADDRESS --amount 1.5 --out payment.json",
-            "ailo-node tx build transfer --to ADDRESS --amount 1.5 --from KEY --nonce 7 --network-id ID --out payment.json",
+            "ailo-node tx build transfer --to ADDRESS --amount 1.5 --from KEY --nonce 7 --network-id ID --time-ms 1798761600000 --out payment.json",
         ],
     ),
     ("tx build dispute", &["ailo-node tx build dispute TRANSFER --from KEY --out dispute.json"]),
@@ -73,6 +74,8 @@ pub const EXAMPLES: &[(&str, &[&str])] = &[
     ("tx build stake", &["ailo-node tx build stake 100 --node NODE --from KEY --out stake.json"]),
     ("tx build unstake", &["ailo-node tx build unstake 100 --node NODE --from KEY --out unstake.json"]),
     ("tx build unjail", &["ailo-node tx build unjail --node NODE --out unjail.json"]),
+    ("tx build protect", &["ailo-node tx build protect --recovery KEY --out protect.json"]),
+    ("tx build accuse", &["ailo-node tx build accuse mine/charges/CHARGE.json --from KEY --out accuse.json"]),
     ("tx build deposit", &["ailo-node tx build deposit 5 --out deposit.json"]),
     ("tx build withdraw-deposit", &["ailo-node tx build withdraw-deposit 2.5 --out deposit.json"]),
     ("tx build username", &["ailo-node tx build username ann --out name.json"]),
@@ -152,6 +155,7 @@ pub const EXAMPLES: &[(&str, &[&str])] = &[
         &[
             "ailo-node restore mine.tar --data-dir again --network-height 81234",
             "ailo-node restore mine.tar --data-dir moved --not-run-since",
+            "ailo-node restore mine.tar --data-dir other --without-node-key",
         ],
     ),
     ("completions", &["ailo-node completions bash > ~/.local/share/bash-completion/completions/ailo-node"]),

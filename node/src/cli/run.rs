@@ -107,8 +107,8 @@ pub struct RunOptions {
     /// Keep all blocks, not only those younger than the unbonding period [default: on a network of this node alone].
     #[arg(long, env = "AILO_ARCHIVE", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     pub archive: Option<bool>,
-    /// Start without the journal of what this node's key has signed: only where it surely signed nothing since the last
-    /// block here, for whoever signs twice is slashed.
+    /// Start without the journal of what this node's key has signed, which was made elsewhere: only where it surely signed nothing since
+    /// the last block here, for whoever signs twice is slashed.
     #[arg(long, num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     #[serde(skip)] // for one start, so never in a file
     pub allow_new_journal: Option<bool>,

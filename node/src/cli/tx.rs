@@ -53,8 +53,11 @@ pub struct BuildArgs {
     #[arg(long, global = true)]
     pub nonce: Option<u64>,
     /// The network's id, as `status --json` shows it [default: the node's].
-    #[arg(long, global = true, value_name = "ID")]
+    #[arg(long, global = true, env = "AILO_NETWORK_ID", value_name = "ID")]
     pub network_id: Option<Hash>,
+    /// When it is made, milliseconds since 1970 (UTC): real networks take it from 30 s before that to 10 minutes after [default: now].
+    #[arg(long, global = true, value_name = "MS")]
+    pub time_ms: Option<u64>,
     /// Where it goes [default: standard output].
     #[arg(long, global = true, value_name = "FILE")]
     pub out: Option<PathBuf>,
@@ -127,6 +130,12 @@ pub enum BodyCommand {
         #[arg(long, value_name = "KEY")]
         node: PublicKey,
     },
+    /// Name a recovery key, once.
+    Protect {
+        /// Its public key: what `wallet address --json` shows of a wallet file that is kept apart, whose 24 words `wallet recover` takes.
+        #[arg(long, value_name = "KEY")]
+        recovery: PublicKey,
+    },
     /// Deposit coins that nodes are paid from.
     Deposit {
         /// Amount in ALC.
@@ -149,6 +158,12 @@ pub enum BodyCommand {
         /// The contribution's maker.
         #[arg(long, value_name = "KEY")]
         node: PublicKey,
+    },
+    /// Accuse a stage of having signed what it did not compute. Shows the beginning of the text to everybody.
+    Accuse {
+        /// What a node kept that found a liar: a file of `charges` in its data folder.
+        #[arg(value_name = "FILE")]
+        charge: PathBuf,
     },
     /// Propose other values of network parameters.
     Propose {

@@ -6,13 +6,14 @@ use clap_complete::Shell;
 use std::path::PathBuf;
 
 pub(super) const BACKUP_HELP: &str = "\
-Kept are node.json and wallet.json as they are (locked if they are locked), the network file, API keys' hashes, consents, and the journal
-of what the node has signed. The file has mode 0600, and a manifest with the hash of each part. A backup ages as soon as the node
+Kept are node.json and wallet.json as they are (locked if they are locked), the network file, API keys' hashes, what the node is owed and
+has found, and the journal of what it has signed. The file has mode 0600, and a manifest with the hash of each part. A backup ages as soon as the node
 runs again: `restore` says what that means for a validator.";
 pub(super) const RESTORE_HELP: &str = "\
 A validator that signs two ballots of one height is slashed, and a backup's journal knows nothing of what was signed after it. So
 stop the old node for good, then name the height that the network is at now (`ailo-node status --rpc` of a node you trust): the restored
-one follows the chain, and signs nothing up to a little above that height. docs/upgrading.md says why that is enough.";
+one follows the chain, and signs nothing up to a little above that height, also where the backup has no journal. docs/upgrading.md says
+why that is enough.";
 
 /// Flags of `doctor`.
 #[derive(Debug, Args)]
@@ -78,7 +79,7 @@ pub struct RestoreArgs {
     /// The node has not run since the backup, nor will it: take its journal as it is.
     #[arg(long, conflicts_with = "without_node_key")]
     pub not_run_since: bool,
-    /// Leave the node's key out, and let it be another node: wherever it is not sure that the old one has stopped.
+    /// Leave the node's key out, and make it another node with a new one: wherever it is not sure that the old one has stopped.
     #[arg(long)]
     pub without_node_key: bool,
 }

@@ -7,8 +7,8 @@ use std::str::FromStr;
 
 const PASSPHRASE_HELP: &str = "\
 A passphrase is typed, or found in the first line of the file that AILO_PASSPHRASE_FILE names, or in AILO_PASSPHRASE: never in a
-flag, which others could see. Elsewhere than on a terminal AILO_NEW_PASSPHRASE_FILE names the file of the new one; an empty file takes
-the passphrase away. Whoever forgets it has the 24 words.";
+flag, which others could see. AILO_NEW_PASSPHRASE_FILE names the file of the new one; an empty file stands for none. Whoever forgets it
+has the 24 words.";
 
 /// `wallet ...`
 #[derive(Debug, Subcommand)]
@@ -37,6 +37,9 @@ pub enum WalletCommand {
         /// Text that goes with it.
         #[arg(long, default_value = "")]
         memo: String,
+        /// The address that the name must lead to: for a node of somebody else's, which could name anybody.
+        #[arg(long, value_name = "ADDRESS")]
+        expect: Option<Address>,
         /// Return as soon as the node has taken it, without waiting for a block.
         #[arg(long)]
         no_wait: bool,

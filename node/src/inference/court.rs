@@ -13,9 +13,10 @@ use ailo_ledger::{
     Body, Transaction,
     state::{Accusation, Rejection, State},
 };
-use ailo_protocol::{Hash, Keypair, NodeId, inference::proof::Charge};
+use ailo_protocol::{Hash, Keypair, NodeId, file::write_private, inference::proof::Charge};
 use std::{
     collections::{BTreeMap, HashSet},
+    os::unix::fs::DirBuilderExt,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -104,13 +105,13 @@ impl Court {
     pub fn keep(&self, charge: &Charge) {
         let path = self.folder.join(format!("{}.json", charge.id()));
         let kept = || {
-            std::fs::create_dir_all(&self.folder)?;
+            std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
             let mut kept: Vec<_> = std::fs::read_dir(&self.folder)?.flatten().map(|file| file.path()).collect();
             kept.sort_by_key(|path| std::fs::metadata(path).and_then(|file| file.modified()).ok());
             for oldest in &kept[..kept.len().saturating_sub(MAX_KEPT - 1)] {
                 std::fs::remove_file(oldest)?;
             }
-            crate::datadir::write_atomically(&path, &serde_json::to_vec_pretty(charge)?).map_err(std::io::Error::other)
+            write_private(&path, &serde_json::to_vec_pretty(charge)?)
         };
         match kept() {
             Ok(()) => tracing::warn!(
@@ -152,6 +153,9 @@ impl Court {
         let (Some(charge), Some(wallet)) = (due, &self.wallet) else { return };
         let node = charge.signed.node;
         let nonce = state.account(&state.account_of(wallet.public())).nonce;
+        if self.chain.next_nonce(wallet.public()).await != Some(nonce) {
+            return; // or it would take the place of what waits
+        }
         let transaction = Transaction::sign(&self.network, wallet, nonce, now_ms(), Body::Accuse(charge));
         match self.chain.submit(transaction).await {
             Ok(_) => tracing::warn!(node = %node.short(), "accuses it on the ledger"),

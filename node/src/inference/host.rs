@@ -6,7 +6,7 @@ use super::{
     model::Model,
     worker::{Setup, Worker},
 };
-use crate::error::NodeError;
+use crate::{error::NodeError, logs::printable};
 use ailo_proto::Serving;
 use ailo_protocol::{
     Keypair, NodeId,
@@ -118,7 +118,11 @@ pub async fn start(
         node: *hub.node(),
         at_ms: 0,
         model: model.id,
-        name: model.name.char_indices().take_while(|(at, c)| at + c.len_utf8() <= MAX_NAME).map(|(_, c)| c).collect(),
+        name: printable(&model.name)
+            .char_indices()
+            .take_while(|(at, c)| at + c.len_utf8() <= MAX_NAME)
+            .map(|(_, c)| c)
+            .collect(),
         dtype: model.dtype().to_string(),
         first: layers.start,
         end: layers.end,

@@ -3,7 +3,7 @@
 //! Every child holds the read end of a pipe from this process as its standard input and stops at its end, so no node
 //! outlives its parent, even one that was killed.
 
-use crate::{client::Client, error::NodeError, genesis, rpc::types::*};
+use crate::{client::Client, datadir, error::NodeError, genesis, rpc::types::*};
 use ailo_protocol::{Address, Genesis, Keypair, genesis::Founder, keys, keystore, params::Params};
 use std::{
     fs::{self, File},
@@ -79,8 +79,7 @@ impl Net {
         for i in 0..spec.nodes {
             let dir = spec.dir.join(format!("node-{i:02}"));
             fs::create_dir_all(&dir).map_err(|e| NodeError::file("create the folder", &dir, e))?;
-            let (key, wallet) = (Keypair::generate(), Keypair::generate());
-            keystore::create(&dir.join("node.json"), keystore::Kind::Node, &key, None)?;
+            let (key, wallet) = (datadir::make_node_key(&dir, None)?, Keypair::generate());
             keystore::create(&dir.join("wallet.json"), keystore::Kind::Wallet, &wallet, None)?;
             founders.push(Founder {
                 node: *key.public(),

@@ -142,7 +142,8 @@ impl fmt::Display for Record {
     }
 }
 
-fn printable(text: &str) -> String {
+/// What others said, without what would steer a terminal.
+pub(crate) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
@@ -190,7 +191,7 @@ impl fmt::Write for Cut<'_> {
     }
 }
 
-fn timestamp(now: SystemTime) -> String {
+pub(crate) fn timestamp(now: SystemTime) -> String {
     let since = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
     let seconds = i64::try_from(since.as_secs()).unwrap_or(i64::MAX);
     let at = OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH);

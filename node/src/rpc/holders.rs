@@ -113,6 +113,13 @@ impl Context {
         Ok(self.at(&head, account_view(&head, &address)))
     }
 
+    /// `ailo_nextNonce`
+    pub async fn next_nonce(self: Arc<Self>, KeyParams { key }: KeyParams) -> Answer<NextNonce> {
+        let stopped = || Code::Unavailable.says("the node is stopping");
+        let nonce = self.chain.next_nonce(&key).await.ok_or_else(stopped)?;
+        Ok(self.at(&self.chain.head(), NextNonce { nonce }))
+    }
+
     /// `ailo_owner`
     pub fn owner(&self, OwnerParams { name }: OwnerParams) -> Answer<AccountView> {
         let head = self.chain.head();

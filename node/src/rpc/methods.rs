@@ -230,6 +230,12 @@ pub fn all() -> Vec<Method> {
             Context::submit_many,
         ),
         at_once("ailo_account", "A wallet's account.", &[], Context::account),
+        asking(
+            "ailo_nextNonce",
+            "The number of a wallet's next transaction: behind what it has in the ledger, and waiting in this node's mempool.",
+            &[Unavailable],
+            Context::next_nonce,
+        ),
         at_once("ailo_owner", "The account of the wallet that has a user name.", &[NotFound], Context::owner),
         reading(
             "ailo_history",

@@ -6,7 +6,7 @@ use ailo_ledger::{
     state::{Key, entry::MAX_KEY_BYTES},
     store::{Cursor, MAX_PAGE, Subject},
 };
-use ailo_protocol::{Address, Hash, NodeId, Username, canonical};
+use ailo_protocol::{Address, Hash, NodeId, PublicKey, Username, canonical};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::ops::RangeInclusive;
@@ -175,6 +175,14 @@ pub struct RoundParams {
 pub struct AccountParams {
     /// The wallet.
     pub address: Address,
+}
+
+/// `ailo_nextNonce`
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct KeyParams {
+    /// The key that will sign.
+    pub key: PublicKey,
 }
 
 /// `ailo_history`

@@ -742,6 +742,13 @@ pub struct PeersView {
     pub peers: Vec<PeerView>,
 }
 
+/// `ailo_nextNonce`
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct NextNonce {
+    /// The number.
+    pub nonce: u64,
+}
+
 /// `ailo_submit`
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct Submitted {

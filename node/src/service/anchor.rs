@@ -26,7 +26,7 @@ pub fn write(dir: &Path, here: Checkpoint) -> Result<(), NodeError> {
 }
 
 /// What was written down; what can't be read is said, and counts as nothing.
-fn read(dir: &Path) -> Option<Checkpoint> {
+pub fn read(dir: &Path) -> Option<Checkpoint> {
     let path = dir.join(FILE);
     let text = match std::fs::read_to_string(&path) {
         Err(e) if e.kind() == ErrorKind::NotFound => return None,

@@ -6,7 +6,7 @@
 //! the index before its head is shown.
 
 use super::sync;
-use crate::{error::NodeError, genesis::now_ms, metrics::Counts};
+use crate::{datadir::DataDir, error::NodeError, genesis::now_ms, metrics::Counts};
 use ailo_ledger::{
     Block, Certificate, Header, Transaction,
     consensus::{Host, Message, Verdict as Opinion},
@@ -18,12 +18,11 @@ use ailo_ledger::{
 };
 use ailo_proto::{Consensus, Transactions, gossip};
 use ailo_protocol::{
-    Genesis, Hash, Keypair, NodeId, merkle,
+    Genesis, Hash, Keypair, NodeId, PublicKey, merkle,
     net::{self, Offence, Verdict},
 };
 use bytes::Bytes;
 use std::{
-    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -63,6 +62,7 @@ pub(super) enum Command {
     Submit(Vec<Transaction>, oneshot::Sender<Vec<Result<Hash, AdmissionError>>>),
     Waiting(Hash, oneshot::Sender<Option<Transaction>>),
     AllWaiting(usize, oneshot::Sender<(usize, Vec<Transaction>)>),
+    NextNonce(PublicKey, oneshot::Sender<u64>),
     Gossip(NodeId, gossip::Body, Verdict),
     Connected(NodeId),
     Head(NodeId, u64),
@@ -91,17 +91,20 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// Opens the ledger's folder and starts its thread. The second value ends with the thread.
+    /// Opens the ledger in the node's folder and starts its thread. The second value ends with the thread.
     pub fn start(
-        dir: &Path,
+        dir: &DataDir,
         genesis: Arc<Genesis>,
         key: Keypair,
         role: Role,
         net: net::Handle,
     ) -> Result<(Chain, oneshot::Receiver<NodeError>), NodeError> {
-        let (store, state) = Store::open(dir, &genesis)?;
-        let (files, recovered) = ConsensusFiles::open(dir, genesis.id(), state.height(), role.allow_new_journal)?;
-        // The journal is made before the first block whatever the node's role, so that it may validate later.
+        let ledger = dir.path("ledger");
+        let (store, state) = Store::open(&ledger, &genesis)?;
+        // A new key's journal is made at its first start whatever the node's role, so that it may validate later.
+        let allow_new_journal = role.allow_new_journal || dir.is_unused(key.public());
+        let (files, recovered) = ConsensusFiles::open(&ledger, genesis.id(), state.height(), allow_new_journal)?;
+        dir.note_use()?;
         let host = Host::new(state.clone(), key, role.validator.then_some(files), recovered)?;
         let (commands, queue) = mpsc::channel(QUEUE);
         let (head_sender, head) = watch::channel(Arc::new(Head { state: state.clone() }));
@@ -176,6 +179,13 @@ impl Chain {
     pub async fn all_waiting(&self, limit: usize) -> Option<(usize, Vec<Transaction>)> {
         let (reply, answer) = oneshot::channel();
         self.commands.send(Command::AllWaiting(limit, reply)).await.ok()?;
+        answer.await.ok()
+    }
+
+    /// The number of a wallet's next transaction, behind what it has waiting in the mempool.
+    pub async fn next_nonce(&self, wallet: &PublicKey) -> Option<u64> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::NextNonce(*wallet, reply)).await.ok()?;
         answer.await.ok()
     }
 
@@ -371,6 +381,10 @@ impl Ledger {
                 let mempool = self.participant.mempool();
                 let first = mempool.ready().take(limit).cloned().collect();
                 let _ = reply.send((mempool.len(), first)); // whoever asked may have gone
+            }
+            Command::NextNonce(wallet, reply) => {
+                let state = self.participant.host().state();
+                let _ = reply.send(self.participant.mempool().next_nonce(state, &wallet)); // whoever asked may have gone
             }
             Command::Gossip(from, body, verdict) => {
                 let opinion = match body {

@@ -216,6 +216,10 @@ impl Duties {
         if lacks == 0 || waiting || node.jailed_until.is_some() || account.free.0 < lacks.saturating_add(fee) {
             return;
         }
+        // Behind what waits, or it would take the place of that; and not again while this waits itself.
+        if self.chain.next_nonce(wallet.public()).await != Some(account.nonce) {
+            return;
+        }
         self.bonded = Some(Instant::now());
         let amount = Amount(lacks);
         tracing::info!(%amount, "staking behind this node, to validate");

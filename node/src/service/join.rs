@@ -8,11 +8,8 @@ use ailo_ledger::{
     Header,
     disk::RealDisk,
     light::{Advance, Checkpoint, LightBlock, LightClient, LightError, Standing, Verified},
-    state::{
-        Key,
-        snapshot::{Part, SnapshotError},
-    },
-    store::{ConsensusFiles, SnapshotHead, SnapshotWriter, Snapshots, StoreError, is_begun},
+    state::snapshot::{Part, SnapshotError},
+    store::{SnapshotHead, SnapshotWriter, Snapshots, StoreError, is_begun},
 };
 use ailo_proto::{HeadersRequest, LightBlockRequest, SnapshotPartRequest, SnapshotRequest, request, response};
 use ailo_protocol::{
@@ -85,8 +82,6 @@ pub struct Join<'a> {
     pub dir: &'a Path,
     /// The network.
     pub genesis: &'a Genesis,
-    /// This node.
-    pub node: NodeId,
     /// What its user vouches for.
     pub checkpoint: Checkpoint,
 }
@@ -156,45 +151,39 @@ impl Join<'_> {
         if verified.header() != header {
             return Err(JoinError::OtherBlock);
         }
-        let fetched = self.fetch(net, peer, snapshots.begin(head.clone())?, &head).await?;
+        let fetched = fetch(net, peer, snapshots.begin(head.clone())?, &head).await?;
         if anchored {
             anchor::write(self.dir, verified.checkpoint()).map_err(JoinError::Anchor)?;
         }
         fetched.finish()?;
         Ok(Some(height))
     }
+}
 
-    /// Fetches the parts of a snapshot whose header is verified.
-    async fn fetch<'a>(
-        &self,
-        net: &Handle,
-        peer: NodeId,
-        mut writer: SnapshotWriter<'a>,
-        head: &SnapshotHead,
-    ) -> Result<SnapshotWriter<'a>, JoinError> {
-        let (root, me) = (head.block.header.state_root, Key::Node(self.node));
-        let (started, mut is_member, mut bytes) = (Instant::now(), false, 0);
-        let asked = (0..head.parts()).map(|index| part(net, peer, head.height(), index));
-        let mut parts = stream::iter(asked).buffered(IN_FLIGHT);
-        let mut progress = Progress::count("parts of the ledger's state", head.parts().into());
-        for index in 0..head.parts() {
-            let encoded = parts.next().await.unwrap_or(Err(JoinError::Lacking("a part")))?;
-            let part = Part::decode(&encoded, &root, head.bits, index)?;
-            is_member |= part.entry(&me).is_some();
-            writer.add(&encoded)?;
-            bytes += encoded.len() as u64;
-            progress.set(u64::from(index) + 1);
-            let least = started.elapsed().saturating_sub(GRACE).as_secs();
-            if bytes < least * LEAST_BYTES && u64::from(index) < least * LEAST_PARTS {
-                return Err(JoinError::Slow);
-            }
+/// Fetches the parts of a snapshot whose header is verified.
+async fn fetch<'a>(
+    net: &Handle,
+    peer: NodeId,
+    mut writer: SnapshotWriter<'a>,
+    head: &SnapshotHead,
+) -> Result<SnapshotWriter<'a>, JoinError> {
+    let root = head.block.header.state_root;
+    let (started, mut bytes) = (Instant::now(), 0);
+    let asked = (0..head.parts()).map(|index| part(net, peer, head.height(), index));
+    let mut parts = stream::iter(asked).buffered(IN_FLIGHT);
+    let mut progress = Progress::count("parts of the ledger's state", head.parts().into());
+    for index in 0..head.parts() {
+        let encoded = parts.next().await.unwrap_or(Err(JoinError::Lacking("a part")))?;
+        Part::decode(&encoded, &root, head.bits, index)?;
+        writer.add(&encoded)?;
+        bytes += encoded.len() as u64;
+        progress.set(u64::from(index) + 1);
+        let least = started.elapsed().saturating_sub(GRACE).as_secs();
+        if bytes < least * LEAST_BYTES && u64::from(index) < least * LEAST_PARTS {
+            return Err(JoinError::Slow);
         }
-        // Before there is a block, as every node's; but whose key the ledger knows may have signed, and needs the journal it had.
-        if !is_member {
-            drop(ConsensusFiles::open(self.dir, self.genesis.id(), 0, false)?);
-        }
-        Ok(writer)
     }
+    Ok(writer)
 }
 
 /// Answers what peers send while there is no ledger to answer from, until the network layer stops.

@@ -109,7 +109,7 @@ pub async fn run_with(
     let mut told_to_stop = pin!(stop_signal(stop_on_eof));
     let ledger = dir.path("ledger");
     if let Some(checkpoint) = settings.checkpoint.filter(|_| join::is_due(&ledger)) {
-        let join = join::Join { dir: &ledger, genesis: &genesis, node: *key.public(), checkpoint };
+        let join = join::Join { dir: &ledger, genesis: &genesis, checkpoint };
         tokio::select! {
             joined = join.run(&net, &mut events) => joined?,
             signal = &mut told_to_stop => return signal,
@@ -120,7 +120,7 @@ pub async fn run_with(
         archive: settings.archive,
         allow_new_journal: settings.allow_new_journal,
     };
-    let (chain, ledger_ended) = Chain::start(&ledger, genesis.clone(), key.clone(), role, net.clone())?;
+    let (chain, ledger_ended) = Chain::start(&dir, genesis.clone(), key.clone(), role, net.clone())?;
     let (watch, anchor) = anchor::Watch::start(chain.clone(), genesis.clone(), ledger, settings.checkpoint)?;
     for peer in net.peers() {
         chain.peer_connected(peer.node).await; // who came before the ledger was there

@@ -101,7 +101,9 @@ impl Announce {
         let addresses = &announce.addresses;
         let listens = addresses.len() <= MAX_ADDRESSES && addresses.iter().all(|one| one.len() <= MAX_ADDRESS);
         let named = announce.name.len() <= MAX_NAME && announce.dtype.len() <= MAX_TYPE;
-        let bounded = announce.near.len() <= MAX_NEAR && named && listens;
+        let texts = [&announce.name, &announce.dtype].into_iter().chain(addresses);
+        let plain = texts.flat_map(|text| text.chars()).all(|c| !c.is_control()); // people read them
+        let bounded = announce.near.len() <= MAX_NEAR && named && listens && plain;
         let sane = announce.first <= announce.end && announce.end <= announce.total && announce.total <= MAX_LAYERS;
         let signed = || announce.node.verify(&bytes_of(network, &announce).0, &signature).is_ok();
         (bounded && sane && signed()).then_some(announce)
@@ -155,6 +157,8 @@ pub(super) mod tests {
             Announce { total: 513, ..one.clone() },
             Announce { name: "x".repeat(101), ..one.clone() },
             Announce { dtype: "x".repeat(9), ..one.clone() },
+            Announce { name: "\u{1b}[2Jmodel".into(), ..one.clone() },
+            Announce { dtype: "f32\n".into(), ..one.clone() },
             Announce { near: vec![(node(2), 1); 33], ..one.clone() },
             Announce { addresses: vec![String::new(); 5], ..one.clone() },
             Announce { addresses: vec!["x".repeat(129)], ..one.clone() },

@@ -12,7 +12,7 @@ use crate::{
     cli::{ApiKeysCommand, KeyFileArgs},
     datadir,
     error::NodeError,
-    output::{say, show},
+    output::{say, show, show_secret},
 };
 use ailo_protocol::{Hash, file::write_private, keys};
 use rustix::fs::{FlockOperation, flock};
@@ -162,7 +162,7 @@ pub fn command(command: ApiKeysCommand) -> Result<(), NodeError> {
             let key = create(&path, &name, Limits { requests_per_minute, tokens_per_day, concurrent, alc_per_day })?;
             // The key alone goes to standard output, for a pipe.
             eprintln!("The key of '{name}', shown this once; {} keeps its hash:", path.display());
-            say(&json!({ "name": name, "key": key, "file": path }), &key)
+            show_secret(&json!({ "name": name, "key": key, "file": path }), |out| writeln!(out, "{key}"))
         }
         ApiKeysCommand::List { file } => {
             let path = path(&file)?;
