@@ -122,10 +122,19 @@ impl Hub {
         self.cashier.as_ref().map_or(Amount::ZERO, |cashier| cashier.price())
     }
 
+    /// The ledger's height.
+    pub fn height(&self) -> u64 {
+        self.court.as_ref().map_or(0, Court::height)
+    }
+
     /// Signs what was computed here.
     pub fn sign(&self, statement: Statement) -> Signed {
-        let height = self.court.as_ref().map_or(0, Court::height);
-        Statement { height, ..statement }.sign(&self.network, &self.key)
+        Statement { height: self.height(), ..statement }.sign(&self.network, &self.key)
+    }
+
+    /// Whether a node has read so much of what it was sent that it may be sent what has time.
+    pub fn reads(&self, node: &NodeId) -> bool {
+        *node == self.node || self.links.get().is_none_or(|links| links.takes(node))
     }
 
     /// Whether a statement is signed, and of now.
