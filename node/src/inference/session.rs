@@ -173,8 +173,8 @@ impl Session {
     pub fn start(hub: &Arc<Hub>, model: &Arc<Model>, reach: Reach, tokens: Vec<u32>, sampling: Sampling) -> Session {
         hub.texts.begin();
         let nonce = Hash(keys::random_bytes()).stream().next_u64();
-        let request =
-            Request { model: model.id, layers: model.shape.layers as u32, tokens, sampling, owner: reach.owner };
+        let (layers, vocabulary) = (model.shape.layers as u32, model.shape.vocabulary as u32);
+        let request = Request { model: model.id, layers, vocabulary, tokens, sampling, owner: reach.owner };
         let (limit, sampling) = (request.sampling.limit as usize, request.sampling.clone());
         let client = Client::new(hub.node(), nonce, request);
         let mut session = Session {
