@@ -140,8 +140,10 @@ struct Reading {
     written: Vec<u32>,
 }
 
-/// Reads a text, of which `wire.prompt` tokens were given and the others written.
+/// Reads a text, of which `wire.prompt` tokens were given and the others written, up to what is no token.
 fn read(model: &impl Layers, tokens: &[u32], wire: &Wire, layers_asked: &[usize]) -> Result<Reading> {
+    let readable = tokens.iter().take_while(|token| (**token as usize) < model.shape().vocabulary).count();
+    let tokens = &tokens[..readable];
     let (width, layers) = (model.shape().width, model.shape().layers);
     let mut asked: Vec<usize> = layers_asked.iter().copied().filter(|end| (1..layers).contains(end)).collect();
     asked.push(layers);
@@ -352,6 +354,28 @@ mod tests {
         let [ours, other] =
             [read(&whole, &tokens, &wire, &[1, 3]).unwrap(), read(&model, &tokens, &wire, &[1, 3]).unwrap()];
         assert_eq!((ours.rows, ours.written), (other.rows, other.written));
+    }
+
+    #[test]
+    fn what_was_signed_before_something_that_is_no_token_is_found_to_be_wrong() {
+        let models = models();
+        let mut tokens: Vec<u32> = (0..LENGTH as u32).collect();
+        tokens[CHUNK + 2] = u32::MAX;
+        let wire = Wire { limit: LENGTH as u32, prompt: PROMPT as u32, ..Wire::default() };
+        let statement = Statement {
+            session: [1; 16],
+            model: Hash::ZERO,
+            first: 0,
+            end: 2,
+            chunk: 0,
+            came: chunks(&tokens)[0],
+            gave: Hash([9; 32]),
+            next: Hash::ZERO,
+            height: 7,
+        };
+        let signed = statement.sign(&Hash::ZERO, &models.keys[0]);
+        let found = liar(&models.bf16, &tokens, &wire, std::slice::from_ref(&signed)).unwrap();
+        assert_eq!(found, Some(signed));
     }
 
     /// `AILO_TRIALS=1000` tries more.

@@ -49,7 +49,7 @@ pub struct Hub {
     node: NodeId,
     network: Hash,
     /// Sessions that this node asks in. What waits for one of them is bounded by its text's length.
-    clients: Mutex<HashMap<SessionId, Sender<News>>>,
+    clients: Mutex<HashMap<SessionId, Listens>>,
     /// Who serves here; those that leave come last.
     workers: Mutex<Vec<Worker>>,
     links: OnceLock<Arc<Links>>,
@@ -67,6 +67,13 @@ pub struct Hub {
     /// What has been written for those who ask here.
     pub texts: Texts,
     started: Instant,
+}
+
+/// A session that this node asks in.
+struct Listens {
+    news: Sender<News>,
+    /// Its stages: nobody else can fill what waits for it.
+    stages: HashSet<NodeId>,
 }
 
 /// What a session hears.
@@ -122,10 +129,19 @@ impl Hub {
         self.cashier.as_ref().map_or(Amount::ZERO, |cashier| cashier.price())
     }
 
+    /// The ledger's height.
+    pub fn height(&self) -> u64 {
+        self.court.as_ref().map_or(0, Court::height)
+    }
+
     /// Signs what was computed here.
     pub fn sign(&self, statement: Statement) -> Signed {
-        let height = self.court.as_ref().map_or(0, Court::height);
-        Statement { height, ..statement }.sign(&self.network, &self.key)
+        Statement { height: self.height(), ..statement }.sign(&self.network, &self.key)
+    }
+
+    /// Whether a node has read so much of what it was sent that it may be sent what has time.
+    pub fn reads(&self, node: &NodeId) -> bool {
+        *node == self.node || self.links.get().is_none_or(|links| links.takes(node))
     }
 
     /// Whether a statement is signed, and of now.
@@ -212,15 +228,26 @@ impl Hub {
     pub fn listen(&self, session: SessionId, tokens: usize) -> Receiver<News> {
         let (sender, receiver) = channel(2 * tokens + OTHER_NEWS);
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        clients.retain(|_, client| !client.is_closed());
-        clients.insert(session, sender);
+        clients.retain(|_, client| !client.news.is_closed());
+        clients.insert(session, Listens { news: sender, stages: HashSet::new() });
         receiver
+    }
+
+    /// A node becomes a stage of a session that this node asks in, or is none any more: of stages alone a session hears.
+    pub fn attend(&self, session: &SessionId, node: NodeId, is_stage: bool) {
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(client) = clients.get_mut(session) else { return };
+        if is_stage {
+            client.stages.insert(node);
+        } else {
+            client.stages.remove(&node);
+        }
     }
 
     /// Whether sessions of this node's own are under way.
     pub fn waits(&self) -> bool {
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-        clients.retain(|_, client| !client.is_closed());
+        clients.retain(|_, client| !client.news.is_closed());
         !clients.is_empty()
     }
 
@@ -294,7 +321,7 @@ impl Hub {
         }
         let workers = self.workers().clone();
         workers.iter().for_each(|worker| worker.send(Inbound::Broken(node)));
-        self.tell(|| News::Broken(node));
+        self.tell(&node, || News::Broken(node));
     }
 
     /// The connection to a node is lost: it serves nothing until it says so again.
@@ -312,12 +339,14 @@ impl Hub {
 
     /// A node does not answer; it may come back.
     pub fn hangs(&self, node: NodeId) {
-        self.tell(|| News::Gone(node));
+        self.tell(&node, || News::Gone(node));
     }
 
-    fn tell(&self, news: impl Fn() -> News) {
-        for client in self.clients.lock().unwrap_or_else(PoisonError::into_inner).values() {
-            let _ = client.try_send(news()); // Over already.
+    /// Tells those sessions that a node is a stage of.
+    fn tell(&self, node: &NodeId, news: impl Fn() -> News) {
+        let clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        for client in clients.values().filter(|client| client.stages.contains(node)) {
+            let _ = client.news.try_send(news()); // Over already.
         }
     }
 
@@ -341,9 +370,9 @@ impl Hub {
         };
         if client && frame.encoded_len() <= MAX_NEWS {
             let clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
-            let open = clients.get(&session).filter(|client| !client.is_closed());
+            let open = clients.get(&session).filter(|client| !client.news.is_closed() && client.stages.contains(&from));
             if let Some(client) = open {
-                let _ = client.try_send(News::Frame(from, frame.clone(), Instant::now())); // What is too much is dropped.
+                let _ = client.news.try_send(News::Frame(from, frame.clone(), Instant::now())); // What is too much is dropped.
             }
             // What a stage goes on with, though nobody here does, may be what a lost frame was to end.
             let forgotten = open.is_none() && matches!(body, Body::Failed(_));
@@ -360,5 +389,29 @@ impl Hub {
                 worker.send(Inbound::Frame(from, frame.clone(), room.clone()));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use ailo_proto::Wait;
+
+    #[test]
+    fn a_session_hears_of_its_stages_alone() {
+        let hub = Hub::new(Keypair::generate(), Hash::ZERO, 0.0, (None, None), None);
+        let [stage, other] = [(); 2].map(|()| *Keypair::generate().public());
+        let mut news = hub.listen([1; 16], 10);
+        let mut hears = |from: NodeId| {
+            hub.take(from, Frame::of([1; 16], Wait { ms: 1 }), None);
+            hub.hangs(from);
+            std::iter::from_fn(|| news.try_recv().ok()).count()
+        };
+        assert_eq!(hears(stage), 0);
+        hub.attend(&[1; 16], stage, true);
+        assert_eq!((hears(stage), hears(other)), (2, 0));
+        hub.attend(&[1; 16], stage, false);
+        assert_eq!(hears(stage), 0);
     }
 }

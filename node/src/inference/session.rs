@@ -27,8 +27,9 @@ use std::{
 };
 use tokio::sync::mpsc::Receiver;
 
-/// Positions that are paid for ahead.
+/// Positions that are paid for beyond those that a stage has proven to have computed, and the part of these that may be more.
 const AHEAD: u32 = 64;
+const AHEAD_PART: u32 = 4;
 /// How often a session looks at the clock.
 const TICK: Duration = Duration::from_millis(50);
 
@@ -168,13 +169,21 @@ impl Routes for Now<'_> {
     }
 }
 
+/// Up to where a stage is paid that is paid for `paid` positions and has proven so many, of a text that is `known` so far.
+fn ahead(known: u32, proven: u32, paid: u32, limit: u32) -> u32 {
+    let more = AHEAD.max(proven / AHEAD_PART);
+    let upto = |ahead: u32| (proven + more / ahead).min(known + AHEAD / ahead).min(limit);
+    // A few large payments are as good as many small ones.
+    if paid >= upto(2) { paid } else { upto(1) }
+}
+
 impl Session {
     /// Asks for what follows `tokens`, which are one at least.
     pub fn start(hub: &Arc<Hub>, model: &Arc<Model>, reach: Reach, tokens: Vec<u32>, sampling: Sampling) -> Session {
         hub.texts.begin();
         let nonce = Hash(keys::random_bytes()).stream().next_u64();
-        let request =
-            Request { model: model.id, layers: model.shape.layers as u32, tokens, sampling, owner: reach.owner };
+        let (layers, vocabulary) = (model.shape.layers as u32, model.shape.vocabulary as u32);
+        let request = Request { model: model.id, layers, vocabulary, tokens, sampling, owner: reach.owner };
         let (limit, sampling) = (request.sampling.limit as usize, request.sampling.clone());
         let client = Client::new(hub.node(), nonce, request);
         let mut session = Session {
@@ -215,37 +224,50 @@ impl Session {
             if self.over {
                 return None;
             }
-            let news = tokio::time::timeout(TICK, self.news.recv()).await;
+            match tokio::time::timeout(TICK, self.news.recv()).await {
+                Ok(Some(news)) => {
+                    self.take(news);
+                    // Whoever was not asked for long did not hear: what has come is no late answer.
+                    for _ in 0..self.news.len() {
+                        let Ok(news) = self.news.try_recv() else { break };
+                        self.take(news);
+                    }
+                }
+                // The thread that computes here is not watched by the session's core.
+                _ if !self.hub.computes() => self.take(News::Gone(*self.hub.node())),
+                _ => {}
+            }
             let now = self.started.elapsed().as_millis() as u64;
             let wanted = wanted(&self.hub, &self.model, &self.reach, self.sampling.limit);
             let mut routes = Now { hub: &self.hub, wanted, avoid: &self.reach.avoid };
-            let mut came = None;
-            let effects = match news {
-                Ok(Some(News::Frame(from, frame, at))) => {
-                    came = Some(at);
-                    self.client.handle(now, from, frame, &mut routes)
-                }
-                Ok(Some(News::Gone(node))) => self.client.gone(now, node, &mut routes),
-                Ok(Some(News::Broken(node))) => {
-                    let effects = self.client.broken(now, node, &mut routes);
-                    // Payment may be lost, too; a receipt that came counts once.
-                    if let Some((_, _, Some(pay))) = self.paid.get(&node) {
-                        self.hub.send(node, Frame::of(self.client.id(), pay.clone()));
-                    }
-                    effects
-                }
-                // The thread that computes here is not watched by the session's core.
-                _ if !self.hub.computes() => self.client.gone(now, *self.hub.node(), &mut routes),
-                _ => Vec::new(),
-            };
-            let later = self.client.tick(now, &mut routes);
-            if let Some(at) = came {
-                self.measure(at, &effects);
-            }
+            let effects = self.client.tick(now, &mut routes);
             self.act(effects);
-            self.act(later);
             self.settle();
         }
+    }
+
+    /// Something has come for the session.
+    fn take(&mut self, news: News) {
+        let now = self.started.elapsed().as_millis() as u64;
+        let wanted = wanted(&self.hub, &self.model, &self.reach, self.sampling.limit);
+        let mut routes = Now { hub: &self.hub, wanted, avoid: &self.reach.avoid };
+        let effects = match news {
+            News::Frame(from, frame, at) => {
+                let effects = self.client.handle(now, from, frame, &mut routes);
+                self.measure(at, &effects);
+                effects
+            }
+            News::Gone(node) => self.client.gone(now, node, &mut routes),
+            News::Broken(node) => {
+                let effects = self.client.broken(now, node, &mut routes);
+                // Payment may be lost, too; a receipt that came counts once.
+                if let Some((_, _, Some(pay))) = self.paid.get(&node) {
+                    self.hub.send(node, Frame::of(self.client.id(), pay.clone()));
+                }
+                effects
+            }
+        };
+        self.act(effects);
     }
 
     /// Remembers how long tokens take by the route that they came by.
@@ -264,17 +286,18 @@ impl Session {
         Now { hub: &self.hub, wanted, avoid: &self.reach.avoid }
     }
 
-    /// Pays all stages ahead. What can't be paid ends the text.
+    /// Pays all stages ahead of what they have proven, once all are open. What can't be paid ends the text.
     fn settle(&mut self) {
         let (known, limit) = (self.client.tokens().len() as u32, self.sampling.limit);
         for (node, layers) in self.client.open_stages() {
             let Some(pays) = self.hub.pays.as_ref().filter(|_| node != *self.hub.node()) else { continue };
+            let Some(proven) = self.client.proven(&node) else { continue };
             // The price is that of the session's beginning.
             let asked = || self.hub.known().price(&node).unwrap_or_default();
             let (price, paid) = self.paid.get(&node).map_or_else(|| (asked(), 0), |(price, paid, _)| (*price, *paid));
             // The first token tells how fast the request was answered: that is attested at once.
             let news = self.latency_ms < u32::MAX && self.attested.insert(node);
-            let upto = if paid >= (known + AHEAD / 2).min(limit) { paid } else { (known + AHEAD).min(limit) };
+            let upto = ahead(known, proven as u32, paid, limit);
             if price == Amount::ZERO || upto == paid && !(news && paid > 0) {
                 continue;
             }
@@ -326,8 +349,13 @@ impl Session {
             match effect {
                 Effect::Send(to, frame) => {
                     // A stage that begins anew has been paid for nothing.
-                    if matches!(frame.body, Some(Body::Open(_))) {
-                        self.paid.remove(&to);
+                    match frame.body {
+                        Some(Body::Open(_)) => {
+                            self.paid.remove(&to);
+                            self.hub.attend(&self.client.id(), to, true);
+                        }
+                        Some(Body::Close(_)) => self.hub.attend(&self.client.id(), to, false),
+                        _ => {}
                     }
                     self.hub.send(to, frame);
                 }
@@ -381,5 +409,32 @@ impl Drop for Session {
         self.check();
         let effects = self.client.close();
         self.act(effects);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ailo_protocol::inference::CHUNK;
+
+    #[test]
+    fn a_stage_is_paid_a_little_beyond_what_it_has_proven_and_does_not_wait_for_ever() {
+        for prompt in [1, 31, 32, 33, 63, 64, 65, 100, 5000] {
+            let (limit, chunk) = (prompt + 300, CHUNK as u32);
+            let (mut known, mut paid, mut computed) = (prompt, 0, 0);
+            while known < limit {
+                // It signs chunks that it has computed, once the token behind is known.
+                let signed = ((known - 1) / chunk * chunk).min(computed / chunk * chunk);
+                let proven = if known > prompt { known.min(signed + 4 * chunk) } else { signed };
+                paid = ahead(known, proven, paid, limit);
+                assert!(
+                    paid <= limit && paid <= proven + AHEAD.max(proven / AHEAD_PART),
+                    "{prompt}: {paid} of {proven}"
+                );
+                let before = std::mem::replace(&mut computed, known.min(paid));
+                assert!(computed > before, "a text of {prompt} waits at {computed}");
+                known += u32::from(computed == known);
+            }
+        }
     }
 }

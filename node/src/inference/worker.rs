@@ -13,6 +13,7 @@ use ailo_protocol::{
     Amount, Hash, NodeId, PublicKey, canonical,
     inference::{
         MAX_ROOM, SessionId,
+        proof::{Signed, Statement},
         stage::{Done, Draft, Effect, Input, Job, Served, Stage},
         tabs::{Service, Unpaid},
     },
@@ -44,6 +45,10 @@ const PASS: Duration = Duration::from_millis(30);
 const BRIEF: Duration = Duration::from_millis(1);
 /// Frames that are read before something is computed, at most.
 const MAIL: usize = 256;
+/// How often peers are looked at that have more to read.
+const READS: Duration = Duration::from_millis(2);
+/// What was signed is signed anew where the ledger has got on by so many blocks: it is to be of now.
+const OLD: u64 = 100;
 /// How often sessions are looked at that nothing is heard of.
 const SWEEP: Duration = Duration::from_secs(10);
 /// What is asked while a pass is under way that takes longer is told to wait: the stage is not dead.
@@ -151,11 +156,11 @@ impl Worker {
             // On Linux a thread has a niceness of its own; failing to lower it costs responsiveness only.
             let _ = rustix::process::setpriority_process(Some(rustix::thread::gettid()), niceness);
             let _over = Over(ends, own.clone());
-            while let Ok(State::Idle | State::Busy) =
+            while let Ok(state @ (State::Idle | State::Busy | State::Behind)) =
                 own.lock().map(|mut computer| work(&mut computer, &own_mail, None))
             {
                 // Mail that came since has left a token, and parks nothing. Without any, sessions are forgotten, too.
-                std::thread::park_timeout(SWEEP);
+                std::thread::park_timeout(if state == State::Behind { READS } else { SWEEP });
             }
         };
         let thread = std::thread::Builder::new().name("inference".into()).spawn(work);
@@ -265,6 +270,8 @@ fn work(computer: &mut Option<Computer>, mail: &Mutex<VecDeque<Inbound>>, brief:
 enum State {
     /// There is nothing to do.
     Idle,
+    /// The same, until others have read what they were sent.
+    Behind,
     /// There is more to do than was allowed.
     Busy,
     /// There is nothing to do any more.
@@ -276,6 +283,8 @@ struct Computer {
     model: Hash,
     stage: Stage,
     caches: HashMap<SessionId, Cache>,
+    /// What each session's stage has signed, by chunks: after a new route all of it is sent again.
+    signed: HashMap<SessionId, HashMap<u32, Signed>>,
     hub: Weak<Hub>,
     gauges: Arc<Gauges>,
     first: usize,
@@ -319,6 +328,7 @@ impl Computer {
             stage: Stage::new(served, draft),
             engine,
             caches: HashMap::new(),
+            signed: HashMap::new(),
             hub,
             gauges,
             first: setup.layers.start,
@@ -368,10 +378,16 @@ impl Computer {
                 return State::Over;
             }
             self.show();
+            if self.stage.is_behind()
+                && let Some(hub) = self.hub.upgrade()
+            {
+                let effects = self.stage.hand_on(|node| hub.reads(node));
+                self.act(effects);
+            }
             let waiting = self.stage.waiting();
             if waiting == 0 {
                 if read < MAIL && !copies {
-                    return State::Idle;
+                    return if self.stage.is_behind() { State::Behind } else { State::Idle };
                 }
                 continue;
             }
@@ -461,7 +477,7 @@ impl Computer {
                 }
                 Effect::Sign(to, epoch, statement) => {
                     let Some(hub) = self.hub.upgrade() else { continue };
-                    let signed = hub.sign(statement);
+                    let signed = self.sign(&hub, statement);
                     let statement = &signed.statement;
                     let bytes = |hash: &Hash| hash.0.to_vec().into();
                     let frame = Frame::of(
@@ -490,9 +506,26 @@ impl Computer {
                     // What is to be copied from it, or to it, is not kept for long.
                     self.copies();
                     self.caches.remove(&id);
+                    self.signed.remove(&id);
                 }
             }
         }
+    }
+
+    /// Signs a statement, unless it has been signed lately.
+    fn sign(&mut self, hub: &Hub, statement: Statement) -> Signed {
+        let (chunk, height) = (statement.chunk, hub.height());
+        let signed = self.signed.entry(statement.session).or_default();
+        let same = |known: &&Signed| {
+            let at = known.statement.height;
+            known.statement == Statement { height: at, ..statement.clone() } && height <= at.saturating_add(OLD)
+        };
+        if let Some(known) = signed.get(&chunk).filter(same) {
+            return known.clone();
+        }
+        let fresh = hub.sign(statement);
+        signed.insert(chunk, fresh.clone());
+        fresh
     }
 
     /// Copies what is to be copied.
@@ -503,7 +536,8 @@ impl Computer {
         let positions = if let Effect::Copy { positions, .. } = copy { positions } else { cache.len() };
         self.long.begin((positions * cache.position()) as f64 / COPIES);
         match copy {
-            Effect::Adopt(_, to, room) => {
+            Effect::Adopt(from, to, room) => {
+                self.signed.remove(&from);
                 cache.grow(room);
                 self.caches.insert(to, cache);
             }
@@ -705,6 +739,6 @@ mod tests {
         send(5, Close::default().into());
         send(3, Close::default().into());
         idle(&mut computer);
-        assert!(computer.caches.is_empty() && computer.stage.sessions() == 0);
+        assert!(computer.caches.is_empty() && computer.signed.is_empty() && computer.stage.sessions() == 0);
     }
 }

@@ -29,12 +29,19 @@ pub const STALL_MS: u64 = 400;
 pub const WHERE_MS: u64 = 600;
 /// Who signs nothing for so long that others wait for is left out.
 const UNSIGNED_MS: u64 = 1500;
+/// Positions before a token that counts as computed, signed or not.
+const UNSIGNED: usize = 4 * CHUNK;
 /// Statements of one stage that are ahead of the text, at most.
 const MAX_EARLY: usize = 64;
 /// Tokens in one frame, at most.
 const INPUT: usize = 1 << 16;
 /// Who seemed gone is asked again after about so long, then twice as long, and so on four times.
 const AGAIN_MS: u64 = 50;
+/// A text whose stages move goes on without a token for so long, and so much longer for each of its positions: whoever creeps holds it no longer.
+const READS_MS: u64 = 30_000;
+const READS_EACH_MS: u64 = 250;
+/// Times that a stage blames another one in a text, before it is left out, too.
+const MAX_BLAMES: u32 = 2;
 /// Why a node is left out whose streams end.
 const ENDED: &str = "its streams end again and again";
 /// Why a node is left out that is asked for something and does not do it.
@@ -68,6 +75,8 @@ pub struct Request {
     pub layers: u32,
     /// The prompt.
     pub tokens: Vec<u32>,
+    /// Tokens that there are.
+    pub vocabulary: u32,
     /// How tokens are chosen, and where the text ends.
     pub sampling: Sampling,
     /// Whose text it is, among those whom this node asks for: stages go on with what they have of one's texts for no one else.
@@ -167,10 +176,16 @@ pub struct Client {
     opening: Option<u64>,
     /// Since when a stage is missing.
     broken: Option<u64>,
-    /// When something was heard of the text.
+    /// When something was heard of the text, and when it last went on: since then stages may read it.
     heard: u64,
+    went: u64,
     asked: Option<Asked>,
-    failures: (usize, usize),
+    /// At which length of the text how many stages could not go on, and who was before the last of them.
+    failures: (usize, usize, Option<NodeId>),
+    /// How often each stage has blamed another one.
+    blames: HashMap<NodeId, u32>,
+    /// The last epoch in which the first stage was sent the text.
+    fed: u64,
     /// Streams of each node that have ended, and when the last did.
     breaks: HashMap<NodeId, (u32, u64)>,
     /// Why the last node was left out.
@@ -211,6 +226,8 @@ struct Hop {
     leaves: bool,
     /// Until when it has asked to wait: it computes, for others.
     waits: u64,
+    /// Chunks that it has signed, without a gap.
+    proven: u32,
 }
 
 /// A question where all are.
@@ -237,8 +254,11 @@ impl Client {
             opening: None,
             broken: None,
             heard: 0,
+            went: 0,
             asked: None,
-            failures: (0, 0),
+            failures: (0, 0, None),
+            blames: HashMap::new(),
+            fed: 0,
             breaks: HashMap::new(),
             last: String::new(),
             refused: HashMap::new(),
@@ -273,6 +293,14 @@ impl Client {
         open.map(|hop| (hop.node, hop.layers.clone())).collect()
     }
 
+    /// Positions that a stage has computed, as far as its signatures show it, and tokens, which come before these; none before all stages have
+    /// been told the route.
+    pub fn proven(&self, node: &NodeId) -> Option<usize> {
+        let hop = self.hops.iter().find(|hop| hop.node == *node && self.running && !self.ended)?;
+        let signed = hop.proven as usize * CHUNK;
+        Some(if self.reroutes == 0 { self.tokens.len().min(signed + UNSIGNED) } else { signed })
+    }
+
     /// Opens the session.
     pub fn start(&mut self, now: u64, routes: &mut dyn Routes) -> Vec<Effect> {
         self.broken = Some(now);
@@ -299,7 +327,7 @@ impl Client {
                 }
                 Body::Have(have) if hop == 0 => self.feed(&have),
                 Body::Tokens(tokens) if last && tokens.epoch >= since => {
-                    self.learn(now, tokens);
+                    self.learn(now, from, tokens, routes);
                     for (node, signed) in std::mem::take(&mut self.early) {
                         if let Some(hop) = self.hops.iter().position(|hop| hop.node == node) {
                             self.take(now, hop, signed, routes);
@@ -506,7 +534,7 @@ impl Client {
         };
         self.effects.push(Effect::Send(node, Frame::of(self.id, open)));
         self.signed.retain(|_, (known, ..)| *known != node);
-        self.hops.push(Hop { node, layers, open: false, since: self.epoch + 1, leaves: false, waits: 0 });
+        self.hops.push(Hop { node, layers, open: false, since: self.epoch + 1, leaves: false, waits: 0, proven: 0 });
     }
 
     /// Tells everybody the route, once all are open.
@@ -520,8 +548,8 @@ impl Client {
             self.end(Failure::Hangs(self.last.clone()));
             return;
         }
-        (self.running, self.opening, self.broken, self.asked, self.heard) = (true, None, None, None, now);
-        self.moved = 0;
+        (self.running, self.opening, self.broken, self.asked) = (true, None, None, None);
+        (self.heard, self.went, self.moved) = (now, now, 0);
         self.unsigned = self.unsigned.map(|(node, waited, _)| (node, waited, now));
         self.early.clear();
         let nodes: Vec<NodeId> = self.hops.iter().map(|hop| hop.node).collect();
@@ -541,12 +569,13 @@ impl Client {
         }
     }
 
-    /// The first stage says where it stands.
+    /// The first stage says where it stands, once in an epoch.
     fn feed(&mut self, have: &Have) {
         let (Some(hop), Some(rest)) = (self.hops.first(), self.tokens.get(have.have as usize..)) else { return };
-        if have.epoch != self.epoch {
+        if have.epoch != self.epoch || self.fed == self.epoch {
             return;
         }
+        self.fed = self.epoch;
         for (i, tokens) in rest.chunks(INPUT).enumerate() {
             let at = have.have + (i * INPUT) as u32;
             let input = Input { epoch: self.epoch, at, tokens: tokens.to_vec() };
@@ -554,20 +583,15 @@ impl Client {
         }
     }
 
-    /// The last stage goes on with the text.
-    fn learn(&mut self, now: u64, tokens: Tokens) {
-        let (known, at) = (self.tokens.len(), tokens.at as usize);
-        if tokens.epoch != self.epoch
-            || at != known
-            || known + tokens.tokens.len() > self.request.sampling.limit as usize
-        {
+    /// The last stage goes on with the text. Where that ends is no matter of its own.
+    fn learn(&mut self, now: u64, from: NodeId, tokens: Tokens, routes: &mut dyn Routes) {
+        if tokens.epoch != self.epoch || tokens.at as usize != self.tokens.len() {
             return;
         }
-        let finish = tokens.finish();
-        if tokens.tokens.is_empty() && finish == Finish::None {
-            return;
-        }
-        (self.heard, self.asked, self.reroutes) = (now, None, 0);
+        let Some(finish) = self.ends_with(&tokens) else {
+            return self.lose(now, from, "its tokens are none, or the text does not end so", true, routes);
+        };
+        (self.heard, self.went, self.asked, self.reroutes) = (now, now, None, 0);
         (self.delays, self.moved) = (0, 0);
         self.refused.clear();
         let mut logprobs = tokens.logprobs.into_iter();
@@ -579,6 +603,22 @@ impl Client {
             self.finish();
             self.effects.push(Effect::Finished(finish));
         }
+    }
+
+    /// How the text ends with these tokens, if they are what a stage may choose.
+    fn ends_with(&self, tokens: &Tokens) -> Option<Finish> {
+        let (sampling, is_one) = (&self.request.sampling, |token: u32| token < self.request.vocabulary);
+        let (last, others) = tokens.tokens.split_last()?;
+        let length = self.tokens.len() + tokens.tokens.len();
+        let finish = match sampling.ends.contains(last) {
+            true => Finish::Stop,
+            false if length >= sampling.limit as usize => Finish::Length,
+            false => Finish::None,
+        };
+        let told = tokens.logprobs.iter().flat_map(|logprob| &logprob.top).all(|one| is_one(one.token));
+        let follow = others.iter().all(|token| is_one(*token) && !sampling.ends.contains(token));
+        let right = is_one(*last) && follow && told && length <= sampling.limit as usize && tokens.finish() == finish;
+        right.then_some(finish)
     }
 
     /// A stage says what came to it and what it gave out. What came must be what the one before gave, and the text at both ends.
@@ -637,6 +677,9 @@ impl Client {
             let statement = Statement { session, model, first, end, chunk, came, gave, next, height };
             self.effects.push(Effect::Signed(Signed { node, statement, signature: Signature(signature) }));
         }
+        let signs = |chunk| self.signed.get(&(chunk, layers.start, layers.end)).is_some_and(|(by, ..)| *by == node);
+        let proven = (self.hops[hop].proven..).find(|chunk| !signs(*chunk));
+        self.hops[hop].proven = proven.unwrap_or_default();
     }
 
     /// Leaves out the first stage that has not signed what is written long since, and the one before it, which may have kept its own word from
@@ -687,18 +730,25 @@ impl Client {
         // At most what a person can read.
         let reason: String = failed.reason.chars().take(200).collect();
         let sender = self.hops[hop].node;
+        // Each stage knows those beside it alone; the last one's tokens go to the first.
+        let beside = |(at, _): &(usize, &Hop)| *at != hop && [1, self.hops.len() - 1].contains(&at.abs_diff(hop));
+        let beside = self.hops.iter().enumerate().filter(beside).map(|(_, hop)| hop.node);
+        let named = beside.into_iter().find(|node| node.0[..] == failed.node[..]);
         match why {
             FailedWhy::Neighbour => {
-                let blamed = self.hops.iter().find(|hop| hop.node.0[..] == failed.node[..]).map(|hop| hop.node);
-                if let Some(blamed) = blamed.filter(|_| failed.epoch == self.epoch) {
-                    self.lose(now, blamed, &reason, false, routes);
+                if let Some(node) = named.filter(|_| failed.epoch == self.epoch) {
+                    let blames = self.blames.entry(sender).or_default();
+                    *blames += 1;
+                    let often = *blames >= MAX_BLAMES && sender != self.me;
+                    self.lose(now, node, &reason, false, routes);
+                    if often {
+                        self.lose(now, sender, "it blames others again and again", false, routes);
+                    }
                 }
             }
             FailedWhy::Stream => {
                 if failed.epoch == self.epoch && self.running {
-                    // The one that it names, too, if it is of this text.
-                    let named = self.hops.iter().map(|hop| hop.node).find(|node| node.0[..] == failed.node[..]);
-                    let between: Vec<NodeId> = std::iter::once(sender).chain(named.filter(|n| *n != sender)).collect();
+                    let between: Vec<NodeId> = std::iter::once(sender).chain(named).collect();
                     self.again(now, &between, routes);
                 }
             }
@@ -716,13 +766,27 @@ impl Client {
             }
             // Who says so is asked no more, so the second one is another stage. This node's own does not lie about what it is asked.
             FailedWhy::Client | FailedWhy::Compute => {
-                let at = self.tokens.len();
-                self.failures = if self.failures.0 == at { (at, self.failures.1 + 1) } else { (at, 1) };
-                let ends = self.failures.1 >= MAX_FAILURES;
+                // What can't be computed may be the fault of who gave it out, if that is not this node: then neither is left out for good.
+                let layers = &self.hops[hop].layers;
+                let before = hop.checked_sub(1).map(|before| &self.hops[before]);
+                let gave = before.filter(|before| why == FailedWhy::Compute && before.layers.end == layers.start);
+                let before = gave.map(|before| before.node).filter(|before| *before != self.me);
+                let for_good = before.is_none() && (why == FailedWhy::Client || layers.start == 0 || gave.is_some());
+                let (at, (known, count, last)) = (self.tokens.len(), self.failures);
+                let (count, last) = if known == at { (count, last) } else { (0, None) };
+                // The same one's rows show nothing new.
+                let news = before.is_none() || before != last;
+                self.failures = (at, count + usize::from(news), before);
+                let ends = self.failures.1 >= MAX_FAILURES && news;
                 match why {
                     FailedWhy::Client if ends || sender == self.me => self.end(Failure::Refused(reason)),
                     FailedWhy::Compute if ends => self.end(Failure::Compute(reason)),
-                    _ => self.lose(now, sender, &reason, true, routes),
+                    _ => {
+                        self.lose(now, sender, &reason, for_good, routes);
+                        if let Some(before) = before {
+                            self.lose(now, before, "the one behind it can't compute what it gave out", false, routes);
+                        }
+                    }
                 }
             }
             FailedWhy::Full | FailedWhy::Unpaid => {
@@ -785,18 +849,18 @@ impl Client {
             self.lose(now, *silent, SILENT, false, routes);
             return;
         }
-        // It moves, if slowly: farther than ever since the last token, and no farther than the text is long.
+        // It moves, if slowly: farther than ever since the last token, and no farther than the text is long; but not for ever.
         let most = self.tokens.len() + MAX_DRAFTS + 1;
         let place = |place: &Place| [place.received, place.computed, place.sent].map(|at| (at as usize).min(most));
         let moved: usize = answers.values().flat_map(place).sum();
-        if moved > self.moved {
+        if moved > self.moved && now < self.went + READS_MS + READS_EACH_MS * self.tokens.len() as u64 {
             (self.heard, self.moved) = (now, moved);
             self.asked = None;
             return;
         }
-        // The first that did not do what it had; or that did not get what was sent; or the last one, which is silent.
+        // The first that did not do what it had; or that did not get what was sent, and who says that it sent it; or the last one, which is silent.
         let mut sent = self.tokens.len() as u32;
-        let mut stuck = nodes[nodes.len() - 1];
+        let (mut stuck, mut before_it, mut last) = (nodes[nodes.len() - 1], None, None);
         for node in &nodes {
             let Some(place) = answers.get(node) else { break };
             let received = if *node == nodes[0] { sent } else { place.received };
@@ -807,12 +871,15 @@ impl Client {
                     self.asked = None;
                     return;
                 }
-                stuck = *node;
+                (stuck, before_it) = (*node, last.filter(|last| received < sent && *last != self.me));
                 break;
             }
-            sent = place.sent;
+            (sent, last) = (place.sent, Some(*node));
         }
         self.lose(now, stuck, STUCK, false, routes);
+        if let Some(before) = before_it {
+            self.lose(now, before, STUCK, false, routes);
+        }
     }
 
     fn ask(&mut self, now: u64, before: Option<HashMap<NodeId, Place>>) {

@@ -15,7 +15,7 @@ use ailo_proto::{
     Failed, FailedWhy, Finish, Frame, Have, Logprob, Open, Opened, Place, Route, Rows, Sampling, Tokens, frame::Body,
 };
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     ops::Range,
 };
 
@@ -23,14 +23,23 @@ use std::{
 const MAX_SESSIONS: usize = 1024;
 /// Bytes of rows in one frame, at most: a token's frame never waits long behind it.
 const ROWS_BYTES: usize = 64 << 10;
-/// Positions that new epochs take back for nothing.
-const FREE_REWINDS: usize = 16 * 2 * CHUNK;
-/// Words of stages behind that wait for an epoch, at most.
+/// Positions that new epochs take back in one session, at most.
+const MAX_REWINDS: usize = 16 * 2 * CHUNK;
+/// Epochs of a session, at most, beside one for each chunk of the text: in each of them all is signed again.
+const MAX_ROUTES: usize = 32;
+/// Times that all rows of a session are sent again, at most.
+const MAX_RESENT: usize = 16;
+/// Bytes of rows that are handed on at once: what is left waits until those who read it take more.
+const HAND_ON: usize = 1 << 20;
+/// Words of stages behind that wait for an epoch, at most, and how far ahead that may be.
 const MAX_EARLY: usize = 4;
+const EPOCHS_AHEAD: u64 = 16;
 /// Of sessions and their memory one client has so large a part at most, once it has a session.
 const OF_CLIENT: u64 = 2;
-/// Sweeps after which a session ends that nothing was heard of, and one that nothing was paid for where that is asked.
+/// Sweeps after which a session ends that nothing was heard of, one that goes on no more, whatever is heard of it, and one that nothing was paid for
+/// where that is asked.
 const FORGOTTEN: u8 = 12;
+const STILL: u8 = 60;
 const UNPAID: u8 = 2;
 /// Bytes that are copied from one text to another, at most: others wait for it.
 const MAX_COPY: usize = 64 << 20;
@@ -177,10 +186,16 @@ struct Session {
     paid: usize,
     /// The first token that was chosen here, of those after which all were.
     wrote: usize,
-    /// Positions that new epochs took back.
+    /// Positions that new epochs took back, and epochs that there were.
     rewound: usize,
-    /// Sweeps since anything was heard of it, and since it began.
+    routes: usize,
+    /// Positions that were computed when a stage behind asked for them.
+    resent: usize,
+    /// The most positions that were sure.
+    farthest: usize,
+    /// Sweeps since anything was heard of it, since it went on or more was paid, and since it began.
     idle: u8,
+    still: u8,
     age: u8,
 }
 
@@ -342,11 +357,16 @@ impl Stage {
         let mut over = Vec::new();
         for (id, session) in &mut self.sessions {
             session.age = session.age.saturating_add(1);
-            session.idle = if session.waiting(&self.served) == 0 { session.idle + 1 } else { 0 };
+            // What waits for this stage is not late.
+            let waits = session.waiting(&self.served) > 0;
+            session.idle = if waits { 0 } else { session.idle + 1 };
+            session.still = if waits { 0 } else { session.still + 1 };
             if session.paid == 0 && session.age >= UNPAID {
                 over.push((*id, session.client, "nothing was paid for the session"));
             } else if session.idle >= FORGOTTEN {
                 over.push((*id, session.client, "nothing was heard of the session for too long"));
+            } else if session.still >= STILL {
+                over.push((*id, session.client, "the session did not go on for too long"));
             }
         }
         for (id, client, why) in over {
@@ -357,9 +377,10 @@ impl Stage {
 
     /// Positions of a session are paid for, up to `upto`.
     pub fn pay(&mut self, id: &SessionId, upto: usize) {
-        if let Some(session) = self.sessions.get_mut(id) {
-            session.paid = session.paid.max(upto);
-            session.idle = 0;
+        if let Some(session) = self.sessions.get_mut(id)
+            && upto > session.paid
+        {
+            (session.paid, session.idle, session.still) = (upto, 0, 0);
         }
     }
 
@@ -374,35 +395,55 @@ impl Stage {
         self.sessions.values().map(|session| session.waiting(&self.served)).sum()
     }
 
+    /// Hands on more of what stages behind have to read, to those that take it now.
+    pub fn hand_on(&mut self, takes: impl Fn(&NodeId) -> bool) -> Vec<Effect> {
+        let mut readers = HashSet::new();
+        for (id, session) in &mut self.sessions {
+            // Once each: what waits for them is known when this is sent.
+            if session.reader().is_some_and(|reader| takes(&reader) && readers.insert(reader)) {
+                session.hand_on(&self.served, *id, &mut self.effects);
+            }
+        }
+        std::mem::take(&mut self.effects)
+    }
+
+    /// Whether stages behind have more to read than they were handed.
+    pub fn is_behind(&self) -> bool {
+        self.sessions.values().any(|session| session.reader().is_some())
+    }
+
     /// What to compute next: at most `positions` in all and `piece` of one session, all through the same layers. Whoever waited longest comes first, but
-    /// single tokens before pieces of prompts, of which one at most is in a batch.
+    /// single tokens before pieces of prompts, of which one at most is in a batch; and one that has waited longer than all has its part before them.
     pub fn batch(&mut self, positions: usize, piece: usize) -> Vec<Job> {
-        let mut ready: Vec<(bool, u64, SessionId)> = Vec::new();
+        let (mut ready, mut short): (Vec<(bool, u64, SessionId)>, _) = (Vec::new(), 0);
         for (id, session) in &self.sessions {
             let waiting = session.waiting(&self.served);
             if waiting > 0 {
-                ready.push((waiting > 1 + MAX_DRAFTS, session.turn, *id));
+                let long = waiting > 1 + MAX_DRAFTS;
+                short += if long { 0 } else { waiting };
+                ready.push((long, session.turn, *id));
             }
         }
         ready.sort_unstable();
         // Who has waited longest says which layers.
-        let oldest = ready.iter().min_by_key(|(_, turn, _)| *turn).and_then(|(_, _, id)| self.sessions.get(id));
-        let layers = oldest.map_or(0..0, |session| session.layers.clone());
-        let (mut left, mut jobs) = (positions, Vec::new());
-        for (long, _, id) in ready {
+        let oldest = (0..ready.len()).min_by_key(|i| ready[*i].1);
+        let layers = oldest.and_then(|i| self.sessions.get(&ready[i].2)).map_or(0..0, |session| session.layers.clone());
+        let (mut left, mut jobs, mut long) = (positions, Vec::new(), false);
+        // A prompt does not wait for ever behind single tokens.
+        let first = oldest.filter(|i| ready[*i].0).map(|i| ready.remove(i));
+        for (i, (is_long, _, id)) in first.into_iter().chain(ready).enumerate() {
             let Some(session) = self.sessions.get_mut(&id) else { continue };
-            if left == 0 || layers != session.layers {
+            if left == 0 || layers != session.layers || is_long && long {
                 continue;
             }
-            if let Some(job) = session.job(&self.served, id, left.min(piece), &mut *self.draft) {
+            let part = if i == 0 && is_long { (positions / 4).max(positions.saturating_sub(short)) } else { left };
+            if let Some(job) = session.job(&self.served, id, part.min(piece), &mut *self.draft) {
                 left -= job.input.positions(self.served.width).min(left);
                 self.turn += 1;
                 session.turn = self.turn;
                 jobs.push(job);
             }
-            if long {
-                break;
-            }
+            long |= is_long;
         }
         self.passes += u64::from(!jobs.is_empty());
         jobs
@@ -470,8 +511,10 @@ impl Stage {
         let bytes = (self.position(&layers) * room) as u64;
         let own = self.sessions.values().filter(|session| session.client == from);
         let (count, held) = own.fold((0, 0), |(count, held), session| (count + 1, held + session.bytes));
+        // Who is alone may have one text that takes more.
+        let alone = self.sessions.is_empty();
         let much =
-            count + 1 > MAX_SESSIONS / OF_CLIENT as usize || held + bytes > self.served.memory / OF_CLIENT && count > 0;
+            count + 1 > MAX_SESSIONS / OF_CLIENT as usize || held + bytes > self.served.memory / OF_CLIENT && !alone;
         if much && from != self.served.owner {
             return Err(refusal(FailedWhy::Full, "one client's sessions take half of the memory at most"));
         }
@@ -491,7 +534,7 @@ impl Stage {
         self.turn += 1;
         (session.room, session.bytes, session.sampling, session.turn) = (room, bytes, sampling, self.turn);
         session.paid = if self.served.paid { 0 } else { usize::MAX };
-        (session.idle, session.age) = (0, 0);
+        (session.idle, session.still, session.age) = (0, 0, 0);
         self.effects.push(Effect::Send(from, Frame::of(id, Opened { have: session.sure as u32 })));
         self.sessions.insert(id, session);
         Ok(())
@@ -545,7 +588,8 @@ impl Stage {
         let mut session = self.kept.remove(place)?.session;
         self.reserved -= session.bytes;
         self.effects.push(Effect::Adopt(from, id, room));
-        (session.route, session.ended, session.wrote, session.rewound) = (None, false, 0, 0);
+        (session.route, session.ended, session.wrote) = (None, false, 0);
+        (session.rewound, session.routes, session.resent, session.farthest) = (0, 0, 0, positions);
         session.early.clear();
         session.rewind(positions, width);
         session.book.reset(positions);
@@ -688,7 +732,11 @@ impl Session {
             paid: 0,
             wrote: 0,
             rewound: 0,
+            routes: 0,
+            resent: 0,
+            farthest: 0,
             idle: 0,
+            still: 0,
             age: 0,
         }
     }
@@ -780,11 +828,12 @@ impl Session {
             let reason = "too much of the text is taken back";
             return Err(Refusal { own: true, ..refusal(FailedWhy::Full, reason) });
         }
-        // A route is laid anew for nothing a few times; then positions that are computed again are paid for again.
-        let lost = self.sure.saturating_sub(have);
-        self.rewound += lost;
-        if self.rewound > FREE_REWINDS {
-            self.paid = self.paid.saturating_sub(lost);
+        // A route is laid anew for nothing a few times; then the client begins anew, also with what it pays.
+        self.rewound += self.sure.saturating_sub(have);
+        self.routes += 1;
+        if self.rewound > MAX_REWINDS || self.routes > MAX_ROUTES + self.farthest / CHUNK {
+            let reason = "its route is laid anew again and again";
+            return Err(Refusal { own: true, ..refusal(FailedWhy::Full, reason) });
         }
         self.route = Some(Placed { epoch: route.epoch, before, after, first, last, from, cursor: None });
         self.rewind(have, served.width);
@@ -820,10 +869,16 @@ impl Session {
         effects: &mut Vec<Effect>,
     ) -> Result<(), Refusal> {
         let Some(route) = self.route.as_mut().filter(|route| route.epoch >= have.epoch) else {
-            self.early.retain(|(node, _)| *node != from);
-            if self.early.len() < MAX_EARLY {
-                self.early.push((from, have));
+            if self.route.as_ref().is_some_and(|route| have.epoch > route.epoch + EPOCHS_AHEAD) {
+                return Ok(());
             }
+            self.early.retain(|(node, _)| *node != from);
+            if self.early.len() >= MAX_EARLY {
+                // Whose epoch comes last is least likely to be a neighbour.
+                self.early.sort_by_key(|(_, have)| have.epoch);
+                self.early.pop();
+            }
+            self.early.push((from, have));
             return Ok(());
         };
         if have.epoch == route.epoch && route.after == Some(from) && route.cursor.is_none() {
@@ -832,6 +887,11 @@ impl Session {
                 return Err(Refusal { node: Some(from), ..refusal(FailedWhy::Neighbour, reason) });
             }
             route.cursor = Some(have.have as usize);
+            self.resent += self.computed.saturating_sub(have.have as usize);
+            if self.resent > MAX_RESENT * self.room {
+                let reason = "its rows are asked for again and again";
+                return Err(Refusal { own: true, ..refusal(FailedWhy::Full, reason) });
+            }
             self.hand_on(served, id, effects);
             self.sign(served, id, effects)?;
         }
@@ -954,13 +1014,17 @@ impl Session {
 
     /// Takes in what was computed, and hands it on.
     fn computed(&mut self, served: &Served, job: &Job, done: Done, effects: &mut Vec<Effect>) -> Result<(), Refusal> {
-        self.idle = 0;
         let positions = job.input.positions(served.width);
+        let behind = self.reader().is_some();
         if let Some(piece) = self.pieces.pop_front() {
             self.drafts = piece.drafts;
         }
         self.computed = job.at + positions;
         self.sure = self.computed - self.drafts.len();
+        self.idle = 0;
+        if self.sure > self.farthest {
+            (self.farthest, self.still) = (self.sure, 0);
+        }
         if let Input::Rows(rows) = &job.input {
             self.book.take(job.at, rows, served.width);
         }
@@ -970,7 +1034,9 @@ impl Session {
         self.log.truncate(job.at * served.width);
         self.log.extend(done.rows);
         if job.sample == 0 || !self.is_last(served) {
-            self.hand_on(served, job.session, effects);
+            if !behind {
+                self.hand_on(served, job.session, effects);
+            }
             return self.sign(served, job.session, effects);
         }
         let Some(route) = &self.route else { return Ok(()) };
@@ -1051,14 +1117,20 @@ impl Session {
         }
     }
 
-    /// Sends the stage behind what it does not have.
+    /// The stage behind, if it was not sent all that is computed.
+    fn reader(&self) -> Option<NodeId> {
+        self.route.as_ref().filter(|route| route.cursor.is_some_and(|at| at < self.computed))?.after
+    }
+
+    /// Sends the stage behind what it does not have, or a part of it.
     fn hand_on(&mut self, served: &Served, id: SessionId, effects: &mut Vec<Effect>) {
         let Some(route) = &mut self.route else { return };
         let (Some(after), Some(cursor)) = (route.after, route.cursor.as_mut()) else { return };
         let most = (ROWS_BYTES / (4 * served.width)).max(1);
         // Drafts travel with the token that they follow.
         let alone = if self.drafts.is_empty() { self.computed } else { self.sure - 1 };
-        while *cursor < self.computed {
+        let most_of_all = *cursor + most.max(HAND_ON / (4 * served.width));
+        while *cursor < self.computed && *cursor < most_of_all {
             let end = if *cursor < alone { alone.min(*cursor + most) } else { self.computed };
             let rows = &self.log[*cursor * served.width..end * served.width];
             let rows: Vec<u8> = rows.iter().flat_map(|x| x.to_le_bytes()).collect();

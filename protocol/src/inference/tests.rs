@@ -4,6 +4,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod bounds;
 mod frauds;
 
 use super::{
@@ -76,6 +77,12 @@ fn forward(cache: &mut ToyCache, at: usize, rows: &[f32]) -> Vec<f32> {
 
 fn sample(row: &[f32], seed: u64, position: usize) -> u32 {
     (mix(hash_of(row), mix(seed, position as u64)) % u64::from(VOCABULARY)) as u32
+}
+
+/// What follows a text.
+fn request(tokens: Vec<u32>) -> Request {
+    let (layers, vocabulary, sampling) = (LAYERS, VOCABULARY, Sampling::default());
+    Request { model: MODEL, layers, vocabulary, tokens, sampling, owner: Hash::ZERO }
 }
 
 /// What an undisturbed machine alone writes.
@@ -214,9 +221,7 @@ impl World {
                 let (limit32, prompt) = (limit as u32, *length as u32);
                 let sampling = Sampling { limit: limit32, seed: text_seed, prompt, ..Sampling::default() };
                 let expected = reference(&tokens, text_seed, limit);
-                let request =
-                    Request { model: MODEL, layers: LAYERS, tokens, sampling: sampling.clone(), owner: Hash::ZERO };
-                let client = Client::new(&me, 5, request);
+                let client = Client::new(&me, 5, Request { sampling: sampling.clone(), ..request(tokens) });
                 Asker {
                     node: me,
                     client,
@@ -396,6 +401,10 @@ impl World {
                 Event::Broken { who, .. } => stage.broken(who),
                 _ => Vec::new(),
             };
+            self.act(i, effects);
+        }
+        while self.machines[i].stage.is_behind() {
+            let effects = self.machines[i].stage.hand_on(|_| true);
             self.act(i, effects);
         }
         let piece = 1 + self.draws.below(40) as usize;
@@ -869,8 +878,7 @@ fn the_next_text_of_a_client_begins_where_the_last_one_ended() {
     let sampling = Sampling { limit: 400, seed: 77, prompt: 303, ..Sampling::default() };
     asker.sampling = sampling.clone();
     asker.expected = reference(&tokens, 77, 400);
-    asker.client =
-        Client::new(&asker.node, 6, Request { model: MODEL, layers: LAYERS, tokens, sampling, owner: Hash::ZERO });
+    asker.client = Client::new(&asker.node, 6, Request { sampling, ..request(tokens) });
     (asker.outcome, asker.last, asker.slowest) = (None, world.now, 0);
     asker.got.clear();
     let mut read = 0;
@@ -907,8 +915,7 @@ fn served(memory: u64, owner: NodeId, paid: bool) -> Served {
 /// What a stage of the whole model says to a text's `Open`: the position that it goes on from, or why it does not.
 fn opens_at(stage: &mut Stage, client: &NodeId, nonce: u64, owner: Hash, tokens: &[u32]) -> Result<u32, String> {
     let sampling = Sampling { limit: 512, seed: 1, prompt: tokens.len() as u32, ..Sampling::default() };
-    let mut asker =
-        Client::new(client, nonce, Request { model: MODEL, layers: LAYERS, tokens: tokens.to_vec(), sampling, owner });
+    let mut asker = Client::new(client, nonce, Request { sampling, owner, ..request(tokens.to_vec()) });
     let effects = asker.start(0, &mut Whole(vec![node(0)]));
     let opened = effects.into_iter().find_map(|effect| match effect {
         client::Effect::Send(_, frame) => Some(stage.handle(*client, frame)),
@@ -1108,8 +1115,7 @@ fn opens(effects: &[client::Effect]) -> Vec<NodeId> {
 
 fn asker() -> Client {
     let sampling = Sampling { limit: 100, prompt: 1, ..Sampling::default() };
-    let request = Request { model: MODEL, layers: LAYERS, tokens: vec![1], sampling, owner: Hash::ZERO };
-    Client::new(&node(100), 7, request)
+    Client::new(&node(100), 7, Request { sampling, ..request(vec![1]) })
 }
 
 #[test]

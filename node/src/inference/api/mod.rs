@@ -43,6 +43,7 @@ use serde_json::json;
 use shelf::Shelf;
 use spending::Spending;
 use std::{
+    collections::VecDeque,
     ops::Range,
     sync::{
         Arc, Mutex, PoisonError,
@@ -60,6 +61,8 @@ const COMES: Duration = Duration::from_secs(30);
 const READING: usize = 4;
 /// Pieces that a slow reader may be behind.
 const BEHIND: usize = 64;
+/// Pieces of one text that wait for a slow reader beside these, at most; then it is not gone on with.
+const UNREAD: usize = 1024;
 
 /// How much is done at once, and how long whoever asks may take.
 #[derive(Clone, Copy, Debug)]
@@ -465,7 +468,7 @@ enum Progress {
     End,
 }
 
-/// Writes one text, until it ends, or nobody has read it for so long.
+/// Writes one text, until it ends, or nobody has read it for so long. The session goes on while its pieces wait to be read.
 async fn write(
     mut session: Session,
     (model, text, stops): (Arc<Model>, Text, Vec<String>),
@@ -473,11 +476,19 @@ async fn write(
     place: Arc<Place>,
 ) {
     let mut writing = Writing::after(&model, &text, &stops);
-    let mut known = Vec::new();
-    loop {
+    let (mut known, mut waiting) = (Vec::new(), VecDeque::new());
+    let mut read = tokio::time::Instant::now();
+    let last = loop {
         // Who has gone away is noticed before the next token.
         let event = tokio::select! {
-            event = session.next() => event,
+            room = out.reserve(), if !waiting.is_empty() => {
+                let (Ok(room), Some(piece)) = (room, waiting.pop_front()) else { return };
+                room.send(piece);
+                read = tokio::time::Instant::now();
+                continue;
+            }
+            event = session.next(), if waiting.len() < UNREAD => event,
+            () = tokio::time::sleep_until(read + unread), if !waiting.is_empty() => return,
             () = out.closed() => return,
         };
         let next = match event {
@@ -488,17 +499,24 @@ async fn write(
                 let now = session.stages();
                 let stages = if now == known { Vec::new() } else { now.clone() };
                 known = now;
-                Ok(Piece { choice, text: shown, tokens, finish, stages })
+                Piece { choice, text: shown, tokens, finish, stages }
             }
-            Some(Event::Finished(finish)) => {
-                let _ = out.send_timeout(Ok(last(writing, text.choice, finish)), unread).await; // It was the last.
-                return;
-            }
-            Some(Event::Failed(why)) => Err(why),
+            Some(Event::Finished(finish)) => break Ok(last(writing, text.choice, finish)),
+            Some(Event::Failed(why)) => break Err(why),
             None => return,
         };
-        let over = next.as_ref().map_or(true, |piece| piece.finish.is_some());
-        if out.send_timeout(next, unread).await.is_err() || over {
+        if next.finish.is_some() {
+            break Ok(next);
+        }
+        if waiting.is_empty() {
+            read = tokio::time::Instant::now();
+        }
+        waiting.push_back(Ok(next));
+    };
+    // Nobody computes for who reads later.
+    drop(session);
+    for piece in waiting.into_iter().chain([last]) {
+        if out.send_timeout(piece, unread).await.is_err() {
             return;
         }
     }
