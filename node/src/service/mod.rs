@@ -227,6 +227,7 @@ pub async fn run_with(
     let outcome = tokio::select! {
         signal = &mut told_to_stop => signal,
         Ok(Err(other_history)) = &mut watching => Err(other_history),
+        () = net.closed() => Err(NodeError::Net(net::NetError::Closed)),
         ended = ledger_ended => Err(ended.unwrap_or_else(|_| NodeError::Check("the ledger's thread ended by itself: the log above says why; start the node again".into()))),
     };
     inference.hub.drain(DRAIN_WITHIN).await;

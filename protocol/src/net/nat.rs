@@ -28,6 +28,7 @@ use libp2p::{
 use std::{
     fmt,
     net::IpAddr,
+    num::NonZeroU32,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -36,6 +37,10 @@ use std::{
 pub(super) const RELAYS: usize = 2;
 /// A relay that refused or went is not asked again for so long.
 pub(super) const RELAY_PAUSE: Duration = Duration::from_secs(60);
+/// Connections through this node that a peer may begin at once, and how soon another one on top; an address of several peers as many times that.
+const CIRCUITS_TOGETHER: NonZeroU32 = NonZeroU32::new(64).expect("not zero");
+const CIRCUIT_PAUSE: Duration = Duration::from_secs(20);
+const MACHINES: NonZeroU32 = NonZeroU32::new(4).expect("not zero");
 /// Relays that are remembered for having refused, at most.
 pub(super) const MAX_REFUSED: usize = 256;
 /// The first question whether others reach this node, the next ones until the answers agree, and those after that.
@@ -258,16 +263,24 @@ impl NetworkBehaviour for Probes {
 
 /// What a node gives as a relay, at most.
 pub(super) fn relay_config(limits: &NetLimits) -> relay::Config {
-    relay::Config {
+    let config = relay::Config {
         max_reservations: limits.relay_reservations,
         max_reservations_per_peer: 2, // an old connection may not have ended yet
+        // A place ends with its connection and not before: one that ran out while it is renewed would end the swarm with a panic in the
+        // library, which also refuses renewals once all places are given.
+        reservation_duration: Duration::from_secs(u64::from(u32::MAX)),
         max_circuits: limits.relay_circuits,
         max_circuits_per_peer: limits.relay_circuits_per_peer,
         max_circuit_duration: limits.relay_circuit_time,
         max_circuit_bytes: limits.relay_circuit_bytes,
-        // How often a peer and an IP address may ask, the library bounds well.
+        circuit_src_rate_limiters: Vec::new(),
+        // How often a peer and an IP address may ask for a place, the library bounds well.
         ..relay::Config::default()
-    }
+    };
+    // Two peers that have no other way begin anew whenever their connection has carried what it may.
+    config
+        .circuit_src_per_peer(CIRCUITS_TOGETHER, CIRCUIT_PAUSE)
+        .circuit_src_per_ip(CIRCUITS_TOGETHER.saturating_mul(MACHINES), CIRCUIT_PAUSE / MACHINES.get())
 }
 
 pub(super) fn is_relayed(address: &Multiaddr) -> bool {
@@ -328,6 +341,20 @@ mod tests {
         assert!(said(Probed::Nobody, Router::Silent, Listens::OnLoopback).contains("this machine alone"));
         let alone = Standing { probed: Probed::Private, listens: Listens::Beyond, ..Standing::default() };
         assert!(alone.reachability(None).to_string().contains("no peer serves as a relay"));
+    }
+
+    #[test]
+    fn a_place_lasts_as_long_as_its_connection_and_circuits_follow_each_other() {
+        let mut config = relay_config(&NetLimits::default());
+        assert!(config.reservation_duration >= Duration::from_secs(100 * 365 * 86_400));
+        let (peer, from) = (PeerId::random(), address("/ip4/5.6.7.8/tcp/9"));
+        let now = std::time::Instant::now();
+        let mut begins =
+            |peer, at| config.circuit_src_rate_limiters.iter_mut().all(|limiter| limiter.try_next(peer, &from, at));
+        let together = (0..100).filter(|_| begins(peer, now)).count();
+        assert_eq!(together, CIRCUITS_TOGETHER.get() as usize);
+        assert!(begins(PeerId::random(), now), "another one behind the same address");
+        assert!(begins(peer, now + CIRCUIT_PAUSE) && !begins(peer, now + CIRCUIT_PAUSE));
     }
 
     #[test]
