@@ -172,6 +172,8 @@ pub async fn run_with(
         series: series.clone(),
         law: rpc::node::Law::default(),
         ranking: rpc::holders::Ranking::default(),
+        earned: rpc::history::Earned::default(),
+        turns: rpc::Turns::default(),
     });
     let site = Site::new(context.clone(), stopped.clone());
     let sources = metrics::Sources { context: context.clone(), api: inference.api.clone(), folder: settings.data_dir };
@@ -220,6 +222,7 @@ pub async fn run_with(
         tokio::spawn(replays::Replays::new(setup).run(stopped.clone())),
         tokio::spawn(duties.run(stopped.clone())),
         tokio::spawn(series.run(context.clone(), stopped.clone())),
+        tokio::spawn(rpc::node::Law::watch(context.clone(), stopped.clone())),
         tokio::spawn(line::run(context, url, stopped.clone())),
     ];
 
