@@ -22,7 +22,10 @@ use ailo_protocol::Hash;
 use std::{
     io::{self, Read},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 const MAGIC: &[u8; 8] = b"AILOLOG1";
@@ -46,12 +49,30 @@ pub struct Format {
 pub struct FrameLog {
     disk: Arc<dyn Disk>,
     path: PathBuf,
-    file: Box<dyn DiskFile>,
+    file: Arc<dyn DiskFile>,
     format: Format,
     end: u64,
+    /// The same for those who read beside: set once a frame is on disk.
+    durable: Arc<AtomicU64>,
     /// Frames.
     count: u64,
     failed: bool,
+}
+
+/// Reads frames of a log beside whoever appends to it.
+#[derive(Debug)]
+pub struct Frames {
+    path: PathBuf,
+    file: Arc<dyn DiskFile>,
+    format: Format,
+    end: Arc<AtomicU64>,
+}
+
+impl Frames {
+    /// The frame at `offset`.
+    pub fn read(&self, offset: u64) -> Result<Vec<u8>, LogError> {
+        read_frame((&*self.file, &self.path), &self.format, self.end.load(Ordering::Acquire), offset)
+    }
 }
 
 /// Why a log can't be used.
@@ -131,8 +152,7 @@ impl FrameLog {
 
     fn open_there(disk: Arc<dyn Disk>, path: &Path, format: Format, closed: bool) -> Result<FrameLog, LogError> {
         let file = disk.open(path).map_err(|e| LogError::io("open", path, e))?;
-        let mut log =
-            FrameLog { disk, path: path.into(), file, format, end: FILE_HEAD as u64, count: 0, failed: false };
+        let mut log = FrameLog::of((disk, path), file, format, (FILE_HEAD as u64, 0));
         log.check_head()?;
         let len = log.file.length().map_err(|e| LogError::io("read", path, e))?;
         let mut frames = log.scan(FILE_HEAD as u64, len);
@@ -153,7 +173,18 @@ impl FrameLog {
             sync_folder_of(&*log.disk, path)?;
         }
         (log.end, log.count) = (end, count);
+        log.durable.store(end, Ordering::Release);
         Ok(log)
+    }
+
+    fn of(
+        (disk, path): (Arc<dyn Disk>, &Path),
+        file: Box<dyn DiskFile>,
+        format: Format,
+        (end, count): (u64, u64),
+    ) -> FrameLog {
+        let durable = Arc::new(AtomicU64::new(end));
+        FrameLog { disk, path: path.into(), file: file.into(), format, end, durable, count, failed: false }
     }
 
     /// Makes a log of these frames, in the place of whatever is at `path`.
@@ -174,8 +205,7 @@ impl FrameLog {
         if !plants::on(Plant::UnsyncedRename) {
             sync_folder_of(&*disk, path)?;
         }
-        let (end, count) = (bytes.len() as u64, frames.len() as u64);
-        Ok(FrameLog { disk, path: path.into(), file, format, end, count, failed: false })
+        Ok(FrameLog::of((disk, path), file, format, (bytes.len() as u64, frames.len() as u64)))
     }
 
     /// Replaces the log, atomically and durably, by one of these frames.
@@ -202,27 +232,20 @@ impl FrameLog {
         }
         let offset = self.end;
         self.end += frame.len() as u64;
+        self.durable.store(self.end, Ordering::Release);
         self.count += 1;
         Ok(offset)
     }
 
     /// The frame at `offset`.
     pub fn read(&self, offset: u64) -> Result<Vec<u8>, LogError> {
-        let mut bytes = Vec::new();
-        let mut head = [0; FRAME_HEAD];
-        let damaged = || LogError::Damaged { path: self.path.clone(), offset };
-        if offset < FILE_HEAD as u64 || offset.saturating_add(FRAME_HEAD as u64) > self.end {
-            return Err(damaged());
-        }
-        self.file.read_exact_at(&mut head, offset).map_err(|e| LogError::io("read", &self.path, e))?;
-        let (len, crc) = parse_head(&head, offset, &self.format).ok_or_else(damaged)?;
-        if offset + (FRAME_HEAD + len) as u64 > self.end {
-            return Err(damaged());
-        }
-        bytes.resize(len, 0);
-        let start = offset + FRAME_HEAD as u64;
-        self.file.read_exact_at(&mut bytes, start).map_err(|e| LogError::io("read", &self.path, e))?;
-        if crc32fast::hash(&bytes) != crc { Err(damaged()) } else { Ok(bytes) }
+        read_frame((&*self.file, &self.path), &self.format, self.end, offset)
+    }
+
+    /// What reads frames while this one appends.
+    pub fn reader(&self) -> Frames {
+        let (path, file, format) = (self.path.clone(), self.file.clone(), self.format);
+        Frames { path, file, format, end: self.durable.clone() }
     }
 
     /// All frames from `offset` on (0 for the first), with their offsets.
@@ -355,6 +378,29 @@ impl Scan<'_> {
         self.offset += (FRAME_HEAD + len) as u64;
         Ok(Some(Frame { offset, end: self.offset, bytes }))
     }
+}
+
+/// The frame at `offset` of a log that ends at `end`.
+fn read_frame(
+    (file, path): (&dyn DiskFile, &Path),
+    format: &Format,
+    end: u64,
+    offset: u64,
+) -> Result<Vec<u8>, LogError> {
+    let mut head = [0; FRAME_HEAD];
+    let damaged = || LogError::Damaged { path: path.into(), offset };
+    if offset < FILE_HEAD as u64 || offset.saturating_add(FRAME_HEAD as u64) > end {
+        return Err(damaged());
+    }
+    file.read_exact_at(&mut head, offset).map_err(|e| LogError::io("read", path, e))?;
+    let (len, crc) = parse_head(&head, offset, format).ok_or_else(damaged)?;
+    let start = offset + FRAME_HEAD as u64;
+    if start + len as u64 > end {
+        return Err(damaged());
+    }
+    let mut bytes = vec![0; len];
+    file.read_exact_at(&mut bytes, start).map_err(|e| LogError::io("read", path, e))?;
+    if crc32fast::hash(&bytes) != crc { Err(damaged()) } else { Ok(bytes) }
 }
 
 fn sync_folder_of(disk: &dyn Disk, path: &Path) -> Result<(), LogError> {
@@ -517,9 +563,9 @@ mod tests {
         let path = dir.path().join("log");
         three(&path);
         let mut log = FrameLog::open(&path, FORMAT).unwrap();
-        log.file = Box::new(File::open(&path).unwrap()); // read-only: the write fails
+        log.file = Arc::new(File::open(&path).unwrap()); // read-only: the write fails
         assert!(matches!(log.append(b"x"), Err(LogError::Io { .. })));
-        log.file = Box::new(OpenOptions::new().read(true).write(true).open(&path).unwrap());
+        log.file = Arc::new(OpenOptions::new().read(true).write(true).open(&path).unwrap());
         assert!(matches!(log.append(b"x"), Err(LogError::Failed { .. })));
         assert!(matches!(log.replace(&[]), Err(LogError::Failed { .. })));
     }

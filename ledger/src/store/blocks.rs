@@ -9,7 +9,7 @@ use crate::{
     Block, Certificate,
     block::{MAX_BLOCK_BYTES, MAX_CERTIFICATE_BYTES},
     disk::Disk,
-    framelog::{Format, FrameLog, LogError},
+    framelog::{Format, FrameLog, Frames, LogError},
     state::{Executed, State, execute_block},
 };
 use ailo_protocol::{
@@ -36,6 +36,28 @@ struct Segment {
     /// Height of the first block in it.
     first: u64,
     log: FrameLog,
+}
+
+/// Who reads blocks beside whoever appends them; segments that are taken out meanwhile stay readable.
+pub struct Readers(Vec<(u64, Arc<Frames>)>);
+
+impl Readers {
+    /// Height of the first block that the log holds, or will hold.
+    pub fn first(&self) -> u64 {
+        self.0.first().map_or(1, |(first, _)| *first)
+    }
+
+    /// The segment that holds the block at `height`, or will.
+    pub fn holder(&self, height: u64) -> Option<Arc<Frames>> {
+        let after = self.0.partition_point(|(first, _)| *first <= height);
+        self.0[..after].last().map(|(_, frames)| frames.clone())
+    }
+}
+
+/// Canonical bytes of the block at `offset` of a segment, and of its certificate.
+pub fn encoded(segment: &Frames, offset: u64) -> Result<EncodedBlock, StoreError> {
+    let record = Record::decode(&segment.read(offset)?)?;
+    Ok((record.block, record.certificate))
 }
 
 /// Segments that are of the log no more.
@@ -137,6 +159,11 @@ impl BlockLog {
     /// Heights at which segments begin.
     pub fn segments(&self) -> impl Iterator<Item = u64> {
         self.segments.iter().map(|segment| segment.first)
+    }
+
+    /// What reads blocks while this one appends, until it begins another segment.
+    pub fn readers(&self) -> Readers {
+        Readers(self.segments.iter().map(|segment| (segment.first, Arc::new(segment.log.reader()))).collect())
     }
 
     /// Lets the next block begin a segment.

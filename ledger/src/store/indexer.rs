@@ -19,6 +19,8 @@ const MAX_WAITING: usize = 64;
 const GATHER: Duration = Duration::from_secs(1);
 /// Transactions that are enough.
 const ENOUGH: usize = 512;
+/// How much lower the thread's priority is: what readers wait for comes first, and the log waits only for what lags far behind.
+const NICENESS: i32 = 5;
 /// Blocks of one batch, at most.
 pub const MAX_TOGETHER: usize = 32;
 
@@ -142,7 +144,15 @@ impl Drop for Indexer {
     }
 }
 
+/// Lowers the calling thread's share of a busy processor: on Linux a thread has a niceness of its own. Failing to costs responsiveness only.
+pub fn lower_priority(niceness: i32) {
+    if let Err(e) = rustix::process::setpriority_process(Some(rustix::thread::gettid()), niceness) {
+        tracing::debug!(error = %e, "cannot lower the priority of a thread");
+    }
+}
+
 fn run(index: &Index, shared: &Shared) {
+    lower_priority(NICENESS);
     loop {
         let mut queue = shared.lock();
         loop {

@@ -5,6 +5,8 @@
 //! At opening, the index's height and state root are compared with the log. An index that stands at an earlier block is
 //! brought up by executing the rest; one that does not fit, or can't be read, is built anew from the first block that is kept.
 //!
+//! Who reads the log does so beside the one who appends: what is on disk is published, and no lock is held while the disk syncs.
+//!
 //! With the first block of an epoch goes a snapshot of the state. Segments of the log whose blocks are all older than
 //! `unbonding_ms` may go, once a snapshot stands right before what is left: the index then begins with that.
 //!
@@ -29,6 +31,7 @@ mod snapshots;
 pub use blocks::{BlockLog, IndexHead};
 pub use consensus::ConsensusFiles;
 pub use index::{Cursor, HistoryItem, MAX_PAGE, Page, Subject};
+pub use indexer::lower_priority;
 pub use snapshots::{MAX_HEAD_BYTES, Snapshot, SnapshotHead, SnapshotWriter, Snapshots, is_begun};
 
 use crate::{
@@ -43,13 +46,14 @@ use ailo_protocol::{
     Genesis, Hash,
     canonical::{self, CodecError},
 };
+use blocks::Readers;
 use index::{Addition, Index};
 use indexer::Indexer;
 use std::{
     fs,
     io::ErrorKind,
     path::Path,
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard},
 };
 
 /// A segment of the log covers at least this part of the time that blocks are kept.
@@ -59,7 +63,9 @@ const OFFERED: usize = 2;
 
 /// Block log, snapshots and index; shared by reference between one writer and many readers.
 pub struct Store {
-    log: RwLock<Tail>,
+    tail: Mutex<Tail>,
+    /// The same log for those who read, who never wait for the disk to sync.
+    readers: RwLock<Readers>,
     index: Indexer,
     snapshots: Snapshots,
 }
@@ -204,12 +210,13 @@ impl Store {
         let before = log.segments().last().and_then(|first| snapshots.get(first - 1));
         let tail = Tail { log, epoch: state.epoch(), begun_ms: before.map_or(0, |before| before.age_ms) };
         let index = Indexer::start(index, state.height())?;
-        Ok((Store { log: RwLock::new(tail), index, snapshots }, state))
+        let readers = RwLock::new(tail.log.readers());
+        Ok((Store { tail: Mutex::new(tail), readers, index, snapshots }, state))
     }
 
     /// Appends the next block. When this returns, the block is on disk.
     pub fn append(&self, block: &Block, certificate: &Certificate, executed: &Executed) -> Result<(), StoreError> {
-        let mut tail = self.log.write().unwrap_or_else(PoisonError::into_inner);
+        let mut tail = self.tail();
         let offset = tail.log.append(block, certificate)?;
         let (state, epoch) = (&executed.state, executed.state.epoch());
         if epoch > tail.epoch {
@@ -217,6 +224,7 @@ impl Store {
             if state.age_ms() >= tail.begun_ms.saturating_add(state.params().ledger.unbonding_ms / SEGMENTS) {
                 tail.begun_ms = state.age_ms();
                 tail.log.roll()?;
+                self.show(&tail.log);
             }
         }
         drop(tail);
@@ -235,7 +243,10 @@ impl Store {
             Some(first) if !archive => *first,
             _ => segments.first().copied().unwrap_or(1),
         };
-        let taken = self.log.write().unwrap_or_else(PoisonError::into_inner).log.take_before(first);
+        let mut tail = self.tail();
+        let taken = tail.log.take_before(first);
+        self.show(&tail.log);
+        drop(tail);
         taken.remove()?;
         self.index.forget_before(first);
         let heights = self.snapshots.heights();
@@ -254,11 +265,20 @@ impl Store {
 
     /// Height of the first block that is kept.
     pub fn first(&self) -> u64 {
-        self.tail().log.first()
+        self.readers().first()
     }
 
-    fn tail(&self) -> RwLockReadGuard<'_, Tail> {
-        self.log.read().unwrap_or_else(PoisonError::into_inner)
+    fn tail(&self) -> MutexGuard<'_, Tail> {
+        self.tail.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn readers(&self) -> RwLockReadGuard<'_, Readers> {
+        self.readers.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Who reads sees the log's segments as they are now.
+    fn show(&self, log: &BlockLog) {
+        *self.readers.write().unwrap_or_else(PoisonError::into_inner) = log.readers();
     }
 
     /// Height of the last block; 0 before the first.
@@ -273,7 +293,8 @@ impl Store {
         }
         let recent = |addition: &Addition| (addition.height() == height).then(|| addition.offset());
         let Some(offset) = self.index.find(recent, |index| index.offset(height))? else { return Ok(None) };
-        self.tail().log.encoded(height, offset)
+        let segment = self.readers().holder(height);
+        segment.map(|segment| blocks::encoded(&segment, offset)).transpose()
     }
 
     /// The block at `height`.
@@ -281,16 +302,17 @@ impl Store {
         Ok(self.encoded(height)?.map(|(block, _)| Block::decode(&block)).transpose()?)
     }
 
-    /// The block with this id.
-    pub fn block_by_hash(&self, id: &Hash) -> Result<Option<Block>, StoreError> {
+    /// The height of the block with this id, if it is kept.
+    pub fn height_of(&self, id: &Hash) -> Result<Option<u64>, StoreError> {
         let recent = |addition: &Addition| (addition.id() == *id).then(|| addition.height());
-        self.index.find(recent, |index| index.height_of(id))?.map_or(Ok(None), |height| self.block(height))
+        let found = self.index.find(recent, |index| index.height_of(id))?;
+        Ok(found.filter(|height| *height >= self.first()))
     }
 
-    /// What finalised the block at `height`.
-    pub fn certificate(&self, height: u64) -> Result<Option<Certificate>, StoreError> {
-        let decode = |(_, bytes): EncodedBlock| canonical::decode(&bytes, MAX_CERTIFICATE_BYTES);
-        Ok(self.encoded(height)?.map(decode).transpose()?)
+    /// The block at `height`, and what finalised it.
+    pub fn certified(&self, height: u64) -> Result<Option<(Block, Certificate)>, StoreError> {
+        let Some((block, certificate)) = self.encoded(height)? else { return Ok(None) };
+        Ok(Some((Block::decode(&block)?, canonical::decode(&certificate, MAX_CERTIFICATE_BYTES)?)))
     }
 
     /// The transaction with this id, the height of its block, and its position there.

@@ -70,15 +70,15 @@ impl Chain {
         for (i, (block, certificate)) in self.blocks[..height].iter().enumerate() {
             let at = i as u64 + 1;
             assert_eq!(store.block(at).unwrap().as_ref(), Some(block));
-            assert_eq!(store.certificate(at).unwrap().as_ref(), Some(certificate));
-            assert_eq!(store.block_by_hash(&block.id()).unwrap().as_ref(), Some(block));
+            assert_eq!(store.certified(at).unwrap(), Some((block.clone(), certificate.clone())));
+            assert_eq!(store.height_of(&block.id()).unwrap(), Some(at));
             for (position, transaction) in block.transactions.iter().enumerate() {
                 let found = store.transaction(&transaction.id()).unwrap().unwrap();
                 assert_eq!(found, (transaction.clone(), at, position as u32));
             }
         }
         assert_eq!(store.block(height as u64 + 1).unwrap(), None);
-        assert_eq!(store.block_by_hash(&Hash([1; 32])).unwrap(), None);
+        assert_eq!(store.height_of(&Hash([1; 32])).unwrap(), None);
         assert_eq!(store.transaction(&Hash([1; 32])).unwrap(), None);
         store
     }
@@ -389,9 +389,9 @@ impl Chain {
         assert_eq!((state.root(), state.last_block()), (last.root(), last.last_block()));
         for (height, (block, certificate)) in (1..).zip(&self.blocks) {
             let is_kept = height >= store.first();
-            assert_eq!(store.block(height).unwrap().as_ref(), Some(block).filter(|_| is_kept));
-            assert_eq!(store.certificate(height).unwrap().as_ref(), Some(certificate).filter(|_| is_kept));
-            assert_eq!(store.block_by_hash(&block.id()).unwrap().as_ref(), Some(block).filter(|_| is_kept));
+            let kept = is_kept.then(|| (block.clone(), certificate.clone()));
+            assert_eq!(store.certified(height).unwrap(), kept);
+            assert_eq!(store.height_of(&block.id()).unwrap(), is_kept.then_some(height));
         }
         store
     }

@@ -153,7 +153,7 @@ impl Court {
         let (Some(charge), Some(wallet)) = (due, &self.wallet) else { return };
         let node = charge.signed.node;
         let nonce = state.account(&state.account_of(wallet.public())).nonce;
-        if self.chain.next_nonce(wallet.public()).await != Some(nonce) {
+        if self.chain.next_nonce(wallet.public()).await.ok() != Some(nonce) {
             return; // or it would take the place of what waits
         }
         let transaction = Transaction::sign(&self.network, wallet, nonce, now_ms(), Body::Accuse(charge));

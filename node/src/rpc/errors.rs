@@ -2,7 +2,7 @@
 //! `docs/rpc.md` are made. Each error carries its name as `data.code`; what the ledger refuses carries the ledger's own
 //! (`docs/ledger.md` lists those).
 
-use crate::service::chain::SubmitError;
+use crate::service::chain::{SubmitError, Unreadable};
 use ailo_ledger::mempool::AdmissionError;
 use jsonrpsee::types::ErrorObjectOwned;
 use serde::{Deserialize, Serialize};
@@ -77,11 +77,12 @@ impl Code {
 }
 
 /// Errors of the server itself, before any method is found: their numbers and what they mean. They have no `data.code`.
-pub const SERVER: [(i32, &str); 9] = [
+pub const SERVER: [(i32, &str); 10] = [
     (-32700, "the request is no JSON"),
     (-32600, "the request is not JSON-RPC"),
     (-32601, "there is no such method"),
     (-32603, "the server failed"),
+    (-32005, "a batch came over WebSocket: send its requests one by one"),
     (-32006, "the connection has too many subscriptions"),
     (-32007, "the request is too long"),
     (-32008, "the answer is too long"),
@@ -114,12 +115,19 @@ impl From<SubmitError> for Failure {
     fn from(e: SubmitError) -> Failure {
         match &e {
             SubmitError::Refused(reason) => refused(reason),
-            SubmitError::Stopped => Code::Unavailable.says(e.to_string()),
+            SubmitError::Busy | SubmitError::Stopped => Code::Unavailable.says(e.to_string()),
         }
     }
 }
 
-fn refused(reason: &AdmissionError) -> Failure {
+impl From<Unreadable> for Failure {
+    fn from(e: Unreadable) -> Failure {
+        Code::Unavailable.says(e.to_string())
+    }
+}
+
+/// Why the ledger's waiting room refuses a transaction.
+pub(super) fn refused(reason: &AdmissionError) -> Failure {
     Failure { number: Code::Refused.number(), name: reason.code(), why: reason.to_string() }
 }
 

@@ -2,7 +2,7 @@
 
 use super::{
     Answer, Context,
-    errors::{Code, invalid},
+    errors::{Code, Failure, invalid},
     params::*,
     types::*,
 };
@@ -12,14 +12,31 @@ use ailo_ledger::{
     state::{Event, RewardKind, State, TransferStatus},
     store::{Cursor, HistoryItem, MAX_PAGE, Subject},
 };
-use ailo_protocol::{Address, Amount, Hash};
-use std::collections::BTreeMap;
+use ailo_protocol::{Amount, Hash, NodeId, PublicKey};
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 /// Pages of a sender's history that are read for what became of a transfer, at most; and of a node's for what it earned.
-const EVENT_PAGES: usize = 50;
+const EVENT_PAGES: usize = 20;
 const EARNING_PAGES: usize = 20;
+/// What this node earned is summed at most so often: its page asks for it at each head.
+const SUMMED: Duration = Duration::from_secs(5);
 const DAY_MS: u64 = 86_400_000;
 const HOUR_MS: u64 = 3_600_000;
+
+/// What this node earned, as it was a moment ago.
+#[derive(Default)]
+pub struct Earned(Mutex<Option<(Instant, At<EarningsView>)>>);
+
+/// Where a page of a history begins under a head of this height: the store knows a block a moment before the head does, and what the head's
+/// state does not know yet would look as if it knew it no more.
+fn shown(height: u64, before: Option<Cursor>) -> Cursor {
+    let end = Cursor { height: height.saturating_add(1), event: 0 };
+    before.map_or(end, |before| before.min(end))
+}
 
 /// The transfer that an event is of.
 fn transfer_of(event: &Event) -> Option<&Hash> {
@@ -65,9 +82,9 @@ impl Context {
     /// `ailo_history`
     pub fn history(&self, params: HistoryParams) -> Answer<HistoryView> {
         let head = self.chain.head();
-        let before = params.before().map_err(invalid)?;
+        let before = shown(head.state.height(), params.before().map_err(invalid)?);
         let subject = kept_under(&head, params.subject().map_err(invalid)?);
-        let page = self.chain.history(&subject, before, params.limit());
+        let page = self.chain.history(&subject, Some(before), params.limit())?;
         let far_enough = |item: &HistoryItem| match (params.min_status, transfer_of(&item.event)) {
             (Some(least), Some(transfer)) => reached(&head.state, transfer) >= least,
             _ => true,
@@ -78,11 +95,11 @@ impl Context {
 
     /// `ailo_transactionEvents`
     pub fn transaction_events(&self, IdParams { id }: IdParams) -> Answer<TransactionEventsView> {
-        let head = self.chain.head();
         let unknown = || Code::NotFound.says("there is no such transaction in a block");
-        let (transaction, height) = self.chain.transaction(&id).ok_or_else(unknown)?;
+        let (transaction, height) = self.chain.transaction(&id)?.ok_or_else(unknown)?;
+        let head = self.chain.head_at(height)?;
         let (items, whole) = match transaction.unsigned.body {
-            Body::Transfer { .. } => self.events_of(&id, &head.state.account_of(&transaction.unsigned.signer), height),
+            Body::Transfer { .. } => self.events_of(&head, &id, &transaction.unsigned.signer, height)?,
             _ => (Vec::new(), true),
         };
         let entries = items.into_iter().map(entry).collect();
@@ -91,10 +108,17 @@ impl Context {
 
     /// What happened to a transfer of the block at `height`, the oldest first, and whether that is all. Its own history has what does not happen to
     /// each, its sender's the rest.
-    fn events_of(&self, id: &Hash, sender: &Address, height: u64) -> (Vec<HistoryItem>, bool) {
+    fn events_of(
+        &self,
+        head: &Head,
+        id: &Hash,
+        signer: &PublicKey,
+        height: u64,
+    ) -> Result<(Vec<HistoryItem>, bool), Failure> {
+        let sender = head.state.account_of(signer);
         let start = Cursor { height: height.saturating_sub(1), event: u32::MAX };
         let own = |_: &Event| true;
-        let (mut found, own_whole) = self.after(&Subject::Transfer(*id), start, own, |_| false);
+        let (mut found, own_whole) = self.after(head, &Subject::Transfer(*id), start, own, |_| false)?;
         let ended = |event: &Event| matches!(event, Event::TransferRefunded { .. } | Event::TransferReversed { .. });
         let end = found.iter().find(|item| ended(&item.event)).map(|item| item.at);
         let usual = |event: &Event| transfer_of(event) == Some(id) && event.transfer().is_none();
@@ -102,52 +126,66 @@ impl Context {
             let is_final = usual(&item.event) && matches!(item.event, Event::TransferFinal { .. });
             is_final || end.is_some_and(|end| item.at >= end)
         };
-        let (rest, whole) = self.after(&Subject::Wallet(*sender), start, usual, is_over);
+        let (rest, whole) = self.after(head, &Subject::Wallet(sender), start, usual, is_over)?;
         found.extend(rest);
         found.sort_by_key(|item| item.at);
-        (found, own_whole && whole)
+        Ok((found, own_whole && whole))
     }
 
     /// What of a history after a place is `wanted`, up to what `is_over` says ends it; and whether all of it was read.
     fn after(
         &self,
+        head: &Head,
         subject: &Subject,
         mut after: Cursor,
         wanted: impl Fn(&Event) -> bool,
         is_over: impl Fn(&HistoryItem) -> bool,
-    ) -> (Vec<HistoryItem>, bool) {
-        let mut found = Vec::new();
+    ) -> Result<(Vec<HistoryItem>, bool), Failure> {
+        let (mut found, end) = (Vec::new(), shown(head.state.height(), None));
         for _ in 0..EVENT_PAGES {
-            let page = self.chain.history_after(subject, after, MAX_PAGE);
+            let mut page = self.chain.history_after(subject, after, MAX_PAGE)?;
+            page.retain(|item| item.at < end);
             let last = page.len() < MAX_PAGE || page.iter().any(&is_over);
             after = page.last().map_or(after, |item| item.at);
             found.extend(page.into_iter().filter(|item| wanted(&item.event)));
             if last {
-                return (found, true);
+                return Ok((found, true));
             }
         }
-        (found, false)
+        Ok((found, false))
     }
 
     /// How a transfer ended that the ledger's state no longer holds: its own history has all but the usual end.
-    pub(super) fn transfer_end(&self, id: &Hash) -> &'static str {
-        let page = self.chain.history(&Subject::Transfer(*id), None, MAX_PAGE);
+    pub(super) fn transfer_end(&self, id: &Hash) -> Result<&'static str, Failure> {
+        let page = self.chain.history(&Subject::Transfer(*id), None, MAX_PAGE)?;
         let end = |item: &HistoryItem| match item.event {
             Event::TransferRefunded { .. } => Some("refunded"),
             Event::TransferReversed { .. } | Event::DebtPaid { .. } => Some("reversed"),
             _ => None,
         };
-        page.items.iter().find_map(end).unwrap_or("final")
+        Ok(page.items.iter().find_map(end).unwrap_or("final"))
     }
 
     /// `ailo_earnings`
     pub fn earnings(&self, params: EarningsParams) -> Answer<EarningsView> {
-        let (head, node) = (self.chain.head(), params.node.unwrap_or(self.node));
+        let node = params.node.unwrap_or(self.node);
+        if node != self.node {
+            return self.earnings_of(node);
+        }
+        let mut kept = self.earned.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*kept {
+            Some((at, earned)) if at.elapsed() < SUMMED => Ok(earned.clone()),
+            _ => Ok(kept.insert((Instant::now(), self.earnings_of(node)?)).1.clone()),
+        }
+    }
+
+    fn earnings_of(&self, node: NodeId) -> Answer<EarningsView> {
+        let head = self.chain.head();
         let now = head.state.time_ms();
         let mut kinds: BTreeMap<RewardKind, [u64; 3]> = BTreeMap::new();
-        let (mut before, mut whole, mut oldest) = (None, false, now);
+        let (mut before, mut whole, mut oldest) = (Some(shown(head.state.height(), None)), false, now);
         for _ in 0..EARNING_PAGES {
-            let page = self.chain.history(&Subject::Node(node), before, MAX_PAGE);
+            let page = self.chain.history(&Subject::Node(node), before, MAX_PAGE)?;
             for item in &page.items {
                 oldest = oldest.min(item.time_ms);
                 let (kind, amount) = match &item.event {
@@ -178,5 +216,19 @@ impl Context {
         };
         let kinds = kinds.into_iter().map(view).collect();
         Ok(self.at(&head, EarningsView { node, kinds, covers_ms: now.saturating_sub(oldest), whole }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_has_nothing_above_the_head() {
+        let at = |height, event| Cursor { height, event };
+        assert!(at(7, u32::MAX) < shown(7, None) && at(8, 0) >= shown(7, None));
+        assert_eq!(shown(7, Some(at(5, 3))), at(5, 3));
+        assert_eq!(shown(7, Some(at(9, 3))), at(8, 0));
+        assert_eq!(shown(0, None), at(1, 0));
     }
 }

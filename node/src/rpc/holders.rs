@@ -16,7 +16,7 @@ use ailo_protocol::{Address, Amount, Hash, NodeId};
 use std::{
     cmp::Reverse,
     collections::BinaryHeap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -75,20 +75,55 @@ fn node_view(state: &State, id: NodeId, node: &Node) -> NodeView {
     }
 }
 
-/// The richest wallets, as they were a moment ago.
+/// The richest wallets, as they were a moment ago, and as they were before that: whoever began to read it then goes on.
 #[derive(Default)]
-pub struct Ranking(Mutex<Option<(Instant, Ranked)>>);
+pub struct Ranking {
+    kept: Mutex<[Option<(Instant, Ranked)>; 2]>,
+    /// Held by who makes it anew.
+    making: Mutex<()>,
+}
 
-type Ranked = Arc<At<Vec<RichWallet>>>;
+type Ranked = Arc<At<RichList>>;
+
+/// The ranking at a head.
+struct RichList {
+    wallets: Vec<RichWallet>,
+    minted: Amount,
+}
 
 impl Ranking {
-    /// Whoever comes first makes it, and who comes meanwhile waits: all accounts are looked at once.
-    fn get(&self, make: impl FnOnce() -> At<Vec<RichWallet>>) -> Ranked {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*kept {
-            Some((made, ranking)) if made.elapsed() < RANKED_FOR => ranking.clone(),
-            _ => kept.insert((Instant::now(), Arc::new(make()))).1.clone(),
+    fn kept(&self) -> MutexGuard<'_, [Option<(Instant, Ranked)>; 2]> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The one of a height, while it is kept.
+    fn of(&self, height: u64) -> Option<Ranked> {
+        self.kept().iter().flatten().map(|(_, ranking)| ranking).find(|ranking| ranking.height == height).cloned()
+    }
+
+    /// The newest. One of those who find it old makes it anew, while the others have the old one; for the very first all wait.
+    fn newest(&self, make: impl FnOnce() -> At<RichList>) -> Ranked {
+        let newest = self.kept()[0].clone();
+        let _making = match (&newest, self.making.try_lock()) {
+            (Some((made, ranking)), _) if made.elapsed() < RANKED_FOR => return ranking.clone(),
+            (_, Ok(making)) => making,
+            (Some((_, ranking)), Err(_)) => return ranking.clone(),
+            (None, Err(_)) => {
+                let making = self.making.lock().unwrap_or_else(PoisonError::into_inner);
+                if let Some((_, ranking)) = &self.kept()[0] {
+                    return ranking.clone();
+                }
+                making
+            }
+        };
+        let ranking = Arc::new(make());
+        let mut kept = self.kept();
+        // Of two at one height only the newer can be asked for.
+        if kept[0].as_ref().is_some_and(|(_, before)| before.height != ranking.height) {
+            kept.swap(0, 1);
         }
+        kept[0] = Some((Instant::now(), ranking.clone()));
+        ranking
     }
 }
 
@@ -115,8 +150,7 @@ impl Context {
 
     /// `ailo_nextNonce`
     pub async fn next_nonce(self: Arc<Self>, KeyParams { key }: KeyParams) -> Answer<NextNonce> {
-        let stopped = || Code::Unavailable.says("the node is stopping");
-        let nonce = self.chain.next_nonce(&key).await.ok_or_else(stopped)?;
+        let nonce = self.chain.next_nonce(&key).await?;
         Ok(self.at(&self.chain.head(), NextNonce { nonce }))
     }
 
@@ -130,14 +164,21 @@ impl Context {
 
     /// `ailo_richList`
     pub fn rich_list(&self, params: PageParams) -> Answer<RichView> {
-        let start = params.from().map_err(invalid)?.map_or(0, |start| usize::try_from(start).unwrap_or(usize::MAX));
-        let head = self.chain.head();
-        let ranking = self.ranking.get(|| self.at(&head, rank(&head.state)));
-        let wallets: Vec<RichWallet> = ranking.value.iter().skip(start).take(params.limit(MAX_PAGE)).cloned().collect();
+        let make = || {
+            let head = self.chain.head();
+            let minted = head.state.supply().minted;
+            self.at(&head, RichList { wallets: rank(&head.state), minted })
+        };
+        let gone = || Code::NotFound.says("this ranking is no longer kept: begin with the first page");
+        let (ranking, start) = match params.place().map_err(invalid)? {
+            Some((height, start)) => (self.ranking.of(height).ok_or_else(gone)?, start),
+            None => (self.ranking.newest(make), 0),
+        };
+        let RichList { wallets: all, minted } = &ranking.value;
+        let wallets: Vec<RichWallet> = all.iter().skip(start).take(params.limit(MAX_PAGE)).cloned().collect();
         let end = start.saturating_add(wallets.len());
-        let next = (end < ranking.value.len() && !wallets.is_empty()).then(|| end.to_string());
-        let first = count(start.saturating_add(1));
-        let value = RichView { first, wallets, minted: head.state.supply().minted, next };
+        let next = (end < all.len() && !wallets.is_empty()).then(|| format!("{}-{end}", ranking.height));
+        let value = RichView { first: count(start.saturating_add(1)), wallets, minted: *minted, next };
         Ok(At { height: ranking.height, state_root: ranking.state_root, value })
     }
 
@@ -206,5 +247,35 @@ impl Context {
             age_ms: head.state.age_ms(),
         };
         Ok(self.at(&head, view))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(height: u64) -> At<RichList> {
+        At { height, state_root: Hash([0; 32]), value: RichList { wallets: Vec::new(), minted: Amount(height) } }
+    }
+
+    #[test]
+    fn who_pages_through_a_ranking_goes_on_in_it_until_the_next_but_one() {
+        let ranking = Ranking::default();
+        let age = || {
+            let old = Instant::now().checked_sub(RANKED_FOR).unwrap();
+            ranking.kept()[0].iter_mut().for_each(|(made, _)| *made = old);
+        };
+        assert_eq!(ranking.newest(|| at(5)).height, 5);
+        assert_eq!(ranking.newest(|| at(6)).height, 5, "it is new enough");
+        age();
+        {
+            let _made = ranking.making.lock().unwrap();
+            assert_eq!(ranking.newest(|| at(6)).height, 5, "who comes while it is made has the old one");
+        }
+        assert_eq!(ranking.newest(|| at(6)).height, 6);
+        assert_eq!(ranking.of(5).map(|of| of.value.minted), Some(Amount(5)));
+        age();
+        assert_eq!(ranking.newest(|| at(7)).height, 7);
+        assert!(ranking.of(5).is_none() && ranking.of(6).is_some() && ranking.of(7).is_some());
     }
 }

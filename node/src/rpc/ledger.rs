@@ -1,14 +1,13 @@
 //! What is asked of blocks and transactions.
 
 use super::{
-    Answer, Context,
-    errors::{Code, Failure, invalid},
-    off_runtime,
+    Answer, Context, MAX_READ_BYTES,
+    errors::{Code, Failure, invalid, refused},
     params::*,
     types::*,
 };
-use crate::service::chain::Head;
-use ailo_ledger::{Body, Transaction, state::TransferStatus, store::MAX_PAGE};
+use crate::service::chain::{Head, SubmitError};
+use ailo_ledger::{Body, Transaction, mempool::AdmissionError, state::TransferStatus, store::MAX_PAGE};
 use ailo_protocol::{Address, Amount, Hash, PublicKey, Username};
 use std::sync::Arc;
 
@@ -20,16 +19,14 @@ pub fn no_block() -> Failure {
 impl Context {
     /// `ailo_block`
     pub fn block(&self, params: BlockParams) -> Answer<BlockView> {
-        let name = params.name().map_err(invalid)?;
-        let head = self.chain.head();
-        let height = match name {
-            BlockName::Height(height) => Some(height),
-            BlockName::Id(hash) => self.chain.height_of(&hash),
+        let height = match params.name().map_err(invalid)? {
+            BlockName::Height(height) => height,
+            BlockName::Id(hash) => self.chain.height_of(&hash)?.ok_or_else(no_block)?,
         };
-        let (block, certificate) = height.and_then(|height| self.chain.block(height)).ok_or_else(no_block)?;
+        let (block, certificate) = self.chain.block(height)?.ok_or_else(no_block)?;
         let hash = block.id();
         let transactions = block.transactions.into_iter().map(TransactionInBlock::from).collect();
-        Ok(self.at(&head, BlockView { hash, header: block.header, transactions, certificate }))
+        Ok(self.at(&self.chain.head(), BlockView { hash, header: block.header, transactions, certificate }))
     }
 
     /// `ailo_blocks`
@@ -39,24 +36,27 @@ impl Context {
         let below = params.from().map_err(invalid)?.map_or(end, |below| below.min(end));
         let first = self.chain.first();
         let lowest = first.max(below.saturating_sub(params.limit(MAX_PAGE) as u64));
-        let summary = |height| {
-            let (header, transactions) = self.chain.summary(height)?;
-            Some(BlockSummary { hash: header.id(), header, transactions })
-        };
-        let blocks = (lowest..below).rev().map_while(summary).collect();
-        let next = (lowest > first && lowest < below).then(|| lowest.to_string());
-        Ok(self.at(&head, BlocksView { blocks, next }))
+        let (mut blocks, mut read) = (Vec::new(), 0);
+        for height in (lowest..below).rev() {
+            let Some((header, transactions, bytes)) = self.chain.summary(height)? else { break };
+            blocks.push(BlockSummary { hash: header.id(), header, transactions });
+            read += bytes;
+            if read >= MAX_READ_BYTES {
+                break;
+            }
+        }
+        let next = blocks.last().map(|last| last.header.height).filter(|last| *last > first);
+        Ok(self.at(&head, BlocksView { blocks, next: next.map(|next| next.to_string()) }))
     }
 
     /// `ailo_transaction`
     pub async fn transaction(self: Arc<Self>, params: TransactionParams) -> Answer<TransactionView> {
         let TransactionParams { id, min_status } = params;
-        let chain = self.chain.clone();
-        let included = move || chain.transaction(&id);
+        let included = move |context: &Context| context.included(&id);
         // Asked again after the mempool: meanwhile it may have gone from there into a block.
-        let mut found = off_runtime(included.clone()).await?;
+        let mut found = self.read(included).await??;
         if found.is_none() {
-            if let Some(transaction) = self.chain.waiting(&id).await {
+            if let Some(transaction) = self.chain.waiting(&id).await? {
                 let view = TransactionView {
                     id,
                     status: "waiting".into(),
@@ -70,15 +70,17 @@ impl Context {
                 };
                 return self.so_far(min_status, self.at(&self.chain.head(), view));
             }
-            found = off_runtime(included).await?;
+            found = self.read(included).await??;
         }
         let unknown = || Code::NotFound.says("this node knows no such transaction");
-        let (transaction, height) = found.ok_or_else(unknown)?;
-        // The store knows a block a moment before the head does.
-        let mut heads = self.chain.heads();
-        let shown = heads.wait_for(|head| head.state.height() >= height).await;
-        let head = shown.map_err(|_| Code::Unavailable.says("the node is stopping"))?.clone();
-        off_runtime(move || self.so_far(min_status, self.at(&head, self.standing(&head, transaction, height)))).await?
+        self.so_far(min_status, found.ok_or_else(unknown)?)
+    }
+
+    /// A transaction that is in a block, and where it stands.
+    fn included(&self, id: &Hash) -> Result<Option<At<TransactionView>>, Failure> {
+        let Some((transaction, height)) = self.chain.transaction(id)? else { return Ok(None) };
+        let head = self.chain.head_at(height)?;
+        Ok(Some(self.at(&head, self.standing(&head, transaction, height)?)))
     }
 
     /// The answer, if the transaction has come as far as was asked for.
@@ -99,21 +101,21 @@ impl Context {
     }
 
     /// Where a transaction stands that is in the block at `height`.
-    fn standing(&self, head: &Head, transaction: Transaction, height: u64) -> TransactionView {
+    fn standing(&self, head: &Head, transaction: Transaction, height: u64) -> Result<TransactionView, Failure> {
         let (id, state) = (transaction.id(), &head.state);
         let transfer = state.transfer(&id);
         let is_transfer = matches!(transaction.unsigned.body, Body::Transfer { .. });
         let status = match transfer.map(|transfer| transfer.status) {
             Some(TransferStatus::Pending) => "pending",
             Some(TransferStatus::Confirmed) => "confirmed",
-            None if is_transfer => self.transfer_end(&id),
+            None if is_transfer => self.transfer_end(&id)?,
             None => "included",
         };
         // Those who held a seat when it came in may report it.
         let included = transfer.and_then(|transfer| state.inclusion(transfer.height));
         let seats = state.seats(included.map_or(state.epoch(), |block| block.epoch));
         let ledger = &state.params().ledger;
-        TransactionView {
+        Ok(TransactionView {
             id,
             status: status.into(),
             block_height: Some(height),
@@ -123,7 +125,7 @@ impl Context {
             seats: is_transfer.then(|| seats.map_or(0, |seats| super::count(seats.0.len()))),
             report_percent: is_transfer.then_some(ledger.report_percent),
             transaction,
-        }
+        })
     }
 
     /// `ailo_pending`
@@ -157,8 +159,7 @@ impl Context {
 
     /// `ailo_waiting`
     pub async fn waiting(self: Arc<Self>, _: NoParams) -> Answer<WaitingView> {
-        let stopped = || Code::Unavailable.says("the node is stopping");
-        let (count, first) = self.chain.all_waiting(MAX_PAGE).await.ok_or_else(stopped)?;
+        let (count, first) = self.chain.all_waiting(MAX_PAGE).await?;
         let transactions = first.into_iter().map(TransactionInBlock::from).collect();
         Ok(self.at(&self.chain.head(), WaitingView { count: super::count(count), transactions }))
     }
@@ -166,15 +167,30 @@ impl Context {
     /// `ailo_submit`
     pub async fn submit(self: Arc<Self>, params: SubmitParams) -> Answer<Submitted> {
         let transaction = params.transaction().map_err(|why| Code::Malformed.says(why))?;
-        let id = self.chain.submit(transaction).await?;
+        let id = self.hand_in(transaction).await?;
         Ok(self.at(&self.chain.head(), Submitted { id }))
+    }
+
+    /// Hands in what somebody else signed.
+    pub async fn hand_in(self: &Arc<Self>, transaction: Transaction) -> Result<Hash, Failure> {
+        let outcome = self.offer(vec![transaction]).await?.pop();
+        outcome.ok_or(SubmitError::Stopped)?.map_err(|reason| refused(&reason))
+    }
+
+    /// Has signatures checked when their turn comes, and then asks the ledger's thread.
+    async fn offer(
+        self: &Arc<Self>,
+        transactions: Vec<Transaction>,
+    ) -> Result<Vec<Result<Hash, AdmissionError>>, Failure> {
+        let checked = self.read(move |context| context.chain.verify(transactions)).await?;
+        Ok(self.chain.offer(checked).await?)
     }
 
     /// `ailo_submitMany`
     pub async fn submit_many(self: Arc<Self>, params: SubmitManyParams) -> Answer<SubmittedMany> {
         let decoded = params.transactions().map_err(invalid)?;
         let good = decoded.iter().flatten().cloned().collect();
-        let mut outcomes = self.chain.submit_all(good).await?.into_iter();
+        let mut outcomes = self.offer(good).await?.into_iter();
         let outcome = |decoded: Option<Transaction>| match decoded.and_then(|_| outcomes.next()) {
             Some(Ok(id)) => SubmitOutcome { id: Some(id), code: None, message: None },
             Some(Err(e)) => SubmitOutcome { id: None, code: Some(e.code().into()), message: Some(e.to_string()) },
@@ -210,39 +226,39 @@ impl Context {
     pub fn search(&self, params: SearchParams) -> Answer<SearchView> {
         let head = self.chain.head();
         let text: String = params.query.trim().chars().take(MAX_QUERY).collect();
-        let found = self.named(&head, &text.to_lowercase());
+        let found = self.named(&head, &text.to_lowercase())?;
         Ok(self.at(&head, SearchView { found }))
     }
 
-    fn named(&self, head: &Head, text: &str) -> Option<Found> {
+    fn named(&self, head: &Head, text: &str) -> Result<Option<Found>, Failure> {
         let (state, wallet) = (&head.state, |address| Found::Wallet { address });
         if let Some(name) = text.strip_prefix('@').and_then(|name| name.parse::<Username>().ok()) {
-            return state.owner(&name).map(wallet);
+            return Ok(state.owner(&name).map(wallet));
         }
         let number = text.strip_prefix("round").map(|rest| rest.trim_start_matches([' ', '#']));
         if let Some(number) = number.and_then(|number| number.parse().ok()) {
-            return Some(Found::Round { number });
+            return Ok(Some(Found::Round { number }));
         }
         if let Ok(address) = text.parse::<Address>() {
-            return Some(wallet(address));
+            return Ok(Some(wallet(address)));
         }
         let digits: String = text.chars().filter(|c| !matches!(c, ' ' | '\u{202f}' | ',' | '#')).collect();
         if let Ok(height) = digits.parse::<u64>() {
-            return self.chain.header(height).map(|_| Found::Block { height });
+            return Ok(self.chain.header(height)?.map(|_| Found::Block { height }));
         }
         if let Ok(id) = text.parse::<Hash>() {
-            if self.chain.transaction(&id).is_some() {
-                return Some(Found::Transaction { id });
+            if self.chain.transaction(&id)?.is_some() {
+                return Ok(Some(Found::Transaction { id }));
             }
-            if let Some(height) = self.chain.height_of(&id) {
-                return Some(Found::Block { height });
+            if let Some(height) = self.chain.height_of(&id)? {
+                return Ok(Some(Found::Block { height }));
             }
         }
         if let Ok(node) = text.parse::<PublicKey>()
             && state.node(&node).is_some()
         {
-            return Some(Found::Node { node });
+            return Ok(Some(Found::Node { node }));
         }
-        text.parse::<Username>().ok().and_then(|name| state.owner(&name)).map(wallet)
+        Ok(text.parse::<Username>().ok().and_then(|name| state.owner(&name)).map(wallet))
     }
 }

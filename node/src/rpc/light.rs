@@ -2,7 +2,7 @@
 //! signed travels as its canonical bytes in hexadecimal, so that a client checks the very bytes.
 
 use super::{
-    Answer, Context,
+    Answer, Context, MAX_READ_BYTES,
     errors::{Code, invalid},
     ledger::no_block,
     params::*,
@@ -53,14 +53,25 @@ impl Context {
     /// `ailo_lightBlock`
     pub fn light_block(&self, LightBlockParams { height }: LightBlockParams) -> Answer<LightBlockView> {
         let head = self.chain.head();
-        let block: LightBlock = self.chain.light_block(height.unwrap_or(head.state.height())).ok_or_else(no_block)?;
+        let block: LightBlock = self.chain.light_block(height.unwrap_or(head.state.height()))?.ok_or_else(no_block)?;
         Ok(self.at(&head, LightBlockView { light_block: hex::encode(block.encode()) }))
     }
 
     /// `ailo_headers`
     pub fn headers(&self, params: HeadersParams) -> Answer<HeadersView> {
-        let headers = params.heights().rev().map_while(|height| self.chain.header(height));
-        let headers = headers.map(|header| hex::encode(canonical::encode(&header))).collect();
+        let (mut headers, mut read) = (Vec::new(), 0);
+        for height in params.heights().rev() {
+            let (header, bytes) = match self.chain.summary(height)? {
+                Some((header, _, bytes)) => (Some(header), bytes),
+                None => (self.chain.header(height)?, 0), // that before the first block, perhaps
+            };
+            let Some(header) = header else { break };
+            headers.push(hex::encode(canonical::encode(&header)));
+            read += bytes;
+            if read >= MAX_READ_BYTES {
+                break;
+            }
+        }
         Ok(self.at(&self.chain.head(), HeadersView { headers }))
     }
 
@@ -81,7 +92,7 @@ impl Context {
     /// `ailo_transactionProof`
     pub fn transaction_proof(&self, IdParams { id }: IdParams) -> Answer<TransactionProofView> {
         let unknown = || Code::NotFound.says("this node knows no such transaction in a block");
-        let (transaction, block_height, proof) = self.chain.transaction_proof(&id).ok_or_else(unknown)?;
+        let (transaction, block_height, proof) = self.chain.transaction_proof(&id)?.ok_or_else(unknown)?;
         let (transaction, proof) = (hex::encode(transaction.encode()), hex::encode(canonical::encode(&proof)));
         Ok(self.at(&self.chain.head(), TransactionProofView { block_height, transaction, proof }))
     }

@@ -3,6 +3,7 @@
 
 use super::{
     Answer, Context,
+    connections::{Flow, Unsent},
     errors::{Code, Failure, invalid},
     openrpc,
     params::*,
@@ -11,12 +12,14 @@ use super::{
 };
 use crate::operator::{Controls, Operator};
 use ailo_ledger::Header;
+use axum::http::Extensions;
 use jsonrpsee::{
-    server::{RegisterMethodError, RpcModule},
+    server::{IntoResponse, RegisterMethodError, ResponsePayload, RpcModule},
     types::{ErrorObjectOwned, Params},
 };
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Serialize, de::DeserializeOwned};
+use serde_json::value::to_raw_value;
 use std::sync::Arc;
 
 type Module = RpcModule<Context>;
@@ -71,6 +74,32 @@ fn parse<P: DeserializeOwned>(params: &Params<'_>) -> Result<P, Failure> {
     serde_json::from_str(text).map_err(|e| invalid(format!("these parameters are not what the method takes: {e}")))
 }
 
+/// An answer, which a WebSocket's connection counts until it is sent.
+struct Reply<T>(Result<T, Failure>, Option<Unsent>);
+
+/// A call begins.
+fn begin(extensions: &Extensions) -> Option<Unsent> {
+    extensions.get::<Arc<Flow>>().map(Flow::begin)
+}
+
+impl<T: Serialize + Clone + 'static> IntoResponse for Reply<T> {
+    type Output = T;
+
+    fn into_response(self) -> ResponsePayload<'static, T> {
+        let payload = match self.0 {
+            Ok(value) => ResponsePayload::success(value),
+            Err(failure) => ResponsePayload::error(ErrorObjectOwned::from(failure)),
+        };
+        let Some(unsent) = self.1 else { return payload };
+        let (payload, sent) = payload.notify_on_completion();
+        tokio::spawn(async move {
+            let _ = sent.await; // or the connection has gone
+            drop(unsent);
+        });
+        payload
+    }
+}
+
 impl Method {
     fn new<P: JsonSchema, T: JsonSchema>(
         (name, about): (&'static str, &'static str),
@@ -110,7 +139,11 @@ where
     T: Serialize + Clone + JsonSchema + 'static,
 {
     Method::new::<P, At<T>>((name, about), (Part::Everybody, errors), move |module| {
-        module.register_method(name, move |params, context, _| answer(context, parse(&params)?)).map(|_| ())
+        let ask = move |params: Params<'_>, context: &Context, extensions: &Extensions| {
+            let unsent = begin(extensions);
+            Reply(parse(&params).and_then(|params| answer(context, params)), unsent)
+        };
+        module.register_method(name, ask).map(|_| ())
     })
 }
 
@@ -122,12 +155,30 @@ fn reading<P, T>(
     answer: fn(&Context, P) -> Answer<T>,
 ) -> Method
 where
-    P: DeserializeOwned + JsonSchema + 'static,
+    P: DeserializeOwned + JsonSchema + Send + 'static,
     T: Serialize + Clone + JsonSchema + 'static,
 {
-    Method::new::<P, At<T>>((name, about), (Part::Everybody, errors), move |module| {
-        module.register_blocking_method(name, move |params, context, _| answer(&context, parse(&params)?)).map(|_| ())
+    Method::new::<P, At<T>>((name, about), (Part::Everybody, &with_unavailable(errors)), move |module| {
+        let ask = move |params: Params<'static>, context: Arc<Context>, extensions: Extensions| async move {
+            let unsent = begin(&extensions);
+            // What is long takes a while to write, too.
+            let written = |answer: At<T>| {
+                to_raw_value(&answer).map_err(|e| Code::Unavailable.says(format!("the answer can't be written: {e}")))
+            };
+            let read = async {
+                let params = parse(&params)?;
+                context.read(move |context| answer(context, params).and_then(written)).await?
+            };
+            Reply(read.await, unsent)
+        };
+        module.register_async_method(name, ask).map(|_| ())
     })
+}
+
+/// Whoever reads may have to try again.
+fn with_unavailable(errors: &[Code]) -> Vec<Code> {
+    let all = errors.iter().copied().filter(|code| *code != Code::Unavailable);
+    all.chain([Code::Unavailable]).collect()
 }
 
 /// A method that asks other parts of the node.
@@ -138,7 +189,11 @@ where
     F: Future<Output = Answer<T>> + Send + 'static,
 {
     Method::new::<P, At<T>>((name, about), (Part::Everybody, errors), move |module| {
-        let ask = move |params: Params<'static>, context, _| async move { answer(context, parse(&params)?).await };
+        let ask = move |params: Params<'static>, context: Arc<Context>, extensions: Extensions| async move {
+            let unsent = begin(&extensions);
+            let asked = async { answer(context, parse(&params)?).await };
+            Reply(asked.await, unsent)
+        };
         module.register_async_method(name, ask).map(|_| ())
     })
 }
@@ -149,10 +204,11 @@ where
     P: DeserializeOwned + JsonSchema + 'static,
 {
     Method::new::<P, At<Controls>>((name, about), (Part::Operator, &[Code::Unauthorized]), move |module| {
-        let registered = module.register_method(name, move |params, context, extensions| {
-            context.operate(extensions, |operator| act(operator, parse(&params)?))
-        });
-        registered.map(|_| ())
+        let ask = move |params: Params<'_>, context: &Context, extensions: &Extensions| {
+            let unsent = begin(extensions);
+            Reply(context.operate(extensions, |operator| act(operator, parse(&params)?)), unsent)
+        };
+        module.register_method(name, ask).map(|_| ())
     })
 }
 
@@ -186,7 +242,7 @@ where
 pub fn all() -> Vec<Method> {
     use Code::*;
     vec![
-        reading(
+        at_once(
             "ailo_status",
             "What the node is and does: sync, round, model, wallet, supply.",
             &[],
@@ -196,7 +252,12 @@ pub fn all() -> Vec<Method> {
         at_once("ailo_peers", "Whom the node is connected to.", &[], Context::peers),
         at_once("ailo_series", "What the node saw over time: supply, losses, speed, peers.", &[], Context::samples),
         at_once("ailo_supply", "Where all coins are.", &[], Context::supply),
-        reading("ailo_blocks", "Blocks, the newest first; 100 a page at most.", &[], Context::blocks),
+        reading(
+            "ailo_blocks",
+            "Blocks, the newest first; 100 a page at most, fewer where they are long.",
+            &[],
+            Context::blocks,
+        ),
         reading("ailo_block", "A block, by its height or its id.", &[NotFound], Context::block),
         asking(
             "ailo_transaction",
@@ -206,7 +267,7 @@ pub fn all() -> Vec<Method> {
         ),
         reading(
             "ailo_transactionEvents",
-            "What happened to a transfer: confirmations, reports, its end.",
+            "What happened to a transfer: confirmations, reports, its end; `whole` says whether all of it was found.",
             &[NotFound],
             Context::transaction_events,
         ),
@@ -245,13 +306,18 @@ pub fn all() -> Vec<Method> {
         ),
         reading(
             "ailo_richList",
-            "The richest wallets: up to a thousand, 100 a page at most, as they were half a minute ago at most.",
-            &[],
+            "The richest wallets: up to a thousand, 100 a page at most, as they were about half a minute ago. A page that goes on is of the same ranking.",
+            &[NotFound],
             Context::rich_list,
         ),
         reading("ailo_node", "A node as the ledger knows it.", &[NotFound], Context::node),
         reading("ailo_nodes", "Registered nodes in the order of their keys; 100 a page at most.", &[], Context::nodes),
-        reading("ailo_earnings", "What a node was paid, by what for.", &[], Context::earnings),
+        reading(
+            "ailo_earnings",
+            "What a node was paid, by what for; of the node that is asked, as it was some seconds ago.",
+            &[],
+            Context::earnings,
+        ),
         reading("ailo_validators", "Who decides the next block, and who is in jail.", &[], Context::validators),
         at_once("ailo_proposals", "What is voted on, and what votes have changed.", &[], Context::proposals),
         at_once("ailo_market", "What inference costs now.", &[], Context::market),
@@ -265,7 +331,13 @@ pub fn all() -> Vec<Method> {
         reading("ailo_search", "What a text names: a block, transaction, wallet, node or round.", &[], Context::search),
         reading("ailo_lightBlock", "A header with its certificate and validators.", &[NotFound], Context::light_block)
             .light(),
-        reading("ailo_headers", "A block's header and those of the blocks before it.", &[], Context::headers).light(),
+        reading(
+            "ailo_headers",
+            "A block's header and those of the blocks before it; fewer than asked for where the blocks are long: ask on from there.",
+            &[],
+            Context::headers,
+        )
+        .light(),
         at_once(
             "ailo_proof",
             "What stands at a key of the state, and the proof of it against the reply's state root.",
@@ -302,8 +374,8 @@ pub fn all() -> Vec<Method> {
         ),
         telling::<_, At<EntryView>, _>(
             ["ailo_subscribeHistory", "ailo_newEntry", "ailo_unsubscribeHistory"],
-            "Whatever happens to a wallet or a node, once and in order, from a cursor on.",
-            &[],
+            "Whatever happens to a wallet or a node, once and in order, from a cursor on. It ends where what comes next is no longer kept.",
+            &[NotFound],
             subscriptions::history,
         ),
         telling::<_, At<RoundChange>, _>(
@@ -326,7 +398,7 @@ pub(super) fn module(context: Arc<Context>) -> Result<Module, RegisterMethodErro
     let mut module = RpcModule::from_arc(context);
     all().iter().try_for_each(|method| (method.register)(&mut module))?;
     let document = openrpc::document();
-    module.register_method("rpc.discover", move |_, _, _| Ok::<_, ErrorObjectOwned>(document.clone()))?;
+    module.register_method("rpc.discover", move |_, _, extensions| Reply(Ok(document.clone()), begin(extensions)))?;
     Ok(module)
 }
 

@@ -2,6 +2,7 @@
 //! value. One table has them all ([`methods`]): the server, the OpenRPC document and `docs/rpc.md` are made from it. What they
 //! answer ([`types`]) the pages show, too. Nothing here can spend: transactions come signed.
 
+mod connections;
 pub mod errors;
 pub mod history;
 pub mod holders;
@@ -32,20 +33,28 @@ use crate::{
     },
 };
 use ailo_protocol::{Address, Genesis, NodeId, net};
+use connections::MAX_CONNECTIONS;
 use errors::{Code, Failure};
-use jsonrpsee::server::{BatchRequestConfig, PingConfig, ServerBuilder, ServerConfig, ServerHandle, stop_channel};
+use jsonrpsee::server::{
+    BatchRequestConfig, Methods, PingConfig, ServerBuilder, ServerConfig, ServerHandle, stop_channel,
+    ws::is_upgrade_request,
+};
 use std::{net::SocketAddr, sync::Arc};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use types::At;
 
 /// Bounds of the server.
-const MAX_CONNECTIONS: u32 = 512;
 const MAX_REQUEST_BYTES: u32 = 1 << 20;
 const MAX_RESPONSE_BYTES: u32 = 16 << 20;
 const MAX_BATCH: u32 = 64;
 const MAX_SUBSCRIPTIONS: u32 = 16;
 /// Messages that wait for a reader, for each connection, at most.
-const MAX_UNREAD: u32 = 64;
+const MAX_UNREAD: u32 = 8;
+/// Requests that read at a time, and those that wait for a turn at most.
+const READING: usize = 4;
+const WAITING: usize = 256;
+/// Bytes of blocks that are read for one answer, about: a page of long blocks ends there, and the next goes on.
+const MAX_READ_BYTES: usize = 4 << 20;
 
 /// What the methods read.
 pub struct Context {
@@ -79,6 +88,36 @@ pub struct Context {
     pub law: node::Law,
     /// The richest wallets.
     pub ranking: holders::Ranking,
+    /// What this node earned.
+    pub earned: history::Earned,
+    /// Whose turn it is to read.
+    pub turns: Turns,
+}
+
+/// Turns of those who wait for the disk or compute a while, so that many requests are no more work at a time than a few.
+pub struct Turns {
+    turns: Arc<Semaphore>,
+    /// Those who have a turn, and those who wait for one.
+    places: Arc<Semaphore>,
+}
+
+impl Default for Turns {
+    fn default() -> Turns {
+        Turns { turns: Arc::new(Semaphore::new(READING)), places: Arc::new(Semaphore::new(READING + WAITING)) }
+    }
+}
+
+impl Turns {
+    /// Does the work when its turn comes, on a thread for such work; who goes away meanwhile keeps its turn until it is done.
+    async fn take<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
+        let failed = || Code::Unavailable.says("the node could not look it up: try again; its log says more");
+        let turn = self.turns.clone().acquire_owned().await.map_err(|_| failed())?;
+        let work = move || {
+            let _turn = turn;
+            work()
+        };
+        tokio::task::spawn_blocking(work).await.map_err(|_| failed())
+    }
 }
 
 /// What a method answers.
@@ -88,16 +127,25 @@ impl Context {
     fn at<T>(&self, head: &Head, value: T) -> At<T> {
         At { height: head.state.height(), state_root: head.state.root(), value }
     }
+
+    /// Answers a request out of the store when its turn comes, unless too many wait.
+    async fn read<T: Send + 'static>(
+        self: &Arc<Context>,
+        work: impl FnOnce(&Context) -> T + Send + 'static,
+    ) -> Result<T, Failure> {
+        let busy = |_| Code::Unavailable.says("too many requests wait for the node's store: try again in a moment");
+        let place = self.turns.places.clone().try_acquire_owned().map_err(busy)?;
+        let context = self.clone();
+        let work = move || {
+            let _place = place;
+            work(&context)
+        };
+        self.turns.take(work).await
+    }
 }
 
 fn count(n: usize) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
-}
-
-/// Does what waits for the disk on a thread for such work.
-async fn off_runtime<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
-    let failed = |_| Code::Unavailable.says("the node could not look it up: try again; its log says more");
-    tokio::task::spawn_blocking(work).await.map_err(failed)
 }
 
 /// A running server.
@@ -130,17 +178,21 @@ impl Server {
             .max_subscriptions_per_connection(MAX_SUBSCRIPTIONS)
             .set_message_buffer_capacity(MAX_UNREAD)
             .enable_ws_ping(PingConfig::new()) // who is gone without a word holds no place
-            .set_batch_request_config(BatchRequestConfig::Limit(MAX_BATCH))
-            .build();
+            .set_batch_request_config(BatchRequestConfig::Limit(MAX_BATCH));
         let (stop, handle) = stop_channel();
         let operator = context.operator.clone();
         let module = methods::module(context).map_err(|e| NodeError::Rpc(format!("the table of methods: {e}")))?;
-        let rpc = ServerBuilder::with_config(config).to_service_builder().build(module, stop.clone());
+        let methods = Methods::from(module);
+        let builder = |config: ServerConfig| ServerBuilder::with_config(config).to_service_builder();
+        let http = builder(config.clone().http_only().build()).build(methods.clone(), stop.clone());
+        // Of a WebSocket's calls each is counted until it is sent, which a batch would hide.
+        let alone = config.ws_only().set_batch_request_config(BatchRequestConfig::Disabled).build();
+        let sockets = builder(alone).build(methods, stop.clone());
         let router = axum::Router::new()
             .route_service(
                 "/rpc",
                 tower::service_fn(move |mut request: axum::extract::Request| {
-                    let mut rpc = rpc.clone();
+                    let mut rpc = if is_upgrade_request(&request) { sockets.clone() } else { http.clone() };
                     if operator.admits(request.headers()) {
                         request.extensions_mut().insert(node::Admitted);
                     }
@@ -156,12 +208,7 @@ impl Server {
             .route("/health", axum::routing::get(|| async { "ok" }))
             .layer(axum::middleware::from_fn_with_state(access, by_our_names))
             .merge(more);
-        let task = tokio::spawn(async move {
-            let served = axum::serve(listener, router).with_graceful_shutdown(stop.shutdown()).await;
-            if let Err(e) = served {
-                tracing::error!(error = %e, "the HTTP server ended");
-            }
-        });
+        let task = tokio::spawn(connections::serve(listener, router, stop));
         Ok(Server { address, handle, task })
     }
 

@@ -16,31 +16,52 @@ use ailo_ledger::state::{Phase, State};
 use ailo_protocol::{Amount, inference::announce::Announce, net::PeerInfo};
 use axum::http::Extensions;
 use std::{
-    sync::Mutex,
-    time::{Duration, Instant},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
+use tokio::sync::watch;
 
 /// Nodes that serve text in a status, at most.
 const MAX_SERVING: usize = 64;
 /// Samples of a page, at most.
 const MAX_SAMPLES: usize = 256;
-/// All entries of the state are summed at most so often.
+/// All entries of the state are summed so often.
 const SUMMED: Duration = Duration::from_secs(10);
 
-/// Whether the supply law held when all entries were summed last.
+/// Whether the supply law was broken when all entries were summed last.
 #[derive(Default)]
-pub struct Law(Mutex<Option<(Instant, bool)>>);
+pub struct Law {
+    broken: AtomicBool,
+}
 
 impl Law {
-    /// By the sums that are kept while entries change, at each height; and by all entries now and then, which takes a walk over the whole
-    /// state: one request pays for it and no other waits.
+    /// By the sums that are kept while entries change, at each height; and by all entries as they were some seconds ago.
     fn holds(&self, state: &State) -> bool {
-        let Ok(mut summed) = self.0.try_lock() else { return state.check_kept_supply().is_ok() };
-        let all = match *summed {
-            Some((at, holds)) if at.elapsed() < SUMMED => holds,
-            _ => summed.insert((Instant::now(), state.check_supply().is_ok())).1,
-        };
-        all && state.check_kept_supply().is_ok()
+        !self.broken.load(Ordering::Acquire) && state.check_kept_supply().is_ok()
+    }
+
+    /// Sums all entries now and then until `stop`: that is a walk over the whole state, which no request waits for.
+    pub async fn watch(context: Arc<Context>, mut stop: watch::Receiver<bool>) {
+        let mut tick = tokio::time::interval(SUMMED);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut summed = None;
+        loop {
+            tokio::select! {
+                _ = tick.tick() => {}
+                _ = stop.changed() => break,
+            }
+            let head = context.chain.head();
+            if summed.replace(head.state.height()) == Some(head.state.height()) {
+                continue;
+            }
+            let sum = tokio::task::spawn_blocking(move || head.state.check_supply().is_err());
+            if let Ok(broken) = sum.await {
+                context.law.broken.store(broken, Ordering::Release);
+            }
+        }
     }
 }
 

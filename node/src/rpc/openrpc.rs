@@ -248,8 +248,10 @@ pub fn page() -> String {
         - Amounts are decimal strings in ALC, hashes and keys hexadecimal, times milliseconds since 1970, losses nats a token.\n\
         - Every answer carries `height` and `state_root`: the newest block that it was read at, and the root of the ledger's state after it.\n\
         - What is long comes in pages: pass `next` of one as `cursor` of the next one.\n\
-        - A batch has {MAX_BATCH} requests at most, a request {} KiB, a connection {MAX_SUBSCRIPTIONS} subscriptions; a node serves \
-        {MAX_CONNECTIONS} requests and WebSockets at a time, and closes WebSockets that answer no ping.\n\
+        - A batch has {MAX_BATCH} requests at most and comes by POST, a request {} KiB, a connection {MAX_SUBSCRIPTIONS} subscriptions; a node serves \
+        {MAX_CONNECTIONS} connections at a time, and closes those that ask nothing for half a minute, take no byte of an answer for as long, or, as \
+        WebSockets, answer no ping. From a WebSocket that leaves answers unread it reads no more.\n\
+        - A node that has too much to do says `UNAVAILABLE` and does nothing: ask again in a moment.\n\
         - Methods of the operator need the token that lies in `operator.token` of the node's data folder (mode 0600, another one at each start), as the \
         header `Authorization: Bearer TOKEN` of the request, or of the WebSocket's upgrade. It travels as it is: elsewhere than on \
         loopback use a tunnel.\n\n\

@@ -110,6 +110,15 @@ impl PageParams {
         self.cursor.as_ref().map(number).transpose()
     }
 
+    /// The same for pages that begin at a place of what stood at a height.
+    pub fn place(&self) -> Result<Option<(u64, usize)>, &'static str> {
+        let place = |text: &String| {
+            let (height, place) = text.split_once('-')?;
+            Some((height.parse().ok()?, place.parse().ok()?))
+        };
+        self.cursor.as_ref().map(|text| place(text).ok_or(NOT_OURS)).transpose()
+    }
+
     /// The same for pages that begin after a node.
     pub fn after_node(&self) -> Result<Option<NodeId>, &'static str> {
         let node = |text: &String| text.parse().map_err(|_| NOT_OURS);

@@ -4,10 +4,9 @@
 
 use super::{
     Context,
-    errors::invalid,
+    errors::{Code, Failure, invalid},
     history::{entry, kept_under},
     node::peers_view,
-    off_runtime,
     params::{FollowParams, NoParams},
     rounds::open_round,
     types::EntryView,
@@ -24,8 +23,19 @@ use std::{collections::BTreeSet, sync::Arc};
 /// A reader that has asked and is not accepted yet.
 pub type Pending = PendingSubscriptionSink;
 
-/// The reader has gone away.
+/// The reader has gone away, or what comes next for it has.
 struct Gone;
+
+impl From<Failure> for Gone {
+    fn from(_: Failure) -> Gone {
+        Gone
+    }
+}
+
+/// Whether a node whose first block is `first` still has all that comes after a place of a history.
+fn is_kept(first: u64, after: Cursor) -> bool {
+    first <= 1 || after >= Cursor { height: first - 1, event: u32::MAX }
+}
 
 /// Waits for room, and writes.
 async fn tell<T: Serialize>(sink: &SubscriptionSink, value: &T) -> Result<(), Gone> {
@@ -49,11 +59,13 @@ pub async fn blocks(context: Arc<Context>, _: NoParams, pending: Pending) {
     let follow = async {
         loop {
             let (chain, height) = (context.chain.clone(), next);
-            match off_runtime(move || chain.header(height)).await.map_err(|_| Gone)? {
+            let found = context.turns.take(move || chain.header(height)).await?;
+            match found.map_err(Failure::from)? {
                 Some(header) => {
                     tell(&sink, &header).await?;
                     next += 1;
                 }
+                None if next < context.chain.first() => return Err(Gone),
                 None => news(&sink, &mut heads).await?,
             }
         }
@@ -71,12 +83,20 @@ pub async fn history(context: Arc<Context>, params: FollowParams, pending: Pendi
         Ok((subject, after)) => (subject, after.unwrap_or(from_now)),
         Err(why) => return pending.reject(ErrorObjectOwned::from(invalid(why))).await,
     };
+    if !is_kept(context.chain.first(), after) {
+        let gone = "what came next is no longer kept here: ask an archive for it, or follow without a cursor";
+        return pending.reject(ErrorObjectOwned::from(Code::NotFound.says(gone))).await;
+    }
     let Ok(sink) = pending.accept().await else { return };
     let follow = async {
         loop {
             let head = heads.borrow_and_update().clone();
             let chain = context.chain.clone();
-            let page = off_runtime(move || chain.history_after(&subject, after, MAX_PAGE)).await.map_err(|_| Gone)?;
+            let page = context.turns.take(move || chain.history_after(&subject, after, MAX_PAGE)).await?;
+            let page = page.map_err(Failure::from)?;
+            if !is_kept(context.chain.first(), after) {
+                return Err(Gone); // some of it may have gone before it was read
+            }
             // What the store knows before the head does comes with the next head.
             let shown = page.into_iter().take_while(|item| item.at.height <= head.state.height());
             let before = after;
@@ -131,4 +151,17 @@ pub async fn peers(context: Arc<Context>, _: NoParams, pending: Pending) {
         }
     };
     let _: Result<(), Gone> = follow.await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_that_is_gone_is_passed_over_in_silence() {
+        let at = |height, event| Cursor { height, event };
+        assert!(is_kept(1, at(0, 0)), "all is there");
+        assert!(is_kept(10, at(10, 0)) && is_kept(10, at(9, u32::MAX)) && is_kept(10, at(40, 3)));
+        assert!(!is_kept(10, at(9, 4)) && !is_kept(10, at(0, 0)), "what comes next is gone, or may be");
+    }
 }

@@ -114,7 +114,7 @@ impl Watch {
     }
 
     fn find(&self, checkpoint: &Checkpoint) -> Found {
-        match self.chain.header(checkpoint.height) {
+        match self.chain.header(checkpoint.height).ok().flatten() {
             Some(header) if header.id() != checkpoint.block => Found::Other,
             Some(header) if self.is_young(header.time_ms) => Found::Young,
             _ => Found::Old, // a block that is kept no more is older than the trust period

@@ -4,6 +4,9 @@
 //! What the thread does, and when, is decided by the ledger's own [`Participant`], which the simulation runs as well. Here
 //! are its clock, its peers and its disk: actions are carried out in order, and a block is in the block log (fsynced) and in
 //! the index before its head is shown.
+//!
+//! What keeps blocks coming (votes, heads, sync) goes before what is due by the clock, and both before transactions and questions: those can
+//! be many, and each kind has a bounded queue of its own. Signatures of what clients hand in are checked before it queues.
 
 use super::sync;
 use crate::{datadir::DataDir, error::NodeError, genesis::now_ms, metrics::Counts};
@@ -14,14 +17,17 @@ use ailo_ledger::{
     mempool::AdmissionError,
     participant::{Action, Gossip, Now, Participant},
     state::{Event, State},
-    store::{ConsensusFiles, Cursor, HistoryItem, Page, SnapshotHead, Store, StoreError, Subject},
+    store::{ConsensusFiles, Cursor, HistoryItem, Page, SnapshotHead, Store, StoreError, Subject, lower_priority},
 };
 use ailo_proto::{Consensus, Transactions, gossip};
 use ailo_protocol::{
-    Genesis, Hash, Keypair, NodeId, PublicKey, merkle,
+    Genesis, Hash, Keypair, NodeId, PublicKey,
+    keys::BadSignature,
+    merkle,
     net::{self, Offence, Verdict},
 };
 use bytes::Bytes;
+use rayon::prelude::*;
 use std::{
     sync::{
         Arc,
@@ -30,14 +36,17 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{
+        mpsc::{self, error::TrySendError},
+        oneshot, watch,
+    },
     time::Instant,
 };
 
 /// Transactions in one message, at most; and their bytes.
 const MAX_TOGETHER: usize = 1024;
 const TOGETHER_BYTES: usize = 128 << 10;
-/// Commands that wait for the thread, at most; then callers wait.
+/// What waits in each of the thread's queues, at most: then consensus and sync wait, gossiped transactions are dropped, and clients are refused.
 const QUEUE: usize = 256;
 
 /// The ledger after the newest block.
@@ -52,10 +61,18 @@ pub enum SubmitError {
     /// The mempool refuses it.
     #[error("{0}")]
     Refused(#[from] AdmissionError),
+    /// Too many others ask.
+    #[error("the node has too much to do: try again in a moment")]
+    Busy,
     /// The service has stopped.
     #[error("the node is stopping")]
     Stopped,
 }
+
+/// The store can't be read.
+#[derive(Clone, Copy, Debug, thiserror::Error)]
+#[error("the node can't read its ledger's files: its log says why")]
+pub struct Unreadable;
 
 /// What the thread is asked to do.
 pub(super) enum Command {
@@ -86,8 +103,17 @@ pub struct Role {
 pub struct Chain {
     counts: Arc<Counts>,
     commands: mpsc::Sender<Command>,
+    gossiped: mpsc::Sender<Command>,
+    asked: mpsc::Sender<Command>,
     head: watch::Receiver<Arc<Head>>,
     store: Arc<Store>,
+}
+
+/// The thread's queues, the first before the others.
+struct Queues {
+    commands: mpsc::Receiver<Command>,
+    gossiped: mpsc::Receiver<Command>,
+    asked: mpsc::Receiver<Command>,
 }
 
 impl Chain {
@@ -106,7 +132,10 @@ impl Chain {
         let (files, recovered) = ConsensusFiles::open(&ledger, genesis.id(), state.height(), allow_new_journal)?;
         dir.note_use()?;
         let host = Host::new(state.clone(), key, role.validator.then_some(files), recovered)?;
-        let (commands, queue) = mpsc::channel(QUEUE);
+        let (commands, urgent) = mpsc::channel(QUEUE);
+        let (gossiped, transactions) = mpsc::channel(QUEUE);
+        let (asked, questions) = mpsc::channel(QUEUE);
+        let queues = Queues { commands: urgent, gossiped: transactions, asked: questions };
         let (head_sender, head) = watch::channel(Arc::new(Head { state: state.clone() }));
         let store = Arc::new(store);
         let counts = Arc::new(Counts::default());
@@ -128,13 +157,13 @@ impl Chain {
         std::thread::Builder::new()
             .name("ledger".into())
             .spawn(move || {
-                if let Err(e) = runtime.block_on(ledger.run(queue)) {
+                if let Err(e) = runtime.block_on(ledger.run(queues)) {
                     tracing::error!(error = %e, "the ledger service ended");
                     let _ = ended.send(e); // nobody waits for it any more when the node is stopping
                 }
             })
             .map_err(|e| NodeError::io("start the ledger's thread", e))?;
-        Ok((Chain { counts, commands, head, store }, end))
+        Ok((Chain { counts, commands, gossiped, asked, head, store }, end))
     }
 
     /// What has happened since the start.
@@ -152,46 +181,76 @@ impl Chain {
         self.head.borrow().clone()
     }
 
-    /// Hands in a transaction: into this node's mempool, and to all peers.
+    /// Waits until there is a head at this height, which the store may have a moment before; on a thread that may wait.
+    pub fn head_at(&self, height: u64) -> Result<Arc<Head>, SubmitError> {
+        let mut heads = self.heads();
+        let shown = tokio::runtime::Handle::current().block_on(heads.wait_for(|head| head.state.height() >= height));
+        shown.map(|head| head.clone()).map_err(|_| SubmitError::Stopped)
+    }
+
+    /// Hands in a transaction of this node itself, into its mempool and to all peers; waits for its turn.
     pub async fn submit(&self, transaction: Transaction) -> Result<Hash, SubmitError> {
-        let outcome = self.submit_all(vec![transaction]).await?.pop();
+        let (reply, answer) = oneshot::channel();
+        self.asked.send(Command::Submit(vec![transaction], reply)).await.map_err(|_| SubmitError::Stopped)?;
+        let outcome = answer.await.map_err(|_| SubmitError::Stopped)?.pop();
         Ok(outcome.ok_or(SubmitError::Stopped)??)
     }
 
-    /// The same for several at once; the outcomes are in their order.
-    pub async fn submit_all(
+    /// Checks signatures on all cores.
+    pub fn verify(&self, transactions: Vec<Transaction>) -> Vec<Result<Transaction, BadSignature>> {
+        let head = self.head();
+        let check = |transaction: Transaction| head.state.verify(&transaction).map(|()| transaction);
+        transactions.into_par_iter().map(check).collect()
+    }
+
+    /// Hands in transactions of clients that were checked; the outcomes are in their order.
+    pub async fn offer(
         &self,
-        transactions: Vec<Transaction>,
+        checked: Vec<Result<Transaction, BadSignature>>,
     ) -> Result<Vec<Result<Hash, AdmissionError>>, SubmitError> {
-        let (reply, answer) = oneshot::channel();
-        self.commands.send(Command::Submit(transactions, reply)).await.map_err(|_| SubmitError::Stopped)?;
-        answer.await.map_err(|_| SubmitError::Stopped)
+        let sound: Vec<Transaction> = checked.iter().flatten().cloned().collect();
+        self.counts.refuse(checked.len() - sound.len());
+        let mut outcomes = self.ask(|reply| Command::Submit(sound, reply)).await?.into_iter();
+        let outcome = |checked: Result<Transaction, BadSignature>| match checked {
+            Ok(_) => outcomes.next(),
+            Err(e) => Some(Err(e.into())),
+        };
+        Ok(checked.into_iter().filter_map(outcome).collect())
     }
 
     /// A transaction that waits in the mempool.
-    pub async fn waiting(&self, id: &Hash) -> Option<Transaction> {
-        let (reply, answer) = oneshot::channel();
-        self.commands.send(Command::Waiting(*id, reply)).await.ok()?;
-        answer.await.ok()?
+    pub async fn waiting(&self, id: &Hash) -> Result<Option<Transaction>, SubmitError> {
+        self.ask(|reply| Command::Waiting(*id, reply)).await
     }
 
     /// How many transactions wait in the mempool, and the first `limit` of them.
-    pub async fn all_waiting(&self, limit: usize) -> Option<(usize, Vec<Transaction>)> {
-        let (reply, answer) = oneshot::channel();
-        self.commands.send(Command::AllWaiting(limit, reply)).await.ok()?;
-        answer.await.ok()
+    pub async fn all_waiting(&self, limit: usize) -> Result<(usize, Vec<Transaction>), SubmitError> {
+        self.ask(|reply| Command::AllWaiting(limit, reply)).await
     }
 
     /// The number of a wallet's next transaction, behind what it has waiting in the mempool.
-    pub async fn next_nonce(&self, wallet: &PublicKey) -> Option<u64> {
-        let (reply, answer) = oneshot::channel();
-        self.commands.send(Command::NextNonce(*wallet, reply)).await.ok()?;
-        answer.await.ok()
+    pub async fn next_nonce(&self, wallet: &PublicKey) -> Result<u64, SubmitError> {
+        self.ask(|reply| Command::NextNonce(*wallet, reply)).await
     }
 
-    /// What a peer sent on; the verdict is answered here.
+    /// Asks the thread, unless too many do.
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<T>) -> Command) -> Result<T, SubmitError> {
+        let (reply, answer) = oneshot::channel();
+        self.asked.try_send(command(reply)).map_err(|e| match e {
+            TrySendError::Full(_) => SubmitError::Busy,
+            TrySendError::Closed(_) => SubmitError::Stopped,
+        })?;
+        answer.await.map_err(|_| SubmitError::Stopped)
+    }
+
+    /// What a peer sent on; the verdict is answered here. Transactions for which there is no room are dropped, which ignores them.
     pub async fn gossip(&self, from: NodeId, message: gossip::Body, verdict: Verdict) {
-        let _ = self.commands.send(Command::Gossip(from, message, verdict)).await; // stopping: the verdict ignores
+        let transactions = matches!(message, gossip::Body::Transactions(_));
+        let command = Command::Gossip(from, message, verdict);
+        match transactions {
+            true => drop(self.gossiped.try_send(command)),
+            false => drop(self.commands.send(command).await), // stopping: the verdict ignores
+        }
     }
 
     /// A peer is there: perhaps it is ahead.
@@ -213,8 +272,8 @@ impl Chain {
     }
 
     /// Canonical bytes of a part of the snapshot after the block at `height`.
-    pub fn snapshot_part(&self, height: u64, index: u32) -> Option<Vec<u8>> {
-        known(self.store.snapshots().get(height)?.part(index))
+    pub fn snapshot_part(&self, height: u64, index: u32) -> Result<Option<Vec<u8>>, Unreadable> {
+        self.store.snapshots().get(height).map_or(Ok(None), |snapshot| read(snapshot.part(index)))
     }
 
     /// Height of the first block that is kept.
@@ -223,61 +282,66 @@ impl Chain {
     }
 
     /// A block and its certificate.
-    pub fn block(&self, height: u64) -> Option<(Block, Certificate)> {
-        Some((known(self.store.block(height))?, known(self.store.certificate(height))?))
+    pub fn block(&self, height: u64) -> Result<Option<(Block, Certificate)>, Unreadable> {
+        read(self.store.certified(height))
     }
 
     /// The same as canonical bytes.
-    pub fn block_bytes(&self, height: u64) -> Option<(Vec<u8>, Vec<u8>)> {
-        known(self.store.encoded(height))
+    pub fn block_bytes(&self, height: u64) -> Result<Option<(Vec<u8>, Vec<u8>)>, Unreadable> {
+        read(self.store.encoded(height))
     }
 
     /// The height of a block.
-    pub fn height_of(&self, block: &Hash) -> Option<u64> {
-        known(self.store.block_by_hash(block)).map(|block| block.header.height)
+    pub fn height_of(&self, block: &Hash) -> Result<Option<u64>, Unreadable> {
+        read(self.store.height_of(block))
     }
 
     /// A transaction in a block, and that block's height.
-    pub fn transaction(&self, id: &Hash) -> Option<(Transaction, u64)> {
-        known(self.store.transaction(id)).map(|(transaction, height, _)| (transaction, height))
+    pub fn transaction(&self, id: &Hash) -> Result<Option<(Transaction, u64)>, Unreadable> {
+        Ok(read(self.store.transaction(id))?.map(|(transaction, height, _)| (transaction, height)))
     }
 
-    /// The header of a block, and the number of its transactions.
-    pub fn summary(&self, height: u64) -> Option<(Header, u64)> {
-        known(self.store.summary(height))
+    /// The header of a block, the number of its transactions, and how many bytes were read for that.
+    pub fn summary(&self, height: u64) -> Result<Option<(Header, u64, usize)>, Unreadable> {
+        read(self.store.summary(height))
     }
 
     /// The header of a block.
-    pub fn header(&self, height: u64) -> Option<Header> {
-        known(self.store.header(height))
+    pub fn header(&self, height: u64) -> Result<Option<Header>, Unreadable> {
+        read(self.store.header(height))
     }
 
     /// A header with its certificate and validators.
-    pub fn light_block(&self, height: u64) -> Option<LightBlock> {
-        known(self.store.light_block(height))
+    pub fn light_block(&self, height: u64) -> Result<Option<LightBlock>, Unreadable> {
+        read(self.store.light_block(height))
     }
 
     /// A transaction in a block, that block's height, and the proof of it.
-    pub fn transaction_proof(&self, id: &Hash) -> Option<(Transaction, u64, merkle::Proof)> {
-        known(self.store.transaction_proof(id))
+    pub fn transaction_proof(&self, id: &Hash) -> Result<Option<(Transaction, u64, merkle::Proof)>, Unreadable> {
+        read(self.store.transaction_proof(id))
     }
 
     /// What happened to a wallet, a node or a transfer after a place of its history, the oldest first.
-    pub fn history_after(&self, subject: &Subject, after: Cursor, limit: usize) -> Vec<HistoryItem> {
-        known(self.store.history_after(subject, after, limit).map(Some)).unwrap_or_default()
+    pub fn history_after(
+        &self,
+        subject: &Subject,
+        after: Cursor,
+        limit: usize,
+    ) -> Result<Vec<HistoryItem>, Unreadable> {
+        read(self.store.history_after(subject, after, limit))
     }
 
     /// What happened to a wallet, a node or a transfer, the latest first.
-    pub fn history(&self, subject: &Subject, before: Option<Cursor>, limit: usize) -> Page {
-        known(self.store.history(subject, before, limit).map(Some)).unwrap_or_default()
+    pub fn history(&self, subject: &Subject, before: Option<Cursor>, limit: usize) -> Result<Page, Unreadable> {
+        read(self.store.history(subject, before, limit))
     }
 }
 
-/// What the store holds; a store that cannot be read is said, and answers like one that lacks it.
-fn known<T>(read: Result<Option<T>, StoreError>) -> Option<T> {
-    read.unwrap_or_else(|e| {
+/// What the store holds; why it can't be read is said in the log.
+fn read<T>(found: Result<T, StoreError>) -> Result<T, Unreadable> {
+    found.map_err(|e| {
         tracing::error!(error = %e, "the block store cannot be read");
-        None
+        Unreadable
     })
 }
 
@@ -294,6 +358,9 @@ struct Ledger {
     commands: mpsc::Sender<Command>,
     started: Instant,
 }
+
+/// How much lower the priority of the thread is that writes a snapshot: nobody waits for it.
+const SNAPSHOT_NICENESS: i32 = 10;
 
 /// Takes a snapshot with each epoch, and lets the store remove what is old.
 struct Keeper {
@@ -314,6 +381,7 @@ impl Keeper {
         }
         let (store, works, state, archive) = (self.store.clone(), self.works.clone(), state.clone(), self.archive);
         let keep = move || {
+            lower_priority(SNAPSHOT_NICENESS);
             if let Err(e) = store.keep(&state, archive) {
                 tracing::error!(error = %e, "no snapshot of the state was taken");
             }
@@ -327,22 +395,35 @@ impl Keeper {
 }
 
 impl Ledger {
-    async fn run(mut self, mut queue: mpsc::Receiver<Command>) -> Result<(), NodeError> {
+    async fn run(mut self, mut queues: Queues) -> Result<(), NodeError> {
         self.participant.start(self.now())?;
         self.settle().await?;
         loop {
             let far = Duration::from_secs(3600);
             let wake = self.participant.next_wake().map_or(Instant::now() + far, |at| self.started + at);
-            tokio::select! {
-                command = queue.recv() => match command {
-                    None => return Ok(()),
-                    Some(Command::Stop(done)) => {
-                        let _ = done.send(()); // whoever asked may have gone
-                        return Ok(());
-                    }
-                    Some(command) => self.command(command).await?,
-                },
-                () = tokio::time::sleep_until(wake) => {}
+            let Queues { commands, gossiped, asked } = &mut queues;
+            let less_urgent = async {
+                tokio::select! {
+                    command = gossiped.recv() => command,
+                    command = asked.recv() => command,
+                }
+            };
+            let command = tokio::select! {
+                biased;
+                command = commands.recv() => command,
+                () = tokio::time::sleep_until(wake) => {
+                    self.settle().await?;
+                    continue;
+                }
+                command = less_urgent => command,
+            };
+            match command {
+                None => return Ok(()),
+                Some(Command::Stop(done)) => {
+                    let _ = done.send(()); // whoever asked may have gone
+                    return Ok(());
+                }
+                Some(command) => self.command(command).await?,
             }
             self.settle().await?;
         }

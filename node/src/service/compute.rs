@@ -2,6 +2,7 @@
 //! runtime, so that network and RPC stay responsive. Four of them: one trains, one trains again what others have trained, one
 //! does what the network waits for (evaluation, aggregation), one writes text for whoever asks.
 
+use ailo_ledger::store::lower_priority;
 use std::{
     sync::{
         Arc, Condvar, Mutex, PoisonError,
@@ -46,10 +47,7 @@ impl Worker {
         let stopping = Arc::new(AtomicBool::new(false));
         let stop = stopping.clone();
         let thread = std::thread::Builder::new().name(name.into()).spawn(move || {
-            // On Linux a thread has a niceness of its own; failing to lower it costs responsiveness only.
-            if let Err(e) = rustix::process::setpriority_process(Some(rustix::thread::gettid()), niceness) {
-                tracing::debug!(error = %e, "cannot lower the priority of a compute thread");
-            }
+            lower_priority(niceness);
             ailo_training::set_threads(1);
             while let Ok(job) = queue.recv() {
                 if stop.load(Ordering::Relaxed) {

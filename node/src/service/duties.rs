@@ -217,7 +217,7 @@ impl Duties {
             return;
         }
         // Behind what waits, or it would take the place of that; and not again while this waits itself.
-        if self.chain.next_nonce(wallet.public()).await != Some(account.nonce) {
+        if self.chain.next_nonce(wallet.public()).await.ok() != Some(account.nonce) {
             return;
         }
         self.bonded = Some(Instant::now());

@@ -174,6 +174,8 @@ pub async fn run_with(
         series: series.clone(),
         law: rpc::node::Law::default(),
         ranking: rpc::holders::Ranking::default(),
+        earned: rpc::history::Earned::default(),
+        turns: rpc::Turns::default(),
     });
     let site = Site::new(context.clone(), stopped.clone());
     let sources = metrics::Sources { context: context.clone(), api: inference.api.clone(), folder: settings.data_dir };
@@ -227,6 +229,7 @@ pub async fn run_with(
         tokio::spawn(replays::Replays::new(setup).run(stopped.clone())),
         tokio::spawn(duties.run(stopped.clone())),
         tokio::spawn(series.run(context.clone(), stopped.clone())),
+        tokio::spawn(rpc::node::Law::watch(context.clone(), stopped.clone())),
         tokio::spawn(line::run(context, url, stopped.clone())),
     ];
 
@@ -234,6 +237,7 @@ pub async fn run_with(
     let outcome = tokio::select! {
         signal = &mut told_to_stop => signal,
         Ok(Err(other_history)) = &mut watching => Err(other_history),
+        () = net.closed() => Err(NodeError::Net(net::NetError::Closed)),
         ended = ledger_ended => Err(ended.unwrap_or_else(|_| NodeError::Check("the ledger's thread ended by itself: the log above says why; start the node again".into()))),
     };
     inference.hub.drain(DRAIN_WITHIN).await;

@@ -49,6 +49,7 @@ impl Serve {
 
     fn find(&self, request: request::Body) -> Result<response::Body, &'static str> {
         const LACKING: &str = "not here";
+        let unreadable = |_| "can't be read here";
         match request {
             request::Body::Head(_) => {
                 let head = self.chain.head();
@@ -61,7 +62,7 @@ impl Serve {
                 for height in
                     (0..u64::from(request.max_count.min(MAX_BLOCKS))).map_while(|i| request.from_height.checked_add(i))
                 {
-                    let Some((block, certificate)) = self.chain.block_bytes(height) else { break };
+                    let Some((block, certificate)) = self.chain.block_bytes(height).map_err(unreadable)? else { break };
                     bytes += block.len() + certificate.len();
                     if bytes > MAX_BLOCKS_BYTES && !blocks.is_empty() {
                         break;
@@ -71,7 +72,7 @@ impl Serve {
                 Ok(response::Body::Blocks(BlocksResponse { blocks, first_height: self.chain.first() }))
             }
             request::Body::LightBlock(request) => {
-                let block = self.chain.light_block(request.height).ok_or(LACKING)?;
+                let block = self.chain.light_block(request.height).map_err(unreadable)?.ok_or(LACKING)?;
                 Ok(response::Body::LightBlock(LightBlockResponse { canonical: block.encode().into() }))
             }
             request::Body::Headers(request) => {
@@ -79,7 +80,7 @@ impl Serve {
                 let heights = (0..u64::from(request.max_count.min(MAX_HEADERS)))
                     .map_while(|i| request.from_height.checked_sub(i));
                 let headers = heights.map_while(|height| {
-                    let (block, _) = self.chain.block_bytes(height).filter(|_| read < MAX_BLOCKS_BYTES)?;
+                    let (block, _) = self.chain.block_bytes(height).ok()?.filter(|_| read < MAX_BLOCKS_BYTES)?;
                     read += block.len();
                     Some(canonical::encode(&Block::decode(&block).ok()?.header).into())
                 });
@@ -90,7 +91,8 @@ impl Serve {
                 Ok(response::Body::Snapshot(SnapshotResponse { head: head.encode().into() }))
             }
             request::Body::SnapshotPart(request) => {
-                let part = self.chain.snapshot_part(request.height, request.index).ok_or(LACKING)?;
+                let part =
+                    self.chain.snapshot_part(request.height, request.index).map_err(unreadable)?.ok_or(LACKING)?;
                 Ok(response::Body::SnapshotPart(SnapshotPartResponse { part: part.into() }))
             }
             request::Body::Peers(_) => {

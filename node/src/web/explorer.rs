@@ -8,7 +8,7 @@ use super::{
 use crate::{
     rpc::{holders::account_view, params::*, types::*},
     series::Sample,
-    service::chain::Head,
+    service::chain::{Head, Unreadable},
 };
 use ailo_ledger::{
     Block, Body, Transaction,
@@ -101,8 +101,8 @@ async fn overview(State(site): State<Arc<Site>>) -> Response {
         let head = site.context.chain.head();
         let state = &head.state;
         let model = state.model();
-        let blocks = newest(site, state.height());
-        let newest_transactions = site.recent.up_to(&site.context.chain, state.height());
+        let blocks = newest(site, state.height())?;
+        let newest_transactions = site.recent.up_to(&site.context.chain, state.height())?;
         Ok(html! {
             h1 { "Explorer" }
             (lists())
@@ -123,9 +123,10 @@ async fn overview(State(site): State<Arc<Site>>) -> Response {
     .await
 }
 
-fn newest(site: &Site, height: u64) -> Vec<Block> {
+fn newest(site: &Site, height: u64) -> Result<Vec<Block>, Missing> {
     let heights = height.saturating_sub(NEWEST - 1).max(1)..=height;
-    heights.rev().filter_map(|height| site.context.chain.block(height)).map(|(block, _)| block).collect()
+    let blocks = heights.rev().filter_map(|height| site.context.chain.block(height).transpose());
+    Ok(blocks.map(|found| found.map(|(block, _)| block)).collect::<Result<_, Unreadable>>()?)
 }
 
 fn blocks_table(blocks: &[Block]) -> Markup {
@@ -199,8 +200,12 @@ async fn search(State(site): State<Arc<Site>>, Query(Asked { q }): Query<Asked>)
 async fn block(State(site): State<Arc<Site>>, Path(name): Path<String>) -> Response {
     made(site, (format!("Block {name}"), false), move |site| {
         let chain = &site.context.chain;
-        let height = name.parse().ok().or_else(|| chain.height_of(&name.parse().ok()?));
-        let found = height.and_then(|height| chain.block(height));
+        let height = match (name.parse(), name.parse()) {
+            (Ok(height), _) => Some(height),
+            (_, Ok(id)) => chain.height_of(&id)?,
+            _ => None,
+        };
+        let found = height.map_or(Ok(None), |height| chain.block(height))?;
         let missing = || {
             Missing("There is no such block", format!("This node has blocks {} to {}.", chain.first(), chain.head().state.height()))
         };
@@ -355,10 +360,10 @@ async fn address(State(site): State<Arc<Site>>, Path(text): Path<String>, Query(
                     tr { td { (say::node(&stake.node)) } td.number { (say::alc(stake.amount)) } }
                 }))) }
             }
-            @if before.is_none() { (balance(site, &own, account.free)) }
+            @if before.is_none() { (balance(site, &own, account.free)?) }
             section {
                 h2 { "History" }
-                (history(site, &Subject::Wallet(own), Some(&own), before, &format!("/address/{own}")))
+                (history(site, &Subject::Wallet(own), Some(&own), before, &format!("/address/{own}"))?)
                 p { a href={ "/address/" (own) "/history.csv" } download { "As CSV" } }
             }
         })
@@ -367,12 +372,12 @@ async fn address(State(site): State<Arc<Site>>, Path(text): Path<String>, Query(
 }
 
 /// What a wallet could spend over time, by its newest entries.
-fn balance(site: &Site, own: &Address, free: Amount) -> Markup {
+fn balance(site: &Site, own: &Address, free: Amount) -> Result<Markup, Unreadable> {
     let (head, subject) = (site.context.chain.head(), Subject::Wallet(*own));
     let alc = |amount: Amount| amount.0 as f64 / 1e8;
     let (mut points, mut before) = (vec![(head.state.time_ms() as f64, alc(free))], None);
     for _ in 0..CHART_PAGES {
-        let page = site.context.chain.history(&subject, before, ENTRIES);
+        let page = site.context.chain.history(&subject, before, ENTRIES)?;
         for (time_ms, free) in page.items.iter().filter_map(|item| Some((item.time_ms as f64, item.free?))) {
             // It had that until the next change.
             let next = points.last().map_or(0.0, |(_, next)| *next);
@@ -385,16 +390,22 @@ fn balance(site: &Site, own: &Address, free: Amount) -> Markup {
         }
     }
     points.reverse();
-    html! {
+    Ok(html! {
         div.charts { (charts::line("Spendable, ALC", Over::Time, &points, |alc| format!("{alc:.2}"))) }
         @if before.is_some() { p.note { "By the newest " (CHART_PAGES * ENTRIES) " entries." } }
-    }
+    })
 }
 
 /// A page of history, and the way to the next one.
-fn history(site: &Site, subject: &Subject, own: Option<&Address>, before: Option<Cursor>, here: &str) -> Markup {
-    let page = site.context.chain.history(subject, before, ENTRIES);
-    html! {
+fn history(
+    site: &Site,
+    subject: &Subject,
+    own: Option<&Address>,
+    before: Option<Cursor>,
+    here: &str,
+) -> Result<Markup, Unreadable> {
+    let page = site.context.chain.history(subject, before, ENTRIES)?;
+    Ok(html! {
         @if page.items.is_empty() { p.none { "Nothing yet." } }
         @else {
             (table("History", &["Time", "Block", "What happened"], page.items.iter().map(|item| html! {
@@ -405,7 +416,7 @@ fn history(site: &Site, subject: &Subject, own: Option<&Address>, before: Option
             @if before.is_some() { a href=(here) { "Newest" } }
             @if let Some(next) = page.next { a href={ (here) "?cursor=" (cursor_text(next)) } rel="next" { "Older →" } }
         }
-    }
+    })
 }
 
 /// A wallet's history as comma-separated values: with what it could spend after each block that says so, in ALC.
@@ -419,7 +430,7 @@ async fn history_csv(State(site): State<Arc<Site>>, Path(text): Path<String>) ->
         let mut rows = String::from("time_ms,height,spendable_alc,event\n");
         let mut before = None;
         for _ in 0..CSV_PAGES {
-            let page = site.context.chain.history(&subject, before, ailo_ledger::store::MAX_PAGE);
+            let page = site.context.chain.history(&subject, before, ailo_ledger::store::MAX_PAGE)?;
             for HistoryItem { at, time_ms, event, free } in &page.items {
                 let event = serde_json::to_string(event).unwrap_or_default().replace('"', "\"\"");
                 let free = free.map(|free| free.to_string()).unwrap_or_default();
@@ -428,19 +439,19 @@ async fn history_csv(State(site): State<Arc<Site>>, Path(text): Path<String>) ->
             }
             before = page.next;
             if before.is_none() {
-                return rows;
+                return Ok(rows);
             }
         }
         rows.push_str("# older entries are left out: ask ailo_history for them\n");
-        rows
+        Ok::<_, Unreadable>(rows)
     });
     let name = [
         (header::CONTENT_TYPE, "text/csv; charset=utf-8"),
         (header::CONTENT_DISPOSITION, "attachment; filename=\"history.csv\""),
     ];
     match rows.await {
-        Some(rows) => (name, rows).into_response(),
-        None => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+        Some(Ok(rows)) => (name, rows).into_response(),
+        _ => StatusCode::SERVICE_UNAVAILABLE.into_response(),
     }
 }
 
@@ -472,7 +483,7 @@ async fn node(State(site): State<Arc<Site>>, Path(text): Path<String>, Query(fro
         Ok(html! {
             h1 { "Node" @if node.founder { " (founder)" } }
             (facts(all))
-            section { h2 { "History" } (history(site, &Subject::Node(id), Some(&node.wallet), before, &format!("/node/{id}"))) }
+            section { h2 { "History" } (history(site, &Subject::Node(id), Some(&node.wallet), before, &format!("/node/{id}"))?) }
         })
     })
     .await

@@ -24,6 +24,7 @@ mod wallet;
 use crate::{
     inference::api::access::{Access, by_our_names},
     rpc::{Context, errors::Failure},
+    service::chain::Unreadable,
 };
 use axum::{
     Extension, Router,
@@ -93,6 +94,12 @@ impl From<Failure> for Missing {
         let mut why = failure.why;
         why.get_mut(..1).into_iter().for_each(str::make_ascii_uppercase);
         Missing("This can't be shown", why + ".")
+    }
+}
+
+impl From<Unreadable> for Missing {
+    fn from(e: Unreadable) -> Missing {
+        Failure::from(e).into()
     }
 }
 

@@ -1,7 +1,7 @@
 //! The newest transactions of people, kept from page to page: each block is read once, and where nothing but routine happens, far back.
 
 use super::explorer::ENTRIES;
-use crate::service::chain::Chain;
+use crate::service::chain::{Chain, Unreadable};
 use ailo_ledger::{Body, Transaction};
 use std::sync::{Mutex, PoisonError};
 
@@ -14,13 +14,13 @@ pub(super) struct Recent(Mutex<(u64, Vec<(u64, Transaction)>)>);
 
 impl Recent {
     /// The newest ones in blocks up to a height, with their blocks' heights.
-    pub fn up_to(&self, chain: &Chain, height: u64) -> Vec<(u64, Transaction)> {
+    pub fn up_to(&self, chain: &Chain, height: u64) -> Result<Vec<(u64, Transaction)>, Unreadable> {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (known, all) = &mut *kept;
         let from = (*known + 1).max(height.saturating_sub(BACK)).max(chain.first()).max(1);
         let mut news = Vec::new();
         for height in (from..=height).rev() {
-            let Some((block, _)) = chain.block(height) else { break };
+            let Some((block, _)) = chain.block(height)? else { break };
             let people = block.transactions.into_iter().rev().filter(|each| !routine(&each.unsigned.body));
             news.extend(people.take(ENTRIES - news.len()).map(|each| (height, each)));
             if news.len() == ENTRIES {
@@ -30,7 +30,7 @@ impl Recent {
         news.append(all);
         news.truncate(ENTRIES);
         (*known, *all) = (height.max(*known), news);
-        all.clone()
+        Ok(all.clone())
     }
 }
 

@@ -165,9 +165,9 @@ async fn submit(State(site): State<Arc<Site>>, Form(signed): Form<Signed>) -> Re
     });
     match decoded {
         Err(missing) => missing.with(StatusCode::UNPROCESSABLE_ENTITY),
-        Ok(transaction) => match site.context.chain.submit(transaction).await {
+        Ok(transaction) => match site.context.hand_in(transaction).await {
             Ok(id) => Redirect::to(&format!("/tx/{id}")).into_response(),
-            Err(e) => refused(format!("{e}.")).with(StatusCode::UNPROCESSABLE_ENTITY),
+            Err(failure) => refused(format!("{}.", failure.why)).with(StatusCode::UNPROCESSABLE_ENTITY),
         },
     }
 }

@@ -200,7 +200,7 @@ pub(super) fn ip_and_port(address: &Multiaddr) -> Option<(IpAddr, u16)> {
 }
 
 /// The relay's address in one through a relay: `/ip4|ip6/.../tcp/.../p2p/<relay>/p2p-circuit`.
-fn relay_of(address: &Multiaddr) -> Option<Multiaddr> {
+pub(super) fn relay_of(address: &Multiaddr) -> Option<Multiaddr> {
     let (mut way, _) = split_peer(address);
     let relayed = way.pop() == Some(Protocol::P2pCircuit) && split_peer(&way).1.is_some();
     relayed.then_some(way)

@@ -296,11 +296,16 @@ impl Handle {
         self.commands.send(Command::Report(node, offence)).await.map_err(|_| NetError::Closed)
     }
 
+    /// Returns once the swarm has stopped, whatever stopped it.
+    pub async fn closed(&self) {
+        self.commands.closed().await;
+    }
+
     /// Stops the swarm and closes all connections; returns once that is done.
     pub async fn shutdown(&self) {
         // Either the command arrives or the task has ended; in both cases its receiver closes.
         let _ = self.commands.send(Command::Shutdown).await;
-        self.commands.closed().await;
+        self.closed().await;
     }
 }
 

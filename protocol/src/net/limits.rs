@@ -31,7 +31,8 @@ pub struct NetLimits {
 
     /// Requests under way with one peer, in each direction, at most.
     pub requests_per_peer: usize,
-    /// Requests of all peers being answered, at most; those above it are refused.
+    /// Requests of all peers being answered, at most; those above it are refused. No peer has more of these places than are left free, and those
+    /// that have not finished their handshake share the part of one.
     pub requests_in: usize,
     /// A response is complete within this time.
     pub request_timeout: Duration,

@@ -145,7 +145,7 @@ pub enum NetError {
     #[error("the network layer can't be set up: {0}")]
     Setup(String),
     /// The swarm has stopped.
-    #[error("the network layer has stopped")]
+    #[error("the network layer has stopped by itself: the log above says why; start the node again")]
     Closed,
 }
 

@@ -2,8 +2,8 @@
 //!
 //! **Finding out.** Peers elsewhere are asked, now and then, to dial this node back from a port that it has never sent to (AutoNAT). Its first
 //! version: a server dials nothing but the address that it sees the asker at, a few times a second, where the second version's here dials whatever
-//! a peer names; and what could not be reached is asked about again. One lying server makes a node of unknown standing believe it;
-//! the next ones, drawn among all peers, correct that.
+//! a peer names; and what could not be reached is asked about again. A server that lies can say that a node is not reached, which the next ones,
+//! drawn among all peers, correct; but not where it is: that has a port of this node's, and an IP address of its own or that two peers see it at.
 //!
 //! **Opening the door.** Where the router speaks UPnP, the port is mapped.
 //!
@@ -28,6 +28,7 @@ use libp2p::{
 use std::{
     fmt,
     net::IpAddr,
+    num::NonZeroU32,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -36,6 +37,16 @@ use std::{
 pub(super) const RELAYS: usize = 2;
 /// A relay that refused or went is not asked again for so long.
 pub(super) const RELAY_PAUSE: Duration = Duration::from_secs(60);
+/// Connections through this node that a peer may begin at once, and how soon another one on top; an address of several peers as many times that.
+const CIRCUITS_TOGETHER: NonZeroU32 = NonZeroU32::new(64).expect("not zero");
+const CIRCUIT_PAUSE: Duration = Duration::from_secs(20);
+const MACHINES: NonZeroU32 = NonZeroU32::new(4).expect("not zero");
+/// One that gives other addresses than a relay has, or many, is not asked again for so long...
+pub(super) const RELAY_BAN: Duration = Duration::from_secs(24 * 3600);
+/// ...than this many: each is told to all peers.
+pub(super) const PLACE_ADDRESSES: usize = 4;
+/// Peers that must see this node at an IP address which none of its interfaces has.
+const WITNESSES: usize = 2;
 /// Relays that are remembered for having refused, at most.
 pub(super) const MAX_REFUSED: usize = 256;
 /// The first question whether others reach this node, the next ones until the answers agree, and those after that.
@@ -104,8 +115,32 @@ pub(super) enum Probed {
     Not,
     /// There is nobody who could be asked.
     Nobody,
-    Public(Multiaddr),
+    /// A peer says it has reached an address that may not be this node's.
+    Doubted,
+    /// Of each IP family one address, that of version 4 first.
+    Public(Vec<Multiaddr>),
     Private,
+}
+
+impl Probed {
+    /// With an address that was reached, in the place of the one of its family.
+    pub(super) fn with(&self, address: Multiaddr) -> Probed {
+        let is_v6 = |address: &Multiaddr| ip_and_port(address).is_some_and(|(ip, _)| ip.is_ipv6());
+        let mut all = if let Probed::Public(all) = self { all.clone() } else { Vec::new() };
+        all.retain(|other| is_v6(other) != is_v6(&address));
+        all.push(address);
+        all.sort_by_key(is_v6);
+        Probed::Public(all)
+    }
+}
+
+/// Whether an address that a peer says it has reached can be this node's, which listens at `own`, has them forwarded or announces them, and which
+/// peers see at the IP addresses `seen`.
+pub(super) fn is_ours(address: &Multiaddr, own: &[Multiaddr], seen: impl Iterator<Item = IpAddr>) -> bool {
+    let Some((ip, port)) = ip_and_port(address).filter(|(ip, _)| is_global(*ip)) else { return false };
+    let own = || own.iter().filter_map(ip_and_port);
+    own().any(|(_, own)| own == port)
+        && (own().any(|(own, _)| own == ip) || seen.filter(|seen| *seen == ip).count() >= WITNESSES)
 }
 
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
@@ -132,7 +167,10 @@ impl Standing {
         match (&self.probed, self.listens) {
             (_, Listens::Nowhere) => Reachability::Unknown { why: "it listens nowhere" },
             (_, Listens::OnLoopback) => Reachability::Unknown { why: "it listens for this machine alone" },
-            (Probed::Public(address), _) => Reachability::Public { address: address.clone() },
+            (Probed::Public(all), _) => match all.first() {
+                Some(address) => Reachability::Public { address: address.clone() },
+                None => Reachability::STARTING,
+            },
             (Probed::Private, _) => Reachability::Nat {
                 relay,
                 advice: match self.router {
@@ -148,6 +186,9 @@ impl Standing {
                 },
             },
             (Probed::Not, _) => Reachability::STARTING,
+            (Probed::Doubted, _) => Reachability::Unknown {
+                why: "one peer says that it has reached it, under an address that no interface has: two must see it there, or `announce` name it",
+            },
             (Probed::Nobody, _) => {
                 Reachability::Unknown { why: "no peer outside of private networks is connected, who could try" }
             }
@@ -258,16 +299,24 @@ impl NetworkBehaviour for Probes {
 
 /// What a node gives as a relay, at most.
 pub(super) fn relay_config(limits: &NetLimits) -> relay::Config {
-    relay::Config {
+    let config = relay::Config {
         max_reservations: limits.relay_reservations,
         max_reservations_per_peer: 2, // an old connection may not have ended yet
+        // A place ends with its connection and not before: one that ran out while it is renewed would end the swarm with a panic in the
+        // library, which also refuses renewals once all places are given.
+        reservation_duration: Duration::from_secs(u64::from(u32::MAX)),
         max_circuits: limits.relay_circuits,
         max_circuits_per_peer: limits.relay_circuits_per_peer,
         max_circuit_duration: limits.relay_circuit_time,
         max_circuit_bytes: limits.relay_circuit_bytes,
-        // How often a peer and an IP address may ask, the library bounds well.
+        circuit_src_rate_limiters: Vec::new(),
+        // How often a peer and an IP address may ask for a place, the library bounds well.
         ..relay::Config::default()
-    }
+    };
+    // Two peers that have no other way begin anew whenever their connection has carried what it may.
+    config
+        .circuit_src_per_peer(CIRCUITS_TOGETHER, CIRCUIT_PAUSE)
+        .circuit_src_per_ip(CIRCUITS_TOGETHER.saturating_mul(MACHINES), CIRCUIT_PAUSE / MACHINES.get())
 }
 
 pub(super) fn is_relayed(address: &Multiaddr) -> bool {
@@ -320,7 +369,10 @@ mod tests {
         let relay = Some(crate::PublicKey([7; 32]));
         let said =
             |probed: Probed, router, listens| Standing { probed, router, listens }.reachability(relay).to_string();
-        assert_eq!(said(Probed::Public(public), Router::Silent, Listens::Beyond), "reachable at /ip4/5.6.7.8/tcp/8646");
+        assert_eq!(
+            said(Probed::Public(vec![public]), Router::Silent, Listens::Beyond),
+            "reachable at /ip4/5.6.7.8/tcp/8646"
+        );
         let behind = said(Probed::Private, Router::Inner, Listens::Beyond);
         assert!(behind.contains("relay 07070707") && behind.contains("ask yours for a public address"), "{behind}");
         assert!(said(Probed::Private, Router::Silent, Listens::Beyond).contains("forward its port"));
@@ -328,6 +380,42 @@ mod tests {
         assert!(said(Probed::Nobody, Router::Silent, Listens::OnLoopback).contains("this machine alone"));
         let alone = Standing { probed: Probed::Private, listens: Listens::Beyond, ..Standing::default() };
         assert!(alone.reachability(None).to_string().contains("no peer serves as a relay"));
+    }
+
+    #[test]
+    fn a_peers_word_alone_moves_no_node() {
+        let own = ["/ip4/192.168.1.2/tcp/8646", "/ip4/5.6.7.8/tcp/8646", "/ip4/9.9.9.9/tcp/443"].map(address);
+        let seen = |ips: &[&str]| ips.iter().map(|ip| ip.parse().unwrap()).collect::<Vec<IpAddr>>().into_iter();
+        let ours = |text, ips: &[&str]| is_ours(&address(text), &own, seen(ips));
+        assert!(ours("/ip4/5.6.7.8/tcp/8646", &[]), "an interface has it");
+        assert!(ours("/ip4/9.9.9.9/tcp/8646", &[]), "it is announced");
+        assert!(ours("/ip4/1.2.3.4/tcp/8646", &["1.2.3.4", "4.3.2.1", "1.2.3.4"]), "two see it there");
+        assert!(!ours("/ip4/1.2.3.4/tcp/8646", &["1.2.3.4", "4.3.2.1"]), "one does");
+        assert!(!ours("/ip4/5.6.7.8/tcp/80", &["5.6.7.8", "5.6.7.8"]), "it does not listen there");
+        assert!(!ours("/ip4/192.168.1.2/tcp/8646", &["192.168.1.2"; 3]), "others can't go there");
+        assert!(!ours("/ip4/5.6.7.8/udp/8646/quic-v1", &["5.6.7.8"; 3]));
+    }
+
+    #[test]
+    fn a_node_has_one_address_of_each_family() {
+        let [v6, v4, other] = ["/ip6/2a01:4f8::1/tcp/1", "/ip4/5.6.7.8/tcp/1", "/ip4/1.2.3.4/tcp/1"].map(address);
+        let probed = Probed::Private.with(v6.clone()).with(v4.clone());
+        assert!(probed == Probed::Public(vec![v4, v6.clone()]));
+        assert!(probed.with(other.clone()) == Probed::Public(vec![other, v6]));
+    }
+
+    #[test]
+    fn a_place_lasts_as_long_as_its_connection_and_circuits_follow_each_other() {
+        let mut config = relay_config(&NetLimits::default());
+        assert!(config.reservation_duration >= Duration::from_secs(100 * 365 * 86_400));
+        let (peer, from) = (PeerId::random(), address("/ip4/5.6.7.8/tcp/9"));
+        let now = std::time::Instant::now();
+        let mut begins =
+            |peer, at| config.circuit_src_rate_limiters.iter_mut().all(|limiter| limiter.try_next(peer, &from, at));
+        let together = (0..100).filter(|_| begins(peer, now)).count();
+        assert_eq!(together, CIRCUITS_TOGETHER.get() as usize);
+        assert!(begins(PeerId::random(), now), "another one behind the same address");
+        assert!(begins(peer, now + CIRCUIT_PAUSE) && !begins(peer, now + CIRCUIT_PAUSE));
     }
 
     #[test]

@@ -33,6 +33,7 @@ use reach::Place;
 use std::{
     collections::{HashMap, HashSet},
     io,
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -77,6 +78,8 @@ struct Session {
     agent: String,
     /// It serves as a relay.
     relays: bool,
+    /// Where it sees this node.
+    sees: Option<IpAddr>,
     rtt: Option<Duration>,
     last_used: Instant,
     /// It has been told our network.
@@ -115,6 +118,8 @@ struct Task {
     /// Addresses that the operator gave.
     announced: Vec<Multiaddr>,
     standing: Standing,
+    /// What the router forwards.
+    mapped: Option<Multiaddr>,
     places: HashMap<ListenerId, Place>,
     /// Relays that are not asked for a place before this time.
     refused: HashMap<PeerId, Instant>,
@@ -200,6 +205,7 @@ pub async fn start(config: NetConfig) -> Result<(Handle, mpsc::Receiver<Event>),
         listeners,
         announced,
         standing: Standing::default(),
+        mapped: None,
         places: HashMap::new(),
         refused: HashMap::new(),
         reachability,
@@ -307,8 +313,9 @@ impl Task {
             SwarmEvent::OutgoingConnectionError { connection_id, peer_id, error } => {
                 self.on_dial_failed(connection_id, peer_id, error);
             }
-            SwarmEvent::NewListenAddr { address, .. } => {
+            SwarmEvent::NewListenAddr { listener_id, address } => {
                 info!(%address, "listening");
+                self.on_place_address(listener_id, &address);
                 self.publish_listeners();
             }
             SwarmEvent::ExpiredListenAddr { .. } => self.publish_listeners(),
@@ -345,6 +352,7 @@ impl Task {
             ready: None,
             agent: String::new(),
             relays: false,
+            sees: None,
             rtt: None,
             last_used: Instant::now(),
             told: false,
@@ -415,6 +423,9 @@ impl Task {
         session.verified = true;
         session.agent = printable(&info.agent_version, 80);
         session.relays = info.protocols.contains(&relay::HOP_PROTOCOL_NAME);
+        if let Some((ip, _)) = ip_and_port(&info.observed_addr) {
+            session.sees = Some(ip);
+        }
         let over_loopback =
             session.connections.values().any(|a| ip_and_port(a).is_some_and(|(ip, _)| ip.is_loopback()));
         let addresses = usable(&info.listen_addrs, over_loopback);
@@ -426,6 +437,7 @@ impl Task {
             kad.add_address(&peer, address);
         }
         self.warned.remove(&peer);
+        self.look_at_probes(false); // what was doubted may be seen by another one
         self.check_ready(peer);
     }
 
@@ -591,8 +603,12 @@ impl Task {
             self.respond(channel, Refused { reason: "not a request that this version knows".into() }.into());
             return self.offend(peer, Offence::Invalid);
         };
-        let of_peer = self.serving.values().filter(|p| **p == peer).count();
-        if of_peer >= self.limits.requests_per_peer || self.serving.len() >= self.limits.requests_in {
+        // Who is not ready counts with all others that are not: a peer may be ready for this node, and ask, a moment before this one is for it.
+        let is_ready = |peer: &PeerId| self.sessions.get(peer).is_some_and(|session| session.ready.is_some());
+        let is_like = |other: &PeerId| if is_ready(&peer) { *other == peer } else { !is_ready(other) };
+        let of_peer = self.serving.values().filter(|other| is_like(other)).count();
+        let free = self.limits.requests_in.saturating_sub(self.serving.len());
+        if of_peer >= self.limits.requests_per_peer.min(free) {
             count(&self.counters.requests_refused);
             return self.respond(channel, Refused { reason: "busy, try again later".into() }.into());
         }

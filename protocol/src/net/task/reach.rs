@@ -2,8 +2,11 @@
 
 use super::{
     super::{
-        book::{ip_and_port, rank, split_peer},
-        nat::{Listens, MAX_REFUSED, Probed, RELAY_PAUSE, RELAYS, Router, is_relayed, place_at},
+        book::{ip_and_port, rank, relay_of, split_peer},
+        nat::{
+            Listens, MAX_REFUSED, PLACE_ADDRESSES, Probed, RELAY_BAN, RELAY_PAUSE, RELAYS, Router, is_ours, is_relayed,
+            place_at,
+        },
     },
     Task, count,
 };
@@ -15,13 +18,15 @@ use libp2p::{
     dcutr, relay, upnp,
 };
 use std::{cmp::Reverse, time::Instant};
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 /// A place at a relay, or the question for one.
 pub(super) struct Place {
     pub relay: PeerId,
     node: NodeId,
     given: bool,
+    /// How many addresses it has given.
+    addresses: usize,
 }
 
 impl Task {
@@ -33,18 +38,35 @@ impl Task {
         if let autonat::Event::InboundProbe(InboundProbeEvent::Response { peer, address, .. }) = &event {
             self.hang_up(peer, address);
         }
-        let probed = match self.swarm.behaviour().probes.status() {
-            NatStatus::Public(address) => Probed::Public(split_peer(&address).0),
-            NatStatus::Private => Probed::Private,
-            NatStatus::Unknown if nobody => Probed::Nobody,
-            NatStatus::Unknown => match &self.standing.probed {
-                Probed::Nobody => Probed::Nobody,
-                _ => Probed::Not,
-            },
+        self.look_at_probes(nobody);
+    }
+
+    /// What dialling back shows by now; whether there was `nobody` who could.
+    pub(super) fn look_at_probes(&mut self, nobody: bool) {
+        let before = &self.standing.probed;
+        let probed = match (self.swarm.behaviour().probes.status(), before) {
+            (NatStatus::Public(address), before) => {
+                let address = split_peer(&address).0;
+                match (self.is_ours(&address), before) {
+                    (true, before) => before.with(address),
+                    (false, Probed::Public(_) | Probed::Private) => before.clone(),
+                    (false, _) => Probed::Doubted,
+                }
+            }
+            (NatStatus::Private, _) => Probed::Private,
+            (NatStatus::Unknown, Probed::Nobody) => Probed::Nobody,
+            (NatStatus::Unknown, _) if nobody => Probed::Nobody,
+            (NatStatus::Unknown, _) => Probed::Not,
         };
-        if probed != self.standing.probed {
+        if probed != *before {
             self.turn(probed);
         }
+    }
+
+    fn is_ours(&self, address: &Multiaddr) -> bool {
+        let own = self.swarm.listeners().filter(|address| !is_relayed(address));
+        let own: Vec<Multiaddr> = own.chain(&self.announced).chain(&self.mapped).cloned().collect();
+        is_ours(address, &own, self.sessions.values().filter_map(|session| session.sees))
     }
 
     /// The connection on which a peer was dialled back has shown what it was to show.
@@ -60,18 +82,15 @@ impl Task {
     /// Others reach this node now, or no more.
     fn turn(&mut self, probed: Probed) {
         let before = std::mem::replace(&mut self.standing.probed, probed.clone());
-        if let Probed::Public(address) = before
-            && !self.announced.contains(&address)
-        {
-            self.swarm.remove_external_address(&address);
+        let reached_at = |probed: &Probed| if let Probed::Public(all) = probed { all.clone() } else { Vec::new() };
+        let (before, now) = (reached_at(&before), reached_at(&probed));
+        for gone in before.iter().filter(|address| !now.contains(address) && !self.announced.contains(address)) {
+            self.swarm.remove_external_address(gone);
         }
-        let reached = match &probed {
-            Probed::Public(address) => {
-                self.swarm.add_external_address(address.clone());
-                relay::Status::Enable
-            }
-            _ => relay::Status::Disable,
-        };
+        for new in now.iter().filter(|address| !before.contains(address)) {
+            self.swarm.add_external_address(new.clone());
+        }
+        let reached = if now.is_empty() { relay::Status::Disable } else { relay::Status::Enable };
         self.swarm.behaviour_mut().relay.set_status(Some(reached));
         if probed != Probed::Private {
             for id in self.places.keys() {
@@ -87,12 +106,16 @@ impl Task {
         self.standing.router = match event {
             upnp::Event::NewExternalAddr { external_addr, .. } => {
                 info!(address = %external_addr, "the router has mapped the port");
+                self.mapped = Some(split_peer(&external_addr).0);
                 self.swarm.behaviour_mut().probes.ask_about(external_addr);
                 Router::Mapped
             }
             upnp::Event::NonRoutableGateway => Router::Inner,
             upnp::Event::ExpiredExternalAddr { .. } | upnp::Event::GatewayNotFound => Router::Silent,
         };
+        if self.standing.router != Router::Mapped {
+            self.mapped = None;
+        }
         self.say_addresses();
     }
 
@@ -115,17 +138,33 @@ impl Task {
             return;
         };
         match self.swarm.listen_on(address) {
-            Ok(id) => drop(self.places.insert(id, Place { relay, node, given: false })),
+            Ok(id) => drop(self.places.insert(id, Place { relay, node, given: false, addresses: 0 })),
             Err(error) => {
                 debug!(%relay, %error, "no place can be asked for");
-                self.pass_over(relay, now);
+                self.pass_over(relay, now + RELAY_PAUSE);
             }
         }
     }
 
-    fn pass_over(&mut self, relay: PeerId, now: Instant) {
-        if self.refused.len() < MAX_REFUSED {
-            self.refused.insert(relay, now + RELAY_PAUSE);
+    /// Asks this relay for no place until then.
+    fn pass_over(&mut self, relay: PeerId, until: Instant) {
+        if self.refused.len() < MAX_REFUSED || self.refused.contains_key(&relay) {
+            let known = self.refused.entry(relay).or_insert(until);
+            *known = until.max(*known);
+        }
+    }
+
+    /// A relay says under which addresses peers come: few, and its own. One that says others would have this node tell its peers so much that they
+    /// hear nothing of it any more.
+    pub(super) fn on_place_address(&mut self, id: ListenerId, address: &Multiaddr) {
+        let Some(place) = self.places.get_mut(&id) else { return };
+        place.addresses += 1;
+        let (relay, way) = (place.relay, relay_of(address));
+        let is_its_own = way.is_some_and(|way| ip_and_port(&way).is_some() && split_peer(&way).1 == Some(relay));
+        if !is_its_own || place.addresses > PLACE_ADDRESSES {
+            warn!(%relay, %address, "a relay gives addresses that are none of a relay, or too many: it is not asked again for a day");
+            self.pass_over(relay, Instant::now() + RELAY_BAN);
+            self.swarm.remove_listener(id); // its end is an event
         }
     }
 
@@ -145,7 +184,7 @@ impl Task {
     pub(super) fn on_listener_closed(&mut self, id: ListenerId, reason: &Result<(), std::io::Error>) -> bool {
         let Some(place) = self.places.remove(&id) else { return false };
         debug!(relay = %place.relay, ?reason, "a place at a relay has ended");
-        self.pass_over(place.relay, Instant::now());
+        self.pass_over(place.relay, Instant::now() + RELAY_PAUSE);
         self.publish_reachability();
         true
     }

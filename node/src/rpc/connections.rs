@@ -1,0 +1,232 @@
+//! Connections of HTTP: so many at a time, and each with a bound on how long it may take to ask and to read. A WebSocket's calls run side by
+//! side, so nothing more is read from it while answers wait that it has not taken: what is kept for a slow reader is bounded, too.
+
+use axum::{
+    Router,
+    http::{Request, header},
+    serve::Listener,
+};
+use futures::task::AtomicWaker;
+use hyper::{body::Incoming, server::conn::http1};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use jsonrpsee::server::StopHandle;
+use std::{
+    io,
+    pin::{Pin, pin},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinSet,
+    time::Sleep,
+};
+use tower::Service;
+
+/// Connections at a time; more wait until one ends.
+pub(super) const MAX_CONNECTIONS: u32 = 512;
+/// The head of a request has come within this time after the one before, or the connection ends.
+const ASKED_WITHIN: Duration = Duration::from_secs(30);
+/// Who takes no byte of an answer for so long is cut off.
+const READ_WITHIN: Duration = Duration::from_secs(30);
+/// Calls of a WebSocket under way or unsent; those that came in the same packet are answered as well.
+const MAX_UNSENT: usize = 16;
+
+/// What a WebSocket has asked for and not been sent.
+#[derive(Default)]
+pub struct Flow {
+    unsent: AtomicUsize,
+    /// It does not take what is written to it.
+    blocked: AtomicBool,
+    reader: AtomicWaker,
+}
+
+/// A call whose answer was not sent yet.
+pub struct Unsent(Arc<Flow>);
+
+impl Flow {
+    /// A call begins.
+    pub fn begin(self: &Arc<Flow>) -> Unsent {
+        self.unsent.fetch_add(1, Ordering::AcqRel);
+        Unsent(self.clone())
+    }
+
+    /// Whether nothing more is to be read; whoever asks is woken when that may have changed.
+    fn is_full(&self, context: &Context<'_>) -> bool {
+        self.reader.register(context.waker());
+        self.blocked.load(Ordering::Acquire) || self.unsent.load(Ordering::Acquire) >= MAX_UNSENT
+    }
+
+    fn block(&self, blocked: bool) {
+        if self.blocked.swap(blocked, Ordering::AcqRel) && !blocked {
+            self.reader.wake();
+        }
+    }
+}
+
+impl Drop for Unsent {
+    fn drop(&mut self) {
+        self.0.unsent.fetch_sub(1, Ordering::AcqRel);
+        self.0.reader.wake();
+    }
+}
+
+/// A connection, which holds its place as long as it lasts, as a WebSocket too.
+struct Socket<S> {
+    stream: S,
+    flow: Arc<Flow>,
+    /// The other end takes something within this time.
+    read_within: Duration,
+    /// Runs while it does not.
+    patience: Option<Pin<Box<Sleep>>>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl<S> Socket<S> {
+    fn wrote<T>(&mut self, context: &mut Context<'_>, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        self.flow.block(outcome.is_pending());
+        if outcome.is_ready() {
+            self.patience = None;
+            return outcome;
+        }
+        let within = self.read_within;
+        let patience = self.patience.get_or_insert_with(|| Box::pin(tokio::time::sleep(within)));
+        ready!(patience.as_mut().poll(context));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Socket<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.flow.is_full(cx) { Poll::Pending } else { Pin::new(&mut self.stream).poll_read(cx, buffer) }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Socket<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let outcome = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.wrote(cx, outcome)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let outcome = Pin::new(&mut self.stream).poll_write_vectored(cx, parts);
+        self.wrote(cx, outcome)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+/// Serves until `stop`, and then what has begun.
+pub(super) async fn serve(mut listener: TcpListener, router: Router, stop: StopHandle) {
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS as usize));
+    let mut connections = JoinSet::new();
+    let mut stopped = pin!(stop.clone().shutdown());
+    loop {
+        let next = async {
+            let place = places.clone().acquire_owned().await;
+            (place, Listener::accept(&mut listener).await)
+        };
+        tokio::select! {
+            (place, (stream, _)) = next => {
+                let Ok(place) = place else { break }; // nobody closes them
+                connections.spawn(connection(stream, place, router.clone(), stop.clone()));
+            }
+            Some(_) = connections.join_next() => {}
+            () = &mut stopped => break,
+        }
+    }
+    drop(listener);
+    while connections.join_next().await.is_some() {}
+}
+
+async fn connection(stream: TcpStream, place: OwnedSemaphorePermit, router: Router, stop: StopHandle) {
+    // An answer is one write: waiting for more to send with it would only delay it. Failing to say so costs that alone.
+    let _ = stream.set_nodelay(true);
+    let flow = Arc::new(Flow::default());
+    let socket = Socket { stream, flow: flow.clone(), read_within: READ_WITHIN, patience: None, _place: place };
+    let ask = tower::service_fn(move |mut request: Request<Incoming>| {
+        if request.headers().contains_key(header::UPGRADE) {
+            request.extensions_mut().insert(flow.clone());
+        }
+        router.clone().call(request)
+    });
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(ASKED_WITHIN);
+    let served = http.serve_connection(TokioIo::new(socket), TowerToHyperService::new(ask)).with_upgrades();
+    let mut served = pin!(served);
+    let mut stopped = pin!(stop.shutdown());
+    let outcome = tokio::select! {
+        outcome = &mut served => outcome,
+        () = &mut stopped => {
+            served.as_mut().graceful_shutdown();
+            served.await
+        }
+    };
+    if let Err(e) = outcome {
+        tracing::trace!(error = %e, "an HTTP connection ended early");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    fn socket<S>(stream: S) -> Socket<S> {
+        let place = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        Socket { stream, flow: Arc::default(), read_within: Duration::from_millis(20), patience: None, _place: place }
+    }
+
+    #[tokio::test]
+    async fn nothing_is_read_while_as_many_answers_wait_as_may() {
+        let (mut client, server) = tokio::io::duplex(64);
+        let mut server = socket(server);
+        client.write_all(b"ask").await.unwrap();
+        let mut asked = [0; 3];
+        let flow = server.flow.clone();
+        let mut unsent: Vec<Unsent> = (0..MAX_UNSENT).map(|_| flow.begin()).collect();
+        let mut read = Box::pin(server.read_exact(&mut asked));
+        assert!(futures::poll!(&mut read).is_pending());
+        unsent.pop();
+        read.await.unwrap();
+        assert_eq!(&asked, b"ask");
+    }
+
+    #[tokio::test]
+    async fn who_takes_nothing_is_not_listened_to_and_cut_off_in_the_end() {
+        let (mut client, server) = tokio::io::duplex(4);
+        let mut server = socket(server);
+        client.write_all(b"ask").await.unwrap();
+        let failed = server.write_all(b"an answer").await.unwrap_err();
+        assert_eq!(failed.kind(), io::ErrorKind::TimedOut);
+        let mut asked = [0; 3];
+        assert!(futures::poll!(Box::pin(server.read_exact(&mut asked))).is_pending());
+        client.read_exact(&mut [0; 4]).await.unwrap();
+        server.write_all(b"!").await.unwrap();
+        server.read_exact(&mut asked).await.unwrap();
+        assert_eq!(&asked, b"ask");
+    }
+}
