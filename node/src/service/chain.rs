@@ -5,8 +5,9 @@
 //! are its clock, its peers and its disk: actions are carried out in order, and a block is in the block log (fsynced) and in
 //! the index before its head is shown.
 //!
-//! What keeps blocks coming (votes, heads, sync) goes before what is due by the clock, and both before transactions and questions: those can
-//! be many, and each kind has a bounded queue of its own. Signatures of what clients hand in are checked before it queues.
+//! What keeps blocks coming (votes, heads, sync) and this node's own transactions, which are few, go before what is due by the clock, and both
+//! before transactions and questions of others: those can be many, and each kind has a bounded queue of its own. Signatures of what clients hand
+//! in are checked before it queues.
 
 use super::sync;
 use crate::{error::NodeError, genesis::now_ms, metrics::Counts};
@@ -188,7 +189,7 @@ impl Chain {
     /// Hands in a transaction of this node itself, into its mempool and to all peers; waits for its turn.
     pub async fn submit(&self, transaction: Transaction) -> Result<Hash, SubmitError> {
         let (reply, answer) = oneshot::channel();
-        self.asked.send(Command::Submit(vec![transaction], reply)).await.map_err(|_| SubmitError::Stopped)?;
+        self.commands.send(Command::Submit(vec![transaction], reply)).await.map_err(|_| SubmitError::Stopped)?;
         let outcome = answer.await.map_err(|_| SubmitError::Stopped)?.pop();
         Ok(outcome.ok_or(SubmitError::Stopped)??)
     }
