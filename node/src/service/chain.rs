@@ -599,3 +599,62 @@ fn log_events(height: u64, events: &[Event]) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ailo_protocol::{Address, genesis::Founder};
+    use futures::{future::join_all, poll};
+
+    /// A handle whose thread does not run.
+    fn chain() -> (Chain, Queues, tempfile::TempDir) {
+        let (dir, key) = (tempfile::tempdir().unwrap(), Keypair::from_seed([1; 32]));
+        let founder = Founder { node: *key.public(), wallet: Address::from(key.public()), validator: true };
+        let data = ailo_training::dataset::Dataset::embedded();
+        let params = crate::genesis::local_params(1, 0);
+        let genesis = crate::genesis::found("test", 1, vec![founder], &data, params).unwrap();
+        let (store, state) = Store::open(dir.path(), &genesis).unwrap();
+        let (commands, urgent) = mpsc::channel(QUEUE);
+        let (gossiped, transactions) = mpsc::channel(QUEUE);
+        let (asked, questions) = mpsc::channel(QUEUE);
+        let (_, head) = watch::channel(Arc::new(Head { state }));
+        let chain = Chain { counts: Arc::default(), commands, gossiped, asked, head, store: Arc::new(store) };
+        (chain, Queues { commands: urgent, gossiped: transactions, asked: questions }, dir)
+    }
+
+    #[tokio::test]
+    async fn who_comes_to_a_full_queue_is_told_so_and_stands_in_nobodys_way() {
+        let (chain, mut queues, _dir) = chain();
+        let mut asked = join_all((0..QUEUE).map(|_| chain.all_waiting(1)));
+        assert!(poll!(&mut asked).is_pending());
+        assert!(matches!(chain.all_waiting(1).await, Err(SubmitError::Busy)));
+        chain.peer_connected(*Keypair::from_seed([2; 32]).public()).await;
+        assert!(matches!(queues.commands.try_recv(), Ok(Command::Connected(_))));
+        drop(queues);
+        assert!(asked.await.iter().all(|answer| matches!(answer, Err(SubmitError::Stopped))));
+        assert!(matches!(chain.waiting(&Hash([1; 32])).await, Err(SubmitError::Stopped)));
+    }
+
+    #[tokio::test]
+    async fn what_is_wrongly_signed_never_comes_to_the_ledgers_thread() {
+        let (chain, mut queues, _dir) = chain();
+        let key = Keypair::from_seed([1; 32]);
+        let body = ailo_ledger::Body::Transfer {
+            to: Address::from(key.public()),
+            amount: ailo_protocol::Amount(1),
+            memo: String::new(),
+        };
+        let sign = |network: &Hash| Transaction::sign(network, &key, 0, 1, body.clone());
+        let (good, bad) = (sign(&chain.head().state.network()), sign(&Hash([9; 32])));
+        let checked = chain.verify(vec![bad, good.clone()]);
+        assert!(checked[0].is_err() && checked[1].as_ref().is_ok_and(|checked| *checked == good));
+        let answer = async {
+            let Some(Command::Submit(sound, reply)) = queues.asked.recv().await else { panic!("it is handed in") };
+            assert_eq!(sound, [good.clone()]);
+            reply.send(vec![Ok(good.id())]).unwrap();
+        };
+        let (outcomes, ()) = tokio::join!(chain.offer(checked), answer);
+        let outcomes = outcomes.unwrap();
+        assert!(matches!(outcomes[..], [Err(AdmissionError::Signature(_)), Ok(id)] if id == good.id()));
+    }
+}
