@@ -117,6 +117,14 @@ struct Queues {
     asked: mpsc::Receiver<Command>,
 }
 
+impl Queues {
+    /// The ways into them, in the same order.
+    fn new() -> ([mpsc::Sender<Command>; 3], Queues) {
+        let [(commands, first), (gossiped, second), (asked, third)] = std::array::from_fn(|_| mpsc::channel(QUEUE));
+        ([commands, gossiped, asked], Queues { commands: first, gossiped: second, asked: third })
+    }
+}
+
 impl Chain {
     /// Opens the ledger's folder and starts its thread. The second value ends with the thread.
     pub fn start(
@@ -130,10 +138,7 @@ impl Chain {
         let (files, recovered) = ConsensusFiles::open(dir, genesis.id(), state.height(), role.allow_new_journal)?;
         // The journal is made before the first block whatever the node's role, so that it may validate later.
         let host = Host::new(state.clone(), key, role.validator.then_some(files), recovered)?;
-        let (commands, urgent) = mpsc::channel(QUEUE);
-        let (gossiped, transactions) = mpsc::channel(QUEUE);
-        let (asked, questions) = mpsc::channel(QUEUE);
-        let queues = Queues { commands: urgent, gossiped: transactions, asked: questions };
+        let ([commands, gossiped, asked], queues) = Queues::new();
         let (head_sender, head) = watch::channel(Arc::new(Head { state: state.clone() }));
         let store = Arc::new(store);
         let counts = Arc::new(Counts::default());
@@ -614,12 +619,10 @@ mod tests {
         let params = crate::genesis::local_params(1, 0);
         let genesis = crate::genesis::found("test", 1, vec![founder], &data, params).unwrap();
         let (store, state) = Store::open(dir.path(), &genesis).unwrap();
-        let (commands, urgent) = mpsc::channel(QUEUE);
-        let (gossiped, transactions) = mpsc::channel(QUEUE);
-        let (asked, questions) = mpsc::channel(QUEUE);
+        let ([commands, gossiped, asked], queues) = Queues::new();
         let (_, head) = watch::channel(Arc::new(Head { state }));
         let chain = Chain { counts: Arc::default(), commands, gossiped, asked, head, store: Arc::new(store) };
-        (chain, Queues { commands: urgent, gossiped: transactions, asked: questions }, dir)
+        (chain, queues, dir)
     }
 
     #[tokio::test]
