@@ -18,10 +18,12 @@ use serde_json::{Value, json};
 use std::{
     fmt::Debug,
     fs,
+    io::{Error, ErrorKind, Read, Write},
+    net::TcpStream,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Command, Output},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 const WITHIN: Duration = Duration::from_secs(120);
@@ -48,6 +50,53 @@ async fn a_node_answers_and_tells_what_its_reference_says() {
     assert!(token.exists());
     node.interrupt();
     assert!(!token.exists(), "the token goes with the node");
+}
+
+/// Who asks a lot over WebSocket and reads none of it is not listened to any more, and cut off in the end; meanwhile others are served and told.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_never_reads_loses_its_subscription_and_holds_up_nobody() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = Node::start("dev", dir.path(), &["--inference-only"]);
+    node.wait("it makes blocks", 60, |s| s.height >= 2);
+    let mut silent = TcpStream::connect(node.address()).unwrap();
+    let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==";
+    write!(silent, "GET /rpc HTTP/1.1\r\nHost: {}\r\n{upgrade}\r\n\r\n", node.address()).unwrap();
+    let mut head = [0; 12];
+    silent.read_exact(&mut head).unwrap();
+    assert_eq!(&head, b"HTTP/1.1 101");
+    silent.set_write_timeout(Some(Duration::from_secs(2))).unwrap();
+    silent.write_all(&frame(&call("ailo_subscribeBlocks"))).unwrap();
+    // Long questions, so that what the system keeps for both is soon full; their answers are longer.
+    let question = frame(&format!("{}{}", call("rpc.discover"), " ".repeat(60_000)));
+    let asked = (0..10_000).take_while(|_| silent.write_all(&question).is_ok()).count();
+    assert!(asked < 10_000, "it is listened to although it reads nothing");
+
+    let begun = Instant::now();
+    for _ in 0..50 {
+        node.status();
+    }
+    assert!(begun.elapsed() < Duration::from_secs(10), "others wait: {:?}", begun.elapsed());
+    blocks_are_told(&node).await;
+
+    let waits = |e: &Error| matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut);
+    let is_cut = |silent: &mut TcpStream| silent.write(&question).is_err_and(|e| !waits(&e));
+    while !is_cut(&mut silent) {
+        assert!(begun.elapsed() < WITHIN, "it is never cut off");
+    }
+    node.status();
+}
+
+fn call(method: &str) -> String {
+    json!({"jsonrpc": "2.0", "id": 1, "method": method}).to_string()
+}
+
+/// A text of a WebSocket's client, under a mask that changes nothing.
+fn frame(text: &str) -> Vec<u8> {
+    let length = match u8::try_from(text.len()) {
+        Ok(short) if short < 126 => vec![0x80 | short],
+        _ => [&[0x80 | 126][..], &u16::try_from(text.len()).unwrap().to_be_bytes()].concat(),
+    };
+    [&[0x81][..], &length, &[0; 4], text.as_bytes()].concat()
 }
 
 /// What to call a method with, so that it has something to answer.

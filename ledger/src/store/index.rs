@@ -2,7 +2,7 @@
 //! first a run to each table, then, as one batch of sled that makes them hold, what stands below.
 //!
 //! ```text
-//! "m2"                           -> Kept: head, and the runs that hold
+//! "m3"                           -> Kept: head, and the runs that hold
 //! "h" height                     -> offset in the block log, block id
 //! "b" block id                   -> height
 //! "v" validator set's hash       -> validator set, for every one that ever was
@@ -64,8 +64,8 @@ const ARCHIVE_RUN: u64 = 1 << 20;
 const FORGOTTEN: usize = 1024;
 const EVENTS_PER_PAGE: usize = 32;
 const MAX_EVENTS_BYTES: usize = 64 << 20;
-/// Another one than that of indexes without the histories of transfers, which are made anew.
-const MANIFEST: &[u8] = b"m2";
+/// Another one than that of indexes of other runs, which are made anew.
+const MANIFEST: &[u8] = b"m3";
 
 /// Whose history it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -539,9 +539,7 @@ impl Index {
         items.truncate(limit);
         places.truncate(limit - items.len());
         let last = places.last().map(|(at, _)| *at).or_else(|| items.last().map(|item| item.at));
-        for place in places {
-            items.extend(self.item(&manifest.archive, place)?);
-        }
+        items.extend(self.items(&manifest.archive, places)?);
         Ok(Page { items, next: last.filter(|_| more) })
     }
 
@@ -564,25 +562,29 @@ impl Index {
         let range = &after_key[..]..&end[..];
         self.archive.forward(&manifest.archive, after.height, range, each).map_err(sled::Error::from)?;
         let left = limit - places.len();
-        let mut items = Vec::new();
-        for place in places {
-            items.extend(self.item(&manifest.archive, place)?);
-        }
+        let mut items = self.items(&manifest.archive, places)?;
         let recent = recent.iter().filter(|addition| addition.height() > manifest.head.height);
         items.extend(recent.flat_map(|addition| addition.history(subject)).filter(|item| item.at > after).take(left));
         Ok(items)
     }
 
-    fn item(&self, archive: &Runs, (at, free): (Cursor, Option<Amount>)) -> Result<Option<HistoryItem>, sled::Error> {
-        Ok(self.event(archive, at)?.map(|(time_ms, event)| HistoryItem { at, time_ms, event, free }))
+    /// What stands at places of a history. Those that follow each other are often on one page of events, which is read once.
+    fn items(&self, archive: &Runs, places: Vec<(Cursor, Option<Amount>)>) -> Result<Vec<HistoryItem>, sled::Error> {
+        let (mut items, mut first, mut page) = (Vec::with_capacity(places.len()), None, None);
+        for (at, free) in places {
+            let number = at.event % EVENTS_PER_PAGE as u32;
+            let begin = Cursor { event: at.event - number, ..at };
+            if first.replace(begin) != Some(begin) {
+                page = self.events(archive, begin)?;
+            }
+            let event = page.as_ref().and_then(|(time_ms, events)| Some((*time_ms, events.get(number as usize)?)));
+            items.extend(event.map(|(time_ms, event)| HistoryItem { at, time_ms, event: event.clone(), free }));
+        }
+        Ok(items)
     }
 
-    /// An event and its block's time.
-    fn event(&self, archive: &Runs, at: Cursor) -> Result<Option<(u64, Event)>, sled::Error> {
-        let first = Cursor { event: at.event - at.event % EVENTS_PER_PAGE as u32, ..at };
-        let page: Option<(u64, Vec<Event>)> =
-            value(self.archive.get(archive, &events_key(first), Some(at.height))?, MAX_EVENTS_BYTES);
-        Ok(page
-            .and_then(|(time_ms, events)| Some((time_ms, events.into_iter().nth((at.event - first.event) as usize)?))))
+    /// A page of a block's events, and the block's time.
+    fn events(&self, archive: &Runs, first: Cursor) -> Result<Option<(u64, Vec<Event>)>, sled::Error> {
+        Ok(value(self.archive.get(archive, &events_key(first), Some(first.height))?, MAX_EVENTS_BYTES))
     }
 }

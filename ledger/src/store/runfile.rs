@@ -1,15 +1,17 @@
 //! The file of a sorted run: entries in order of their keys, in pages. It is written once, from its first entry to its last,
-//! and then only read or deleted; of an open one nothing is in memory but the descriptor.
+//! and then only read or deleted. Of an open one its directory is in memory, 24 bytes for each page of 4 KiB, so that a key is found with one read
+//! of the file wherever 16 bytes tell its page from others.
 //!
 //! ```text
-//! file    = head | page* | offset of each page and of the end of the last (u64)* | foot
-//! head    = "AILORUN1" | the run's number (u64)
+//! file    = head | page* | directory | foot
+//! head    = "AILORUN2" | the run's number (u64)
 //! page    = CRC-32 of its number (u64) and its entries | entry*
 //! entry   = key's length (u32) | value's length (u32) or REMOVED | key | value
-//! foot    = pages (u64) | entries (u64) | CRC-32 of head, offsets and both counts
+//! directory = (offset of a page (u64) | the first 16 bytes of its first key, or zeros behind a shorter one)* | end of the last page (u64)
+//! foot    = pages (u64) | entries (u64) | CRC-32 of head, directory and both counts
 //! ```
 //!
-//! Integers are little-endian. Head, offsets and foot are checked at opening, a page whenever it is read.
+//! Integers are little-endian. Head, directory and foot are checked at opening, a page whenever it is read.
 
 use std::{
     cmp::Ordering,
@@ -20,10 +22,13 @@ use std::{
     path::{Path, PathBuf},
 };
 
-const MAGIC: &[u8; 8] = b"AILORUN1";
+const MAGIC: &[u8; 8] = b"AILORUN2";
 const HEAD: u64 = 8 + 8;
 const FOOT: u64 = 8 + 8 + 4;
 const OFFSET: u64 = 8;
+/// Bytes of a page's first key that the directory has.
+const PREFIX: usize = 16;
+const IN_DIRECTORY: u64 = OFFSET + PREFIX as u64;
 /// A page is closed when it is this long.
 const PAGE_BYTES: usize = 4096;
 const PAGE_HEAD: usize = 4;
@@ -39,10 +44,25 @@ const BUFFER: usize = 64 << 10;
 pub struct RunFile {
     file: File,
     path: PathBuf,
-    pages: u64,
     entries: u64,
-    /// Where the pages' offsets are.
-    offsets_at: u64,
+    pages: Vec<PageAt>,
+    /// Where the last page ends.
+    end: u64,
+}
+
+/// What the directory has of a page.
+#[derive(Clone, Copy, Debug)]
+struct PageAt {
+    offset: u64,
+    first: [u8; PREFIX],
+}
+
+/// The beginning of a key: of two keys with different ones it says which is less.
+fn prefix(key: &[u8]) -> [u8; PREFIX] {
+    let mut prefix = [0; PREFIX];
+    let length = key.len().min(PREFIX);
+    prefix[..length].copy_from_slice(&key[..length]);
+    prefix
 }
 
 /// A page and its entries.
@@ -72,34 +92,40 @@ impl RunFile {
         let (counts, checksum) = foot.split_at(16);
         let (pages, entries) = counts.split_at(8);
         let (pages, entries) = (integer(pages), integer(entries));
-        let all = pages.checked_add(1).and_then(|n| n.checked_mul(OFFSET));
-        let start = all.and_then(|all| foot_at.checked_sub(all)).filter(|start| *start >= HEAD);
+        let directory = pages.checked_mul(IN_DIRECTORY).and_then(|all| all.checked_add(OFFSET));
+        let start = directory.and_then(|all| foot_at.checked_sub(all)).filter(|start| *start >= HEAD);
         let Some(start) = start.filter(|_| pages > 0) else { return Err(damaged("it is not as long as it says")) };
 
         let mut hasher = crc32fast::Hasher::new();
         hasher.update(&head);
         let mut reader = BufReader::with_capacity(BUFFER, &file);
         reader.seek(SeekFrom::Start(start))?;
-        let mut last = None;
+        let mut found: Vec<PageAt> = Vec::with_capacity(pages as usize);
         for i in 0..=pages {
-            let mut offset = [0; OFFSET as usize];
+            let (mut offset, mut first) = ([0; OFFSET as usize], [0; PREFIX]);
             reader.read_exact(&mut offset)?;
             hasher.update(&offset);
             let offset = u64::from_le_bytes(offset);
-            let fits = match last {
+            let fits = match found.last() {
                 None => offset == HEAD,
-                Some(last) => offset.checked_sub(last).is_some_and(is_page_length) && (i < pages || offset == start),
+                Some(last) => {
+                    offset.checked_sub(last.offset).is_some_and(is_page_length) && (i < pages || offset == start)
+                }
             };
             if !fits {
                 return Err(damaged("its pages are not where they should be"));
             }
-            last = Some(offset);
+            if i < pages {
+                reader.read_exact(&mut first)?;
+                hasher.update(&first);
+                found.push(PageAt { offset, first });
+            }
         }
         hasher.update(counts);
         if hasher.finalize().to_le_bytes() != checksum {
             return Err(damaged("its foot's checksum is another"));
         }
-        Ok(RunFile { file, path: path.into(), pages, entries, offsets_at: start })
+        Ok(RunFile { file, path: path.into(), entries, pages: found, end: start })
     }
 
     /// How many entries it has.
@@ -109,7 +135,7 @@ impl RunFile {
 
     /// How many pages it has.
     pub fn pages(&self) -> u64 {
-        self.pages
+        self.pages.len() as u64
     }
 
     /// The page with this number, from 0 on.
@@ -120,13 +146,9 @@ impl RunFile {
     }
 
     fn read(&self, number: u64, page: &mut Page) -> io::Result<()> {
-        let mut offsets = [0; 2 * OFFSET as usize];
-        self.file.read_exact_at(&mut offsets, self.offsets_at + number * OFFSET)?;
-        let (start, end) = offsets.split_at(OFFSET as usize);
-        let start = integer(start);
-        let length = integer(end).checked_sub(start).filter(|length| is_page_length(*length));
-        let Some(length) = length else { return Err(damaged(&self.path, "a page is not where it should be")) };
-        page.0.resize(length as usize, 0);
+        let at = |number: u64| self.pages.get(number as usize).map(|page| page.offset);
+        let Some(start) = at(number) else { return Err(damaged(&self.path, "a page is not where it should be")) };
+        page.0.resize((at(number + 1).unwrap_or(self.end) - start) as usize, 0);
         self.file.read_exact_at(&mut page.0, start)?;
         let (checksum, entries) = page.0.split_at(PAGE_HEAD);
         if page_checksum(number, entries) != checksum {
@@ -137,7 +159,11 @@ impl RunFile {
 
     /// The last page that begins at `key` or before it, with its number.
     pub fn find(&self, key: &[u8]) -> io::Result<Option<(u64, Page)>> {
-        let (mut found, mut from, mut to) = (None, 0, self.pages);
+        let prefix = prefix(key);
+        let less = self.pages.partition_point(|page| page.first < prefix) as u64;
+        // Only pages that begin alike have to be looked at.
+        let (mut found, mut from) = (None, less);
+        let mut to = self.pages.partition_point(|page| page.first <= prefix) as u64;
         while from < to {
             let middle = from + (to - from) / 2;
             let page = self.page(middle)?;
@@ -147,7 +173,8 @@ impl RunFile {
                 to = middle;
             }
         }
-        Ok(found)
+        let before = less.checked_sub(1).filter(|_| found.is_none());
+        before.map_or(Ok(found), |before| Ok(Some((before, self.page(before)?))))
     }
 }
 
@@ -214,7 +241,7 @@ impl Cursor<'_> {
                 return Ok(());
             }
             self.place = None;
-            if self.page_number == self.run.pages {
+            if self.page_number == self.run.pages() {
                 return Ok(());
             }
             self.run.read(self.page_number, &mut self.page)?;
@@ -257,8 +284,11 @@ pub struct Writer {
     number: u64,
     entries: u64,
     page: Vec<u8>,
-    /// Where each page begins, and where the next one will.
-    offsets: Vec<u64>,
+    /// The pages that are closed, and where the next one begins.
+    pages: Vec<PageAt>,
+    end: u64,
+    /// How the page's first key begins.
+    first: [u8; PREFIX],
 }
 
 impl Writer {
@@ -267,13 +297,17 @@ impl Writer {
         let file = OpenOptions::new().write(true).create(true).truncate(true).open(path)?;
         let mut file = BufWriter::with_capacity(BUFFER, file);
         file.write_all(&head_of(number))?;
-        Ok(Writer { file, path: path.into(), number, entries: 0, page: vec![0; PAGE_HEAD], offsets: vec![HEAD] })
+        let (page, pages, first) = (vec![0; PAGE_HEAD], Vec::new(), [0; PREFIX]);
+        Ok(Writer { file, path: path.into(), number, entries: 0, page, pages, end: HEAD, first })
     }
 
     /// Adds an entry, whose key is greater than all before it.
     pub fn push(&mut self, (key, value): Entry) -> io::Result<()> {
         if key.len() + value.map_or(0, <[u8]>::len) > MAX_ENTRY_BYTES {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "an entry of the index is too long"));
+        }
+        if self.page.len() == PAGE_HEAD {
+            self.first = prefix(key);
         }
         let value_len = value.map_or(REMOVED, |value| value.len() as u32);
         self.page.extend_from_slice(&(key.len() as u32).to_le_bytes());
@@ -285,17 +319,13 @@ impl Writer {
     }
 
     fn close(&mut self) -> io::Result<()> {
-        let number = self.offsets.len() as u64 - 1;
-        let checksum = page_checksum(number, &self.page[PAGE_HEAD..]);
+        let checksum = page_checksum(self.pages.len() as u64, &self.page[PAGE_HEAD..]);
         self.page[..PAGE_HEAD].copy_from_slice(&checksum);
         self.file.write_all(&self.page)?;
-        self.offsets.push(self.end() + self.page.len() as u64);
+        self.pages.push(PageAt { offset: self.end, first: self.first });
+        self.end += self.page.len() as u64;
         self.page.truncate(PAGE_HEAD);
         Ok(())
-    }
-
-    fn end(&self) -> u64 {
-        self.offsets.last().copied().unwrap_or(HEAD)
     }
 
     /// The run, once its bytes are on disk; its name is when its folder has been synced. Without entries there is none.
@@ -308,22 +338,22 @@ impl Writer {
         if self.page.len() > PAGE_HEAD {
             self.close()?;
         }
-        let (pages, offsets_at) = (self.offsets.len() as u64 - 1, self.end());
         let mut hasher = crc32fast::Hasher::new();
         hasher.update(&head_of(self.number));
-        for offset in &self.offsets {
-            let bytes = offset.to_le_bytes();
+        let end = self.end.to_le_bytes();
+        let parts = self.pages.iter().flat_map(|page| [page.offset.to_le_bytes().to_vec(), page.first.to_vec()]);
+        for bytes in parts.chain([end.to_vec()]) {
             hasher.update(&bytes);
             self.file.write_all(&bytes)?;
         }
-        let counts = [pages.to_le_bytes(), self.entries.to_le_bytes()].concat();
+        let counts = [(self.pages.len() as u64).to_le_bytes(), self.entries.to_le_bytes()].concat();
         hasher.update(&counts);
         self.file.write_all(&counts)?;
         self.file.write_all(&hasher.finalize().to_le_bytes())?;
         let file = self.file.into_inner().map_err(io::IntoInnerError::into_error)?;
         file.sync_data()?;
         let file = File::open(&self.path)?;
-        Ok(Some(RunFile { file, path: self.path, pages, entries: self.entries, offsets_at }))
+        Ok(Some(RunFile { file, path: self.path, entries: self.entries, pages: self.pages, end: self.end }))
     }
 }
 

@@ -176,15 +176,14 @@ impl Table {
         mut each: impl FnMut(Entry<'_>) -> bool,
     ) -> io::Result<()> {
         for OpenRun { file, .. } in runs.0.iter().filter(|open| open.run.highest >= height) {
-            let first = file.find(keys.start)?.map_or(0, |(number, _)| number);
-            for number in first..file.pages() {
-                let page = file.page(number)?;
-                if page.first_key() >= keys.end {
-                    break;
-                }
+            let first = file.find(keys.start)?;
+            let mut next = if first.is_some() { first } else { Some((0, file.page(0)?)) };
+            while let Some((number, page)) = next.filter(|(_, page)| page.first_key() < keys.end) {
                 if page.entries().filter(|(key, _)| keys.contains(key)).any(|entry| !each(entry)) {
                     return Ok(());
                 }
+                let after = (number + 1 < file.pages()).then_some(number + 1);
+                next = after.map(|after| file.page(after).map(|page| (after, page))).transpose()?;
             }
         }
         Ok(())
@@ -407,6 +406,35 @@ mod tests {
         assert_eq!(table.get(&runs, &18u64.to_be_bytes(), Some(195)).unwrap(), None, "looked into no other run");
         assert_eq!(table.drop_before(&mut runs, u64::MAX), [18, 19, 20]);
         assert_eq!(content(&table, &runs).len(), 0);
+    }
+
+    /// Keys that begin alike for longer than the directory tells, shorter ones, and such that are not there.
+    #[test]
+    fn a_key_is_found_whatever_page_it_is_on() {
+        let (table, _dir) = table(u64::MAX);
+        let mut runs = Runs::default();
+        let mut keys: Vec<Vec<u8>> = (0..3000u64)
+            .flat_map(|i| [[&[1; 20][..], &i.to_be_bytes()].concat(), [&i.to_be_bytes()[5..], &[7; 30]].concat()])
+            .collect();
+        keys.extend((0..24).map(|length| vec![1; length]));
+        keys.extend((0..24).map(|length| [&[1; 8][..], &vec![0; length]].concat()));
+        keys.sort();
+        keys.dedup();
+        table.add(&mut runs, 1, 0..=0, keys.iter().map(|key| (key.as_slice(), Some(key.as_slice())))).unwrap();
+        for key in &keys {
+            assert_eq!(table.get(&runs, key, None).unwrap().as_ref(), Some(key));
+            let other = [key.as_slice(), &[0, 0]].concat();
+            let expected = keys.binary_search(&other).ok().map(|_| other.clone());
+            assert_eq!(table.get(&runs, &other, None).unwrap(), expected);
+        }
+        let mut seen = Vec::new();
+        let (from, to) = (vec![1; 20], vec![1; 21]);
+        let each = |(key, _): Entry<'_>| {
+            seen.push(key.to_vec());
+            true
+        };
+        table.forward(&runs, 0, &from..&to, each).unwrap();
+        assert!(seen.iter().eq(keys.iter().filter(|key| **key >= from && **key < to)));
     }
 
     /// Whatever byte of a run is another, and wherever it is cut off: at opening, or when the page is read, it is said.

@@ -88,6 +88,8 @@ struct Socket<S> {
     read_within: Duration,
     /// Runs while it does not.
     patience: Option<Pin<Box<Sleep>>>,
+    /// It did not.
+    cut: bool,
     _place: OwnedSemaphorePermit,
 }
 
@@ -101,13 +103,19 @@ impl<S> Socket<S> {
         let within = self.read_within;
         let patience = self.patience.get_or_insert_with(|| Box::pin(tokio::time::sleep(within)));
         ready!(patience.as_mut().poll(context));
+        self.cut = true;
+        self.flow.block(false); // whoever reads hears of it
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Socket<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.flow.is_full(cx) { Poll::Pending } else { Pin::new(&mut self.stream).poll_read(cx, buffer) }
+        match self.flow.is_full(cx) {
+            _ if self.cut => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            true => Poll::Pending,
+            false => Pin::new(&mut self.stream).poll_read(cx, buffer),
+        }
     }
 }
 
@@ -166,7 +174,8 @@ async fn connection(stream: TcpStream, place: OwnedSemaphorePermit, router: Rout
     // An answer is one write: waiting for more to send with it would only delay it. Failing to say so costs that alone.
     let _ = stream.set_nodelay(true);
     let flow = Arc::new(Flow::default());
-    let socket = Socket { stream, flow: flow.clone(), read_within: READ_WITHIN, patience: None, _place: place };
+    let socket =
+        Socket { stream, flow: flow.clone(), read_within: READ_WITHIN, patience: None, cut: false, _place: place };
     let ask = tower::service_fn(move |mut request: Request<Incoming>| {
         if request.headers().contains_key(header::UPGRADE) {
             request.extensions_mut().insert(flow.clone());
@@ -195,18 +204,17 @@ mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-    fn socket<S>(stream: S) -> Socket<S> {
+    fn socket<S>(stream: S, read_within: Duration) -> Socket<S> {
         let place = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
-        Socket { stream, flow: Arc::default(), read_within: Duration::from_millis(20), patience: None, _place: place }
+        Socket { stream, flow: Arc::default(), read_within, patience: None, cut: false, _place: place }
     }
 
     #[tokio::test]
     async fn nothing_is_read_while_as_many_answers_wait_as_may() {
         let (mut client, server) = tokio::io::duplex(64);
-        let mut server = socket(server);
+        let mut server = socket(server, READ_WITHIN);
         client.write_all(b"ask").await.unwrap();
-        let mut asked = [0; 3];
-        let flow = server.flow.clone();
+        let (flow, mut asked) = (server.flow.clone(), [0; 3]);
         let mut unsent: Vec<Unsent> = (0..MAX_UNSENT).map(|_| flow.begin()).collect();
         let mut read = Box::pin(server.read_exact(&mut asked));
         assert!(futures::poll!(&mut read).is_pending());
@@ -216,17 +224,27 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_takes_nothing_is_not_listened_to_and_cut_off_in_the_end() {
+    async fn who_takes_nothing_is_not_listened_to_until_it_does() {
         let (mut client, server) = tokio::io::duplex(4);
-        let mut server = socket(server);
+        let (mut reads, mut writes) = tokio::io::split(socket(server, READ_WITHIN));
         client.write_all(b"ask").await.unwrap();
-        let failed = server.write_all(b"an answer").await.unwrap_err();
-        assert_eq!(failed.kind(), io::ErrorKind::TimedOut);
-        let mut asked = [0; 3];
-        assert!(futures::poll!(Box::pin(server.read_exact(&mut asked))).is_pending());
-        client.read_exact(&mut [0; 4]).await.unwrap();
-        server.write_all(b"!").await.unwrap();
-        server.read_exact(&mut asked).await.unwrap();
-        assert_eq!(&asked, b"ask");
+        let (mut asked, mut answer) = ([0; 3], [0; 9]);
+        let mut write = Box::pin(writes.write_all(b"an answer"));
+        assert!(futures::poll!(&mut write).is_pending());
+        let mut read = Box::pin(reads.read_exact(&mut asked));
+        assert!(futures::poll!(&mut read).is_pending());
+        let (wrote, taken) = tokio::join!(write, client.read_exact(&mut answer));
+        assert!(wrote.is_ok() && taken.is_ok() && read.await.is_ok());
+        assert_eq!((&asked, &answer), (b"ask", b"an answer"));
+    }
+
+    #[tokio::test]
+    async fn who_takes_nothing_for_long_is_cut_off() {
+        let (_client, server) = tokio::io::duplex(4);
+        let mut server = socket(server, Duration::from_millis(5));
+        for _ in 0..2 {
+            assert_eq!(server.write_all(b"an answer").await.unwrap_err().kind(), io::ErrorKind::TimedOut);
+            assert_eq!(server.read_exact(&mut [0; 3]).await.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        }
     }
 }

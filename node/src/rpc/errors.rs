@@ -99,6 +99,13 @@ pub struct Failure {
     pub why: String,
 }
 
+impl Failure {
+    /// Whether it is this error.
+    pub fn is(&self, code: Code) -> bool {
+        self.name == code.name()
+    }
+}
+
 /// What each error carries as its data.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ErrorData {

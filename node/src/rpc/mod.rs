@@ -108,6 +108,17 @@ impl Default for Turns {
 }
 
 impl Turns {
+    /// Does what was asked for when its turn comes, unless too many wait.
+    async fn ask<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
+        let busy = |_| Code::Unavailable.says("too many requests wait for the node's store: try again in a moment");
+        let place = self.places.clone().try_acquire_owned().map_err(busy)?;
+        let work = move || {
+            let _place = place;
+            work()
+        };
+        self.take(work).await
+    }
+
     /// Does the work when its turn comes, on a thread for such work; who goes away meanwhile keeps its turn until it is done.
     async fn take<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
         let failed = || Code::Unavailable.says("the node could not look it up: try again; its log says more");
@@ -133,14 +144,8 @@ impl Context {
         self: &Arc<Context>,
         work: impl FnOnce(&Context) -> T + Send + 'static,
     ) -> Result<T, Failure> {
-        let busy = |_| Code::Unavailable.says("too many requests wait for the node's store: try again in a moment");
-        let place = self.turns.places.clone().try_acquire_owned().map_err(busy)?;
         let context = self.clone();
-        let work = move || {
-            let _place = place;
-            work(&context)
-        };
-        self.turns.take(work).await
+        self.turns.ask(move || work(&context)).await
     }
 }
 
@@ -218,5 +223,38 @@ impl Server {
         if tokio::time::timeout(std::time::Duration::from_secs(1), self.task).await.is_err() {
             tracing::debug!("some HTTP connections were cut");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{
+        sync::atomic::{AtomicBool, AtomicUsize, Ordering},
+        time::Duration,
+    };
+
+    #[tokio::test]
+    async fn few_read_at_a_time_a_bounded_number_waits_and_others_are_told_so() {
+        let (turns, go) = (Turns::default(), Arc::new(AtomicBool::new(false)));
+        let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let work = || {
+            let (go, now, most) = (go.clone(), now.clone(), most.clone());
+            move || {
+                most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                while !go.load(Ordering::SeqCst) {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                now.fetch_sub(1, Ordering::SeqCst);
+            }
+        };
+        let mut all = futures::future::join_all((0..READING + WAITING).map(|_| turns.ask(work())));
+        assert!(futures::poll!(&mut all).is_pending());
+        let told = turns.ask(work()).await.unwrap_err();
+        assert!(told.why.contains("try again"), "{told:?}");
+        go.store(true, Ordering::SeqCst);
+        assert!(all.await.iter().all(Result::is_ok));
+        assert!((1..=READING).contains(&most.load(Ordering::SeqCst)));
+        turns.ask(|| ()).await.unwrap();
     }
 }

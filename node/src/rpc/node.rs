@@ -12,7 +12,10 @@ use crate::{
     series::Sample,
     service::{chain::Head, neighbours::Neighbours},
 };
-use ailo_ledger::state::{Phase, State};
+use ailo_ledger::{
+    state::{Phase, State},
+    store::lower_priority,
+};
 use ailo_protocol::{Amount, inference::announce::Announce, net::PeerInfo};
 use axum::http::Extensions;
 use std::{
@@ -30,6 +33,8 @@ const MAX_SERVING: usize = 64;
 const MAX_SAMPLES: usize = 256;
 /// All entries of the state are summed so often.
 const SUMMED: Duration = Duration::from_secs(10);
+/// How much lower the priority of the thread is that does.
+const NICENESS: i32 = 10;
 
 /// Whether the supply law was broken when all entries were summed last.
 #[derive(Default)]
@@ -43,7 +48,7 @@ impl Law {
         !self.broken.load(Ordering::Acquire) && state.check_kept_supply().is_ok()
     }
 
-    /// Sums all entries now and then until `stop`: that is a walk over the whole state, which no request waits for.
+    /// Sums all entries now and then until `stop`: that is a walk over the whole state, on a thread of its own for which nobody waits.
     pub async fn watch(context: Arc<Context>, mut stop: watch::Receiver<bool>) {
         let mut tick = tokio::time::interval(SUMMED);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -57,9 +62,13 @@ impl Law {
             if summed.replace(head.state.height()) == Some(head.state.height()) {
                 continue;
             }
-            let sum = tokio::task::spawn_blocking(move || head.state.check_supply().is_err());
-            if let Ok(broken) = sum.await {
-                context.law.broken.store(broken, Ordering::Release);
+            let law = context.clone();
+            let sum = move || {
+                lower_priority(NICENESS);
+                law.law.broken.store(head.state.check_supply().is_err(), Ordering::Release);
+            };
+            if let Err(e) = std::thread::Builder::new().name("law".into()).spawn(sum) {
+                tracing::warn!(error = %e, "the supply was not summed");
             }
         }
     }

@@ -5,8 +5,9 @@
 //! are its clock, its peers and its disk: actions are carried out in order, and a block is in the block log (fsynced) and in
 //! the index before its head is shown.
 //!
-//! What keeps blocks coming (votes, heads, sync) goes before what is due by the clock, and both before transactions and questions: those can
-//! be many, and each kind has a bounded queue of its own. Signatures of what clients hand in are checked before it queues.
+//! What keeps blocks coming (votes, heads, sync) and this node's own transactions, which are few, go before what is due by the clock, and both
+//! before transactions and questions of others: those can be many, and each kind has a bounded queue of its own. Signatures of what clients hand
+//! in are checked before it queues.
 
 use super::sync;
 use crate::{datadir::DataDir, error::NodeError, genesis::now_ms, metrics::Counts};
@@ -116,6 +117,14 @@ struct Queues {
     asked: mpsc::Receiver<Command>,
 }
 
+impl Queues {
+    /// The ways into them, in the same order.
+    fn new() -> ([mpsc::Sender<Command>; 3], Queues) {
+        let [(commands, first), (gossiped, second), (asked, third)] = std::array::from_fn(|_| mpsc::channel(QUEUE));
+        ([commands, gossiped, asked], Queues { commands: first, gossiped: second, asked: third })
+    }
+}
+
 impl Chain {
     /// Opens the ledger in the node's folder and starts its thread. The second value ends with the thread.
     pub fn start(
@@ -132,10 +141,7 @@ impl Chain {
         let (files, recovered) = ConsensusFiles::open(&ledger, genesis.id(), state.height(), allow_new_journal)?;
         dir.note_use()?;
         let host = Host::new(state.clone(), key, role.validator.then_some(files), recovered)?;
-        let (commands, urgent) = mpsc::channel(QUEUE);
-        let (gossiped, transactions) = mpsc::channel(QUEUE);
-        let (asked, questions) = mpsc::channel(QUEUE);
-        let queues = Queues { commands: urgent, gossiped: transactions, asked: questions };
+        let ([commands, gossiped, asked], queues) = Queues::new();
         let (head_sender, head) = watch::channel(Arc::new(Head { state: state.clone() }));
         let store = Arc::new(store);
         let counts = Arc::new(Counts::default());
@@ -191,7 +197,7 @@ impl Chain {
     /// Hands in a transaction of this node itself, into its mempool and to all peers; waits for its turn.
     pub async fn submit(&self, transaction: Transaction) -> Result<Hash, SubmitError> {
         let (reply, answer) = oneshot::channel();
-        self.asked.send(Command::Submit(vec![transaction], reply)).await.map_err(|_| SubmitError::Stopped)?;
+        self.commands.send(Command::Submit(vec![transaction], reply)).await.map_err(|_| SubmitError::Stopped)?;
         let outcome = answer.await.map_err(|_| SubmitError::Stopped)?.pop();
         Ok(outcome.ok_or(SubmitError::Stopped)??)
     }
@@ -608,5 +614,62 @@ fn log_events(height: u64, events: &[Event]) {
             }
             _ => tracing::debug!(height, ?event, "event"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ailo_protocol::{Address, genesis::Founder};
+    use futures::{future::join_all, poll};
+
+    /// A handle whose thread does not run.
+    fn chain() -> (Chain, Queues, tempfile::TempDir) {
+        let (dir, key) = (tempfile::tempdir().unwrap(), Keypair::from_seed([1; 32]));
+        let founder = Founder { node: *key.public(), wallet: Address::from(key.public()), validator: true };
+        let data = ailo_training::dataset::Dataset::embedded();
+        let params = crate::genesis::local_params(1, 0);
+        let genesis = crate::genesis::found("test", 1, vec![founder], &data, params).unwrap();
+        let (store, state) = Store::open(dir.path(), &genesis).unwrap();
+        let ([commands, gossiped, asked], queues) = Queues::new();
+        let (_, head) = watch::channel(Arc::new(Head { state }));
+        let chain = Chain { counts: Arc::default(), commands, gossiped, asked, head, store: Arc::new(store) };
+        (chain, queues, dir)
+    }
+
+    #[tokio::test]
+    async fn who_comes_to_a_full_queue_is_told_so_and_stands_in_nobodys_way() {
+        let (chain, mut queues, _dir) = chain();
+        let mut asked = join_all((0..QUEUE).map(|_| chain.all_waiting(1)));
+        assert!(poll!(&mut asked).is_pending());
+        assert!(matches!(chain.all_waiting(1).await, Err(SubmitError::Busy)));
+        chain.peer_connected(*Keypair::from_seed([2; 32]).public()).await;
+        assert!(matches!(queues.commands.try_recv(), Ok(Command::Connected(_))));
+        drop(queues);
+        assert!(asked.await.iter().all(|answer| matches!(answer, Err(SubmitError::Stopped))));
+        assert!(matches!(chain.waiting(&Hash([1; 32])).await, Err(SubmitError::Stopped)));
+    }
+
+    #[tokio::test]
+    async fn what_is_wrongly_signed_never_comes_to_the_ledgers_thread() {
+        let (chain, mut queues, _dir) = chain();
+        let key = Keypair::from_seed([1; 32]);
+        let body = ailo_ledger::Body::Transfer {
+            to: Address::from(key.public()),
+            amount: ailo_protocol::Amount(1),
+            memo: String::new(),
+        };
+        let sign = |network: &Hash| Transaction::sign(network, &key, 0, 1, body.clone());
+        let (good, bad) = (sign(&chain.head().state.network()), sign(&Hash([9; 32])));
+        let checked = chain.verify(vec![bad, good.clone()]);
+        assert!(checked[0].is_err() && checked[1].as_ref().is_ok_and(|checked| *checked == good));
+        let answer = async {
+            let Some(Command::Submit(sound, reply)) = queues.asked.recv().await else { panic!("it is handed in") };
+            assert_eq!(sound, [good.clone()]);
+            reply.send(vec![Ok(good.id())]).unwrap();
+        };
+        let (outcomes, ()) = tokio::join!(chain.offer(checked), answer);
+        let outcomes = outcomes.unwrap();
+        assert!(matches!(outcomes[..], [Err(AdmissionError::Signature(_)), Ok(id)] if id == good.id()));
     }
 }

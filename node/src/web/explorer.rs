@@ -6,7 +6,7 @@ use super::{
     say,
 };
 use crate::{
-    rpc::{holders::account_view, params::*, types::*},
+    rpc::{errors::Code, holders::account_view, params::*, types::*},
     series::Sample,
     service::chain::{Head, Unreadable},
 };
@@ -243,7 +243,11 @@ async fn transaction(State(site): State<Arc<Site>>, Path(id): Path<String>) -> R
     };
     let Ok(id) = id.parse::<Hash>() else { return unknown().into_response() };
     let found = site.context.clone().transaction(TransactionParams { id, min_status: None }).await;
-    let Ok(At { value: view, .. }) = found else { return unknown().into_response() };
+    let view = match found {
+        Ok(At { value, .. }) => value,
+        Err(failure) if failure.is(Code::NotFound) => return unknown().into_response(),
+        Err(failure) => return Missing::from(failure).into_response(),
+    };
     made(site, ("Transaction".into(), true), move |site| {
         let (head, transaction) = (site.context.chain.head(), &view.transaction);
         let is_transfer = matches!(transaction.unsigned.body, Body::Transfer { .. });
