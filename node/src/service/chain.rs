@@ -70,6 +70,9 @@ pub enum SubmitError {
     Stopped,
 }
 
+/// Canonical bytes of a block and of its certificate.
+pub type Encoded = (Vec<u8>, Vec<u8>);
+
 /// The store can't be read.
 #[derive(Clone, Copy, Debug, thiserror::Error)]
 #[error("the node can't read its ledger's files: its log says why")]
@@ -293,7 +296,7 @@ impl Chain {
     }
 
     /// The same as canonical bytes.
-    pub fn block_bytes(&self, height: u64) -> Result<Option<(Vec<u8>, Vec<u8>)>, Unreadable> {
+    pub fn block_bytes(&self, height: u64) -> Result<Option<Encoded>, Unreadable> {
         read(self.store.encoded(height))
     }
 
@@ -665,7 +668,7 @@ mod tests {
         assert!(checked[0].is_err() && checked[1].as_ref().is_ok_and(|checked| *checked == good));
         let answer = async {
             let Some(Command::Submit(sound, reply)) = queues.asked.recv().await else { panic!("it is handed in") };
-            assert_eq!(sound, [good.clone()]);
+            assert_eq!(sound, std::slice::from_ref(&good));
             reply.send(vec![Ok(good.id())]).unwrap();
         };
         let (outcomes, ()) = tokio::join!(chain.offer(checked), answer);
