@@ -26,6 +26,11 @@ impl Over {
     }
 }
 
+/// A number of ALC in words: two decimals, and of less than one the six that a chart can tell apart.
+pub fn coins(alc: f64) -> String {
+    if alc.abs() < 1.0 && alc != 0.0 { format!("{alc:.6}") } else { format!("{alc:.2}") }
+}
+
 /// A chart of `points` (x ascending), named `name`, whose values `write` puts into words. Fewer than two points are no chart.
 pub fn line(name: &str, over: Over, points: &[(f64, f64)], write: impl Fn(f64) -> String) -> Markup {
     let finite: Vec<(f64, f64)> = points.iter().copied().filter(|(x, y)| x.is_finite() && y.is_finite()).collect();

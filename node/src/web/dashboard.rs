@@ -66,7 +66,7 @@ fn main(site: &Site) -> Markup {
             h2 { "Earnings of this node" }
             (earnings(site))
             div.charts {
-                (charts::line("Wallet, ALC", Over::Time, &seen(|s| s.owned as f64 / 1e8), |alc| format!("{alc:.2}")))
+                (charts::line("Wallet, ALC", Over::Time, &seen(|s| s.owned as f64 / 1e8), charts::coins))
             }
         }
         section {

@@ -117,7 +117,10 @@ async fn overview(State(site): State<Arc<Site>>) -> Response {
                 ("Model", html! { (say::hash(&model.root)) }),
             ]))
             section { h2 { "Newest blocks" } (blocks_table(&blocks)) }
-            section { h2 { "Newest transactions" } (transactions_table(head.as_ref(), newest_transactions.iter().map(|(height, each)| (*height, each)))) }
+            section { h2 { "Newest transactions" }
+                @if newest_transactions.is_empty() { p.none { "None yet but what nodes say all the time." } }
+                @else { (transactions_table(head.as_ref(), newest_transactions.iter().map(|(height, each)| (*height, each)))) }
+            }
         })
     })
     .await
@@ -395,7 +398,7 @@ fn balance(site: &Site, own: &Address, free: Amount) -> Result<Markup, Unreadabl
     }
     points.reverse();
     Ok(html! {
-        div.charts { (charts::line("Spendable, ALC", Over::Time, &points, |alc| format!("{alc:.2}"))) }
+        div.charts { (charts::line("Spendable, ALC", Over::Time, &points, charts::coins)) }
         @if before.is_some() { p.note { "By the newest " (CHART_PAGES * ENTRIES) " entries." } }
     })
 }
@@ -622,7 +625,7 @@ async fn supply(State(site): State<Arc<Site>>) -> Response {
         let seen = |value: fn(&Sample) -> u64| -> Vec<(f64, f64)> {
             samples.iter().map(|sample| (sample.time_ms as f64, value(sample) as f64 / 1e8)).collect()
         };
-        let write = |alc: f64| format!("{alc:.2} ALC");
+        let write = |alc: f64| format!("{} ALC", charts::coins(alc));
         Ok(html! {
             h1 { "Supply" }
             (lists())
