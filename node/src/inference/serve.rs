@@ -10,8 +10,9 @@ use super::{
     hub::Hub,
     model::Model,
 };
-use crate::{cli::ServeArgs, error::NodeError, output, progress};
+use crate::{cli::ServeArgs, error::NodeError, output, progress, rpc::connections};
 use ailo_protocol::{Hash, Keypair};
+use jsonrpsee::server::{ServerHandle, stop_channel};
 use serde_json::json;
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -40,6 +41,8 @@ pub struct Server {
     /// Who serves it.
     pub hub: Arc<Hub>,
     task: tokio::task::JoinHandle<()>,
+    /// It ends without.
+    _serves: ServerHandle,
 }
 
 impl Server {
@@ -59,17 +62,14 @@ impl Server {
         let layers = 0..model.shape.layers as u32;
         start(&hub, &model, layers, &Hosting { threads, memory, niceness: 0, draft }).await?;
         let busy = |e| NodeError::io(format!("serve on {}", args.http), e);
-        let listener = tokio::net::TcpListener::bind(args.http).await.map_err(busy)?;
+        let listener = connections::listen(args.http).map_err(busy)?;
         let address = listener.local_addr().map_err(busy)?;
         // It stays the model as long as the server runs: who sends is not needed.
         let api = Api::new(hub.clone(), None, watch::channel(Some(model.clone())).1, bounds);
         let router = api.router(access, true);
-        let task = tokio::spawn(async move {
-            if let Err(e) = axum::serve(listener, router).await {
-                tracing::error!(error = %e, "the HTTP server ended");
-            }
-        });
-        Ok(Server { address, model, hub, task })
+        let (stop, serves) = stop_channel();
+        let task = tokio::spawn(connections::serve(listener, router, stop));
+        Ok(Server { address, model, hub, task, _serves: serves })
     }
 
     /// Ends everything that is under way.

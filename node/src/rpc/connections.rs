@@ -15,6 +15,7 @@ use hyper_util::{
 use jsonrpsee::server::StopHandle;
 use std::{
     io,
+    net::SocketAddr,
     pin::{Pin, pin},
     sync::{
         Arc,
@@ -25,7 +26,7 @@ use std::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
     time::Sleep,
@@ -147,8 +148,16 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Socket<S> {
     }
 }
 
+/// Listens, with room for as many who knock as are served at a time: who finds none knocks again a second later.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?; // of connections that have just ended here
+    socket.bind(address)?;
+    socket.listen(MAX_CONNECTIONS)
+}
+
 /// Serves until `stop`, and then what has begun.
-pub(super) async fn serve(mut listener: TcpListener, router: Router, stop: StopHandle) {
+pub async fn serve(mut listener: TcpListener, router: Router, stop: StopHandle) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS as usize));
     let mut connections = JoinSet::new();
     let mut stopped = pin!(stop.clone().shutdown());
@@ -207,6 +216,17 @@ mod tests {
     fn socket<S>(stream: S, read_within: Duration) -> Socket<S> {
         let place = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
         Socket { stream, flow: Arc::default(), read_within, patience: None, cut: false, _place: place }
+    }
+
+    #[tokio::test]
+    async fn who_comes_with_many_others_need_not_knock_twice() {
+        let listener = listen((std::net::Ipv4Addr::LOCALHOST, 0).into()).unwrap();
+        let address = listener.local_addr().unwrap();
+        // Nobody takes them yet.
+        let all: Vec<_> = (0..300).map(|_| TcpStream::connect(address)).collect();
+        let started = std::time::Instant::now();
+        assert!(futures::future::join_all(all).await.iter().all(Result::is_ok));
+        assert!(started.elapsed() < Duration::from_millis(900), "{:?}", started.elapsed());
     }
 
     #[tokio::test]

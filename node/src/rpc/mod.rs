@@ -2,7 +2,7 @@
 //! value. One table has them all ([`methods`]): the server, the OpenRPC document and `docs/rpc.md` are made from it. What they
 //! answer ([`types`]) the pages show, too. Nothing here can spend: transactions come signed.
 
-mod connections;
+pub mod connections;
 pub mod errors;
 pub mod history;
 pub mod holders;
@@ -169,7 +169,7 @@ impl Server {
         more: axum::Router,
         access: Arc<Access>,
     ) -> Result<Server, NodeError> {
-        let listener = tokio::net::TcpListener::bind(address).await.map_err(|e| match e.kind() {
+        let listener = connections::listen(address).map_err(|e| match e.kind() {
             std::io::ErrorKind::AddrInUse => NodeError::Usage(format!(
                 "the address {address} is in use: stop what serves there, or choose another with --http 127.0.0.1:PORT"
             )),
