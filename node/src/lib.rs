@@ -8,6 +8,7 @@ pub mod cli;
 pub mod client;
 pub mod commands;
 pub mod config;
+pub mod connections;
 pub mod datadir;
 pub mod doctor;
 pub mod error;

@@ -10,7 +10,7 @@ use super::{
     hub::Hub,
     model::Model,
 };
-use crate::{cli::ServeArgs, error::NodeError, output, progress, rpc::connections};
+use crate::{cli::ServeArgs, connections, error::NodeError, output, progress};
 use ailo_protocol::{Hash, Keypair};
 use jsonrpsee::server::{ServerHandle, stop_channel};
 use serde_json::json;

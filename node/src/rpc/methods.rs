@@ -3,14 +3,16 @@
 
 use super::{
     Answer, Context,
-    connections::{Flow, Unsent},
     errors::{Code, Failure, invalid},
     openrpc,
     params::*,
     subscriptions::{self, Pending},
     types::*,
 };
-use crate::operator::{Controls, Operator};
+use crate::{
+    connections::{Flow, Unsent},
+    operator::{Controls, Operator},
+};
 use ailo_ledger::Header;
 use axum::http::Extensions;
 use jsonrpsee::{

@@ -2,7 +2,6 @@
 //! value. One table has them all ([`methods`]): the server, the OpenRPC document and `docs/rpc.md` are made from it. What they
 //! answer ([`types`]) the pages show, too. Nothing here can spend: transactions come signed.
 
-pub mod connections;
 pub mod errors;
 pub mod history;
 pub mod holders;
@@ -17,6 +16,7 @@ pub mod subscriptions;
 pub mod types;
 
 use crate::{
+    connections::{self, MAX_CONNECTIONS},
     error::NodeError,
     inference::{
         api::access::{Access, by_our_names},
@@ -33,7 +33,6 @@ use crate::{
     },
 };
 use ailo_protocol::{Address, Genesis, NodeId, net};
-use connections::MAX_CONNECTIONS;
 use errors::{Code, Failure};
 use jsonrpsee::server::{
     BatchRequestConfig, Methods, PingConfig, ServerBuilder, ServerConfig, ServerHandle, stop_channel,

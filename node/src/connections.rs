@@ -34,7 +34,7 @@ use tokio::{
 use tower::Service;
 
 /// Connections at a time; more wait until one ends.
-pub(super) const MAX_CONNECTIONS: u32 = 512;
+pub const MAX_CONNECTIONS: u32 = 512;
 /// The head of a request has come within this time after the one before, or the connection ends.
 const ASKED_WITHIN: Duration = Duration::from_secs(30);
 /// Who takes no byte of an answer for so long is cut off.
