@@ -120,7 +120,7 @@ check("an answer's tokens have their probabilities", len(likely) == 16 and all(l
 spelled = bytes(b for t in likely for b in t.bytes).decode(errors="replace").replace("\ufffd", "")
 check("bytes of tokens spell the answer", spelled == said.choices[0].message.content.replace("\ufffd", ""))
 check("max_completion_tokens is understood", client.chat.completions.create(
-    model=model, messages=[{"role": "user", "content": "a"}], max_completion_tokens=3).usage.completion_tokens == 3)
+    model=model, messages=[{"role": "user", "content": "a"}], max_completion_tokens=3, temperature=0).usage.completion_tokens == 3)
 
 refused("tools are refused", openai.BadRequestError, "'tools' is not supported",
         lambda: chat(tools=[{"type": "function", "function": {"name": "f", "parameters": {}}}]))

@@ -480,8 +480,8 @@ async fn several_prompts_may_be_tokens_and_names_go_to_the_template_that_asks_fo
         assert_eq!(both["choices"][i]["text"], alone["choices"][0]["text"]);
     }
     assert_eq!(both["usage"], json!({ "prompt_tokens": 3, "completion_tokens": 10, "total_tokens": 13 }));
-    let twice =
-        json!({ "messages": [{ "role": "user", "content": "a" }], "max_tokens": 4, "max_completion_tokens": 4 });
+    let twice = json!({ "messages": [{ "role": "user", "content": "a" }], "max_tokens": 4, "max_completion_tokens": 4,
+                        "logit_bias": { "261": -100 } });
     assert_eq!(post(server.address, "/v1/chat/completions", twice).await.1["usage"]["completion_tokens"], 4);
     server.stop();
 
