@@ -14,7 +14,7 @@ use ailo_node::{
     localnet::net::{Net, Spec},
     rpc::types::*,
 };
-use ailo_protocol::{Amount, Hash, keystore};
+use ailo_protocol::{Amount, Hash, Keypair, keystore};
 use common::{ask, get, person::*};
 use std::{
     net::SocketAddr,
@@ -400,6 +400,47 @@ async fn an_account_gets_another_key_and_the_old_one_is_refused(
     assert_eq!(account(client, &new).await.free.0, before.0 - alc(101).0);
     assert_says(&new.says(&["wallet", "show"]), &[&format!("address    {}", old.address)]);
     assert_says(&new.says(&["wallet", "history"]), &["confirmed  1 ALC to", "reversed   2.99 ALC returned"]);
+    the_keys_of_a_recovery_may_be_off_line(client, &new, &words(&said)[1]).await
+}
+
+/// The bytes in hexadecimal that follow these words.
+fn hex_after(said: &str, words: &str) -> Vec<u8> {
+    let (_, after) = said.split_once(words).unwrap_or_else(|| panic!("{words:?} is missing in: {said}"));
+    hex::decode(after.split_whitespace().next().unwrap()).unwrap()
+}
+
+/// As a device would sign that knows nothing but bytes. Gives the account with its third key.
+async fn the_keys_of_a_recovery_may_be_off_line(client: &Client, old: &Person, phrase: &str) -> Person {
+    let recovery = keystore::key_from_phrase(phrase).unwrap();
+    let (key, next) = (Keypair::generate(), Keypair::generate());
+    let file = old.file.with_file_name("recover.json");
+    let (account_text, file_text) = (old.address.to_string(), file.display().to_string());
+    let keys = [key.public(), next.public(), recovery.public()].map(ToString::to_string);
+    let build = ["tx", "build", "recover", &account_text, "--key", &keys[0], "--next", &keys[1], "--from", &keys[2]];
+    let asked = old.run(&build, "");
+    assert_eq!(asked.status.code(), Some(2));
+    let to_be_signed = hex_after(&String::from_utf8(asked.stderr).unwrap(), "what it signed: ");
+    let wrong = hex::encode(next.sign(&to_be_signed).0);
+    old.is_refused(&[&build[..], &["--agreed", &wrong]].concat(), "", "--agreed does not hold");
+    let agreed = hex::encode(key.sign(&to_be_signed).0);
+    let said = old.says(&[&build[..], &["--agreed", &agreed, "--out", &file_text]].concat());
+    assert_says(&said, &[&format!("gives the account {account_text} the key {}", keys[0])]);
+    let to_be_signed = hex_after(&said, "sign ");
+    let signature = hex::encode(recovery.sign(&to_be_signed).0);
+    let attached = common::ailo(&["tx", "attach", &file_text, "--signature", &signature]);
+    assert!(attached.status.success(), "{}", String::from_utf8_lossy(&attached.stderr));
+    let submitted = common::ailo(&["tx", "submit", &file_text, "--rpc", &old.rpc]);
+    assert!(submitted.status.success(), "{}", String::from_utf8_lossy(&submitted.stderr));
+
+    let new = Person {
+        address: old.address,
+        file: old.file.with_file_name("off-line.json"),
+        folder: old.folder.clone(),
+        rpc: old.rpc.clone(),
+    };
+    keystore::create(&new.file, keystore::Kind::Wallet, &key, None).unwrap();
+    let view = account(client, &new).await;
+    assert_eq!((view.key, view.recoveries, view.recoverable), (Some(*key.public()), 2, true));
     new
 }
 
@@ -420,6 +461,15 @@ async fn a_node_works_for_a_wallet_that_consents(client: &Client, people: &[Pers
     let back = owner.says(&["wallet", "consent", &node]);
     let own = owner.address.to_string();
     owner.is_refused(&["bind", &own, "--consent", back.trim()], "", "BIND_TOO_SOON");
+    // Signed elsewhere, it is the same consent.
+    let key = keystore::load(&owner.file, keystore::Kind::Wallet).unwrap();
+    let public = key.public().to_string();
+    let by = ["wallet", "consent", &node, "--by", &public];
+    let to_be_signed = hex_after(&people[1].says(&by), "sign ");
+    let signature = hex::encode(key.sign(&to_be_signed).0);
+    assert_eq!(people[1].says(&[&by[..], &["--signature", &signature]].concat()), back);
+    let wrong = hex::encode(key.sign(b"something else").0);
+    people[1].is_refused(&[&by[..], &["--signature", &wrong]].concat(), "", "--signature does not hold");
     assert_eq!(account(client, wallet).await.staked, Amount::ZERO);
 }
 

@@ -209,7 +209,7 @@ pub enum Body {
         count: u64,
         /// The account's key from now on.
         key: PublicKey,
-        /// That key's word that it is meant: see [`agree_to_recovery`].
+        /// That key's word that it is meant: see [`recovery_agreement`].
         agreed: Signature,
         /// The commitment to the next recovery key.
         next: Hash,
@@ -238,14 +238,20 @@ pub struct Consent {
 }
 
 impl Consent {
+    /// What a wallet's key signs to consent that `node` works for the wallet `wallet`.
+    pub fn signing_bytes(network: &Hash, node: &NodeId, wallet: &Address) -> Vec<u8> {
+        signing_bytes(network, "node binding", &(*node, *wallet))
+    }
+
     /// The consent of the wallet `wallet`, whose key is `key`, to work that `node` does for it.
     pub fn sign(network: &Hash, node: &NodeId, wallet: &Address, key: &Keypair) -> Consent {
-        let signature = key.sign(&signing_bytes(network, "node binding", &(*node, *wallet)));
+        let signature = key.sign(&Consent::signing_bytes(network, node, wallet));
         Consent { key: *key.public(), signature }
     }
 
-    fn verify(&self, network: &Hash, node: &NodeId, wallet: &Address) -> Result<(), BadSignature> {
-        self.key.verify(&signing_bytes(network, "node binding", &(*node, *wallet)), &self.signature)
+    /// Whether its key signed it; whether that key signs for the wallet, the ledger knows.
+    pub fn verify(&self, network: &Hash, node: &NodeId, wallet: &Address) -> Result<(), BadSignature> {
+        self.key.verify(&Consent::signing_bytes(network, node, wallet), &self.signature)
     }
 }
 
@@ -380,7 +386,7 @@ impl Transaction {
             },
             Body::InferenceReceipt { claims } => claims.iter().try_for_each(|claim| claim.receipt.verify(network)),
             Body::Recover { account, count, key, agreed, .. } => {
-                key.verify(&signing_bytes(network, "recovered key", &(*account, *count)), agreed)
+                key.verify(&recovery_agreement(network, account, *count), agreed)
             }
             _ => Ok(()),
         }
@@ -439,10 +445,10 @@ impl Body {
     }
 }
 
-/// The word of `key` that it is to sign for `account` after this many recoveries. Without it a stranger could make
+/// What a key signs to say that it is to sign for `account` after this many recoveries. Without that word a stranger could make
 /// somebody's key, known from a consent, the key of another account, and what its own address earns would be stuck.
-pub fn agree_to_recovery(network: &Hash, account: &Address, count: u64, key: &Keypair) -> Signature {
-    key.sign(&signing_bytes(network, "recovered key", &(*account, count)))
+pub fn recovery_agreement(network: &Hash, account: &Address, count: u64) -> Vec<u8> {
+    signing_bytes(network, "recovered key", &(*account, count))
 }
 
 /// What an account keeps of its recovery key until the key is used.

@@ -179,6 +179,14 @@ impl Client {
         self.call("ailo_account", &[("address", json(address))]).await
     }
 
+    /// How many recoveries an account has had that has a recovery key.
+    pub async fn recoverable(&self, account: &Address) -> Result<u64, NodeError> {
+        match self.account(account).await?.value {
+            AccountView { recoveries, recoverable: true, .. } => Ok(recoveries),
+            _ => Err(NodeError::Usage(format!("{account} has no recovery key: nothing can give it another key"))),
+        }
+    }
+
     /// `ailo_nextNonce`
     pub async fn next_nonce(&self, key: &PublicKey) -> Result<u64, NodeError> {
         let reply: At<NextNonce> = self.call("ailo_nextNonce", &[("key", json(key))]).await?;

@@ -16,10 +16,11 @@ use ailo_ledger::{
     Body, Transaction,
     state::Event,
     store::Subject,
-    transaction::{Consent, agree_to_recovery, recovery_commitment},
+    transaction::{Consent, recovery_agreement, recovery_commitment},
 };
 use ailo_protocol::{
-    Address, Amount, Hash, Keypair, NodeId, amount::PPM, canonical, inference::proof::Charge, keystore,
+    Address, Amount, Hash, Keypair, NodeId, PublicKey, Signature, amount::PPM, canonical, inference::proof::Charge,
+    keystore,
 };
 use serde_json::json;
 use std::{
@@ -52,7 +53,7 @@ pub async fn wallet(command: WalletCommand) -> Result<(), NodeError> {
             });
             send(&client, Body::RegisterUsername { name }, true, &done).await
         }
-        WalletCommand::Consent { node, client } => consent(&node, &client).await,
+        WalletCommand::Consent { node, by, signature, client } => consent(&node, by, signature, &client).await,
         WalletCommand::ProtectWithRecovery(client) => protect(&client).await,
         WalletCommand::Recover { account, client } => recover(account, &client).await,
         _ => unreachable!("the other wallet commands are handled by their own file"),
@@ -101,12 +102,38 @@ pub fn node(named: Option<NodeId>, args: &ClientArgs) -> Result<NodeId, NodeErro
     }
 }
 
-async fn consent(node: &NodeId, args: &ClientArgs) -> Result<(), NodeError> {
-    let key = client::wallet_key(args)?;
+async fn consent(
+    node: &NodeId,
+    by: Option<PublicKey>,
+    signature: Option<Signature>,
+    args: &ClientArgs,
+) -> Result<(), NodeError> {
+    let (key, own) = match by {
+        Some(key) => (key, None),
+        None => {
+            let own = client::wallet_key(args)?;
+            (*own.public(), Some(own))
+        }
+    };
     let client = Client::find(args)?;
     let network = client.network().await?;
-    let wallet = client.account(&Address::from(key.public())).await?.value.address;
-    let consent = Consent::sign(&network, node, &wallet, &key);
+    let wallet = client.account(&Address::from(&key)).await?.value.address;
+    let bytes = Consent::signing_bytes(&network, node, &wallet);
+    let Some(signature) = signature.or(own.map(|own| own.sign(&bytes))) else {
+        let sign = hex::encode(&bytes);
+        return show(&json!({ "sign": sign, "key": key, "wallet": wallet, "node": node }), |out| {
+            writeln!(out, "sign       {sign}   (these 32 bytes, ed25519)")?;
+            writeln!(out, "by         {key}, for the wallet {wallet}: it consents that node {node} works for it")?;
+            writeln!(out, "then       run this again with --signature and what it signed")
+        });
+    };
+    let consent = Consent { key, signature };
+    if consent.verify(&network, node, &wallet).is_err() {
+        return Err(NodeError::Usage(format!(
+            "--signature does not hold: it must be ed25519, by the key {key}, over the 32 bytes {}",
+            hex::encode(&bytes)
+        )));
+    }
     let consent = hex::encode(canonical::encode(&consent));
     say(&json!({ "consent": consent }), &consent)
 }
@@ -162,10 +189,7 @@ async fn recover(account: Address, args: &ClientArgs) -> Result<(), NodeError> {
     }
     let client = Client::find(args)?;
     let network = client.network().await?;
-    let AccountView { recoveries: count, recoverable, .. } = client.account(&account).await?.value;
-    if !recoverable {
-        return Err(NodeError::Usage(format!("{account} has no recovery key: nothing can give it another key")));
-    }
+    let count = client.recoverable(&account).await?;
     let recovery = keystore::key_from_phrase(&secrets::words("The account's 24 recovery words")?)?;
     let passphrase = secrets::choose(&path)?;
     let (words, next) = (keystore::new_phrase(), keystore::new_phrase());
@@ -174,7 +198,7 @@ async fn recover(account: Address, args: &ClientArgs) -> Result<(), NodeError> {
         account,
         count,
         key: *key.public(),
-        agreed: agree_to_recovery(&network, &account, count, &key),
+        agreed: key.sign(&recovery_agreement(&network, &account, count)),
         next: recovery_commitment(&network, next_key.public()),
     };
     // Keys and words are kept before the account depends on them.

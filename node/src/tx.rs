@@ -19,7 +19,7 @@ use crate::{
 };
 use ailo_ledger::{
     Body, Transaction,
-    transaction::{MAX_TRANSACTION_BYTES, Unsigned, recovery_commitment},
+    transaction::{MAX_TRANSACTION_BYTES, Unsigned, recovery_agreement, recovery_commitment},
 };
 use ailo_protocol::{Address, Hash, Signature, canonical, keystore};
 use serde::{Deserialize, Serialize};
@@ -122,8 +122,15 @@ impl Draft {
     }
 }
 
+/// A client of the node that the flags name, if it is of the network that they name.
+async fn node(args: &ClientArgs) -> Result<Client, NodeError> {
+    let client = Client::find(args)?;
+    client.network().await?;
+    Ok(client)
+}
+
 /// What the command makes, as the wallet's own commands make it.
-fn body(command: BodyCommand, network: &Hash) -> Result<Body, NodeError> {
+async fn body(command: BodyCommand, network: &Hash, args: &ClientArgs) -> Result<Body, NodeError> {
     Ok(match command {
         BodyCommand::Transfer { to, amount, memo } => Body::Transfer { to, amount, memo },
         BodyCommand::Dispute { transfer } => Body::Dispute { transfer },
@@ -139,6 +146,25 @@ fn body(command: BodyCommand, network: &Hash) -> Result<Body, NodeError> {
         BodyCommand::Propose { changes, why } => Body::Propose { changes, why },
         BodyCommand::Vote { proposal, vote } => Body::Vote { proposal, approve: vote == "yes" },
         BodyCommand::Protect { recovery } => Body::SetRecovery { commitment: recovery_commitment(network, &recovery) },
+        BodyCommand::Recover { account, key, agreed, next, count } => {
+            let count = match count {
+                Some(count) => count,
+                None => node(args).await?.recoverable(&account).await?,
+            };
+            let bytes = recovery_agreement(network, &account, count);
+            let sign = hex::encode(&bytes);
+            let Some(agreed) = agreed else {
+                return Err(NodeError::Usage(format!(
+                    "the new key {key} has to agree: let it sign these 32 bytes (ed25519), and run this again with --agreed and what it signed: {sign}"
+                )));
+            };
+            if key.verify(&bytes, &agreed).is_err() {
+                return Err(NodeError::Usage(format!(
+                    "--agreed does not hold: it must be ed25519, by the key {key}, over the 32 bytes {sign}"
+                )));
+            }
+            Body::Recover { account, count, key, agreed, next: recovery_commitment(network, &next) }
+        }
         BodyCommand::Accuse { charge } => Body::Accuse(holders::read_charge(&charge)?),
     })
 }
@@ -153,16 +179,18 @@ async fn build(args: BuildArgs) -> Result<(), NodeError> {
         Some(key) => key,
         None => keystore::public(&client::wallet_path(&args)?, keystore::Kind::Wallet)?,
     };
-    let (network, nonce) = match (network_id, nonce) {
-        (Some(network), Some(nonce)) => (network, nonce), // asks nobody
-        (_, nonce) => {
-            let client = Client::find(&args)?;
-            let network = client.network().await?;
-            (network, if let Some(nonce) = nonce { nonce } else { client.next_nonce(&signer).await? })
-        }
+    // Whatever the flags say, nobody is asked for.
+    let network = match network_id {
+        Some(network) => network,
+        None => Client::find(&args)?.network().await?,
+    };
+    let nonce = match nonce {
+        Some(nonce) => nonce,
+        None if matches!(command, BodyCommand::Recover { .. }) => 0, // a recovery key has no account that could count
+        None => node(&args).await?.next_nonce(&signer).await?,
     };
     let time_ms = time_ms.unwrap_or_else(now_ms);
-    let unsigned = Unsigned { signer, nonce, time_ms, body: body(command, &network)? };
+    let unsigned = Unsigned { signer, nonce, time_ms, body: body(command, &network, &args).await? };
     let draft = Draft { network, unsigned, signature: None };
     match out {
         None => show(&draft.file(), |out| {
@@ -263,6 +291,9 @@ fn words(body: &Body) -> String {
         Body::RegisterUsername { name: Some(name) } => format!("takes the user name {name}"),
         Body::RegisterUsername { name: None } => "gives the user name up".into(),
         Body::SetRecovery { commitment } => format!("names a recovery key, once: the one of commitment {commitment}"),
+        Body::Recover { account, key, next, .. } => {
+            format!("gives the account {account} the key {key}, and a next recovery key: the one of commitment {next}")
+        }
         Body::Accuse(charge) => {
             let node = charge.signed.node;
             format!(

@@ -10,7 +10,7 @@ use crate::{
     Body, Transaction,
     invariants::Violation,
     state::{State, TransferStatus},
-    transaction::{agree_to_recovery, recovery_commitment},
+    transaction::{recovery_agreement, recovery_commitment},
 };
 use ailo_protocol::{Address, Amount, Hash, Keypair, NodeId, Username, amount::UNITS_PER_ALC};
 use std::collections::{BTreeMap, BTreeSet};
@@ -259,7 +259,7 @@ impl World {
         }
         let count = account.recoveries;
         let key = cast::rotated_key(number, count + 1);
-        let agreed = agree_to_recovery(&self.network_id, &wallet.account, count, &key);
+        let agreed = key.sign(&recovery_agreement(&self.network_id, &wallet.account, count));
         let next = recovery_commitment(&self.network_id, cast::recovery_key(number, count + 1).public());
         let body = Body::Recover { account: wallet.account, count, key: *key.public(), agreed, next };
         let time_ms = cast::GENESIS_MS + self.time;

@@ -56,7 +56,14 @@ pub const EXAMPLES: &[(&str, &[&str])] = &[
     ("wallet deposit", &["ailo-node wallet deposit 5"]),
     ("wallet withdraw-deposit", &["ailo-node wallet withdraw-deposit 2.5"]),
     ("wallet username", &["ailo-node wallet username ann", "ailo-node wallet username"]),
-    ("wallet consent", &["ailo-node wallet consent NODE --wallet-file savings.json"]),
+    (
+        "wallet consent",
+        &[
+            "ailo-node wallet consent NODE --wallet-file savings.json",
+            "ailo-node wallet consent NODE --by KEY",
+            "ailo-node wallet consent NODE --by KEY --signature SIGNATURE",
+        ],
+    ),
     ("wallet passphrase", &["ailo-node wallet passphrase --wallet-file savings.json"]),
     ("wallet protect-with-recovery", &["ailo-node wallet protect-with-recovery"]),
     ("wallet recover", &["ailo-node wallet recover ADDRESS --wallet-file new.json"]),
@@ -75,6 +82,13 @@ pub const EXAMPLES: &[(&str, &[&str])] = &[
     ("tx build unstake", &["ailo-node tx build unstake 100 --node NODE --from KEY --out unstake.json"]),
     ("tx build unjail", &["ailo-node tx build unjail --node NODE --out unjail.json"]),
     ("tx build protect", &["ailo-node tx build protect --recovery KEY --out protect.json"]),
+    (
+        "tx build recover",
+        &[
+            "ailo-node tx build recover ADDRESS --key NEW --next NEXT --from RECOVERY",
+            "ailo-node tx build recover ADDRESS --key NEW --next NEXT --from RECOVERY --agreed SIGNATURE --out recover.json",
+        ],
+    ),
     ("tx build accuse", &["ailo-node tx build accuse mine/charges/CHARGE.json --from KEY --out accuse.json"]),
     ("tx build deposit", &["ailo-node tx build deposit 5 --out deposit.json"]),
     ("tx build withdraw-deposit", &["ailo-node tx build withdraw-deposit 2.5 --out deposit.json"]),

@@ -136,6 +136,23 @@ pub enum BodyCommand {
         #[arg(long, value_name = "KEY")]
         recovery: PublicKey,
     },
+    /// Give an account another key, signed by its recovery key (--from). The new key has to agree: without --agreed, this says what it is to sign.
+    Recover {
+        /// The account's address.
+        account: Address,
+        /// The account's new public key.
+        #[arg(long, value_name = "KEY")]
+        key: PublicKey,
+        /// The new key's signature over the bytes that this command names without it.
+        #[arg(long, value_name = "HEX")]
+        agreed: Option<Signature>,
+        /// The next recovery key's public key.
+        #[arg(long, value_name = "KEY")]
+        next: PublicKey,
+        /// How many recoveries the account has had [default: what the node says].
+        #[arg(long, value_name = "N")]
+        count: Option<u64>,
+    },
     /// Deposit coins that nodes are paid from.
     Deposit {
         /// Amount in ALC.

@@ -1,7 +1,9 @@
 //! `wallet ...`: coins and the rights to them.
 
 use super::ClientArgs;
-use ailo_protocol::{Address, Amount, Hash, PublicKey, Username, address::AddressError, username::BadUsername};
+use ailo_protocol::{
+    Address, Amount, Hash, PublicKey, Signature, Username, address::AddressError, username::BadUsername,
+};
 use clap::{Args, Subcommand};
 use std::str::FromStr;
 
@@ -87,6 +89,12 @@ pub enum WalletCommand {
     Consent {
         /// The node's key (`ailo-node status` shows it).
         node: PublicKey,
+        /// The wallet's key, where it signs off-line: this says what it is to sign [default: that of the wallet file, which signs].
+        #[arg(long, value_name = "KEY")]
+        by: Option<PublicKey>,
+        /// What it signed.
+        #[arg(long, requires = "by", value_name = "HEX")]
+        signature: Option<Signature>,
         /// Which wallet, which node to ask for the network.
         #[command(flatten)]
         client: ClientArgs,

@@ -153,7 +153,7 @@ fn a_newcomers_key_is_not_taken_by_a_strangers_account() {
     let Body::Recover { account, count, key, next, .. } = body else { panic!() };
     // Whatever else the newcomer has signed, it never agreed to this.
     let Body::RegisterNode { consent, .. } = ledger.registration(&stranger(1), 7).unsigned.body else { panic!() };
-    for agreed in [consent.signature, agree_to_recovery(&ledger.state.network(), &account, 1, &wallet_key(7))] {
+    for agreed in [consent.signature, wallet_key(7).sign(&recovery_agreement(&ledger.state.network(), &account, 1))] {
         let stolen = ledger.sign(&recovery, Body::Recover { account, count, key, agreed, next });
         assert!(stolen.verify(&ledger.state.network()).is_err());
     }

@@ -21,7 +21,7 @@ use super::testing::*;
 use super::*;
 use crate::{
     Body, Transaction,
-    transaction::{Consent, Evidence, SignedAttest, agree_to_recovery, recovery_commitment},
+    transaction::{Consent, Evidence, SignedAttest, recovery_agreement, recovery_commitment},
 };
 use ailo_protocol::Keypair;
 
@@ -69,7 +69,7 @@ fn stranger(i: u8) -> Keypair {
 
 /// What gives `account` the key `to` for the time after `count` recoveries.
 fn recover_body(ledger: &Ledger, account: Address, count: u64, to: &Keypair, next: Hash) -> Body {
-    let agreed = agree_to_recovery(&ledger.state.network(), &account, count, to);
+    let agreed = to.sign(&recovery_agreement(&ledger.state.network(), &account, count));
     Body::Recover { account, count, key: *to.public(), agreed, next }
 }
 
