@@ -1,7 +1,7 @@
 //! The choice of a token: a function of logits, text, parameters, seed and position alone, with the same result on every machine. So whoever
 //! goes on with a text goes on alike, and a draft of it can be checked.
 
-use crate::engine::exp;
+use crate::engine::weigh;
 use ailo_protocol::{
     Hash,
     hash::{Domain, Stream},
@@ -89,14 +89,26 @@ fn order(a: &(f32, u32), b: &(f32, u32)) -> std::cmp::Ordering {
     b.0.total_cmp(&a.0).then(a.1.cmp(&b.1))
 }
 
+/// The largest logit, by which the likeliest token is found: the first that has it.
+fn largest(logits: &[f32]) -> f32 {
+    // Bits in this order are numbers in the total order, which a processor compares many at a time.
+    let key = |logit: &f32| {
+        let bits = logit.to_bits() as i32;
+        bits ^ ((bits >> 31) as u32 >> 1) as i32
+    };
+    let most = logits.iter().map(key).max().unwrap_or_default();
+    f32::from_bits((most ^ ((most >> 31) as u32 >> 1) as i32) as u32)
+}
+
 fn choose(logits: &[f32], sampling: &Sampling, position: usize) -> u32 {
-    let mut all: Vec<(f32, u32)> = logits.iter().copied().zip(0..).collect();
-    let likeliest = all.iter().copied().min_by(order).unwrap_or((0.0, 0));
-    if sampling.temperature <= 0.0 || sampling.top_k == 1 || !likeliest.0.is_finite() {
-        return likeliest.1;
+    let most = largest(logits);
+    let likeliest = logits.iter().position(|logit| logit.to_bits() == most.to_bits()).unwrap_or_default() as u32;
+    if sampling.temperature <= 0.0 || sampling.top_k == 1 || !most.is_finite() {
+        return likeliest;
     }
-    let sharpness = (1.0 / sampling.temperature) as f32;
-    all.iter_mut().for_each(|(logit, _)| *logit = exp((*logit - likeliest.0) * sharpness));
+    let mut weights = logits.to_vec();
+    weigh(&mut weights, most, (1.0 / sampling.temperature) as f32);
+    let mut all: Vec<(f32, u32)> = weights.into_iter().zip(0..).collect();
     if sampling.min_p > 0.0 {
         all.retain(|(weight, _)| f64::from(*weight) >= sampling.min_p);
     }
@@ -117,7 +129,7 @@ fn choose(logits: &[f32], sampling: &Sampling, position: usize) -> u32 {
             return *token;
         }
     }
-    likeliest.1
+    likeliest
 }
 
 /// The likeliest that hold a share of all weight together, one at least.
@@ -165,8 +177,10 @@ struct Logprobs {
 
 impl Logprobs {
     fn new(logits: &[f32], top: usize) -> Logprobs {
-        let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let total: f64 = logits.iter().map(|logit| f64::from(exp(logit - largest))).sum();
+        let largest = largest(logits);
+        let mut weights = logits.to_vec();
+        weigh(&mut weights, largest, 1.0);
+        let total: f64 = weights.iter().map(|weight| f64::from(*weight)).sum();
         let mut known = Logprobs { largest, logarithm: libm::log(total), top: Vec::new() };
         let top = top.min(logits.len());
         if top > 0 {
@@ -220,6 +234,25 @@ mod tests {
     }
 
     #[test]
+    fn the_likeliest_is_the_first_in_the_total_order() {
+        let cases: [&[f32]; 6] = [
+            &[],
+            &[-0.0, 0.0, 0.0],
+            &[-1.0, -2.0, f32::NEG_INFINITY],
+            &[1.0, f32::INFINITY],
+            &[f32::NAN, 1.0],
+            &[-3.5; 9],
+        ];
+        for logits in cases {
+            let pairs: Vec<(f32, u32)> = logits.iter().copied().zip(0..).collect();
+            let right = pairs.iter().copied().min_by(order).unwrap_or((0.0, 0));
+            assert_eq!(largest(logits).to_bits(), right.0.to_bits(), "{logits:?}");
+            let greedy = Sampling { temperature: 0.0, ..Sampling::default() };
+            assert_eq!(choose(logits, &greedy, 0), right.1, "{logits:?}");
+        }
+    }
+
+    #[test]
     fn seed_and_position_decide() {
         let text = |seed| -> Vec<u32> {
             let sampling = Sampling { seed, ..Sampling::default() };
@@ -234,8 +267,9 @@ mod tests {
         let mut noise = Hash([3; 32]).stream();
         let logits: Vec<f32> = (0..5000).map(|_| noise.below(1000) as f32 * 1e-2).collect();
         for top_p in [0.01, 0.3, 0.9, 0.9999] {
-            let weight = |logit: f32| exp(logit - 9.99);
-            let weights: Vec<(f32, u32)> = logits.iter().map(|logit| weight(*logit)).zip(0..).collect();
+            let mut weights = logits.clone();
+            weigh(&mut weights, 9.99, 1.0);
+            let weights: Vec<(f32, u32)> = weights.into_iter().zip(0..).collect();
             let mut sorted = weights.clone();
             sorted.sort_by(order);
             let wanted = top_p * weights.iter().map(|(weight, _)| f64::from(*weight)).sum::<f64>();

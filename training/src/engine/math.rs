@@ -6,7 +6,7 @@ use super::{
     shape::{Activation, Norm, Shape},
     weights::NormWeights,
 };
-use pulp::{Simd, WithSimd};
+use pulp::{Arch, Simd, WithSimd};
 
 /// LayerNorm or RMSNorm of rows as long as the weights.
 pub(super) struct Normalise<'a> {
@@ -132,6 +132,27 @@ impl WithSimd for Activate<'_> {
     }
 }
 
+/// Makes each value `exp((value - most) * sharpness)`.
+pub(crate) fn weigh(values: &mut [f32], most: f32, sharpness: f32) {
+    Arch::new().dispatch(Weigh { values, most, sharpness });
+}
+
+struct Weigh<'a> {
+    values: &'a mut [f32],
+    most: f32,
+    sharpness: f32,
+}
+
+impl WithSimd for Weigh<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let Weigh { values, most, sharpness } = self;
+        values.iter_mut().for_each(|value| *value = exp((*value - most) * sharpness));
+    }
+}
+
 /// GELU by the hyperbolic tangent, as GPT-2 has it: `x / (1 + exp(-2 z))` with `z = sqrt(2 / pi) (x + 0.044715 x^3)`.
 #[inline(always)]
 fn gelu(x: f32) -> f32 {
@@ -141,7 +162,7 @@ fn gelu(x: f32) -> f32 {
 
 /// The exponential function, off by less than 2.4e-7 of it; 0 below -87, and from 88 on what it is at 88.
 #[inline(always)]
-pub(crate) fn exp(x: f32) -> f32 {
+pub(super) fn exp(x: f32) -> f32 {
     /// What rounds to whole numbers when it is added: its last place is 1.
     const ROUND: f32 = 12_582_912.0;
     let bounded = x.clamp(-87.0, 88.0);
@@ -174,6 +195,16 @@ mod tests {
         assert!(worst < 2.4e-7, "{worst}");
         assert_eq!([exp(0.0), exp(-100.0), exp(f32::NEG_INFINITY)], [1.0, 0.0, 0.0]);
         assert!(exp(f32::INFINITY).is_finite() && exp(1000.0) > 1e38);
+    }
+
+    #[test]
+    fn weights_have_the_same_bits_everywhere() {
+        let values: Vec<f32> = (0..1001).map(|i| i as f32 * -0.1237).collect();
+        for sharpness in [1.0, 0.7, 3.0] {
+            let mut weights = values.clone();
+            weigh(&mut weights, 0.25, sharpness);
+            assert_eq!(weights, values.iter().map(|value| exp((value - 0.25) * sharpness)).collect::<Vec<_>>());
+        }
     }
 
     #[test]

@@ -20,7 +20,7 @@ mod shape;
 mod tests;
 mod weights;
 
-pub(crate) use math::exp;
+pub(crate) use math::weigh;
 pub use matrix::{Dtype, Matrix};
 pub(crate) use shape::frequencies;
 pub use shape::{Activation, Norm, Shape};
