@@ -38,8 +38,12 @@ use jsonrpsee::server::{
     BatchRequestConfig, Methods, PingConfig, ServerBuilder, ServerConfig, ServerHandle, stop_channel,
     ws::is_upgrade_request,
 };
-use std::{net::SocketAddr, sync::Arc};
-use tokio::sync::{Semaphore, watch};
+use std::{io, net::SocketAddr, sync::Arc};
+use tokio::{
+    runtime::{self, Runtime},
+    sync::{Semaphore, watch},
+    task::JoinHandle,
+};
 use types::At;
 
 /// Bounds of the server.
@@ -157,7 +161,28 @@ pub struct Server {
     /// Where it listens.
     pub address: SocketAddr,
     handle: ServerHandle,
-    task: tokio::task::JoinHandle<()>,
+    task: JoinHandle<()>,
+    _threads: Threads,
+}
+
+/// Threads that serve, and do nothing else: a question does not wait behind gossip and votes, nor they behind many questions.
+struct Threads(Option<Runtime>);
+
+impl Threads {
+    fn start() -> io::Result<(Threads, runtime::Handle)> {
+        let runtime =
+            runtime::Builder::new_multi_thread().worker_threads(2).thread_name("http").enable_all().build()?;
+        let handle = runtime.handle().clone();
+        Ok((Threads(Some(runtime)), handle))
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background(); // a task may not wait for threads
+        }
+    }
 }
 
 impl Server {
@@ -168,8 +193,13 @@ impl Server {
         more: axum::Router,
         access: Arc<Access>,
     ) -> Result<Server, NodeError> {
-        let listener = connections::listen(address).map_err(|e| match e.kind() {
-            std::io::ErrorKind::AddrInUse => NodeError::Usage(format!(
+        let (threads, on_them) = Threads::start().map_err(|e| NodeError::io("start the threads that serve", e))?;
+        let listener = {
+            let _within = on_them.enter();
+            connections::listen(address)
+        };
+        let listener = listener.map_err(|e| match e.kind() {
+            io::ErrorKind::AddrInUse => NodeError::Usage(format!(
                 "the address {address} is in use: stop what serves there, or choose another with --http 127.0.0.1:PORT"
             )),
             _ => NodeError::io(format!("serve on {address}"), e),
@@ -212,8 +242,8 @@ impl Server {
             .route("/health", axum::routing::get(|| async { "ok" }))
             .layer(axum::middleware::from_fn_with_state(access, by_our_names))
             .merge(more);
-        let task = tokio::spawn(connections::serve(listener, router, stop));
-        Ok(Server { address, handle, task })
+        let task = on_them.spawn(connections::serve(listener, router, stop));
+        Ok(Server { address, handle, task, _threads: threads })
     }
 
     /// Stops serving; connections that do not end by themselves are dropped.
