@@ -14,7 +14,7 @@ use ailo_node::{
     localnet::net::{Net, Spec},
     rpc::types::*,
 };
-use ailo_protocol::{Amount, Hash, Keypair, keystore};
+use ailo_protocol::{Address, Amount, Hash, Keypair, keystore};
 use common::{ask, get, person::*};
 use std::{
     net::SocketAddr,
@@ -99,6 +99,7 @@ async fn holders_use_their_rights_from_the_command_line() {
     let (mut net, people) = found(dir.path()).await;
     let client = Client::new(&people[0].rpc).unwrap();
     a_pending_transfer_is_taken_back(&client, &people).await;
+    pages_make_what_is_to_be_signed(&client, &people).await;
     net.start(3).unwrap();
     a_user_name_is_paid(&client, &people).await;
     two_that_wait_at_once_both_come_through(&client, &people).await;
@@ -150,6 +151,107 @@ async fn a_pending_transfer_is_taken_back(client: &Client, people: &[Person]) {
     people[0].is_refused(&["wallet", "dispute", &transfer], "", "NO_SUCH_TRANSFER");
 }
 
+/// Where a person's node has its pages.
+fn pages_of(person: &Person) -> SocketAddr {
+    person.rpc.trim_start_matches("http://").trim_end_matches("/rpc").parse().unwrap()
+}
+
+/// The head and the body of what a form brings.
+fn fill(address: SocketAddr, path: &str, fields: &[(&str, &str)]) -> (String, String) {
+    let escaped = |text: &str| text.bytes().map(|byte| format!("%{byte:02x}")).collect::<String>();
+    let fields: Vec<String> = fields.iter().map(|(name, value)| format!("{name}={}", escaped(value))).collect();
+    ask(address, "POST", path, &["Content-Type: application/x-www-form-urlencoded"], &fields.join("&"))
+}
+
+/// The text between two others, the first of which is there.
+fn between<'a>(page: &'a str, before: &str, after: &str) -> &'a str {
+    let (_, rest) = page.split_once(before).unwrap_or_else(|| panic!("{before:?} is missing in: {page}"));
+    rest.split_once(after).unwrap().0
+}
+
+/// What a form gives to be signed.
+fn made_by(address: SocketAddr, path: &str, fields: &[(&str, &str)]) -> String {
+    let (head, page) = fill(address, path, fields);
+    assert!(head.starts_with("HTTP/1.1 200"), "{path}: {head} {page}");
+    assert_says(&page, &["download=", "tx show", "tx sign", "tx submit"]);
+    between(between(&page, "id=\"draft\"", "/textarea"), ">", "<").replace("&quot;", "\"")
+}
+
+/// Signs what a page made with the person's key, and hands it in.
+fn sign_and_hand_in(person: &Person, made: &str) -> Hash {
+    let file = person.file.with_file_name("made.json");
+    std::fs::write(&file, made).unwrap();
+    let signed = common::ailo(&["tx", "sign", file.to_str().unwrap(), "--wallet", person.file.to_str().unwrap()]);
+    assert!(signed.status.success(), "{}", String::from_utf8_lossy(&signed.stderr));
+    let signed = std::fs::read_to_string(&file).unwrap();
+    let (head, page) = fill(pages_of(person), "/wallet/submit", &[("transaction", &signed)]);
+    let leads = head.lines().find_map(|line| line.strip_prefix("location: /tx/"));
+    leads.unwrap_or_else(|| panic!("{head} {page}")).parse().unwrap()
+}
+
+async fn pages_make_what_is_to_be_signed(client: &Client, people: &[Person]) {
+    let (sender, address) = (&people[0], pages_of(&people[0]));
+    let key_of = |person: &Person| keystore::public(&person.file, keystore::Kind::Wallet).unwrap().to_string();
+    let (key, nobody) = (key_of(sender), Address([7; 20]).to_string());
+    let refused = |path: &str, fields: &[(&str, &str)], why: &str| {
+        let (head, page) = fill(address, path, fields);
+        assert!(head.starts_with("HTTP/1.1 422") && page.contains(why), "{fields:?} must say {why}: {head} {page}");
+    };
+    let send = [("from", key.as_str()), ("to", &nobody), ("amount", "0.25"), ("memo", "it's for tea")];
+    for (field, wrong, why) in [
+        (0, nobody.as_str(), "wallet address --json"),
+        (1, "ailo1abc", "is not an address"),
+        (1, "@nobody", "Nobody has the user name"),
+        (1, &sender.address.to_string(), "the same wallet"),
+        (2, "much", "is not an amount"),
+        (2, "1000", "ALC are free"),
+        (3, &"x".repeat(200), "shorten it"),
+    ] {
+        let mut fields = send;
+        fields[field].1 = wrong;
+        refused("/wallet/send", &fields, why);
+    }
+
+    // Two of three can confirm what goes to a wallet without a node.
+    let made = made_by(address, "/wallet/send", &send);
+    let with = |field: &str, value: String| {
+        let mut file: serde_json::Value = serde_json::from_str(&made).unwrap();
+        file[field] = value.into();
+        file.to_string()
+    };
+    for (wrong, why) in [
+        (made.clone(), "is not signed"),
+        (with("network", "cd".repeat(32)), "this node is of"),
+        (with("signature", "00".repeat(64)), "does not hold"),
+        (with("unsigned", "00".into()), "copy the whole file"),
+        ("tea".into(), "nor hexadecimal"),
+    ] {
+        refused("/wallet/submit", &[("transaction", &wrong)], why);
+    }
+    until(client, &sign_and_hand_in(sender, &made), "confirmed").await;
+
+    // What goes to a wallet whose node is one of them stays pending, and its page takes it back.
+    let to_one = [send[0], ("to", &people[1].address.to_string()), send[2]];
+    let transfer = sign_and_hand_in(sender, &made_by(address, "/wallet/send", &to_one));
+    until(client, &transfer, "pending").await;
+    let (_, wallet) = get(address, &format!("/wallet?address={}", sender.address));
+    assert_says(&wallet, &["Pending", &format!("/tx/{transfer}"), &format!("value=\"{key}\"")]);
+    let (_, page) = get(address, &format!("/tx/{transfer}"));
+    assert_says(&page, &["Take it back", "Report as fraud", "more at most", "if too few join it"]);
+    let hidden = |name: &str| between(&page, &format!("name=\"{name}\" value=\""), "\"");
+    let dispute = [("transfer", hidden("transfer")), ("from", hidden("from"))];
+    assert_eq!((dispute[0].1, dispute[1].1), (transfer.to_string().as_str(), key.as_str()));
+    let report = |person: &Person| [key_of(person), node_of(person).to_string()];
+    let [wallet, node] = report(&people[2]);
+    made_by(address, "/wallet/report", &[dispute[0], ("from", &wallet), ("node", &node)]);
+    let [wallet, node] = report(sender);
+    refused("/wallet/report", &[dispute[0], ("from", &wallet), ("node", &node)], "have no say");
+    refused("/wallet/dispute", &[dispute[0], ("from", &key_of(&people[1]))], "only the sender");
+    sign_and_hand_in(sender, &made_by(address, "/wallet/dispute", &dispute));
+    until(client, &transfer, "refunded").await;
+    refused("/wallet/dispute", &dispute, "no such transfer");
+}
+
 async fn a_user_name_is_paid(client: &Client, people: &[Person]) {
     let said = people[1].says(&["wallet", "username", "bella"]);
     assert_says(&said, &["the wallet's name is bella", "wallet send @bella"]);
@@ -173,8 +275,7 @@ async fn a_user_name_is_paid(client: &Client, people: &[Person]) {
     assert_says(&said, &[&format!("sent 1 ALC to @bella, {}", people[1].address)]);
     until(client, &id(&said), "confirmed").await;
     assert!(account(client, &people[1]).await.free.0 >= before.0 + alc(100).0);
-    let address = people[0].rpc.trim_start_matches("http://").trim_end_matches("/rpc").parse().unwrap();
-    let (head, _) = get(address, "/search?q=@bella");
+    let (head, _) = get(pages_of(&people[0]), "/search?q=@bella");
     assert!(head.contains(&format!("location: /address/{}", people[1].address)), "{head}");
 
     assert_says(&people[1].says(&["wallet", "username"]), &["given up"]);
@@ -255,7 +356,7 @@ async fn the_map_shows_whom_peers_know(client: &Client) {
 }
 
 fn the_pages_tell_of_it(host: &Person, victim: &Person, thief: &Person, fraud: &str) {
-    let address = host.rpc.trim_start_matches("http://").trim_end_matches("/rpc").parse().unwrap();
+    let address = pages_of(host);
     let page = |path: &str| {
         let (head, body) = get(address, path);
         assert!(head.starts_with("HTTP/1.1 200"), "{path}: {head}");
@@ -292,9 +393,8 @@ fn the_pages_tell_of_it(host: &Person, victim: &Person, thief: &Person, fraud: &
     assert_says(&page(&format!("/node/{node}")), &["Works for", "History"]);
     assert_says(
         &page(&format!("/wallet?address={}&to=@bella&amount=1.5", victim.address)),
-        &["6.98 ALC", "wallet send @bella 1.5"],
+        &["6.98 ALC", "value=\"@bella\"", "value=\"1.5\""],
     );
-    assert_says(&page(&format!("/wallet?to={}&amount=much", victim.address)), &["is no amount"]);
 
     let leads = |query: &str| {
         let (head, _) = get(address, &format!("/search?q={query}"));

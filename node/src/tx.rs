@@ -66,10 +66,10 @@ pub async fn command(command: TxCommand) -> Result<(), NodeError> {
 }
 
 /// A transaction on its way to a signature.
-struct Draft {
-    network: Hash,
-    unsigned: Unsigned,
-    signature: Option<Signature>,
+pub(crate) struct Draft {
+    pub network: Hash,
+    pub unsigned: Unsigned,
+    pub signature: Option<Signature>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -84,19 +84,23 @@ struct DraftFile {
 
 impl Draft {
     fn read(path: &Path) -> Result<Draft, NodeError> {
-        let unusable = |why: &str| {
-            NodeError::Usage(format!("{} is no transaction of `ailo-node tx build`: {why}", path.display()))
-        };
         let mut text = String::new();
         let file = fs::File::open(path).map_err(|e| NodeError::file("read", path, e))?;
         file.take(MAX_FILE_BYTES).read_to_string(&mut text).map_err(|e| NodeError::file("read", path, e))?;
-        let file: DraftFile = serde_json::from_str(&text).map_err(|e| unusable(&e.to_string()))?;
+        Draft::parse(&text).map_err(|why| {
+            NodeError::Usage(format!("{} is no transaction of `ailo-node tx build`: {why}", path.display()))
+        })
+    }
+
+    /// Reads what such a file holds; or why that is none.
+    pub(crate) fn parse(text: &str) -> Result<Draft, String> {
+        let file: DraftFile = serde_json::from_str(text).map_err(|e| e.to_string())?;
         if file.version != VERSION {
-            return Err(unusable(&format!("its version is {}, this program reads {VERSION}", file.version)));
+            return Err(format!("its version is {}, this program reads {VERSION}", file.version));
         }
-        let bytes = hex::decode(&file.unsigned).map_err(|_| unusable("its bytes are not hexadecimal"))?;
-        let unsigned = canonical::decode(&bytes, MAX_TRANSACTION_BYTES)
-            .map_err(|e| unusable(&format!("its bytes are none: {e}")))?;
+        let bytes = hex::decode(&file.unsigned).map_err(|_| "its bytes are not hexadecimal")?;
+        let unsigned =
+            canonical::decode(&bytes, MAX_TRANSACTION_BYTES).map_err(|e| format!("its bytes are none: {e}"))?;
         Ok(Draft { network: file.network, unsigned, signature: file.signature })
     }
 
@@ -105,14 +109,17 @@ impl Draft {
         DraftFile { version: VERSION, network: self.network, unsigned, signature: self.signature }
     }
 
+    /// What its file holds.
+    pub(crate) fn text(&self) -> String {
+        serde_json::to_string_pretty(&self.file()).unwrap_or_default() // It always is JSON.
+    }
+
     fn write(&self, path: &Path) -> Result<(), NodeError> {
-        let text = serde_json::to_vec_pretty(&self.file())
-            .map_err(|e| NodeError::io("write the transaction", std::io::Error::other(e)))?;
-        write_atomically(path, &text)
+        write_atomically(path, self.text().as_bytes())
     }
 
     /// With its signature, if that holds.
-    fn signed(&self) -> Option<Transaction> {
+    pub(crate) fn signed(&self) -> Option<Transaction> {
         let transaction = Transaction { unsigned: self.unsigned.clone(), signature: self.signature? };
         transaction.verify(&self.network).is_ok().then_some(transaction)
     }
@@ -193,9 +200,7 @@ async fn build(args: BuildArgs) -> Result<(), NodeError> {
     let unsigned = Unsigned { signer, nonce, time_ms, body: body(command, &network, &args).await? };
     let draft = Draft { network, unsigned, signature: None };
     match out {
-        None => show(&draft.file(), |out| {
-            writeln!(out, "{}", serde_json::to_string_pretty(&draft.file()).unwrap_or_default())
-        }),
+        None => show(&draft.file(), |out| writeln!(out, "{}", draft.text())),
         Some(path) => {
             draft.write(&path)?;
             describe(&draft)
@@ -276,7 +281,7 @@ fn describe(draft: &Draft) -> Result<(), NodeError> {
 }
 
 /// What it does, in plain words.
-fn words(body: &Body) -> String {
+pub(crate) fn words(body: &Body) -> String {
     match body {
         Body::Transfer { to, amount, memo } if memo.is_empty() => format!("sends {amount} ALC to {to}"),
         Body::Transfer { to, amount, memo } => format!("sends {amount} ALC to {to}, with the text {memo:?}"),

@@ -3,7 +3,7 @@
 use super::{
     Missing, Site,
     charts::{self, Over},
-    say,
+    say, wallet,
 };
 use crate::{
     rpc::{errors::Code, holders::account_view, params::*, types::*},
@@ -309,6 +309,7 @@ fn standing(site: &Site, view: &TransactionView) -> Markup {
                 @if !reports.is_empty() { ul.keys { @for node in reports { li { (say::node(node)) } } } }
             }
         }
+        (wallet::rights(&site.context.chain.head(), &view.transaction))
         @if !events.is_empty() {
             section {
                 h2 { "What happened" }

@@ -5,7 +5,7 @@
 //! | --- | --- |
 //! | `/` | `dashboard`: what this node does |
 //! | `/explorer`, `/search`, `/block/`, `/tx/`, `/address/`, `/node/`, `/round/`, ... | `explorer`: what the ledger holds |
-//! | `/wallet` | `wallet`: receive, send, dispute, recover; nothing here signs |
+//! | `/wallet` | `wallet`: receive; what is to be signed to send, take back, report; nothing here signs |
 //! | `/chat` | `chat`: a conversation with the model |
 //! | `/operator` | `operator`: training, its power, the log; for who has the operator's token |
 //! | `/live` | a server-sent event for each new head of the ledger: the page that is shown is fetched anew |

@@ -1,5 +1,5 @@
 // Fetches the page that is shown anew when the ledger has a new head, and puts its content in place: what is live is written by the node alone.
-// Nothing changes while somebody selects text, types, moves by keyboard, holds a button down, or looks at another tab; a button stops it.
+// Nothing changes while somebody selects text, types or has typed, moves by keyboard, holds a button down, or looks at another tab; a button stops it.
 "use strict";
 
 const main = document.getElementById("main");
@@ -14,7 +14,8 @@ if (main?.dataset.live) {
   button.setAttribute("aria-pressed", "true");
   const show = async () => {
     const held = main.querySelector(":focus-visible, :active, input:focus, textarea:focus, select:focus");
-    if (busy || document.hidden || (held && held !== button) || String(getSelection())) return;
+    const typed = [...main.querySelectorAll("input:not([type]), textarea")].some((each) => each.value !== each.defaultValue);
+    if (busy || document.hidden || typed || (held && held !== button) || String(getSelection())) return;
     busy = true;
     try {
       const answer = await fetch(location.href, { headers: { accept: "text/html" } });
