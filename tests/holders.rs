@@ -314,6 +314,8 @@ async fn reports_reverse_a_fraud_and_leave_a_debt(
     assert_says(&people[0].says(&["wallet", "report", &fraud]), &["reported by 1 of 4 seats", "withdraw-report"]);
     let reported = client.transaction(&fraud.parse().unwrap()).await.unwrap().value;
     assert_eq!((reported.status.as_str(), reported.reported_by), ("confirmed", vec![node_of(&people[0])]));
+    let signers = reported.attested_by;
+    assert_eq!((signers.len(), reported.needed), (2, Some(2)));
     assert_eq!(bound(before, account(client, &people[0]).await.free), alc(5).0);
     people[0].is_refused(&["wallet", "report", &fraud], "", "ALREADY_REPORTED");
     victim.is_refused(&["wallet", "report", &fraud], "", "NOT_YOUR_NODE");
@@ -325,7 +327,8 @@ async fn reports_reverse_a_fraud_and_leave_a_debt(
     assert_says(&people[0].says(&["wallet", "report", &fraud]), &["by 1 of 4 seats"]);
     assert_says(&people[1].says(&["wallet", "report", &fraud]), &["by 2 of 4 seats"]);
     assert_says(&people[2].says(&["wallet", "report", &fraud]), &["by 3 of 4 seats", "REVERSED"]);
-    until(client, &fraud.parse().unwrap(), "reversed").await;
+    let reversed = until(client, &fraud.parse().unwrap(), "reversed").await;
+    assert_eq!(reversed.attested_by, signers, "who confirmed it is known after its end, too");
     people[2].is_refused(&["wallet", "report", &fraud], "", "NO_SUCH_TRANSFER");
 
     // 8 went out of 10 with a fee; the thief has 8 - 5 and a fee left to be seized.
@@ -364,6 +367,7 @@ fn the_pages_tell_of_it(host: &Person, victim: &Person, thief: &Person, fraud: &
     };
     let told = page(&format!("/tx/{fraud}"));
     assert_says(&told, &["reversed", "2.99 ALC", "5.01 ALC", "disputed by 3 seats", "seats by now", "Decoded", "Raw"]);
+    assert_says(&told, &["2 of 2", "confirmations"]);
     let owes = page(&format!("/address/{}", thief.address));
     assert_says(&owes, &["Owes", "3.01 ALC", "As CSV"]);
     // The history says what could be spent after each block that changed it.
@@ -376,6 +380,7 @@ fn the_pages_tell_of_it(host: &Person, victim: &Person, thief: &Person, fraud: &
     for path in [
         "/",
         "/explorer",
+        "/transactions",
         "/wallet",
         "/chat",
         "/validators",
@@ -424,12 +429,30 @@ fn the_pages_tell_of_it(host: &Person, victim: &Person, thief: &Person, fraud: &
     let (head, body) = ask(address, "GET", "/tx/abc", &["Accept: application/json"], "");
     let problem: serde_json::Value = serde_json::from_str(&body).unwrap();
     assert!(head.contains("application/problem+json") && problem["status"] == 404, "{head} {body}");
+    assert_says(&page("/round/0"), &["Made the model", "Proof and pay", "Payload", "Trace", "Promised for training"]);
+    what_cannot_be_asked_so_is_told_so(address);
     let (of_fraud, of_thief, of_node) =
         (format!("/tx/{fraud}"), format!("/address/{}", thief.address), format!("/node/{node}"));
     let paths =
         ["/", "/explorer", &of_fraud, &of_thief, &of_node, "/block/1", "/validators", "/rounds", "/round/0", "/supply"];
-    let more = ["/pending", "/rich", "/wallet", "/chat", "/operator", "--operator", token.trim(), "--chat"];
+    let more =
+        ["/transactions", "/pending", "/rich", "/wallet", "/chat", "/operator", "--operator", token.trim(), "--chat"];
     browser::look_at(&format!("http://{address}"), &[&paths[..], &more].concat());
+}
+
+/// With the wrong method, and from the page of another site.
+fn what_cannot_be_asked_so_is_told_so(address: SocketAddr) {
+    for (method, origin, status) in
+        [("POST", format!("http://{address}"), 405), ("GET", "http://evil.example".into(), 403)]
+    {
+        let origin = format!("Origin: {origin}");
+        let (head, body) = ask(address, method, "/explorer", &[&origin], "");
+        assert!(head.starts_with(&format!("HTTP/1.1 {status}")) && body.contains("<h1>"), "{head} {body}");
+        assert_eq!(status == 405, head.contains("allow: GET") && body.contains("Height"), "{head} {body}");
+        let (head, body) = ask(address, method, "/explorer", &[&origin, "Accept: application/json"], "");
+        let problem: serde_json::Value = serde_json::from_str(&body).unwrap();
+        assert!(head.contains("application/problem+json") && problem["status"] == status, "{head} {body}");
+    }
 }
 
 fn the_operator_alone_sees_the_log_and_sets_the_power(address: SocketAddr, token: &str) {

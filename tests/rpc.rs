@@ -5,9 +5,13 @@
 
 mod common;
 
-use ailo_ledger::{Header, state::Event};
-use ailo_node::rpc::{openrpc, types::*};
-use common::{Node, ailo, post_with};
+use ailo_ledger::{Body, Header, Transaction, state::Event};
+use ailo_node::{
+    genesis::now_ms,
+    rpc::{openrpc, types::*},
+};
+use ailo_protocol::{Hash, keystore};
+use common::{Node, ailo, get, post_with};
 use jsonrpsee::core::{
     client::{ClientT, Subscription, SubscriptionClientT},
     params::ObjectParams,
@@ -16,6 +20,7 @@ use jsonrpsee_ws_client::{HeaderMap, WsClient, WsClientBuilder};
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use std::{
+    collections::BTreeSet,
     fmt::Debug,
     fs,
     io::{Error, ErrorKind, Read, Write},
@@ -148,6 +153,7 @@ fn errors_have_names(node: &Node) {
         ("ailo_block", json!({}), "INVALID_PARAMS"),
         ("ailo_blocks", json!({"cursor": "newest"}), "INVALID_PARAMS"),
         ("ailo_history", json!({"cursor": "7-1"}), "INVALID_PARAMS"),
+        ("ailo_recent", json!({"cursor": "newest"}), "INVALID_PARAMS"),
         ("ailo_block", json!({"height": 4_000_000_000u64}), "NOT_FOUND"),
         ("ailo_transaction", json!({"id": hash}), "NOT_FOUND"),
         ("ailo_transactionEvents", json!({"id": hash}), "NOT_FOUND"),
@@ -347,8 +353,49 @@ fn a_transfer_is_shown_as_far_as_it_has_come(node: &Node, dir: &Path) {
     assert_eq!(found(id.as_str().unwrap()), json!({"kind": "transaction", "id": id}));
     assert_eq!(found(&to), json!({"kind": "wallet", "address": to}));
     assert_eq!(found("there is nothing of this name"), Value::Null);
+    pages_of_transactions_lead_to_the_first(node, id);
+    what_waits_is_found(node, dir);
     let rich: At<RichView> = serde_json::from_value(node.result("ailo_richList", json!({}))).unwrap();
     assert!(rich.value.wallets.is_sorted_by(|a, b| a.owned >= b.owned) && rich.value.first == 1, "{rich:?}");
+}
+
+fn pages_of_transactions_lead_to_the_first(node: &Node, sent: &Value) {
+    let page = |cursor: &Value| -> RecentView {
+        serde_json::from_value(node.result("ailo_recent", json!({"limit": 2, "cursor": cursor}))).unwrap()
+    };
+    let (mut all, mut cursor, mut second) = (Vec::new(), Value::Null, None);
+    loop {
+        let RecentView { transactions, next } = page(&cursor);
+        assert!(transactions.len() <= 2);
+        if all.len() == 2 {
+            second = Some((cursor, transactions[0].id));
+        }
+        all.extend(transactions);
+        let Some(next) = next else { break };
+        cursor = json!(next);
+    }
+    assert!(all.is_sorted_by(|a, b| a.block_height >= b.block_height));
+    assert_eq!(all.iter().map(|each| each.id).collect::<BTreeSet<_>>().len(), all.len(), "each once");
+    assert!(all.iter().any(|each| json!(each.id) == *sent));
+    // The page of an explorer goes on from the same places.
+    let (cursor, id) = second.unwrap();
+    let (head, body) = get(node.address(), &format!("/transactions?cursor={}", cursor.as_str().unwrap()));
+    assert!(head.starts_with("HTTP/1.1 200") && body.contains(&format!("/tx/{id}")), "{head} {body}");
+    assert!(!body.contains(&format!("/tx/{}", all[0].id)), "{body}");
+}
+
+/// What waits for those with the numbers before its own is found by its id all the same.
+fn what_waits_is_found(node: &Node, dir: &Path) {
+    let (status, body) = (node.status().value, Body::Dispute { transfer: Hash([3; 32]) });
+    let key = keystore::load(&dir.join("wallet.json"), keystore::Kind::Wallet).unwrap();
+    let waiting = Transaction::sign(&status.network, &key, status.account.nonce + 3, now_ms(), body);
+    let id = waiting.id();
+    let taken = node.call("ailo_submit", json!({"transaction": hex::encode(waiting.encode())}));
+    assert_eq!(taken["result"]["id"], json!(id), "{taken}");
+    let found = node.result("ailo_search", json!({"query": id}));
+    assert_eq!(found["found"], json!({"kind": "transaction", "id": id}));
+    let (head, _) = get(node.address(), &format!("/search?q={id}"));
+    assert!(head.contains(&format!("location: /tx/{id}")), "{head}");
 }
 
 /// The examples know no method but those of `rpc.discover`.

@@ -121,9 +121,14 @@ pub struct Round {
 }
 
 impl Round {
+    /// The root with most power behind it. None before the first vote.
+    pub fn voted_root(&self) -> Option<Hash> {
+        self.tally().into_iter().max_by_key(|(_, power)| *power).map(|(root, _)| root)
+    }
+
     /// The held-out loss that was voted: of the root with most power, the median by power. None before the first vote.
     pub fn voted_loss(&self) -> Option<MicroNats> {
-        let (root, _) = self.tally().into_iter().max_by_key(|(_, power)| *power)?;
+        let root = self.voted_root()?;
         let votes = self.votes.iter().filter(|(_, vote)| vote.root == root);
         weighted_median(votes.map(|(node, vote)| (vote.loss, self.power.power(node))).collect())
     }

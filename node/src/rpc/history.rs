@@ -155,15 +155,16 @@ impl Context {
         Ok((found, false))
     }
 
-    /// How a transfer ended that the ledger's state no longer holds: its own history has all but the usual end.
-    pub(super) fn transfer_end(&self, id: &Hash) -> Result<&'static str, Failure> {
+    /// How a transfer ended that the ledger's state no longer holds, and the height at which it was refunded, if it was: its own history has all
+    /// but the usual end.
+    pub(super) fn transfer_end(&self, id: &Hash) -> Result<(&'static str, Option<u64>), Failure> {
         let page = self.chain.history(&Subject::Transfer(*id), None, MAX_PAGE)?;
         let end = |item: &HistoryItem| match item.event {
-            Event::TransferRefunded { .. } => Some("refunded"),
-            Event::TransferReversed { .. } | Event::DebtPaid { .. } => Some("reversed"),
+            Event::TransferRefunded { .. } => Some(("refunded", Some(item.at.height))),
+            Event::TransferReversed { .. } | Event::DebtPaid { .. } => Some(("reversed", None)),
             _ => None,
         };
-        Ok(page.items.iter().find_map(end).unwrap_or("final"))
+        Ok(page.items.iter().find_map(end).unwrap_or(("final", None)))
     }
 
     /// `ailo_earnings`

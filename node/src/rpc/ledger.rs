@@ -7,9 +7,17 @@ use super::{
     types::*,
 };
 use crate::service::chain::{Head, SubmitError};
-use ailo_ledger::{Body, Transaction, mempool::AdmissionError, state::TransferStatus, store::MAX_PAGE};
-use ailo_protocol::{Address, Amount, Hash, PublicKey, Username};
+use ailo_ledger::{
+    Body, Transaction,
+    mempool::AdmissionError,
+    state::{State, TransferStatus},
+    store::MAX_PAGE,
+};
+use ailo_protocol::{Address, Amount, Hash, NodeId, PublicKey, Username};
 use std::sync::Arc;
+
+/// Blocks after that of a transfer in which its attestations are looked for once it has ended, at most.
+const ATTESTED_WITHIN: u64 = 200;
 
 /// Why a name leads nowhere.
 pub fn no_block() -> Failure {
@@ -105,11 +113,15 @@ impl Context {
         let (id, state) = (transaction.id(), &head.state);
         let transfer = state.transfer(&id);
         let is_transfer = matches!(transaction.unsigned.body, Body::Transfer { .. });
-        let status = match transfer.map(|transfer| transfer.status) {
-            Some(TransferStatus::Pending) => "pending",
-            Some(TransferStatus::Confirmed) => "confirmed",
+        let (status, refunded) = match transfer.map(|transfer| transfer.status) {
+            Some(TransferStatus::Pending) => ("pending", None),
+            Some(TransferStatus::Confirmed) => ("confirmed", None),
             None if is_transfer => self.transfer_end(&id)?,
-            None => "included",
+            None => ("included", None),
+        };
+        let attested_by = match transfer {
+            Some(_) => state.confirmers(&id),
+            None => self.attested(state, &transaction, height, refunded)?,
         };
         // Those who held a seat when it came in may report it.
         let included = transfer.and_then(|transfer| state.inclusion(transfer.height));
@@ -119,13 +131,43 @@ impl Context {
             id,
             status: status.into(),
             block_height: Some(height),
-            attested_by: state.confirmers(&id),
+            attested_by,
             reported_by: state.reports(&id).map(|(node, _)| node).collect(),
             needed: is_transfer.then_some(ledger.confirmations),
             seats: is_transfer.then(|| seats.map_or(0, |seats| super::count(seats.0.len()))),
             report_percent: is_transfer.then_some(ledger.report_percent),
             transaction,
         })
+    }
+
+    /// The nodes whose attestations counted for a transfer that has ended, in order: its state is gone, the blocks are there. Whom a node works
+    /// for is known as of now alone.
+    fn attested(
+        &self,
+        state: &State,
+        transaction: &Transaction,
+        height: u64,
+        refunded: Option<u64>,
+    ) -> Result<Vec<NodeId>, Failure> {
+        let Body::Transfer { to, .. } = &transaction.unsigned.body else { return Ok(Vec::new()) };
+        let (id, from) = (transaction.id(), state.account_of(&transaction.unsigned.signer));
+        let needed = state.params().ledger.confirmations as usize;
+        let is_party = |node: &NodeId| state.node(node).is_some_and(|node| [from, *to].contains(&node.wallet));
+        let names_it =
+            |body: &Body| matches!(body, Body::Attest { height: of, except } if *of == height && !except.contains(&id));
+        let last = refunded.unwrap_or(u64::MAX).min(height.saturating_add(ATTESTED_WITHIN));
+        let (mut nodes, mut read) = (Vec::new(), 0);
+        for height in height + 1..=last {
+            if nodes.len() >= needed || read >= MAX_READ_BYTES {
+                break;
+            }
+            let Some((transactions, bytes)) = self.chain.transactions(height)? else { break };
+            let signed = transactions.iter().map(|each| &each.unsigned).filter(|each| names_it(&each.body));
+            nodes.extend(signed.map(|each| each.signer).filter(|node| !is_party(node)));
+            read += bytes;
+        }
+        nodes.truncate(needed);
+        Ok(nodes)
     }
 
     /// `ailo_pending`
@@ -222,12 +264,26 @@ impl Context {
         Ok(self.at(&head, self.supply_view(&head.state)))
     }
 
-    /// `ailo_search`: several meanings of a text are tried in the order of its shapes.
-    pub fn search(&self, params: SearchParams) -> Answer<SearchView> {
-        let head = self.chain.head();
+    /// `ailo_search`: several meanings of a text are tried in the order of its shapes, and at last what waits for a block.
+    pub async fn search(self: Arc<Self>, params: SearchParams) -> Answer<SearchView> {
         let text: String = params.query.trim().chars().take(MAX_QUERY).collect();
-        let found = self.named(&head, &text.to_lowercase())?;
-        Ok(self.at(&head, SearchView { found }))
+        let text = text.to_lowercase();
+        let id = text.parse::<Hash>().ok();
+        let named = move |context: &Context| {
+            let head = context.chain.head();
+            let found = context.named(&head, &text)?;
+            Ok::<_, Failure>(context.at(&head, SearchView { found }))
+        };
+        let mut answer = self.read(named.clone()).await??;
+        if let (Some(id), None) = (id, &answer.value.found) {
+            if self.chain.waiting(&id).await?.is_some() {
+                answer.value.found = Some(Found::Transaction { id });
+            } else {
+                // Meanwhile it may have gone from the mempool into a block.
+                answer = self.read(named).await??;
+            }
+        }
+        Ok(answer)
     }
 
     fn named(&self, head: &Head, text: &str) -> Result<Option<Found>, Failure> {

@@ -273,6 +273,12 @@ pub fn all() -> Vec<Method> {
             &[NotFound],
             Context::transaction_events,
         ),
+        reading(
+            "ailo_recent",
+            "Transactions in blocks, the newest first, without what nodes say all the time: heartbeats, attestations and lots. 100 a page at most, and fewer, or none, where many blocks have to be read for them: `next` goes on.",
+            &[],
+            Context::recent,
+        ),
         at_once(
             "ailo_pending",
             "Transfers that wait for confirmations, the oldest first; 100 a page at most.",
@@ -330,7 +336,12 @@ pub fn all() -> Vec<Method> {
             Context::rounds,
         ),
         at_once("ailo_round", "A round with every contribution, verdict, replay and pay.", &[NotFound], Context::round),
-        reading("ailo_search", "What a text names: a block, transaction, wallet, node or round.", &[], Context::search),
+        asking(
+            "ailo_search",
+            "What a text names: a block, a transaction in one or waiting for one, a wallet, node or round.",
+            &[Unavailable],
+            Context::search,
+        ),
         reading("ailo_lightBlock", "A header with its certificate and validators.", &[NotFound], Context::light_block)
             .light(),
         reading(

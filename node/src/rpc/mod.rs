@@ -11,6 +11,7 @@ pub mod methods;
 pub mod node;
 pub mod openrpc;
 pub mod params;
+pub mod recent;
 pub mod rounds;
 pub mod subscriptions;
 pub mod types;
@@ -93,6 +94,8 @@ pub struct Context {
     pub ranking: holders::Ranking,
     /// What this node earned.
     pub earned: history::Earned,
+    /// The newest transactions.
+    pub recent: recent::Recent,
     /// Whose turn it is to read.
     pub turns: Turns,
 }

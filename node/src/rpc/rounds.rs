@@ -87,6 +87,7 @@ impl Context {
             Some((*id, Scores { quality_ppm: node.score_ppm, own_ppm: node.own_ppm }))
         };
         let scores = round.participants.iter().filter_map(score).collect();
-        Ok(self.at(&head, RoundView { round: round.clone(), past, scores }))
+        let root = past.as_ref().and_then(|_| round.voted_root());
+        Ok(self.at(&head, RoundView { round: round.clone(), root, past, scores }))
     }
 }

@@ -529,6 +529,26 @@ pub struct PendingTransfer {
     pub confirmations: u32,
 }
 
+/// A page of `ailo_recent`, the newest first.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct RecentView {
+    /// Transactions.
+    pub transactions: Vec<RecentTransaction>,
+    /// Pass this as `cursor` for the next page; none at the end.
+    pub next: Option<String>,
+}
+
+/// A transaction of that list.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct RecentTransaction {
+    /// Its id.
+    pub id: Hash,
+    /// Height of its block.
+    pub block_height: u64,
+    /// Content.
+    pub transaction: Transaction,
+}
+
 /// `ailo_waiting`: transactions in this node's mempool, in the order in which a block would take them.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct WaitingView {
@@ -576,7 +596,8 @@ pub struct TransactionView {
     pub status: String,
     /// Height of its block; none while it waits.
     pub block_height: Option<u64>,
-    /// Nodes that attested it so far.
+    /// Nodes whose attestations of it count so far. Of a transfer that has ended they are looked for in some of the blocks after its own: late
+    /// ones may be missing.
     pub attested_by: Vec<NodeId>,
     /// REPORTED: nodes that call the transfer a fraud.
     pub reported_by: Vec<NodeId>,
@@ -688,6 +709,8 @@ pub struct RoundSummary {
 pub struct RoundView {
     /// The round as the ledger holds it.
     pub round: Round,
+    /// Root of the model that it made, which won the vote; none while it is open.
+    pub root: Option<Hash>,
     /// What came after its close.
     pub past: Option<PastView>,
     /// What rounds up to now say of its participants.

@@ -300,6 +300,13 @@ impl Chain {
         read(self.store.encoded(height))
     }
 
+    /// A block's transactions, and how many bytes were read for them.
+    pub fn transactions(&self, height: u64) -> Result<Option<(Vec<Transaction>, usize)>, Unreadable> {
+        let Some((bytes, _)) = self.block_bytes(height)? else { return Ok(None) };
+        let block = read(Block::decode(&bytes).map_err(StoreError::from))?;
+        Ok(Some((block.transactions, bytes.len())))
+    }
+
     /// The height of a block.
     pub fn height_of(&self, block: &Hash) -> Result<Option<u64>, Unreadable> {
         read(self.store.height_of(block))

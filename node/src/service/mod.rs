@@ -175,6 +175,7 @@ pub async fn run_with(
         law: rpc::node::Law::default(),
         ranking: rpc::holders::Ranking::default(),
         earned: rpc::history::Earned::default(),
+        recent: rpc::recent::Recent::default(),
         turns: rpc::Turns::default(),
     });
     let site = Site::new(context.clone(), stopped.clone());

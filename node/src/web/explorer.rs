@@ -1,7 +1,7 @@
 //! The explorer: blocks, transactions, wallets, nodes, validators, rounds, supply, as the ledger has them now.
 
 use super::{
-    Missing, Site,
+    Failed, Missing, Site,
     charts::{self, Over},
     say, wallet,
 };
@@ -12,23 +12,24 @@ use crate::{
 };
 use ailo_ledger::{
     Block, Body, Transaction,
-    state::State as Ledger,
-    store::{Cursor, HistoryItem, Subject},
+    state::{Commit, Share, State as Ledger},
+    store::{Cursor, MAX_PAGE, Subject},
 };
 use ailo_protocol::{Address, Amount, Hash, NodeId, canonical};
 use axum::{
     Router,
     extract::{Path, Query, State},
-    http::{StatusCode, header},
+    http::header,
     response::{IntoResponse, Redirect, Response},
     routing::get,
 };
 use maud::{Markup, html};
-use serde::Deserialize;
-use std::{fmt::Write, sync::Arc};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use std::sync::Arc;
 
-/// Entries of a page of history, and of the newest blocks.
-pub(super) const ENTRIES: usize = 50;
+/// Entries of a page of history, and the newest blocks.
+const ENTRIES: usize = 50;
 const NEWEST: u64 = 12;
 /// Pages of history in a file of comma-separated values, or behind a chart, at most.
 const CSV_PAGES: usize = 200;
@@ -39,6 +40,7 @@ pub(super) fn routes() -> Router<Arc<Site>> {
         .route("/explorer", get(overview))
         .route("/search", get(search))
         .route("/block/{name}", get(block))
+        .route("/transactions", get(transactions))
         .route("/tx/{id}", get(transaction))
         .route("/address/{address}", get(address))
         .route("/address/{address}/history.csv", get(history_csv))
@@ -55,7 +57,7 @@ pub(super) fn routes() -> Router<Arc<Site>> {
 async fn made(
     site: Arc<Site>,
     (title, live): (String, bool),
-    make: impl FnOnce(&Site) -> Result<Markup, Missing> + Send + 'static,
+    make: impl FnOnce(&Site) -> Result<Markup, Failed> + Send + 'static,
 ) -> Response {
     site.made(("/explorer", &title, live), make).await
 }
@@ -69,7 +71,7 @@ pub(super) fn prompt_note() -> Markup {
 fn lists() -> Markup {
     html! {
         nav.lists aria-label="Lists" {
-            a href="/explorer" { "Newest" } a href="/rounds" { "Rounds" } a href="/validators" { "Validators" }
+            a href="/explorer" { "Newest" } a href="/transactions" { "Transactions" } a href="/rounds" { "Rounds" } a href="/validators" { "Validators" }
             a href="/pending" { "Pending transfers" } a href="/supply" { "Supply" } a href="/rich" { "Richest wallets" }
         }
     }
@@ -102,7 +104,7 @@ async fn overview(State(site): State<Arc<Site>>) -> Response {
         let state = &head.state;
         let model = state.model();
         let blocks = newest(site, state.height())?;
-        let newest_transactions = site.recent.up_to(&site.context.chain, state.height())?;
+        let newest_transactions = site.context.recent(PageParams::default())?.value;
         Ok(html! {
             h1 { "Explorer" }
             (lists())
@@ -118,18 +120,40 @@ async fn overview(State(site): State<Arc<Site>>) -> Response {
             ]))
             section { h2 { "Newest blocks" } (blocks_table(&blocks)) }
             section { h2 { "Newest transactions" }
-                @if newest_transactions.is_empty() { p.none { "None yet but what nodes say all the time." } }
-                @else { (transactions_table(head.as_ref(), newest_transactions.iter().map(|(height, each)| (*height, each)))) }
+                (recent(&head, newest_transactions))
             }
         })
     })
     .await
 }
 
-fn newest(site: &Site, height: u64) -> Result<Vec<Block>, Missing> {
+async fn transactions(State(site): State<Arc<Site>>, Query(from): Query<From>) -> Response {
+    made(site, ("Transactions".into(), from.cursor.is_none()), |site| {
+        let (head, view) = (site.context.chain.head(), site.context.recent(from.into())?.value);
+        Ok(html! {
+            h1 { "Transactions" }
+            (lists())
+            p { "The newest first, without what nodes say all the time." }
+            (recent(&head, view))
+        })
+    })
+    .await
+}
+
+/// A page of the newest transactions, and the way to those before them.
+fn recent(head: &Head, RecentView { transactions, next }: RecentView) -> Markup {
+    html! {
+        @if !transactions.is_empty() { (transactions_table(head, transactions.iter().map(|each| (each.block_height, &each.transaction)))) }
+        @else if next.is_some() { p.none { "None in many blocks." } }
+        @else { p.none { "None but what nodes say all the time." } }
+        (older(next, "/transactions"))
+    }
+}
+
+fn newest(site: &Site, height: u64) -> Result<Vec<Block>, Unreadable> {
     let heights = height.saturating_sub(NEWEST - 1).max(1)..=height;
     let blocks = heights.rev().filter_map(|height| site.context.chain.block(height).transpose());
-    Ok(blocks.map(|found| found.map(|(block, _)| block)).collect::<Result<_, Unreadable>>()?)
+    blocks.map(|found| found.map(|(block, _)| block)).collect()
 }
 
 fn blocks_table(blocks: &[Block]) -> Markup {
@@ -182,22 +206,24 @@ struct Asked {
 /// Where what was typed leads to.
 async fn search(State(site): State<Arc<Site>>, Query(Asked { q }): Query<Asked>) -> Response {
     let text = q.trim().chars().take(MAX_QUERY).collect::<String>();
-    let params = SearchParams { query: text.clone() };
-    let found = site.clone().work(move |site| site.context.search(params)).await;
-    match found.and_then(Result::ok).and_then(|at| at.value.found) {
-        Some(Found::Block { height }) => Redirect::to(&format!("/block/{height}")).into_response(),
-        Some(Found::Transaction { id }) => Redirect::to(&format!("/tx/{id}")).into_response(),
-        Some(Found::Wallet { address }) => Redirect::to(&format!("/address/{address}")).into_response(),
-        Some(Found::Node { node }) => Redirect::to(&format!("/node/{node}")).into_response(),
-        Some(Found::Round { number }) => Redirect::to(&format!("/round/{number}")).into_response(),
-        None => Missing(
-            "Nothing was found",
-            format!(
+    let found = match site.context.clone().search(SearchParams { query: text.clone() }).await {
+        Ok(At { value, .. }) => value.found,
+        Err(failure) => return Failed::from(failure).into_response(),
+    };
+    let place = match found {
+        Some(Found::Block { height }) => format!("/block/{height}"),
+        Some(Found::Transaction { id }) => format!("/tx/{id}"),
+        Some(Found::Wallet { address }) => format!("/address/{address}"),
+        Some(Found::Node { node }) => format!("/node/{node}"),
+        Some(Found::Round { number }) => format!("/round/{number}"),
+        None => {
+            let why = format!(
                 "Nothing here is called “{text}”. Search for a transaction, a block or a node by its 64 digits, a wallet by its address or @name, a height, or a round like “round 7”."
-            ),
-        )
-        .into_response(),
-    }
+            );
+            return Missing("Nothing was found", why).into_response();
+        }
+    };
+    Redirect::to(&place).into_response()
 }
 
 async fn block(State(site): State<Arc<Site>>, Path(name): Path<String>) -> Response {
@@ -249,7 +275,7 @@ async fn transaction(State(site): State<Arc<Site>>, Path(id): Path<String>) -> R
     let view = match found {
         Ok(At { value, .. }) => value,
         Err(failure) if failure.is(Code::NotFound) => return unknown().into_response(),
-        Err(failure) => return Missing::from(failure).into_response(),
+        Err(failure) => return Failed::from(failure).into_response(),
     };
     made(site, ("Transaction".into(), true), move |site| {
         let (head, transaction) = (site.context.chain.head(), &view.transaction);
@@ -285,18 +311,19 @@ fn standing(site: &Site, view: &TransactionView) -> Markup {
     };
     let (confirmers, reports) = (&view.attested_by, &view.reported_by);
     let [needed, seats, percent] = [view.needed, view.seats, view.report_percent].map(Option::unwrap_or_default);
-    let events = site.context.transaction_events(IdParams { id: view.id });
-    let events = events.map(|at| at.value.entries).unwrap_or_default();
     html! {
         section {
             h2 { "It is " span class={ "status " (status) } { (status) } }
             p { (said) }
-            @if matches!(status, "pending" | "confirmed") {
+            @if needed > 0 {
                 p {
                     progress value=(confirmers.len().min(needed as usize)) max=(needed) aria-label="Confirmations" {}
                     " " b { (confirmers.len()) " of " (needed) } " confirmations"
                 }
                 @if !confirmers.is_empty() { ul.keys { @for node in confirmers { li { (say::node(node)) } } } }
+                @if matches!(status, "final" | "reversed") && confirmers.len() < needed as usize {
+                    p.note { "It had all of them: the others were not found in the blocks after its own." }
+                }
             }
         }
         @if !reports.is_empty() || status == "confirmed" {
@@ -310,10 +337,22 @@ fn standing(site: &Site, view: &TransactionView) -> Markup {
             }
         }
         (wallet::rights(&site.context.chain.head(), &view.transaction))
-        @if !events.is_empty() {
-            section {
-                h2 { "What happened" }
-                ol.timeline { @for entry in &events { li { (say::time(entry.time_ms)) " · block " (say::block(entry.height)) br; (say::event(None, &entry.event)) } } }
+        (timeline(site, view.id))
+    }
+}
+
+/// All that happened to a transfer, or what of it can't be shown.
+fn timeline(site: &Site, id: Hash) -> Markup {
+    let events = site.context.transaction_events(IdParams { id }).map(|at| at.value);
+    html! {
+        section {
+            h2 { "What happened" }
+            @match &events {
+                Ok(TransactionEventsView { entries, whole }) => {
+                    ol.timeline { @for entry in entries { li { (say::time(entry.time_ms)) " · block " (say::block(entry.height)) br; (say::event(None, &entry.event)) } } }
+                    @if !whole { p.note { "This is not all: so much happened to its sender since that what came later was not looked for." } }
+                }
+                Err(failure) => p.bad role="alert" { "This can't be shown: " (failure.why) "." },
             }
         }
     }
@@ -372,7 +411,7 @@ async fn address(State(site): State<Arc<Site>>, Path(text): Path<String>, Query(
             section {
                 h2 { "History" }
                 (history(site, &Subject::Wallet(own), Some(&own), before, &format!("/address/{own}"))?)
-                p { a href={ "/address/" (own) "/history.csv" } download { "As CSV" } }
+                p { a href={ "/address/" (own) "/history.csv" } download { "As CSV" } ", the newest " (say::number((CSV_PAGES * MAX_PAGE) as u64)) " entries at most." }
             }
         })
     })
@@ -427,7 +466,15 @@ fn history(
     })
 }
 
-/// A wallet's history as comma-separated values: with what it could spend after each block that says so, in ALC.
+/// A row of comma-separated values: what happened is JSON, in quotes.
+fn row(time_ms: u64, height: u64, free: Option<Amount>, happened: &impl Serialize) -> String {
+    let happened = serde_json::to_string(happened).unwrap_or_default().replace('"', "\"\""); // It always is JSON.
+    let free = free.map(|free| free.to_string()).unwrap_or_default();
+    format!("{time_ms},{height},{free},\"{happened}\"\n")
+}
+
+/// A wallet's history as comma-separated values: with what it could spend after each block that says so, in ALC. Where older entries are left
+/// out, the last row says so, and where `ailo_history` goes on.
 async fn history_csv(State(site): State<Arc<Site>>, Path(text): Path<String>) -> Response {
     let Ok(named) = text.parse::<Address>() else {
         return Missing("This is no address", format!("“{text}” is not the address of a wallet.")).into_response();
@@ -436,30 +483,27 @@ async fn history_csv(State(site): State<Arc<Site>>, Path(text): Path<String>) ->
         let head = site.context.chain.head();
         let subject = Subject::Wallet(head.state.account_at(&named));
         let mut rows = String::from("time_ms,height,spendable_alc,event\n");
-        let mut before = None;
+        let (mut before, mut oldest_ms) = (None, 0);
         for _ in 0..CSV_PAGES {
-            let page = site.context.chain.history(&subject, before, ailo_ledger::store::MAX_PAGE)?;
-            for HistoryItem { at, time_ms, event, free } in &page.items {
-                let event = serde_json::to_string(event).unwrap_or_default().replace('"', "\"\"");
-                let free = free.map(|free| free.to_string()).unwrap_or_default();
-                // Writing into a text never fails.
-                let _ = writeln!(rows, "{time_ms},{},{free},\"{event}\"", at.height);
-            }
+            let page = site.context.chain.history(&subject, before, MAX_PAGE)?;
+            rows.extend(page.items.iter().map(|item| row(item.time_ms, item.at.height, item.free, &item.event)));
+            oldest_ms = page.items.last().map_or(oldest_ms, |item| item.time_ms);
             before = page.next;
             if before.is_none() {
-                return Ok(rows);
+                break;
             }
         }
-        rows.push_str("# older entries are left out: ask ailo_history for them\n");
-        Ok::<_, Unreadable>(rows)
+        let left_out = |next| json!({ "event": "older_left_out", "cursor": cursor_text(next) });
+        rows.extend(before.map(|next| row(oldest_ms, next.height, None, &left_out(next))));
+        Ok(rows)
     });
     let name = [
         (header::CONTENT_TYPE, "text/csv; charset=utf-8"),
         (header::CONTENT_DISPOSITION, "attachment; filename=\"history.csv\""),
     ];
     match rows.await {
-        Some(Ok(rows)) => (name, rows).into_response(),
-        _ => StatusCode::SERVICE_UNAVAILABLE.into_response(),
+        Ok(rows) => (name, rows).into_response(),
+        Err(failed) => failed.into_response(),
     }
 }
 
@@ -577,6 +621,7 @@ async fn round(State(site): State<Arc<Site>>, Path(text): Path<String>) -> Respo
                 ("Withstands", html! { (round.f) " liars" @if !round.protected && !round.participants.is_empty() { " · " strong.bad { "UNPROTECTED" } } }),
                 ("Measured by", html! { ul.keys { @for node in &round.committee { li { (say::node(node)) } } } }),
                 ("Pot", past.map_or_else(|| html! { "not yet" }, |past| say::alc(past.pot))),
+                ("Made the model", html! { @if let Some(root) = &view.root { code { (root) } } @else { "not yet" } }),
             ]))
             section {
                 h2 { "Contributions" }
@@ -602,6 +647,14 @@ async fn round(State(site): State<Arc<Site>>, Path(text): Path<String>) -> Respo
                         } }
                     })))
             }
+            @if !round.contributions.is_empty() {
+                section {
+                    h2 { "Proof and pay" }
+                    @for (slot, node) in round.participants.iter().enumerate() {
+                        @if let Some(commit) = round.contributions.get(node) { (proof(slot, node, commit, share(node))) }
+                    }
+                }
+            }
             @if !round.votes.is_empty() {
                 section { h2 { "Votes for the model" } (table("Votes", &["Validator", "Model", "#Held-out loss"], round.votes.iter().map(|(node, vote)| html! {
                     tr { td { (say::node(node)) } td { (say::hash(&vote.root)) } td.number { (say::loss(vote.loss)) } }
@@ -610,6 +663,30 @@ async fn round(State(site): State<Arc<Site>>, Path(text): Path<String>) -> Respo
         })
     })
     .await
+}
+
+/// What a contribution committed to, and what is promised for it.
+fn proof(slot: usize, node: &NodeId, commit: &Commit, share: Option<&Share>) -> Markup {
+    let made = &commit.contribution;
+    let code = |hash: &Hash| html! { code.wrap { (hash) } };
+    let pay = |part: fn(&Share) -> Amount| html! { @if let Some(share) = share { (say::alc(part(share))) } @else { "nothing so far" } };
+    html! {
+        details {
+            summary { "Slot " (slot) ", node " (node.short()) }
+            (facts(vec![
+                ("Payload", html! { (code(&made.payload)) ", " (say::number(made.payload_bytes)) " bytes" }),
+                ("Update", code(&made.update)),
+                ("Trace", code(&made.trace)),
+                ("Class of the machine", code(&made.class)),
+                ("Tokens", html! { (say::number(made.tokens)) }),
+                ("Steps", html! { (made.steps) }),
+                ("After the opening", html! { (say::span(commit.after_ms)) }),
+                ("Promised for training", pay(|share| share.training)),
+                ("Promised for a new best loss", pay(|share| share.bonus)),
+                ("Promised to", html! { @if let Some(share) = share { (say::address(&share.wallet)) } @else { "nobody so far" } }),
+            ]))
+        }
+    }
 }
 
 /// The median of what a committee measured; of two in the middle the lower.
@@ -686,4 +763,21 @@ async fn rich(State(site): State<Arc<Site>>, Query(from): Query<From>) -> Respon
         })
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_has_four_columns() {
+        let event = json!({ "event": "username_changed", "name": "a,b" });
+        let rows = [row(1, 2, Some(Amount(3)), &event), row(1, 2, None, &event)];
+        for line in rows {
+            let columns: Vec<&str> = line.trim_end().splitn(4, ',').collect();
+            let happened = columns[3].strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap();
+            assert!(!happened.replace("\"\"", "").contains('"'), "{line}");
+            assert_eq!(serde_json::from_str::<serde_json::Value>(&happened.replace("\"\"", "\"")).unwrap(), event);
+        }
+    }
 }

@@ -17,22 +17,24 @@ mod chat;
 mod dashboard;
 mod explorer;
 mod operator;
-mod recent;
 pub mod say;
 mod wallet;
 
 use crate::{
-    inference::api::access::{Access, by_our_names},
-    rpc::{Context, errors::Failure},
+    inference::api::access::Access,
+    rpc::{
+        Context,
+        errors::{Code, Failure},
+    },
     service::chain::Unreadable,
 };
 use axum::{
     Extension, Router,
     extract::{Request, State},
-    http::{HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
     middleware::{self, Next},
     response::{
-        IntoResponse, Response, Sse,
+        Html, IntoResponse, Response, Sse,
         sse::{Event, KeepAlive},
     },
     routing::get,
@@ -52,6 +54,8 @@ const MAKERS: usize = 4;
 const NEWS: Duration = Duration::from_secs(2);
 /// Bytes of what the web framework says of a request, at most.
 const MAX_SAID: usize = 4096;
+/// Seconds after which what can't be read now may be asked for again.
+const AGAIN: &str = "2";
 /// Links of the head of each page.
 const PLACES: [(&str, &str); 5] = [
     ("/", "Dashboard"),
@@ -65,8 +69,6 @@ const PLACES: [(&str, &str); 5] = [
 pub struct Site {
     /// What JSON-RPC answers from, too.
     pub context: Arc<Context>,
-    /// The newest transactions.
-    recent: recent::Recent,
     /// Pages that are made at once, at most.
     makers: Arc<Semaphore>,
     stop: watch::Receiver<bool>,
@@ -89,16 +91,36 @@ impl IntoResponse for Missing {
     }
 }
 
-impl From<Failure> for Missing {
-    fn from(failure: Failure) -> Missing {
-        let mut why = failure.why;
-        why.get_mut(..1).into_iter().for_each(str::make_ascii_uppercase);
-        Missing("This can't be shown", why + ".")
+/// Why a page can't be made, with the status that says whether it is there.
+struct Failed(StatusCode, Missing);
+
+impl IntoResponse for Failed {
+    fn into_response(self) -> Response {
+        let Failed(status, missing) = self;
+        missing.with(status)
     }
 }
 
-impl From<Unreadable> for Missing {
-    fn from(e: Unreadable) -> Missing {
+impl From<Missing> for Failed {
+    fn from(missing: Missing) -> Failed {
+        Failed(StatusCode::NOT_FOUND, missing)
+    }
+}
+
+impl From<Failure> for Failed {
+    fn from(failure: Failure) -> Failed {
+        let status = match failure.is(Code::Unavailable) {
+            true => StatusCode::SERVICE_UNAVAILABLE,
+            false => StatusCode::NOT_FOUND,
+        };
+        let mut why = failure.why;
+        why.get_mut(..1).into_iter().for_each(str::make_ascii_uppercase);
+        Failed(status, Missing("This can't be shown", why + "."))
+    }
+}
+
+impl From<Unreadable> for Failed {
+    fn from(e: Unreadable) -> Failed {
         Failure::from(e).into()
     }
 }
@@ -106,7 +128,7 @@ impl From<Unreadable> for Missing {
 impl Site {
     /// Pages about this node.
     pub fn new(context: Arc<Context>, stop: watch::Receiver<bool>) -> Site {
-        Site { context, recent: recent::Recent::default(), makers: Arc::new(Semaphore::new(MAKERS)), stop }
+        Site { context, makers: Arc::new(Semaphore::new(MAKERS)), stop }
     }
 
     /// The routes of all pages, under the names that `access` knows.
@@ -127,6 +149,10 @@ impl Site {
             .route("/chat.js", asset("text/javascript; charset=utf-8", include_str!("assets/chat.js")))
             .route("/icon.svg", asset("image/svg+xml", include_str!("assets/icon.svg")))
             .fallback(|| async { Missing("There is no such page", "Look for it with the search box above.".into()) })
+            .method_not_allowed_fallback(|| async {
+                let why = "Pages are read with GET; what stands in their forms is sent with POST.".into();
+                Missing("This can't be asked so", why).with(StatusCode::METHOD_NOT_ALLOWED)
+            })
             .layer(middleware::from_fn_with_state(site.clone(), said))
             .layer(middleware::from_fn_with_state(access, by_our_names))
             .with_state(site)
@@ -183,40 +209,75 @@ impl Site {
     }
 
     /// Does what waits for the disk on a thread for such work; who goes away meanwhile keeps its turn until it is done.
-    async fn work<T: Send + 'static>(self: Arc<Site>, work: impl FnOnce(&Site) -> T + Send + 'static) -> Option<T> {
-        let turn = self.makers.clone().acquire_owned().await.ok()?;
+    async fn work<T: Send + 'static>(
+        self: Arc<Site>,
+        work: impl FnOnce(&Site) -> Result<T, Failed> + Send + 'static,
+    ) -> Result<T, Failed> {
+        let failed =
+            || Failed(StatusCode::SERVICE_UNAVAILABLE, Missing("This can't be shown", "Try again soon.".into()));
+        let turn = self.makers.clone().acquire_owned().await.map_err(|_| failed())?;
         let work = move || {
             let _turn = turn;
             work(&self)
         };
-        tokio::task::spawn_blocking(work).await.ok()
+        tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| Err(failed()))
     }
 
     /// Makes a page.
     async fn made(
         self: Arc<Site>,
         (here, title, live): (&str, &str, bool),
-        make: impl FnOnce(&Site) -> Result<Markup, Missing> + Send + 'static,
+        make: impl FnOnce(&Site) -> Result<Markup, Failed> + Send + 'static,
     ) -> Response {
-        let made = self.clone().work(make).await;
-        match made.unwrap_or_else(|| Err(Missing("This page can't be made", "Try again soon.".into()))) {
+        match self.clone().work(make).await {
             Ok(main) => self.page(here, title, live, &main),
-            Err(missing) => missing.into_response(),
+            Err(failed) => failed.into_response(),
         }
     }
 }
 
-/// Writes what is wrong with a request: as a page, or as problem details (RFC 9457) for who asks for no page.
+/// Whether a page is asked for.
+fn is_for_a_page(headers: &HeaderMap) -> bool {
+    let accepts = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("text/html");
+    accepts.contains("text/html") || accepts.contains("text/*")
+}
+
+/// What is wrong as problem details (RFC 9457).
+fn problem(status: StatusCode, Missing(title, why): Missing) -> Response {
+    let problem = json!({ "type": "about:blank", "title": title, "status": status.as_u16(), "detail": why });
+    (status, [(header::CONTENT_TYPE, "application/problem+json")], problem.to_string()).into_response()
+}
+
+/// Lets requests through that are for this machine by a name that it has. Others learn nothing of the node: what they get has no frame.
+async fn by_our_names(State(access): State<Arc<Access>>, request: Request, next: Next) -> Response {
+    if access.is_for_us(request.headers()) {
+        return next.run(request).await;
+    }
+    let title = "This is for programs on this machine";
+    let why = "Ask for it as localhost or 127.0.0.1, or let it be called by other names with --allow-host.";
+    if !is_for_a_page(request.headers()) {
+        return problem(StatusCode::FORBIDDEN, Missing(title, why.into()));
+    }
+    let page = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head { meta charset="utf-8"; title { (title) } }
+            body { h1 { (title) } p { (why) } }
+        }
+    };
+    (StatusCode::FORBIDDEN, Html(page.into_string())).into_response()
+}
+
+/// Writes what is wrong with a request: as a page, or as problem details for who asks for no page.
 async fn said(State(site): State<Arc<Site>>, request: Request, next: Next) -> Response {
-    let accepts = request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or("text/html");
-    let page = accepts.contains("text/html") || accepts.contains("text/*");
+    let page = is_for_a_page(request.headers());
     let mut response = next.run(request).await;
     let status = response.status();
     let missing = response.extensions_mut().remove::<Missing>();
     // What the web framework refuses before a page is asked is a line of text.
     let plain =
         response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/plain"));
-    let Missing(title, why) = match missing {
+    let missing = match missing {
         Some(missing) => missing,
         None if status.is_client_error() && plain => {
             let body = axum::body::to_bytes(response.into_body(), MAX_SAID).await.unwrap_or_default();
@@ -224,15 +285,20 @@ async fn said(State(site): State<Arc<Site>>, request: Request, next: Next) -> Re
         }
         None => return response,
     };
-    if page {
+    let mut response = if page {
+        let Missing(title, why) = missing;
         let main = html! {
             h1 { (title) }
             p { (why) }
         };
-        return (status, site.page("", title, false, &main)).into_response();
+        (status, site.page("", title, false, &main)).into_response()
+    } else {
+        problem(status, missing)
+    };
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static(AGAIN));
     }
-    let problem = json!({ "type": "about:blank", "title": title, "status": status.as_u16(), "detail": why });
-    (status, [(header::CONTENT_TYPE, "application/problem+json")], problem.to_string()).into_response()
+    response
 }
 
 /// Tells of each new head of the ledger.

@@ -148,14 +148,18 @@ impl Access {
     }
 
     /// Whether a request is for this machine by a name that it has.
-    fn host(&self, headers: &HeaderMap) -> Result<(), Refusal> {
-        let Some(hosts) = &self.hosts else { return Ok(()) };
+    pub fn is_for_us(&self, headers: &HeaderMap) -> bool {
+        let Some(hosts) = &self.hosts else { return true };
         let ours = |name: &HeaderName| {
             let value = headers.get(name)?.to_str().unwrap_or_default();
             Some(is_ours(value.split_once("://").map_or(value, |(_, host)| host), hosts))
         };
         // Every browser says both where it matters; other programs have no Origin.
-        if ours(&header::HOST) == Some(true) && ours(&header::ORIGIN) != Some(false) {
+        ours(&header::HOST) == Some(true) && ours(&header::ORIGIN) != Some(false)
+    }
+
+    fn host(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+        if self.is_for_us(headers) {
             return Ok(());
         }
         let message = "this API is for programs on this machine: ask it as localhost or 127.0.0.1, or let it be called by other names with --allow-host";
