@@ -45,6 +45,9 @@ const UNPAID: u8 = 2;
 const MAX_COPY: usize = 64 << 20;
 /// Drafts behind a token, at most.
 pub const MAX_DRAFTS: usize = 32;
+/// Drafts that are not met, which nobody pays for: so many for each token of an epoch, beside [`MAX_DRAFTS`]. Where one is met with probability p,
+/// this leaves 5 / (1 - p) of them to each token, and more would be reached by less than a hundredth of the passes.
+const MISSED: usize = 4;
 
 /// What a stage serves.
 #[derive(Clone, Debug)]
@@ -176,6 +179,8 @@ struct Session {
     sure: usize,
     /// Tokens of the computed positions that are drafts.
     drafts: Vec<u32>,
+    /// Drafts of this epoch that were not met.
+    missed: usize,
     /// Rows of the computed positions.
     log: Vec<f32>,
     /// What is signed of them.
@@ -725,6 +730,7 @@ impl Session {
             computed: 0,
             sure: 0,
             drafts: Vec::new(),
+            missed: 0,
             log: Vec::new(),
             book: Book::default(),
             ended: false,
@@ -840,7 +846,7 @@ impl Session {
         self.book.reset(have);
         self.pieces.clear();
         (self.received, self.confirmed) = (self.computed, self.computed);
-        self.ended = false;
+        (self.ended, self.missed) = (false, 0);
         if self.is_last(served) {
             // What another one has chosen it does not answer for.
             if !self.tokens.starts_with(&route.tokens) || self.wrote == 0 {
@@ -926,10 +932,17 @@ impl Session {
         let known = self.tokens.get(self.sure..).unwrap_or_default();
         let met = self.drafts.iter().zip(known).take_while(|(draft, token)| draft == token).count();
         if met < self.drafts.len().min(known.len()) {
+            self.missed += self.drafts.len() - met;
             self.rewind(self.sure + met, width);
         }
         self.sure += met;
         self.drafts.drain(..met.min(self.drafts.len()));
+    }
+
+    /// Drafts that there may be behind the token before `sure`. All stages count alike, so who keeps to it is refused by nobody.
+    fn spare(&self, sure: usize) -> usize {
+        let from = self.route.as_ref().map_or(0, |route| route.from);
+        (MAX_DRAFTS + MISSED * sure.saturating_sub(from)).saturating_sub(self.missed).min(MAX_DRAFTS)
     }
 
     /// Rows from the stage before.
@@ -959,7 +972,11 @@ impl Session {
             return Err(wrong("its rows hold numbers that are not finite"));
         }
         if at < self.received {
+            self.missed += self.received - at;
             self.rewind(at, served.width);
+        }
+        if rows.drafts.len() > self.spare(sure) {
+            return Err(wrong("too few of its drafts are met"));
         }
         self.received = at + positions;
         self.confirmed = self.received - rows.drafts.len();
@@ -987,7 +1004,7 @@ impl Session {
             let mut tokens = self.tokens.get(at..end)?.to_vec();
             self.drafts.clear();
             if end == self.tokens.len() && end > from && most > tokens.len() {
-                let free = (self.room - end).min(most - tokens.len()).min(MAX_DRAFTS);
+                let free = (self.room - end).min(most - tokens.len()).min(self.spare(end));
                 self.drafts = draft.draft(&id, &self.tokens, free);
                 self.drafts.truncate(free);
                 self.drafts.retain(|token| *token < served.vocabulary);
@@ -1050,6 +1067,7 @@ impl Session {
         let met = self.drafts.iter().zip(&sampled).take_while(|(draft, token)| draft == token).count();
         let met = met.min(sampled.len() - 1);
         let end = self.sure + met;
+        self.missed += self.drafts.len() - met;
         self.drafts.clear();
         self.pieces.clear();
         (self.received, self.confirmed, self.computed, self.sure) = (end, end, end, end);
