@@ -2,11 +2,12 @@
 //! comes out is found.
 
 use super::{hub::Hub, model::Model, worker::sampling_of};
+use crate::machine;
 use ailo_proto::Sampling as Wire;
 use ailo_protocol::{
     Hash,
     inference::{
-        chunks,
+        CHUNK, chunks,
         proof::{self, Charge, Choice, Signed, Truth},
     },
     keys,
@@ -26,6 +27,8 @@ use std::{
 
 /// Positions that are read at once.
 const PIECE: usize = 128;
+/// What a check holds of a text is such a part of the machine's memory at most.
+const MEMORY_PART: u64 = 16;
 /// A check waits for everything else.
 const NICENESS: i32 = 15;
 
@@ -36,8 +39,13 @@ pub fn perhaps(hub: &Arc<Hub>, model: &Arc<Model>, tokens: &[u32], wire: &Wire, 
     if !others || lot >= hub.checks || BUSY.swap(true, Ordering::Relaxed) {
         return;
     }
-    let (hub, model, tokens, wire) = (hub.clone(), model.clone(), tokens.to_vec(), wire.clone());
     let busy = Busy;
+    let begins = beginning(&model.shape, machine::memory() / MEMORY_PART, tokens.len());
+    if begins < tokens.len() {
+        let all = tokens.len();
+        tracing::info!(tokens = all, read = begins, "memory is too small to read a whole text again: its beginning is");
+    }
+    let (hub, model, tokens, wire) = (hub.clone(), model.clone(), tokens[..begins].to_vec(), wire.clone());
     drop(aside(move || {
         let _busy = busy;
         if let Some(charge) = again(&hub, &model, &tokens, &wire, &signed)
@@ -46,6 +54,13 @@ pub fn perhaps(hub: &Arc<Hub>, model: &Arc<Model>, tokens: &[u32], wire: &Wire, 
             court.keep(&charge);
         }
     }));
+}
+
+/// Tokens of a text of `all` that can be read in so many bytes: whole chunks, and the token after these.
+fn beginning(shape: &Shape, bytes: u64, all: usize) -> usize {
+    let position = size_of::<f32>() * shape.width + shape.cache_bytes();
+    let most = usize::try_from(bytes).unwrap_or(usize::MAX) / position.max(1);
+    if all <= most { all } else { most.saturating_sub(1) / CHUNK * CHUNK + 1 }
 }
 
 /// A text is being read again. It ends with the reading, however that ends.
@@ -99,12 +114,12 @@ pub fn again(hub: &Hub, model: &Model, tokens: &[u32], wire: &Wire, signed: &[Si
 pub trait Layers {
     /// The model.
     fn shape(&self) -> &Shape;
-    /// Layers from `first` to `end` or, if less is loaded at once, to an earlier one, which is said.
+    /// What has a layer, and where it is among those that this has.
     ///
     /// # Errors
     ///
     /// As [`Model::load`].
-    fn part(&self, first: usize, end: usize) -> Result<(Box<dyn Deref<Target = Engine> + '_>, Range<usize>)>;
+    fn layer(&self, layer: usize) -> Result<(Box<dyn Deref<Target = Engine> + '_>, Range<usize>)>;
 }
 
 /// All layers are there.
@@ -113,8 +128,8 @@ impl Layers for Engine {
         Engine::shape(self)
     }
 
-    fn part(&self, first: usize, end: usize) -> Result<(Box<dyn Deref<Target = Engine> + '_>, Range<usize>)> {
-        Ok((Box::new(self), first..end))
+    fn layer(&self, layer: usize) -> Result<(Box<dyn Deref<Target = Engine> + '_>, Range<usize>)> {
+        Ok((Box::new(self), layer..layer + 1))
     }
 }
 
@@ -124,10 +139,10 @@ impl Layers for Model {
         &self.shape
     }
 
-    fn part(&self, first: usize, end: usize) -> Result<(Box<dyn Deref<Target = Engine> + '_>, Range<usize>)> {
+    fn layer(&self, layer: usize) -> Result<(Box<dyn Deref<Target = Engine> + '_>, Range<usize>)> {
         match self.whole() {
-            Some(engine) => engine.part(first, end),
-            None => Ok((Box::new(Box::new(self.load(first..first + 1, 1, &mut |_, _| ())?)), 0..1)),
+            Some(engine) => engine.layer(layer),
+            None => Ok((Box::new(Box::new(self.load(layer..layer + 1, 1, &mut |_, _| ())?)), 0..1)),
         }
     }
 }
@@ -140,33 +155,29 @@ struct Reading {
     written: Vec<u32>,
 }
 
-/// Reads a text, of which `wire.prompt` tokens were given and the others written, up to what is no token.
+/// Reads a text, of which `wire.prompt` tokens were given and the others written, up to what is no token: all of it through one layer after
+/// another, so that its rows and the keys and values of one layer are held alone.
 fn read(model: &impl Layers, tokens: &[u32], wire: &Wire, layers_asked: &[usize]) -> Result<Reading> {
     let readable = tokens.iter().take_while(|token| (**token as usize) < model.shape().vocabulary).count();
     let tokens = &tokens[..readable];
     let (width, layers) = (model.shape().width, model.shape().layers);
-    let mut asked: Vec<usize> = layers_asked.iter().copied().filter(|end| (1..layers).contains(end)).collect();
-    asked.push(layers);
-    asked.sort_unstable();
-    let (mut rows, mut at, mut known, mut written) = (Vec::new(), 0, Vec::new(), Vec::new());
-    while at < layers {
-        let end = asked.iter().copied().find(|end| *end > at).unwrap_or(layers);
-        let (engine, part) = model.part(at, end)?;
-        if at == 0 {
+    let (mut rows, mut known, mut written) = (Vec::new(), Vec::new(), Vec::new());
+    for layer in 0..layers {
+        let (engine, part) = model.layer(layer)?;
+        if layer == 0 {
             rows = engine.embed(tokens, 0)?;
         }
-        let mut cache = engine.cache_of(part.clone(), tokens.len());
-        let mut out = Vec::with_capacity(rows.len());
-        for piece in rows.chunks(PIECE * width) {
-            out.extend(
-                engine.forward(piece.to_vec(), &mut [Part { cache: &mut cache, positions: piece.len() / width }])?,
-            );
+        let mut cache = engine.cache_of(part, tokens.len());
+        for piece in rows.chunks_mut(PIECE * width) {
+            let positions = piece.len() / width;
+            let out = engine.forward(piece.to_vec(), &mut [Part { cache: &mut cache, positions }])?;
+            piece.copy_from_slice(&out);
         }
-        (rows, at) = (out, at + part.len());
-        if asked.contains(&at) {
-            known.push((at as u32, proof::hashes(&rows, width)));
+        let end = layer + 1;
+        if end == layers || layers_asked.contains(&end) {
+            known.push((end as u32, proof::hashes(&rows, width)));
         }
-        if at == layers {
+        if end == layers {
             written = write(&engine, tokens, wire, &rows)?;
         }
     }
@@ -229,7 +240,7 @@ mod tests {
     use super::*;
     use ailo_protocol::{
         Keypair,
-        inference::{CHUNK, chunks, proof::Statement},
+        inference::proof::Statement,
     };
     use ailo_training::{
         checkpoint::{Checkpoint, random},
@@ -354,6 +365,31 @@ mod tests {
         let [ours, other] =
             [read(&whole, &tokens, &wire, &[1, 3]).unwrap(), read(&model, &tokens, &wire, &[1, 3]).unwrap()];
         assert_eq!((ours.rows, ours.written), (other.rows, other.written));
+    }
+
+    #[test]
+    fn of_a_text_that_is_too_long_for_the_memory_the_beginning_is_read_and_who_lied_there_is_found() {
+        let models = models();
+        let shape = Engine::shape(&models.bf16);
+        let position = (4 * shape.width + shape.cache_bytes()) as u64;
+        let begins = |positions: usize, all| beginning(shape, positions as u64 * position, all);
+        assert_eq!([LENGTH - 1, LENGTH, 2 * LENGTH].map(|fit| begins(fit, LENGTH)), [2 * CHUNK + 1, LENGTH, LENGTH]);
+        assert_eq!([0, 1, CHUNK, CHUNK + 1].map(|fit| begins(fit, LENGTH)), [1, 1, 1, CHUNK + 1]);
+
+        let tokens: Vec<u32> = (0..LENGTH as u32).collect();
+        let wire = Wire { limit: LENGTH as u32, prompt: LENGTH as u32, ..Wire::default() };
+        let signed = |chunk: usize| {
+            let (session, model, came, next) = ([1; 16], Hash::ZERO, chunks(&tokens)[chunk], Hash::ZERO);
+            let (gave, chunk) = (Hash([9; 32]), chunk as u32);
+            let statement = Statement { session, model, first: 0, end: 2, chunk, came, gave, next, height: 7 };
+            statement.sign(&Hash::ZERO, &models.keys[0])
+        };
+        let (early, late) = (signed(0), signed(1));
+        let part = &tokens[..begins(CHUNK + 1, LENGTH)];
+        let found = |signed: &[Signed]| liar(&models.bf16, part, &wire, signed).unwrap();
+        assert_eq!(found(std::slice::from_ref(&late)), None);
+        assert_eq!(found(&[late, early.clone()]), Some(early.clone()));
+        assert!(Charge::new(&early, part, &wire).is_some());
     }
 
     #[test]
