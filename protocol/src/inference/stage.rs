@@ -186,6 +186,8 @@ struct Session {
     /// What is signed of them.
     book: Book,
     ended: bool,
+    /// Positions of the text, once the client has said that it is written.
+    end: Option<usize>,
     turn: u64,
     /// Positions that are paid for.
     paid: usize,
@@ -612,6 +614,10 @@ impl Stage {
         let epoch = session.route.as_ref().map(|route| route.epoch);
         match body {
             Body::Route(route) if by_client => session.reroute(served, id, route, &mut self.effects),
+            Body::End(end) if by_client && Some(end.epoch) == epoch => {
+                session.end(served, end.positions as usize);
+                session.sign(served, id, &mut self.effects)
+            }
             Body::Close(close) if by_client => {
                 let chunks = close.chunks.iter().filter_map(|hash| Some(Hash((**hash).try_into().ok()?)));
                 let chunks = chunks.take(session.sure / CHUNK).collect();
@@ -734,6 +740,7 @@ impl Session {
             log: Vec::new(),
             book: Book::default(),
             ended: false,
+            end: None,
             turn: 0,
             paid: 0,
             wrote: 0,
@@ -846,7 +853,7 @@ impl Session {
         self.book.reset(have);
         self.pieces.clear();
         (self.received, self.confirmed) = (self.computed, self.computed);
-        (self.ended, self.missed) = (false, 0);
+        (self.ended, self.end, self.missed) = (false, None, 0);
         if self.is_last(served) {
             // What another one has chosen it does not answer for.
             if !self.tokens.starts_with(&route.tokens) || self.wrote == 0 {
@@ -924,7 +931,24 @@ impl Session {
         }
         self.ended |= finished;
         self.settle(served.width);
+        if self.ended {
+            // As a draft it may have been computed here, and by nobody else.
+            self.rewind(self.tokens.len().saturating_sub(1), served.width);
+        }
         Ok(())
+    }
+
+    /// The text is written: nothing is computed behind its end, and between the first and the last stage nobody else says which drafts were met.
+    fn end(&mut self, served: &Served, positions: usize) {
+        if self.end.is_some() {
+            return;
+        }
+        self.end = Some(positions);
+        if !self.is_first() && !self.is_last(served) {
+            let met = positions.saturating_sub(self.sure).min(self.drafts.len());
+            self.sure += met;
+            self.drafts.drain(..met);
+        }
     }
 
     /// Drafts that were met are sure, and from the first that was not on all is forgotten.
@@ -986,7 +1010,8 @@ impl Session {
 
     /// Positions that could be computed.
     fn waiting(&self, served: &Served) -> usize {
-        if self.route.is_none() || self.is_first() && self.ended || self.computed >= self.paid {
+        let over = self.is_first() && self.ended || self.end.is_some();
+        if self.route.is_none() || over || self.computed >= self.paid {
             0
         } else if self.is_first() {
             self.tokens.len().saturating_sub(self.computed)
@@ -1089,16 +1114,20 @@ impl Session {
         self.sign(served, job.session, effects)
     }
 
-    /// The hash of the text up to a chunk's end, at the last stage.
-    fn text(&mut self, chunk: usize) -> Hash {
-        while let (at, true) = (self.texts.len() * CHUNK, self.texts.len() <= chunk) {
+    /// The hash of the text up to a position, at the last stage.
+    fn text(&mut self, end: usize) -> Hash {
+        let whole = end / CHUNK;
+        while let (at, true) = (self.texts.len() * CHUNK, self.texts.len() < whole) {
             let last = self.texts.last().copied().unwrap_or_default();
             self.texts.push(chunk_after(&last, &self.tokens[at..at + CHUNK]));
         }
-        self.texts[chunk]
+        let last = whole.checked_sub(1).map_or(Hash::ZERO, |last| self.texts[last]);
+        let rest = &self.tokens[whole * CHUNK..end];
+        if rest.is_empty() { last } else { chunk_after(&last, rest) }
     }
 
-    /// Signs all whole chunks that nothing takes back, once the stage before has signed what came, and there is one behind that hears it.
+    /// Signs all whole chunks that nothing takes back, and what is left at the text's end, once the stage before has signed what came, and there
+    /// is one behind that hears it.
     fn sign(&mut self, served: &Served, id: SessionId, effects: &mut Vec<Effect>) -> Result<(), Refusal> {
         let Some(route) = &self.route else { return Ok(()) };
         let (epoch, before, after, heard) = (route.epoch, route.before, route.after, route.cursor.is_some());
@@ -1108,21 +1137,29 @@ impl Session {
             let text = first.then(|| chunk_after(&self.book.last().0, &self.tokens[start..end]));
             self.book.close(text, &self.log[start * width..end * width], width);
         }
+        let start = self.book.chunks() * CHUNK;
+        // Less than a chunk is left, so this is where the text ends.
+        if let Some(end) = self.end.filter(|end| (start + 1..=self.sure).contains(end)) {
+            let text = first.then(|| chunk_after(&self.book.last().0, &self.tokens[start..end]));
+            self.book.end(text, &self.log[start * width..end * width], width);
+        }
         if after.is_some() && !heard {
             return Ok(());
         }
         loop {
             let chunk = self.book.signed();
+            let whole = chunk < self.book.chunks();
+            let end = if whole { (chunk + 1) * CHUNK } else { self.end.unwrap_or(usize::MAX) };
             // After the last layer it signs the tokens that follow, too.
-            if last && self.tokens.len() <= (chunk + 1) * CHUNK {
+            if last && self.tokens.len() <= end {
                 return Ok(());
             }
             let wrong = |differs| wrong_rows(before, &differs);
             let Some((chunk, came, gave)) = self.book.next(first).map_err(wrong)? else { return Ok(()) };
             let next = match last && proof::answers(chunk, self.wrote, &self.sampling) {
                 true => {
-                    let text = self.text(chunk);
-                    proof::next(&self.sampling, &text, self.tokens[(chunk + 1) * CHUNK])
+                    let text = self.text(end);
+                    proof::next(&self.sampling, &text, self.tokens[end])
                 }
                 false => Hash::ZERO,
             };
