@@ -94,5 +94,6 @@ body_from! {
         Signed: Signed,
         Pay: Pay,
         Wait: Wait,
+        End: End,
     }
 }

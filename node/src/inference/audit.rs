@@ -18,7 +18,7 @@ use ailo_training::{
 use std::{collections::HashSet, sync::Arc, time::Duration};
 use tokio::sync::watch;
 
-/// Tokens of a prompt, and of a text after it: statements come some 100 tokens late.
+/// Tokens of a prompt, and of a text after it.
 const PROMPT: (u64, u64) = (8, 64);
 const TEXT: (u64, u64) = (160, 96);
 

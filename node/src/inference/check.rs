@@ -2,11 +2,12 @@
 //! comes out is found.
 
 use super::{hub::Hub, model::Model, worker::sampling_of};
+use crate::machine;
 use ailo_proto::Sampling as Wire;
 use ailo_protocol::{
     Hash,
     inference::{
-        chunks,
+        CHUNK, all_chunks,
         proof::{self, Charge, Choice, Signed, Truth},
     },
     keys,
@@ -26,6 +27,8 @@ use std::{
 
 /// Positions that are read at once.
 const PIECE: usize = 128;
+/// What a check holds of a text is such a part of the machine's memory at most.
+const MEMORY_PART: u64 = 16;
 /// A check waits for everything else.
 const NICENESS: i32 = 15;
 
@@ -36,8 +39,13 @@ pub fn perhaps(hub: &Arc<Hub>, model: &Arc<Model>, tokens: &[u32], wire: &Wire, 
     if !others || lot >= hub.checks || BUSY.swap(true, Ordering::Relaxed) {
         return;
     }
-    let (hub, model, tokens, wire) = (hub.clone(), model.clone(), tokens.to_vec(), wire.clone());
     let busy = Busy;
+    let begins = beginning(&model.shape, machine::memory() / MEMORY_PART, tokens.len());
+    if begins < tokens.len() {
+        let all = tokens.len();
+        tracing::info!(tokens = all, read = begins, "memory is too small to read a whole text again: its beginning is");
+    }
+    let (hub, model, tokens, wire) = (hub.clone(), model.clone(), tokens[..begins].to_vec(), wire.clone());
     drop(aside(move || {
         let _busy = busy;
         if let Some(charge) = again(&hub, &model, &tokens, &wire, &signed)
@@ -46,6 +54,13 @@ pub fn perhaps(hub: &Arc<Hub>, model: &Arc<Model>, tokens: &[u32], wire: &Wire, 
             court.keep(&charge);
         }
     }));
+}
+
+/// Tokens of a text of `all` that can be read in so many bytes: whole chunks, and the token after these.
+fn beginning(shape: &Shape, bytes: u64, all: usize) -> usize {
+    let position = size_of::<f32>() * shape.width + shape.cache_bytes();
+    let most = usize::try_from(bytes).unwrap_or(usize::MAX) / position.max(1);
+    if all <= most { all } else { most.saturating_sub(1) / CHUNK * CHUNK + 1 }
 }
 
 /// A text is being read again. It ends with the reading, however that ends.
@@ -99,12 +114,12 @@ pub fn again(hub: &Hub, model: &Model, tokens: &[u32], wire: &Wire, signed: &[Si
 pub trait Layers {
     /// The model.
     fn shape(&self) -> &Shape;
-    /// Layers from `first` to `end` or, if less is loaded at once, to an earlier one, which is said.
+    /// What has a layer, and where it is among those that this has.
     ///
     /// # Errors
     ///
     /// As [`Model::load`].
-    fn part(&self, first: usize, end: usize) -> Result<(Box<dyn Deref<Target = Engine> + '_>, Range<usize>)>;
+    fn layer(&self, layer: usize) -> Result<(Box<dyn Deref<Target = Engine> + '_>, Range<usize>)>;
 }
 
 /// All layers are there.
@@ -113,8 +128,8 @@ impl Layers for Engine {
         Engine::shape(self)
     }
 
-    fn part(&self, first: usize, end: usize) -> Result<(Box<dyn Deref<Target = Engine> + '_>, Range<usize>)> {
-        Ok((Box::new(self), first..end))
+    fn layer(&self, layer: usize) -> Result<(Box<dyn Deref<Target = Engine> + '_>, Range<usize>)> {
+        Ok((Box::new(self), layer..layer + 1))
     }
 }
 
@@ -124,10 +139,10 @@ impl Layers for Model {
         &self.shape
     }
 
-    fn part(&self, first: usize, end: usize) -> Result<(Box<dyn Deref<Target = Engine> + '_>, Range<usize>)> {
+    fn layer(&self, layer: usize) -> Result<(Box<dyn Deref<Target = Engine> + '_>, Range<usize>)> {
         match self.whole() {
-            Some(engine) => engine.part(first, end),
-            None => Ok((Box::new(Box::new(self.load(first..first + 1, 1, &mut |_, _| ())?)), 0..1)),
+            Some(engine) => engine.layer(layer),
+            None => Ok((Box::new(Box::new(self.load(layer..layer + 1, 1, &mut |_, _| ())?)), 0..1)),
         }
     }
 }
@@ -140,33 +155,35 @@ struct Reading {
     written: Vec<u32>,
 }
 
-/// Reads a text, of which `wire.prompt` tokens were given and the others written, up to what is no token.
-fn read(model: &impl Layers, tokens: &[u32], wire: &Wire, layers_asked: &[usize]) -> Result<Reading> {
+/// Reads the first `positions` of a text, of which `wire.prompt` tokens were given and the others written, or whole chunks of it up to what is
+/// no token: all of it through one layer after another, so that its rows and the keys and values of one layer are held alone.
+fn read(
+    model: &impl Layers,
+    (tokens, positions): (&[u32], usize),
+    wire: &Wire,
+    layers_asked: &[usize],
+) -> Result<Reading> {
     let readable = tokens.iter().take_while(|token| (**token as usize) < model.shape().vocabulary).count();
     let tokens = &tokens[..readable];
+    let positions = if positions <= readable { positions } else { readable / CHUNK * CHUNK };
     let (width, layers) = (model.shape().width, model.shape().layers);
-    let mut asked: Vec<usize> = layers_asked.iter().copied().filter(|end| (1..layers).contains(end)).collect();
-    asked.push(layers);
-    asked.sort_unstable();
-    let (mut rows, mut at, mut known, mut written) = (Vec::new(), 0, Vec::new(), Vec::new());
-    while at < layers {
-        let end = asked.iter().copied().find(|end| *end > at).unwrap_or(layers);
-        let (engine, part) = model.part(at, end)?;
-        if at == 0 {
-            rows = engine.embed(tokens, 0)?;
+    let (mut rows, mut known, mut written) = (Vec::new(), Vec::new(), Vec::new());
+    for layer in 0..layers {
+        let (engine, part) = model.layer(layer)?;
+        if layer == 0 {
+            rows = engine.embed(&tokens[..positions], 0)?;
         }
-        let mut cache = engine.cache_of(part.clone(), tokens.len());
-        let mut out = Vec::with_capacity(rows.len());
-        for piece in rows.chunks(PIECE * width) {
-            out.extend(
-                engine.forward(piece.to_vec(), &mut [Part { cache: &mut cache, positions: piece.len() / width }])?,
-            );
+        let mut cache = engine.cache_of(part, positions);
+        for piece in rows.chunks_mut(PIECE * width) {
+            let positions = piece.len() / width;
+            let out = engine.forward(piece.to_vec(), &mut [Part { cache: &mut cache, positions }])?;
+            piece.copy_from_slice(&out);
         }
-        (rows, at) = (out, at + part.len());
-        if asked.contains(&at) {
-            known.push((at as u32, proof::hashes(&rows, width)));
+        let end = layer + 1;
+        if end == layers || layers_asked.contains(&end) {
+            known.push((end as u32, proof::hashes(&rows, width)));
         }
-        if at == layers {
+        if end == layers {
             written = write(&engine, tokens, wire, &rows)?;
         }
     }
@@ -179,7 +196,7 @@ fn write(engine: &Engine, tokens: &[u32], wire: &Wire, rows: &[f32]) -> Result<V
     // No position gives the first token.
     let (sampling, mut written) = (sampling_of(wire), tokens[..prompt.max(1).min(tokens.len())].to_vec());
     let from = written.len().saturating_sub(1);
-    let last = &rows[from.min(tokens.len()) * shape.width..];
+    let last = rows.get(from * shape.width..).unwrap_or_default();
     for piece in last.chunks(PIECE * shape.width / 4) {
         for logits in engine.logits(piece)?.chunks_exact(shape.vocabulary) {
             let at = written.len();
@@ -199,7 +216,8 @@ fn write(engine: &Engine, tokens: &[u32], wire: &Wire, rows: &[f32]) -> Result<V
 pub fn liar(model: &impl Layers, tokens: &[u32], wire: &Wire, statements: &[Signed]) -> Result<Option<Signed>> {
     let of = |signed: &Signed| [signed.statement.first as usize, signed.statement.end as usize];
     let asked: Vec<usize> = statements.iter().flat_map(of).collect();
-    let Reading { rows, written } = read(model, tokens, wire, &asked)?;
+    // What comes after the last token nobody has computed.
+    let Reading { rows, written } = read(model, (tokens, tokens.len().saturating_sub(1)), wire, &asked)?;
     let layers = model.shape().layers as u32;
     let truth = Truth { tokens, sampling: wire, written: &written, rows: &rows, layers };
     Ok(truth.liar(statements).cloned())
@@ -215,9 +233,10 @@ pub fn judge(model: &impl Layers, charge: &Charge) -> Result<Hash> {
     let (first, end) = (statement.first as usize, statement.end as usize);
     let given = || Wire { prompt: tokens.len() as u32, ..Wire::default() };
     let wire = charge.choice.as_ref().map_or_else(given, Choice::sampling);
-    let Reading { rows, written } = read(model, tokens, &wire, &[first, end])?;
+    let positions = charge.positions();
+    let Reading { rows, written } = read(model, (tokens, positions), &wire, &[first, end])?;
     let at = |layer: usize| match layer {
-        0 => chunks(tokens),
+        0 => all_chunks(&tokens[..positions]),
         _ => rows.iter().find(|(known, _)| *known == layer as u32).map_or_else(Vec::new, |(_, hashes)| hashes.clone()),
     };
     Ok(charge.found(&at(first), &at(end), &written))
@@ -227,10 +246,7 @@ pub fn judge(model: &impl Layers, charge: &Charge) -> Result<Hash> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use ailo_protocol::{
-        Keypair,
-        inference::{CHUNK, chunks, proof::Statement},
-    };
+    use ailo_protocol::{Keypair, inference::proof::Statement};
     use ailo_training::{
         checkpoint::{Checkpoint, random},
         engine::Dtype,
@@ -313,11 +329,12 @@ mod tests {
                 tokens.push(sample(&logits, &sampling_of(&wire), &tokens[PROMPT..], at).token);
             }
             let (mut signed, passed) = (Vec::new(), passed.map(|rows| proof::hashes(&rows, self.width)));
+            let text = all_chunks(&tokens[..at]);
             for (chunk, (between, last)) in passed[0].iter().copied().zip(passed[1].iter().copied()).enumerate() {
-                let end = (chunk + 1) * CHUNK;
-                let next = proof::next(&wire, &chunks(&tokens)[chunk], tokens[end]);
+                let end = ((chunk + 1) * CHUNK).min(at);
+                let next = proof::next(&wire, &text[chunk], tokens[end]);
                 for (key, (first, end), (came, gave, next)) in [
-                    (&self.keys[0], (0, 2), (chunks(&tokens)[chunk], between, Hash::ZERO)),
+                    (&self.keys[0], (0, 2), (text[chunk], between, Hash::ZERO)),
                     (&self.keys[1], (2, 4), (between, last, next)),
                 ] {
                     let (session, model, chunk) = ([1; 16], Hash::ZERO, chunk as u32);
@@ -351,9 +368,62 @@ mod tests {
         let whole = engine(folder.path(), Dtype::Int8);
         let tokens: Vec<u32> = (0..90).map(|i| i * 37 % 256).collect();
         let wire = Wire { limit: 100, temperature: 0.7, top_p: 1.0, prompt: 10, seed: 3, ..Wire::default() };
-        let [ours, other] =
-            [read(&whole, &tokens, &wire, &[1, 3]).unwrap(), read(&model, &tokens, &wire, &[1, 3]).unwrap()];
+        let [ours, other] = [
+            read(&whole, (&tokens, 89), &wire, &[1, 3]).unwrap(),
+            read(&model, (&tokens, 89), &wire, &[1, 3]).unwrap(),
+        ];
+        assert_eq!((ours.rows[0].1.len(), ours.written.len()), (3, 90), "the last chunk is shorter");
         assert_eq!((ours.rows, ours.written), (other.rows, other.written));
+    }
+
+    #[test]
+    fn a_lie_about_what_is_less_than_a_chunk_is_found() {
+        let models = models();
+        for length in [2, 20, CHUNK, CHUNK + 1, CHUNK + 2] {
+            let tokens: Vec<u32> = (0..length as u32).collect();
+            let wire = Wire { limit: length as u32, prompt: length as u32, ..Wire::default() };
+            let (at, chunk) = (length - 1, (length - 2) / CHUNK);
+            let rows = models.stage(&models.bf16, 0..2)(0, models.bf16.embed(&tokens[..at], 0).unwrap());
+            let (session, model, next) = ([1; 16], Hash::ZERO, Hash::ZERO);
+            let says = |gave: Hash| {
+                let (came, chunk) = (all_chunks(&tokens[..at])[chunk], chunk as u32);
+                let statement = Statement { session, model, first: 0, end: 2, chunk, came, gave, next, height: 7 };
+                statement.sign(&Hash::ZERO, &models.keys[0])
+            };
+            let (right, wrong) = (says(proof::hashes(&rows, models.width)[chunk]), says(Hash([9; 32])));
+            for (signed, lies) in [(right, false), (wrong, true)] {
+                let found = liar(&models.bf16, &tokens, &wire, std::slice::from_ref(&signed)).unwrap();
+                assert_eq!(found.is_some(), lies, "{length} tokens");
+                let charge = Charge::new(&signed, &tokens, &wire).unwrap();
+                assert_eq!((charge.is_sound(), charge.positions()), (true, at));
+                assert_eq!(judge(&models.bf16, &charge).unwrap() != charge.claimed(), lies, "{length} tokens");
+            }
+        }
+    }
+
+    #[test]
+    fn of_a_text_that_is_too_long_for_the_memory_the_beginning_is_read_and_who_lied_there_is_found() {
+        let models = models();
+        let shape = Engine::shape(&models.bf16);
+        let position = (4 * shape.width + shape.cache_bytes()) as u64;
+        let begins = |positions: usize, all| beginning(shape, positions as u64 * position, all);
+        assert_eq!([LENGTH - 1, LENGTH, 2 * LENGTH].map(|fit| begins(fit, LENGTH)), [2 * CHUNK + 1, LENGTH, LENGTH]);
+        assert_eq!([0, 1, CHUNK, CHUNK + 1].map(|fit| begins(fit, LENGTH)), [1, 1, 1, CHUNK + 1]);
+
+        let tokens: Vec<u32> = (0..LENGTH as u32).collect();
+        let wire = Wire { limit: LENGTH as u32, prompt: LENGTH as u32, ..Wire::default() };
+        let signed = |chunk: usize| {
+            let (session, model, came, next) = ([1; 16], Hash::ZERO, all_chunks(&tokens)[chunk], Hash::ZERO);
+            let (gave, chunk) = (Hash([9; 32]), chunk as u32);
+            let statement = Statement { session, model, first: 0, end: 2, chunk, came, gave, next, height: 7 };
+            statement.sign(&Hash::ZERO, &models.keys[0])
+        };
+        let (early, late) = (signed(0), signed(1));
+        let part = &tokens[..begins(CHUNK + 1, LENGTH)];
+        let found = |signed: &[Signed]| liar(&models.bf16, part, &wire, signed).unwrap();
+        assert_eq!(found(std::slice::from_ref(&late)), None);
+        assert_eq!(found(&[late, early.clone()]), Some(early.clone()));
+        assert!(Charge::new(&early, part, &wire).is_some());
     }
 
     #[test]
@@ -368,7 +438,7 @@ mod tests {
             first: 0,
             end: 2,
             chunk: 0,
-            came: chunks(&tokens)[0],
+            came: all_chunks(&tokens)[0],
             gave: Hash([9; 32]),
             next: Hash::ZERO,
             height: 7,

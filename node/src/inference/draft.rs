@@ -10,6 +10,7 @@ use ailo_protocol::inference::{
 };
 use ailo_training::{
     Result,
+    checkpoint::Checkpoint,
     engine::{Cache, Engine, Part},
     sample::{Sampling, sample},
 };
@@ -42,6 +43,19 @@ pub enum Guess {
     Model(PathBuf),
 }
 
+impl Guess {
+    /// Bytes of the weights that it takes.
+    ///
+    /// # Errors
+    ///
+    /// As [`Checkpoint::open`], if there is a model.
+    pub fn bytes(&self) -> Result<u64> {
+        let Guess::Model(folder) = self else { return Ok(0) };
+        let checkpoint = Checkpoint::open(folder)?;
+        Ok(checkpoint.size(&(0..checkpoint.shape().layers), None)?.kept)
+    }
+}
+
 impl From<PathBuf> for Guess {
     /// As `--draft` has it.
     fn from(path: PathBuf) -> Guess {
@@ -52,8 +66,9 @@ impl From<PathBuf> for Guess {
 /// Guesses for all sessions of a first stage.
 pub struct Drafts {
     model: Option<Engine>,
-    /// Texts that it keeps what it has read of, at most.
+    /// Texts that it keeps what it has read of, at most, and bytes that these take.
     texts: usize,
+    bytes: u64,
     /// Seconds that a draft costs, in all stages together and in the model that makes it.
     position: f64,
     sessions: HashMap<SessionId, Guesses>,
@@ -77,14 +92,21 @@ impl Drafts {
     /// read of texts takes up to `memory` bytes.
     pub fn new(model: Option<Engine>, position: Duration, memory: u64) -> Drafts {
         let of_text = |model: &Engine| (model.shape().cache_bytes() * model.layers() * model.shape().context) as u64;
-        let texts = model.as_ref().map_or(0, |model| (memory / of_text(model).max(1)) as usize).min(MAX_READ);
+        let of_text = model.as_ref().map_or(u64::MAX, of_text).max(1);
+        let texts = (memory / of_text).min(MAX_READ as u64);
+        let (texts, bytes) = (texts as usize, texts * of_text);
         let own = model.as_ref().map_or(Duration::ZERO, |model| super::speed::pass(model, 1));
-        Drafts { model, texts, position: (position + own).as_secs_f64(), sessions: HashMap::new() }
+        Drafts { model, texts, bytes, position: (position + own).as_secs_f64(), sessions: HashMap::new() }
+    }
+
+    /// Bytes that it keeps of what it has read, at most.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// Never guesses.
     pub fn none() -> Drafts {
-        Drafts { model: None, texts: 0, position: f64::INFINITY, sessions: HashMap::new() }
+        Drafts { model: None, texts: 0, bytes: 0, position: f64::INFINITY, sessions: HashMap::new() }
     }
 }
 

@@ -50,7 +50,7 @@ impl Share {
 pub struct Hosting {
     /// Threads that compute.
     pub threads: usize,
-    /// Bytes for sessions.
+    /// Bytes for sessions, and for what drafts have read of them.
     pub memory: u64,
     /// How much less of a busy processor it gets, 0 to 19.
     pub niceness: i32,
@@ -131,7 +131,8 @@ pub async fn start(
         embed_us: speed.embed_us,
         head_us: speed.head_us,
         token_us,
-        memory,
+        // All that there is now: what drafts take is none of it.
+        memory: room,
         room,
         price: hub.price(),
         near: Vec::new(),

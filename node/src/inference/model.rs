@@ -130,6 +130,13 @@ impl Model {
         })
     }
 
+    /// The same where the first layer takes so many bytes more, for what guesses there.
+    #[must_use]
+    pub fn with_draft(mut self, bytes: u64) -> Model {
+        self.sizes.iter_mut().take(1).for_each(|first| *first = first.saturating_add(bytes));
+        self
+    }
+
     /// What names the state of the network's own model with this root.
     pub fn own_id(root: &Hash) -> Hash {
         Hash::of_parts(Domain::Model, &[b"own", &root.0])
@@ -269,6 +276,8 @@ mod tests {
             assert_eq!(model.spans(3 * layer), [0..2, 1..4, 2..5, 4..6], "{dtype:?}");
             assert_eq!(model.spans(layer - 1), []);
             assert_eq!(model.spans(u64::MAX), [0..6]);
+            // A draft leaves less room beside the first layer.
+            assert_eq!(model.with_draft(2 * layer).spans(4 * layer), [0..1, 1..5, 3..6], "{dtype:?}");
         }
     }
 

@@ -96,8 +96,11 @@ impl Inference {
         let hosting = Hosting { threads, memory: serves.memory, niceness, draft };
         let (model, opened) = watch::channel(None);
         let keep = host::keep(hub.clone(), (serves.share, hosting, serves.pauses), opened, (offered, served));
-        if let Some(Checkpoint { folder, dtype, .. }) = serves.checkpoint {
-            let open = move || Model::open(&folder, dtype, Some(&hashes), &mut progress::bytes("reading the model"));
+        if let Some(Checkpoint { folder, dtype, draft }) = serves.checkpoint {
+            let open = move || {
+                let model = Model::open(&folder, dtype, Some(&hashes), &mut progress::bytes("reading the model"))?;
+                Ok::<_, NodeError>(model.with_draft(draft.bytes()?))
+            };
             let opened = tokio::task::spawn_blocking(open).await;
             let opened = opened.map_err(|e| NodeError::io("open the model", std::io::Error::other(e)))??;
             model.send_replace(Some(Arc::new(opened)));

@@ -55,8 +55,11 @@ pub enum Failure {
     Money(#[from] Unpayable),
 }
 
-/// A text that is being written. Dropping it ends it everywhere.
-pub struct Session {
+/// A text that is being written. Dropping it ends it everywhere; but one that is written waits for what its stages sign last.
+pub struct Session(Option<Asking>);
+
+/// The same, as long as anything is to be done for it.
+struct Asking {
     hub: Arc<Hub>,
     client: Client,
     news: Receiver<News>,
@@ -180,13 +183,45 @@ fn ahead(known: u32, proven: u32, paid: u32, limit: u32) -> u32 {
 impl Session {
     /// Asks for what follows `tokens`, which are one at least.
     pub fn start(hub: &Arc<Hub>, model: &Arc<Model>, reach: Reach, tokens: Vec<u32>, sampling: Sampling) -> Session {
+        Session(Some(Asking::start(hub, model, reach, tokens, sampling)))
+    }
+
+    /// What comes next; none after the end, when the stages have signed all of it, or had the time to.
+    pub async fn next(&mut self) -> Option<Event> {
+        self.0.as_mut()?.next().await
+    }
+
+    /// Who computes the text now, and which layers.
+    pub fn stages(&self) -> Vec<(NodeId, Range<u32>)> {
+        self.0.as_ref().map(|asking| asking.client.open_stages()).unwrap_or_default()
+    }
+
+    /// The text so far, and what stages have signed of it.
+    pub fn evidence(&mut self) -> (Vec<u32>, Vec<Signed>) {
+        self.0.as_mut().map(Asking::evidence).unwrap_or_default()
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        // Whoever reads the text does not wait for it.
+        if let Some(mut asking) = self.0.take_if(|asking| asking.client.is_closing())
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            runtime.spawn(async move { while asking.next().await.is_some() {} });
+        }
+    }
+}
+
+impl Asking {
+    fn start(hub: &Arc<Hub>, model: &Arc<Model>, reach: Reach, tokens: Vec<u32>, sampling: Sampling) -> Asking {
         hub.texts.begin();
         let nonce = Hash(keys::random_bytes()).stream().next_u64();
         let (layers, vocabulary) = (model.shape.layers as u32, model.shape.vocabulary as u32);
         let request = Request { model: model.id, layers, vocabulary, tokens, sampling, owner: reach.owner };
         let (limit, sampling) = (request.sampling.limit as usize, request.sampling.clone());
         let client = Client::new(hub.node(), nonce, request);
-        let mut session = Session {
+        let mut session = Asking {
             news: hub.listen(client.id(), limit),
             hub: hub.clone(),
             client,
@@ -210,8 +245,7 @@ impl Session {
         session
     }
 
-    /// What comes next; none after the end.
-    pub async fn next(&mut self) -> Option<Event> {
+    async fn next(&mut self) -> Option<Event> {
         loop {
             if let Some(event) = self.events.pop_front() {
                 let ends = !matches!(event, Event::Token(..));
@@ -221,7 +255,7 @@ impl Session {
                 self.over |= ends;
                 return Some(event);
             }
-            if self.over {
+            if self.over && !self.client.is_closing() {
                 return None;
             }
             match tokio::time::timeout(TICK, self.news.recv()).await {
@@ -326,13 +360,7 @@ impl Session {
         }
     }
 
-    /// Who computes the text now, and which layers.
-    pub fn stages(&self) -> Vec<(NodeId, Range<u32>)> {
-        self.client.open_stages()
-    }
-
-    /// The text so far, and what stages have signed of it.
-    pub fn evidence(&mut self) -> (Vec<u32>, Vec<Signed>) {
+    fn evidence(&mut self) -> (Vec<u32>, Vec<Signed>) {
         (self.client.tokens().to_vec(), std::mem::take(&mut self.signed))
     }
 
@@ -366,10 +394,7 @@ impl Session {
                     self.latency_ms = self.latency_ms.min(waited);
                     self.events.push_back(Event::Token(token, logprob));
                 }
-                Effect::Finished(finish) => {
-                    self.events.push_back(Event::Finished(finish));
-                    self.check();
-                }
+                Effect::Finished(finish) => self.events.push_back(Event::Finished(finish)),
                 Effect::Failed(why) => {
                     let dear = match &why {
                         client::Failure::Unserved { layers, .. } => self.now().dear(layers),
@@ -403,7 +428,7 @@ impl Session {
     }
 }
 
-impl Drop for Session {
+impl Drop for Asking {
     fn drop(&mut self) {
         // A text that was broken off is looked at, too.
         self.check();

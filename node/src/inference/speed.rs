@@ -1,7 +1,13 @@
 //! How fast layers are on this machine.
 
-use ailo_training::engine::{Engine, Part};
-use std::time::{Duration, Instant};
+use ailo_training::{
+    engine::{Engine, Part},
+    sample::{Sampling, sample},
+};
+use std::{
+    hint::black_box,
+    time::{Duration, Instant},
+};
 
 /// Passes that measure it.
 const PROBE: usize = 4;
@@ -13,7 +19,7 @@ pub struct Speed {
     pub layer_us: u32,
     /// Before the first layer, if that is here.
     pub embed_us: u32,
-    /// After the last one, if that is here.
+    /// After the last one, if that is here: logits, and the choice of a token.
     pub head_us: u32,
 }
 
@@ -21,11 +27,12 @@ impl Speed {
     /// Measures it.
     pub fn of(engine: &Engine) -> Speed {
         let us = |time: Duration| u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
-        let row = vec![0.01; engine.shape().width];
+        let (row, sampling) = (vec![0.01; engine.shape().width], Sampling::default());
+        let head = || engine.logits(&row).map(|logits| black_box(sample(&logits, &sampling, &[], 0))).is_ok();
         Speed {
             layer_us: us(pass(engine, 1) / engine.layers().max(1) as u32).max(1),
             embed_us: best(|| engine.embed(&[0], 0).is_ok()).map_or(0, us),
-            head_us: best(|| engine.logits(&row).is_ok()).map_or(0, us),
+            head_us: best(head).map_or(0, us),
         }
     }
 

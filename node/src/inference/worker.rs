@@ -14,7 +14,7 @@ use ailo_protocol::{
     inference::{
         MAX_ROOM, SessionId,
         proof::{Signed, Statement},
-        stage::{Done, Draft, Effect, Input, Job, Served, Stage},
+        stage::{Done, Effect, Input, Job, Served, Stage},
         tabs::{Service, Unpaid},
     },
     payment::SignedReceipt,
@@ -85,7 +85,7 @@ pub struct Setup {
     pub layers: Range<usize>,
     /// Threads for large products.
     pub threads: usize,
-    /// Bytes for sessions.
+    /// Bytes for sessions, and for what drafts have read of them.
     pub memory: u64,
     /// How much less of a busy processor it gets, 0 to 19.
     pub niceness: i32,
@@ -94,7 +94,7 @@ pub struct Setup {
 }
 
 impl Setup {
-    /// Guesses for the sessions that begin here.
+    /// Guesses for the sessions that begin here. What a model has read of them takes half of their memory at most.
     fn drafts(&self, engine: &Engine, one: Duration) -> Result<Drafts> {
         const SEVERAL: usize = 9;
         if self.draft == Guess::Never {
@@ -145,10 +145,10 @@ impl Worker {
         let engine =
             setup.model.load(setup.layers.clone(), setup.threads, &mut progress::bytes("loading the model"))?;
         let speed = Speed::of(&engine);
-        let draft: Box<dyn Draft> = Box::new(setup.drafts(&engine, pass(&engine, 1))?);
+        let drafts = setup.drafts(&engine, pass(&engine, 1))?;
         let (gauges, long) = (Arc::<Gauges>::default(), Arc::<Long>::default());
         let shown = (Arc::downgrade(hub), gauges.clone(), long.clone());
-        let computer = Computer::new(setup, engine, &speed, draft, shown);
+        let computer = Computer::new(setup, engine, &speed, drafts, shown);
         let computer = Arc::new(Mutex::new(Some(computer)));
         let (mail, (ends, over)) = (Arc::<Mutex<VecDeque<Inbound>>>::default(), watch::channel(false));
         let (own, own_mail, niceness) = (computer.clone(), mail.clone(), setup.niceness);
@@ -305,7 +305,7 @@ impl Computer {
         setup: &Setup,
         engine: Engine,
         speed: &Speed,
-        draft: Box<dyn Draft>,
+        drafts: Drafts,
         (hub, gauges, long): (Weak<Hub>, Arc<Gauges>, Arc<Long>),
     ) -> Computer {
         let shape = engine.shape();
@@ -318,14 +318,14 @@ impl Computer {
             cache_bytes: shape.cache_bytes(),
             vocabulary: shape.vocabulary as u32,
             context: shape.context.min(MAX_ROOM),
-            memory: setup.memory,
+            memory: setup.memory.saturating_sub(drafts.bytes()),
             owner: hub.upgrade().map_or(PublicKey([0; 32]), |hub| *hub.node()),
             paid: paid_for,
         };
         let least = f64::from(speed.token_us(engine.layers())) / 1e6;
         let computer = Computer {
             model: setup.model.id,
-            stage: Stage::new(served, draft),
+            stage: Stage::new(served, Box::new(drafts)),
             engine,
             caches: HashMap::new(),
             signed: HashMap::new(),
@@ -678,25 +678,42 @@ mod tests {
     use ailo_training::checkpoint::random;
     use serde_json::json;
 
-    /// What computes a model of one layer, for its own node.
-    fn computer(hub: &Arc<Hub>) -> Computer {
+    /// A model of one layer.
+    fn folder() -> tempfile::TempDir {
         let config = json!({ "model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1,
                              "num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 262, "max_position_embeddings": 512,
                              "tie_word_embeddings": true, "rms_norm_eps": 1e-6 });
         let folder = tempfile::tempdir().unwrap();
         random::write(folder.path(), &config, &random::tensors(&config), 1).unwrap();
         random::write_tokenizer(folder.path(), None).unwrap();
+        folder
+    }
+
+    /// What computes it for its own node.
+    fn computer(hub: &Arc<Hub>, draft: Guess) -> Computer {
+        let folder = folder();
         let model = Arc::new(Model::open(folder.path(), None, None, &mut |_, _| ()).unwrap());
         let engine = model.load(0..1, 1, &mut |_, _| ()).unwrap();
-        let setup = Setup { model, layers: 0..1, threads: 1, memory: 64 << 20, niceness: 0, draft: Guess::Never };
+        let setup = Setup { model, layers: 0..1, threads: 1, memory: 64 << 20, niceness: 0, draft };
         let (speed, shown) = (Speed::of(&engine), (Arc::downgrade(hub), Arc::default(), Arc::default()));
-        Computer::new(&setup, engine, &speed, Box::new(Drafts::none()), shown)
+        let drafts = setup.drafts(&engine, pass(&engine, 1)).unwrap();
+        Computer::new(&setup, engine, &speed, drafts, shown)
+    }
+
+    #[test]
+    fn what_a_draft_keeps_of_texts_is_no_room_for_others() {
+        let hub = Hub::new(Keypair::generate(), Hash::ZERO, 0.0, (None, None), None);
+        let small = folder();
+        let room = |draft| computer(&hub, draft).stage.room();
+        assert_eq!(room(Guess::Never), 64 << 20);
+        // 64 texts of 512 positions, with 32 numbers of keys and of values each.
+        assert_eq!(room(Guess::Model(small.path().into())), (64 << 20) - 64 * 512 * 2 * 32 * 4);
     }
 
     #[test]
     fn what_is_copied_for_a_text_is_copied_by_the_stages_thread_and_one_at_a_time() {
         let hub = Hub::new(Keypair::generate(), Hash::ZERO, 0.0, (None, None), None);
-        let (mut computer, mail, node) = (computer(&hub), Mutex::new(VecDeque::new()), *hub.node());
+        let (mut computer, mail, node) = (computer(&hub, Guess::Never), Mutex::new(VecDeque::new()), *hub.node());
         let send = |nonce, body: Body| {
             let frame = Frame::of(session_id(&node, nonce), body);
             mail.lock().unwrap().push_back(Inbound::Frame(node, frame, None));

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{Hash, NodeId, Signature, hash::Domain};
 use ailo_proto::{
-    Bytes, Close, FailedWhy, Finish, Frame, Have, Input, Logprob, Open, Place, Route, Sampling, Tokens, Where,
+    Bytes, Close, End, FailedWhy, Finish, Frame, Have, Input, Logprob, Open, Place, Route, Sampling, Tokens, Where,
     frame::Body,
 };
 use std::{
@@ -29,6 +29,8 @@ pub const STALL_MS: u64 = 400;
 pub const WHERE_MS: u64 = 600;
 /// Who signs nothing for so long that others wait for is left out.
 const UNSIGNED_MS: u64 = 1500;
+/// When a text has ended its stages sign what is left of it within this time, or they do not.
+pub const LAST_MS: u64 = 500;
 /// Positions before a token that counts as computed, signed or not.
 const UNSIGNED: usize = 4 * CHUNK;
 /// Statements of one stage that are ahead of the text, at most.
@@ -212,6 +214,8 @@ pub struct Client {
     reroutes: u32,
     /// When a node that seemed gone may be asked again: each time without a token in between, a while later.
     again: u64,
+    /// The text is written, and until when its stages may sign the last of it.
+    closing: Option<u64>,
     ended: bool,
     effects: Vec<Effect>,
 }
@@ -272,6 +276,7 @@ impl Client {
             opened: HashMap::new(),
             reroutes: 0,
             again: 0,
+            closing: None,
             ended: false,
             effects: Vec::new(),
         }
@@ -296,9 +301,19 @@ impl Client {
     /// Positions that a stage has computed, as far as its signatures show it, and tokens, which come before these; none before all stages have
     /// been told the route.
     pub fn proven(&self, node: &NodeId) -> Option<usize> {
-        let hop = self.hops.iter().find(|hop| hop.node == *node && self.running && !self.ended)?;
+        let hop = self.hops.iter().find(|hop| hop.node == *node && self.running && !self.is_over())?;
         let signed = hop.proven as usize * CHUNK;
         Some(if self.reroutes == 0 { self.tokens.len().min(signed + UNSIGNED) } else { signed })
+    }
+
+    /// Whether the text is written, and its stages still sign the last of it.
+    pub fn is_closing(&self) -> bool {
+        self.closing.is_some()
+    }
+
+    /// Whether the text has ended.
+    fn is_over(&self) -> bool {
+        self.ended || self.closing.is_some()
     }
 
     /// Opens the session.
@@ -316,6 +331,8 @@ impl Client {
             // What a node said before it was opened anew is of another session.
             let since = self.hops[hop].since;
             match body {
+                // Once the text is written nothing else matters.
+                body if self.closing.is_some() && !matches!(body, Body::Signed(_)) => drop(body),
                 Body::Opened(_) if !self.hops[hop].open => {
                     self.hops[hop].open = true;
                     self.refused.remove(&from);
@@ -344,6 +361,7 @@ impl Client {
                 Body::Wait(wait) => self.hops[hop].waits = now + u64::from(wait.ms).min(BUSY_MS),
                 _ => {}
             }
+            self.closes(now);
         }
         std::mem::take(&mut self.effects)
     }
@@ -358,7 +376,7 @@ impl Client {
 
     /// A stream to or from a node has ended, but not the connection. What was on its way may be lost: with a new epoch all send it again.
     pub fn broken(&mut self, now: u64, node: NodeId, routes: &mut dyn Routes) -> Vec<Effect> {
-        match self.hops.iter().find(|hop| hop.node == node && !self.ended).map(|hop| hop.open) {
+        match self.hops.iter().find(|hop| hop.node == node && !self.is_over()).map(|hop| hop.open) {
             // Whether it was asked, or has answered, nobody knows.
             Some(false) => self.lose(now, node, "its stream has ended", false, routes),
             Some(true) if self.running => self.again(now, &[node], routes),
@@ -400,7 +418,8 @@ impl Client {
         let slow = |hop: &&Hop| late && !hop.open && hop.node != self.me && !waits(hop, since);
         let slow: Vec<NodeId> = self.hops.iter().filter(slow).map(|hop| hop.node).collect();
         let over = slow.is_empty() && self.broken.is_some_and(|since| now >= since + REPAIR_MS && !waited(since));
-        if self.ended {
+        if self.is_over() {
+            self.closes(now);
         } else if over {
             let why = self.unserved(routes);
             self.end(why);
@@ -600,8 +619,14 @@ impl Client {
             self.effects.push(Effect::Token(token, logprobs.next()));
         }
         if finish != Finish::None {
-            self.finish();
             self.effects.push(Effect::Finished(finish));
+            // The last token is not computed any more.
+            let (epoch, positions) = (self.epoch, self.tokens.len() as u32 - 1);
+            let others = self.hops.iter().any(|hop| hop.node != self.me);
+            for hop in self.hops.iter().filter(|_| others) {
+                self.effects.push(Effect::Send(hop.node, Frame::of(self.id, End { epoch, positions })));
+            }
+            self.closing = Some(if others { now + LAST_MS } else { now });
         }
     }
 
@@ -632,8 +657,9 @@ impl Client {
             return self.lose(now, node, "it signs what can't be read", false, routes);
         };
         let (came, gave, last) = (Hash(came), Hash(gave), layers.end == self.request.layers);
-        let after = (chunk as usize + 1) * CHUNK;
-        let (Some(text), Some(token)) = (self.text(chunk as usize), self.tokens.get(after).copied()) else {
+        let whole = (chunk as usize + 1) * CHUNK;
+        let end = if self.closing.is_some() { whole.min(self.tokens.len() - 1) } else { whole };
+        let (Some(text), Some(token)) = (self.text_to(chunk as usize, end), self.tokens.get(end).copied()) else {
             // It may be faster than the token that makes the chunk whole, but not by much.
             if signed.epoch == self.epoch && self.early.iter().filter(|(known, _)| *known == node).count() < MAX_EARLY {
                 self.early.push((node, signed));
@@ -725,6 +751,16 @@ impl Client {
         self.texts.get(chunk).copied()
     }
 
+    /// The same up to a place in the chunk.
+    fn text_to(&mut self, chunk: usize, end: usize) -> Option<Hash> {
+        if end == (chunk + 1) * CHUNK {
+            return self.text(chunk);
+        }
+        let before = chunk.checked_sub(1).map_or(Some(Hash::ZERO), |before| self.text(before))?;
+        let rest = self.tokens.get(chunk * CHUNK..end).filter(|rest| !rest.is_empty())?;
+        Some(chunk_after(&before, rest))
+    }
+
     fn failed(&mut self, now: u64, hop: usize, failed: ailo_proto::Failed, routes: &mut dyn Routes) {
         let why = failed.why();
         // At most what a person can read.
@@ -799,7 +835,7 @@ impl Client {
 
     /// Goes on without a node.
     fn lose(&mut self, now: u64, node: NodeId, why: &str, for_good: bool, routes: &mut dyn Routes) {
-        if self.ended || !self.hops.iter().any(|hop| hop.node == node) {
+        if self.is_over() || !self.hops.iter().any(|hop| hop.node == node) {
             return;
         }
         self.effects.push(Effect::LeftOut(node, why.into()));
@@ -906,8 +942,21 @@ impl Client {
         self.effects.push(Effect::Failed(why));
     }
 
+    /// Closes a text that is written, once all have signed to its end, or the time for it is over.
+    fn closes(&mut self, now: u64) {
+        let Some(until) = self.closing else { return };
+        let chunk = (self.tokens.len().saturating_sub(2) / CHUNK) as u32;
+        let signs = |hop: &Hop| {
+            let by = self.signed.get(&(chunk, hop.layers.start, hop.layers.end)).map(|(node, ..)| *node);
+            hop.node == self.me || by == Some(hop.node)
+        };
+        if now >= until || self.hops.iter().all(signs) {
+            self.finish();
+        }
+    }
+
     fn finish(&mut self) {
-        self.ended = true;
+        (self.ended, self.closing) = (true, None);
         let chunks = self.chunks();
         for hop in &self.hops {
             self.effects.push(Effect::Send(hop.node, Frame::of(self.id, Close { chunks: chunks.clone() })));

@@ -32,12 +32,17 @@ pub fn session_id(client: &NodeId, nonce: u64) -> SessionId {
 
 /// What each whole chunk of a text is found by: the hash of all tokens up to its end.
 pub fn chunks(tokens: &[u32]) -> Vec<Hash> {
+    all_chunks(&tokens[..tokens.len() / CHUNK * CHUNK])
+}
+
+/// The same of all chunks, the last of which may be shorter.
+pub fn all_chunks(tokens: &[u32]) -> Vec<Hash> {
     let mut last = Hash::ZERO;
     let link = |chunk: &[u32]| {
         last = chunk_after(&last, chunk);
         last
     };
-    tokens.chunks_exact(CHUNK).map(link).collect()
+    tokens.chunks(CHUNK).map(link).collect()
 }
 
 /// What a text is found by that goes on with a chunk.

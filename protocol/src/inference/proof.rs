@@ -1,11 +1,12 @@
 //! What stages sign of what they computed, and who is found to have signed something else than the model gives.
 //!
-//! Of each [`CHUNK`] of positions that nothing takes back a stage signs two hashes: of what came, and of what it gave out. It signs once the one
+//! Of each [`CHUNK`] of positions that nothing takes back a stage signs two hashes: of what came, and of what it gave out; of the text's last
+//! one, too, which may be shorter, and whose hashes are others than those of a whole one. It signs once the one
 //! before it has signed that it gave just that. So the first in the route's order whose `gave` is wrong is the one, and its own signature
 //! convicts it; those behind it hold its word for what came. The engine's numbers are the same on every machine, so a plain hash will do, and a
 //! text is checked as fast as it is read.
 
-use super::{CHUNK, SessionId, chunks};
+use super::{CHUNK, SessionId, all_chunks};
 use crate::{
     Hash, Keypair, NodeId, Signature,
     canonical::{Decode, Encode},
@@ -177,26 +178,28 @@ impl Charge {
     /// A charge against `signed`, out of the text that it is about; none where the text is too short, or too long to be shown.
     pub fn new(signed: &Signed, text: &[u32], sampling: &Sampling) -> Option<Charge> {
         let wrote = signed.statement.next != Hash::ZERO;
-        let tokens = text.get(..Charge::length(&signed.statement)?)?.to_vec();
+        let whole = (signed.statement.chunk as usize).checked_add(1)?.checked_mul(CHUNK)?;
+        // The text's last token was not computed any more.
+        let positions = whole.min(text.len().checked_sub(1)?);
+        let tokens = text[..positions + usize::from(wrote)].to_vec();
         let charge = Charge { signed: signed.clone(), tokens, choice: wrote.then(|| Choice::of(sampling)) };
         charge.is_sound().then_some(charge)
     }
 
-    /// Tokens that belong to a statement.
-    fn length(statement: &Statement) -> Option<usize> {
-        let length = (statement.chunk as usize).checked_add(1)?.checked_mul(CHUNK)?;
-        let length = length + usize::from(statement.next != Hash::ZERO);
-        (length <= MAX_CHARGED).then_some(length)
+    /// Positions that the statement is about, from the text's beginning on.
+    pub fn positions(&self) -> usize {
+        self.tokens.len().saturating_sub(usize::from(self.choice.is_some()))
     }
 
     /// Whether it is about this text and choice, as far as hashes of the text alone can tell. The signature is not looked at.
     pub fn is_sound(&self) -> bool {
         let Statement { first, end, chunk, came, next, .. } = &self.signed.statement;
-        let length = Charge::length(&self.signed.statement);
-        if first >= end || length != Some(self.tokens.len()) || self.choice.is_some() != (*next != Hash::ZERO) {
+        let positions = self.positions();
+        let ends_there = positions.div_ceil(CHUNK) as u64 == u64::from(*chunk) + 1 && self.tokens.len() <= MAX_CHARGED;
+        if first >= end || !ends_there || self.choice.is_some() != (*next != Hash::ZERO) {
             return false;
         }
-        let text = chunks(&self.tokens).get(*chunk as usize).copied().unwrap_or_default();
+        let text = all_chunks(&self.tokens[..positions]).last().copied().unwrap_or_default();
         let chose = |choice: &Choice| {
             choice.is_sane() && self.tokens.last().is_some_and(|token| choice.next(&text, *token) == *next)
         };
@@ -214,15 +217,15 @@ impl Charge {
         result(&self.signed.statement.gave, &self.signed.statement.next)
     }
 
-    /// What a judge found: the hashes of the rows that enter and leave its layers, for each whole chunk, and the tokens that the model gives
-    /// at the text's positions, as in [`Truth`]. Where something else came than the text gives the stage is not to blame: what it claims.
+    /// What a judge found: the hashes of the rows that enter and leave its layers, for each chunk of [`Charge::positions`], and the tokens that
+    /// the model gives at the text's positions, as in [`Truth`]. Where something else came than the text gives the stage is not to blame: what it claims.
     pub fn found(&self, came: &[Hash], gave: &[Hash], written: &[u32]) -> Hash {
         let (chunk, statement) = (self.signed.statement.chunk as usize, &self.signed.statement);
         let (Some(came), Some(gave)) = (came.get(chunk), gave.get(chunk)) else { return self.claimed() };
         if statement.first > 0 && *came != statement.came {
             return self.claimed();
         }
-        let follow = chunk * CHUNK + 1..(chunk + 1) * CHUNK + 1;
+        let follow = chunk * CHUNK + 1..self.positions() + 1;
         let next = match (&self.choice, written.get(follow.clone()), self.tokens.get(follow)) {
             (None, ..) => Hash::ZERO,
             (_, Some(written), Some(tokens)) if written == tokens => statement.next,
@@ -253,20 +256,21 @@ pub struct Truth<'a> {
     pub sampling: &'a Sampling,
     /// Tokens that the model gives at each position of the text but the last: those of the prompt, then what it writes.
     pub written: &'a [u32],
-    /// For some layers, [`hashes`] of the rows that enter them; for the number of all layers of those that leave the last.
+    /// For some layers, [`hashes`] of the rows that enter them, at all positions but the text's last one; for the number of all layers of those
+    /// that leave the last.
     pub rows: &'a [(u32, Vec<Hash>)],
     /// Layers of the model.
     pub layers: u32,
 }
 
-/// The hashes of rows of so many numbers, for each whole chunk of them.
+/// The hashes of rows of so many numbers, for each chunk of them, the last of which may be shorter.
 pub fn hashes(rows: &[f32], width: usize) -> Vec<Hash> {
     let mut last = Hash::ZERO;
     let link = |chunk: &[f32]| {
         last = rows_after(&last, chunk);
         last
     };
-    rows.chunks_exact(CHUNK * width.max(1)).map(link).collect()
+    rows.chunks(CHUNK * width.max(1)).map(link).collect()
 }
 
 impl Truth<'_> {
@@ -275,7 +279,8 @@ impl Truth<'_> {
     pub fn liar<'s>(&self, statements: &'s [Signed]) -> Option<&'s Signed> {
         let mut all: Vec<&Signed> = statements.iter().collect();
         all.sort_by_key(|signed| (signed.statement.chunk, signed.statement.first));
-        let text = chunks(self.tokens);
+        let last = self.tokens.len().saturating_sub(1);
+        let text = all_chunks(&self.tokens[..last]);
         let before = |layer: u32| match layer {
             0 => Some(&text),
             _ => self.rows.iter().find(|(known, _)| *known == layer).map(|(_, hashes)| hashes),
@@ -284,16 +289,17 @@ impl Truth<'_> {
             let Statement { first, end, chunk, came, gave, .. } = signed.statement;
             let at = |layer| before(layer)?.get(chunk as usize).copied();
             let after = chunk as usize * CHUNK + 1;
+            let end_of_chunk = (after + CHUNK - 1).min(last);
             // Whoever was told another text answers for none here; the client does not take such a statement either.
             let said = |text: &Hash, token: u32| signed.statement.next == next(self.sampling, text, token);
-            let answers =
-                text.get(chunk as usize).zip(self.tokens.get(after + CHUNK - 1)).is_some_and(|(a, b)| said(a, *b));
+            let answers = text.get(chunk as usize).zip(self.tokens.get(end_of_chunk)).is_some_and(|(a, b)| said(a, *b));
+            let follow = after..end_of_chunk + 1;
             let wrote = end != self.layers
                 || !answers
                 || self
                     .written
-                    .get(after..after + CHUNK)
-                    .is_none_or(|written| self.tokens.get(after..after + CHUNK) == Some(written));
+                    .get(follow.clone())
+                    .is_none_or(|written| self.tokens.get(follow.clone()) == Some(written));
             at(first) == Some(came) && (at(end).is_some_and(|known| known != gave) || !wrote)
         })
     }
@@ -307,6 +313,8 @@ pub(super) struct Book {
     from: usize,
     /// Of all whole chunks: the hashes of what came, and of the rows that were given out.
     chunks: Vec<(Hash, Hash)>,
+    /// The same of the text's last chunk, if that is not whole. Nothing goes on from it.
+    tail: Option<(Hash, Hash)>,
     /// What the one before has signed that it gave.
     before: Vec<Hash>,
     /// How many were signed in this epoch.
@@ -350,15 +358,30 @@ impl Book {
     /// Closes the next chunk. `text` is what is known of it at the first stage, `gave` the rows that it gave out.
     pub fn close(&mut self, text: Option<Hash>, gave: &[f32], width: usize) {
         let start = self.chunks.len() * CHUNK;
-        let came = text.unwrap_or_else(|| {
-            let at = (start - self.from.min(start)) * width;
-            rows_after(&self.last().0, self.came.get(at..at + CHUNK * width).unwrap_or_default())
-        });
-        self.chunks.push((came, rows_after(&self.last().1, gave)));
+        let chunk = self.hashes(text, gave, width);
+        self.chunks.push(chunk);
+        self.tail = None;
         // The last closed one stays: a new epoch takes back a position of it at most.
         let gone = start.saturating_sub(self.from).min(self.came.len() / width);
         self.came.drain(..gone * width);
         self.from += gone;
+    }
+
+    /// The text ends in the next chunk, after the rows `gave` of it.
+    pub fn end(&mut self, text: Option<Hash>, gave: &[f32], width: usize) {
+        if self.tail.is_none() {
+            self.tail = Some(self.hashes(text, gave, width));
+        }
+    }
+
+    /// What came, and what was given out, up to the end of the rows `gave` of the next chunk.
+    fn hashes(&self, text: Option<Hash>, gave: &[f32], width: usize) -> (Hash, Hash) {
+        let start = self.chunks.len() * CHUNK;
+        let came = text.unwrap_or_else(|| {
+            let at = (start - self.from.min(start)) * width;
+            rows_after(&self.last().0, self.came.get(at..at + gave.len()).unwrap_or_default())
+        });
+        (came, rows_after(&self.last().1, gave))
     }
 
     /// The position not after `have` from which on all that came is known, or comes again.
@@ -369,6 +392,7 @@ impl Book {
     /// Forgets positions from `at` on.
     pub fn rewind(&mut self, at: usize, width: usize) {
         self.chunks.truncate(at / CHUNK);
+        self.tail = None;
         if at < self.from {
             self.came.clear();
             self.from = at;
@@ -380,12 +404,13 @@ impl Book {
     /// A new epoch, from position `have` on: all is signed once more, for whoever is new.
     pub fn reset(&mut self, have: usize) {
         self.before.clear();
+        self.tail = None;
         (self.signed, self.fresh, self.differs) = (0, have.div_ceil(CHUNK), false);
     }
 
     /// The one before has signed what it gave in a chunk; they come in order.
     pub fn hear(&mut self, chunk: usize, gave: Hash, room: usize) {
-        if chunk == self.before.len() && chunk < room / CHUNK {
+        if chunk == self.before.len() && chunk < room.div_ceil(CHUNK) {
             self.before.push(gave);
         }
     }
@@ -393,7 +418,8 @@ impl Book {
     /// The next chunk that may be signed: its number, what came and what it gave out; or none.
     pub fn next(&mut self, first: bool) -> Result<Option<(usize, Hash, Hash)>, Differs> {
         let chunk = self.signed;
-        let Some((came, gave)) = self.chunks.get(chunk).copied().filter(|_| !self.differs) else { return Ok(None) };
+        let known = if chunk == self.chunks.len() { self.tail } else { self.chunks.get(chunk).copied() };
+        let Some((came, gave)) = known.filter(|_| !self.differs) else { return Ok(None) };
         match self.before.get(chunk) {
             None if !first => return Ok(None),
             Some(said) if !first && *said != came => {
@@ -411,6 +437,7 @@ impl Book {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::inference::chunks;
 
     fn sampling() -> Sampling {
         let biases = vec![Bias { token: 3, bias: -1.5 }];
@@ -480,6 +507,43 @@ mod tests {
         written[CHUNK + 5] += 1;
         assert_ne!(found(&honest, came, gave, &written), honest.claimed(), "the model writes another token");
         assert_eq!(found(&honest, came, gave, &text[..CHUNK]), honest.claimed(), "who can't tell blames nobody");
+    }
+
+    #[test]
+    fn a_charge_of_less_than_a_chunk_is_about_just_that_text() {
+        let text: Vec<u32> = (0..40).collect();
+        let charge = |first: u32, positions: usize, wrote: bool| {
+            let (session, model, gave) = ([1; 16], Hash([2; 32]), Hash([4; 32]));
+            let came = all_chunks(&text[..positions])[positions / CHUNK];
+            let next = if wrote { next(&sampling(), &came, text[positions]) } else { Hash::ZERO };
+            let chunk = (positions / CHUNK) as u32;
+            let statement = Statement { session, model, first, end: 4, chunk, came, gave, next, height: 5 };
+            let signed = statement.sign(&Hash::ZERO, &Keypair::from_seed([1; 32]));
+            Charge::new(&signed, &text[..=positions], &sampling())
+        };
+        for positions in [1, 20, 31, 33, 39] {
+            for wrote in [false, true] {
+                let charge = charge(0, positions, wrote).unwrap();
+                assert_eq!((charge.positions(), charge.tokens.len()), (positions, positions + usize::from(wrote)));
+                // One token more or less is another text.
+                let fewer = Charge { tokens: charge.tokens[..charge.tokens.len() - 1].to_vec(), ..charge.clone() };
+                let more = Charge { tokens: [&charge.tokens[..], &[9]].concat(), ..charge.clone() };
+                assert!(charge.is_sound() && !fewer.is_sound() && !more.is_sound(), "{positions}, {wrote}");
+                let (came, other) = (vec![charge.signed.statement.came; 2], vec![Hash([5; 32]); 2]);
+                let right = vec![charge.signed.statement.gave; 2];
+                assert_eq!(charge.found(&came, &right, &text), charge.claimed());
+                assert_ne!(charge.found(&came, &other, &text), charge.claimed(), "other rows");
+                let mut written = text.clone();
+                written[positions] += 1;
+                assert_eq!(charge.found(&came, &right, &written) == charge.claimed(), !wrote, "another token");
+            }
+        }
+        // Behind the first layer a text of another length gives other rows than came, so nobody is blamed.
+        let middle = charge(2, 20, false).unwrap();
+        let fewer = Charge { tokens: text[..19].to_vec(), ..middle };
+        let other = [Hash([5; 32])];
+        assert!(fewer.is_sound());
+        assert_eq!(fewer.found(&other, &other, &[]), fewer.claimed());
     }
 
     #[test]

@@ -45,6 +45,9 @@ const UNPAID: u8 = 2;
 const MAX_COPY: usize = 64 << 20;
 /// Drafts behind a token, at most.
 pub const MAX_DRAFTS: usize = 32;
+/// Drafts that are not met, which nobody pays for: so many for each token of an epoch, beside [`MAX_DRAFTS`]. Where one is met with probability p,
+/// this leaves 5 / (1 - p) of them to each token, and more would be reached by less than a hundredth of the passes.
+const MISSED: usize = 4;
 
 /// What a stage serves.
 #[derive(Clone, Debug)]
@@ -176,11 +179,15 @@ struct Session {
     sure: usize,
     /// Tokens of the computed positions that are drafts.
     drafts: Vec<u32>,
+    /// Drafts of this epoch that were not met.
+    missed: usize,
     /// Rows of the computed positions.
     log: Vec<f32>,
     /// What is signed of them.
     book: Book,
     ended: bool,
+    /// Positions of the text, once the client has said that it is written.
+    end: Option<usize>,
     turn: u64,
     /// Positions that are paid for.
     paid: usize,
@@ -607,6 +614,10 @@ impl Stage {
         let epoch = session.route.as_ref().map(|route| route.epoch);
         match body {
             Body::Route(route) if by_client => session.reroute(served, id, route, &mut self.effects),
+            Body::End(end) if by_client && Some(end.epoch) == epoch => {
+                session.end(served, end.positions as usize);
+                session.sign(served, id, &mut self.effects)
+            }
             Body::Close(close) if by_client => {
                 let chunks = close.chunks.iter().filter_map(|hash| Some(Hash((**hash).try_into().ok()?)));
                 let chunks = chunks.take(session.sure / CHUNK).collect();
@@ -725,9 +736,11 @@ impl Session {
             computed: 0,
             sure: 0,
             drafts: Vec::new(),
+            missed: 0,
             log: Vec::new(),
             book: Book::default(),
             ended: false,
+            end: None,
             turn: 0,
             paid: 0,
             wrote: 0,
@@ -840,7 +853,7 @@ impl Session {
         self.book.reset(have);
         self.pieces.clear();
         (self.received, self.confirmed) = (self.computed, self.computed);
-        self.ended = false;
+        (self.ended, self.end, self.missed) = (false, None, 0);
         if self.is_last(served) {
             // What another one has chosen it does not answer for.
             if !self.tokens.starts_with(&route.tokens) || self.wrote == 0 {
@@ -918,7 +931,24 @@ impl Session {
         }
         self.ended |= finished;
         self.settle(served.width);
+        if self.ended {
+            // As a draft it may have been computed here, and by nobody else.
+            self.rewind(self.tokens.len().saturating_sub(1), served.width);
+        }
         Ok(())
+    }
+
+    /// The text is written: nothing is computed behind its end, and between the first and the last stage nobody else says which drafts were met.
+    fn end(&mut self, served: &Served, positions: usize) {
+        if self.end.is_some() {
+            return;
+        }
+        self.end = Some(positions);
+        if !self.is_first() && !self.is_last(served) {
+            let met = positions.saturating_sub(self.sure).min(self.drafts.len());
+            self.sure += met;
+            self.drafts.drain(..met);
+        }
     }
 
     /// Drafts that were met are sure, and from the first that was not on all is forgotten.
@@ -926,10 +956,17 @@ impl Session {
         let known = self.tokens.get(self.sure..).unwrap_or_default();
         let met = self.drafts.iter().zip(known).take_while(|(draft, token)| draft == token).count();
         if met < self.drafts.len().min(known.len()) {
+            self.missed += self.drafts.len() - met;
             self.rewind(self.sure + met, width);
         }
         self.sure += met;
         self.drafts.drain(..met.min(self.drafts.len()));
+    }
+
+    /// Drafts that there may be behind the token before `sure`. All stages count alike, so who keeps to it is refused by nobody.
+    fn spare(&self, sure: usize) -> usize {
+        let from = self.route.as_ref().map_or(0, |route| route.from);
+        (MAX_DRAFTS + MISSED * sure.saturating_sub(from)).saturating_sub(self.missed).min(MAX_DRAFTS)
     }
 
     /// Rows from the stage before.
@@ -959,7 +996,11 @@ impl Session {
             return Err(wrong("its rows hold numbers that are not finite"));
         }
         if at < self.received {
+            self.missed += self.received - at;
             self.rewind(at, served.width);
+        }
+        if rows.drafts.len() > self.spare(sure) {
+            return Err(wrong("too few of its drafts are met"));
         }
         self.received = at + positions;
         self.confirmed = self.received - rows.drafts.len();
@@ -969,7 +1010,8 @@ impl Session {
 
     /// Positions that could be computed.
     fn waiting(&self, served: &Served) -> usize {
-        if self.route.is_none() || self.is_first() && self.ended || self.computed >= self.paid {
+        let over = self.is_first() && self.ended || self.end.is_some();
+        if self.route.is_none() || over || self.computed >= self.paid {
             0
         } else if self.is_first() {
             self.tokens.len().saturating_sub(self.computed)
@@ -987,7 +1029,7 @@ impl Session {
             let mut tokens = self.tokens.get(at..end)?.to_vec();
             self.drafts.clear();
             if end == self.tokens.len() && end > from && most > tokens.len() {
-                let free = (self.room - end).min(most - tokens.len()).min(MAX_DRAFTS);
+                let free = (self.room - end).min(most - tokens.len()).min(self.spare(end));
                 self.drafts = draft.draft(&id, &self.tokens, free);
                 self.drafts.truncate(free);
                 self.drafts.retain(|token| *token < served.vocabulary);
@@ -1050,6 +1092,7 @@ impl Session {
         let met = self.drafts.iter().zip(&sampled).take_while(|(draft, token)| draft == token).count();
         let met = met.min(sampled.len() - 1);
         let end = self.sure + met;
+        self.missed += self.drafts.len() - met;
         self.drafts.clear();
         self.pieces.clear();
         (self.received, self.confirmed, self.computed, self.sure) = (end, end, end, end);
@@ -1071,16 +1114,20 @@ impl Session {
         self.sign(served, job.session, effects)
     }
 
-    /// The hash of the text up to a chunk's end, at the last stage.
-    fn text(&mut self, chunk: usize) -> Hash {
-        while let (at, true) = (self.texts.len() * CHUNK, self.texts.len() <= chunk) {
+    /// The hash of the text up to a position, at the last stage.
+    fn text(&mut self, end: usize) -> Hash {
+        let whole = end / CHUNK;
+        while let (at, true) = (self.texts.len() * CHUNK, self.texts.len() < whole) {
             let last = self.texts.last().copied().unwrap_or_default();
             self.texts.push(chunk_after(&last, &self.tokens[at..at + CHUNK]));
         }
-        self.texts[chunk]
+        let last = whole.checked_sub(1).map_or(Hash::ZERO, |last| self.texts[last]);
+        let rest = &self.tokens[whole * CHUNK..end];
+        if rest.is_empty() { last } else { chunk_after(&last, rest) }
     }
 
-    /// Signs all whole chunks that nothing takes back, once the stage before has signed what came, and there is one behind that hears it.
+    /// Signs all whole chunks that nothing takes back, and what is left at the text's end, once the stage before has signed what came, and there
+    /// is one behind that hears it.
     fn sign(&mut self, served: &Served, id: SessionId, effects: &mut Vec<Effect>) -> Result<(), Refusal> {
         let Some(route) = &self.route else { return Ok(()) };
         let (epoch, before, after, heard) = (route.epoch, route.before, route.after, route.cursor.is_some());
@@ -1090,21 +1137,29 @@ impl Session {
             let text = first.then(|| chunk_after(&self.book.last().0, &self.tokens[start..end]));
             self.book.close(text, &self.log[start * width..end * width], width);
         }
+        let start = self.book.chunks() * CHUNK;
+        // Less than a chunk is left, so this is where the text ends.
+        if let Some(end) = self.end.filter(|end| (start + 1..=self.sure).contains(end)) {
+            let text = first.then(|| chunk_after(&self.book.last().0, &self.tokens[start..end]));
+            self.book.end(text, &self.log[start * width..end * width], width);
+        }
         if after.is_some() && !heard {
             return Ok(());
         }
         loop {
             let chunk = self.book.signed();
+            let whole = chunk < self.book.chunks();
+            let end = if whole { (chunk + 1) * CHUNK } else { self.end.unwrap_or(usize::MAX) };
             // After the last layer it signs the tokens that follow, too.
-            if last && self.tokens.len() <= (chunk + 1) * CHUNK {
+            if last && self.tokens.len() <= end {
                 return Ok(());
             }
             let wrong = |differs| wrong_rows(before, &differs);
             let Some((chunk, came, gave)) = self.book.next(first).map_err(wrong)? else { return Ok(()) };
             let next = match last && proof::answers(chunk, self.wrote, &self.sampling) {
                 true => {
-                    let text = self.text(chunk);
-                    proof::next(&self.sampling, &text, self.tokens[(chunk + 1) * CHUNK])
+                    let text = self.text(end);
+                    proof::next(&self.sampling, &text, self.tokens[end])
                 }
                 false => Hash::ZERO,
             };

@@ -549,6 +549,18 @@ impl World {
         while self.now < end && self.step() {}
     }
 
+    /// All that was computed is signed, to the end.
+    fn is_signed(&self, layers: Range<u32>) {
+        for asker in &self.askers {
+            let all = asker.signed.iter().map(|signed| &signed.statement);
+            for chunk in 0..(asker.client.tokens().len() - 1).div_ceil(CHUNK) as u32 {
+                let said: Vec<_> = all.clone().filter(|said| said.chunk == chunk).collect();
+                let covered = |layer: u32| said.iter().any(|said| (said.first..said.end).contains(&layer));
+                assert!(layers.clone().all(covered), "chunk {chunk} is signed by {said:?}");
+            }
+        }
+    }
+
     fn check(&self, what: &str) {
         for (i, asker) in self.askers.iter().enumerate() {
             let prompt = asker.expected.len() - asker.got.len().min(asker.expected.len());
@@ -597,7 +609,7 @@ impl Asker {
     /// Who signed something else than the model gives for the text that came, as somebody finds who reads it again.
     fn liar(&self) -> Option<NodeId> {
         let tokens = self.client.tokens();
-        let mut rows: Vec<f32> = tokens.iter().flat_map(|token| embed(*token)).collect();
+        let mut rows: Vec<f32> = tokens[..tokens.len() - 1].iter().flat_map(|token| embed(*token)).collect();
         let mut boundaries = Vec::new();
         for layer in 0..LAYERS {
             rows = forward(&mut ToyCache::new(layer..layer + 1), 0, &rows);
@@ -636,6 +648,43 @@ fn who_computes_something_else_is_convicted_by_its_own_signature_and_nobody_else
                 assert_eq!(asker.liar(), Some(node(liar)), "seed {seed}");
             }
         }
+    }
+}
+
+#[test]
+fn who_lies_about_a_text_of_less_than_a_chunk_is_convicted_like_others() {
+    for seed in seeds() {
+        for (liar, limit) in (0..3).zip([3, 20, 33]).chain((0..3).zip([34, 64, 65])) {
+            let mut world = World::new(seed, &[0..2, 2..4, 4..6], &[1], limit, seed % 2 == 0);
+            world.at(0, Event::Fault(Fault::Lie(liar)));
+            world.run();
+            let asker = &world.askers[0];
+            assert_eq!(asker.outcome, Some(Ok(Finish::Length)), "seed {seed}, liar {liar}");
+            assert_eq!(asker.liar(), Some(node(liar)), "seed {seed}, {limit} positions");
+            world.is_signed(0..LAYERS);
+        }
+    }
+}
+
+#[test]
+fn a_text_waits_for_its_last_signatures_a_little_and_no_longer() {
+    for mute in [false, true] {
+        let mut world = World::new(1, &[0..2, 2..4, 4..6], &[1], 20, false);
+        if mute {
+            world.at(0, Event::Fault(Fault::Mute(1)));
+        }
+        while world.askers[0].outcome.is_none() {
+            world.step();
+        }
+        // Whoever reads it has all of it, and nothing more is computed.
+        let (ended, frames) = (world.now, world.askers[0].got.len());
+        assert_eq!(frames, 19);
+        while world.machines.iter().any(|machine| machine.stage.sessions() > 0) {
+            world.step();
+        }
+        let took = world.now - ended;
+        assert!(if mute { (500..600).contains(&took) } else { took < 100 }, "{took} ms, mute: {mute}");
+        assert_eq!(world.askers[0].left_out, []);
     }
 }
 
@@ -699,6 +748,7 @@ fn a_text_through_stages_is_the_text_of_one_machine() {
             let mut world = World::new(1, spans, &[1, 40, 200], 260, drafts);
             world.run();
             world.check(&format!("{spans:?}, drafts: {drafts}"));
+            world.is_signed(0..LAYERS);
         }
     }
 }

@@ -92,6 +92,88 @@ fn who_lays_the_route_or_asks_for_rows_again_and_again_loses_the_session() {
     }
 }
 
+/// Guesses that are never right, as many as there may be.
+struct Hopeless;
+
+impl Draft for Hopeless {
+    fn draft(&mut self, _: &SessionId, _: &[u32], most: usize) -> Vec<u32> {
+        vec![0; most]
+    }
+
+    fn end(&mut self, _: &SessionId) {}
+}
+
+/// A stage behind the first one, whose client is the first stage itself, and pays.
+fn behind(room: u32) -> Stage {
+    let served = Served { layers: 3..5, ..served(1 << 30, node(250), true) };
+    let mut stage = Stage::new(served, Box::new(Drafter::new(Vec::new(), 1)));
+    let (id, model) = (session_id(&node(ASKS), 1), MODEL.0.to_vec().into());
+    let open = Open { nonce: 1, model, first: 3, end: 5, room, ..Default::default() };
+    assert!(!fails(&stage.handle(node(ASKS), Frame::of(id, open))));
+    stage.pay(&id, room as usize);
+    let bytes = |i: usize| node(i).0.to_vec().into();
+    let (before, after, first, last) = (bytes(ASKS), bytes(AFTER), bytes(ASKS), bytes(AFTER));
+    says(&mut stage, ASKS, Route { epoch: 1, before, after, first, last, ..Default::default() });
+    stage
+}
+
+#[test]
+fn drafts_that_are_not_met_are_computed_a_few_times_for_each_position_that_is_paid() {
+    const ROOM: usize = 200;
+    let row = |at: usize, drafts: usize| Rows {
+        epoch: 1,
+        at: at as u32,
+        rows: vec![0; 4 * WIDTH * (1 + drafts)].into(),
+        drafts: vec![0; drafts],
+    };
+    // Whoever sends as many as a frame holds is refused with the second.
+    let mut stage = behind(ROOM as u32);
+    assert!(!fails(&says(&mut stage, ASKS, row(0, stage::MAX_DRAFTS))));
+    computes(&mut stage, WIDTH);
+    let refused = says(&mut stage, ASKS, row(1, stage::MAX_DRAFTS));
+    assert_eq!((reason(&refused), stage.waiting()), (Some("too few of its drafts are met"), 0));
+
+    // However many are tried.
+    for drafts in 1..=stage::MAX_DRAFTS {
+        let (mut stage, mut computed) = (behind(ROOM as u32), 0);
+        for at in 0..ROOM - stage::MAX_DRAFTS {
+            let more = if fails(&says(&mut stage, ASKS, row(at, drafts))) { 0 } else { drafts };
+            if more == 0 {
+                says(&mut stage, ASKS, row(at, 0));
+            }
+            computed += 1 + more;
+            computes(&mut stage, WIDTH);
+        }
+        assert!(computed <= 5 * ROOM + stage::MAX_DRAFTS, "{computed} positions with {drafts} drafts each");
+        assert!(drafts > 4 || computed == (1 + drafts) * (ROOM - stage::MAX_DRAFTS), "{drafts} hold nobody up");
+    }
+}
+
+#[test]
+fn a_first_stage_whose_drafts_are_never_met_sends_no_more_than_the_others_take() {
+    const TEXT: u32 = 150;
+    let served = Served { layers: 0..3, ..served(1 << 30, node(250), false) };
+    let (mut stage, mut second) = (Stage::new(served, Box::new(Hopeless)), behind(200));
+    assert!(!fails(&open(&mut stage, node(ASKS), 1, 200)));
+    lay(&mut stage, 1, 0);
+    says(&mut stage, AFTER, Have { epoch: 1, have: 0 });
+    says(&mut stage, ASKS, Text { epoch: 1, at: 0, tokens: vec![7] });
+    let mut drafts = 0;
+    for at in 1..=TEXT {
+        for effect in computes(&mut stage, WIDTH) {
+            if let stage::Effect::Send(_, Frame { body: Some(Body::Rows(rows)), .. }) = effect {
+                drafts += rows.drafts.len();
+                // It is the same to the second stage who the first one is.
+                let effects = says(&mut second, ASKS, rows);
+                assert_eq!(reason(&effects), None, "at {at}");
+                computes(&mut second, WIDTH);
+            }
+        }
+        says(&mut stage, AFTER, Tokens { epoch: 1, at, tokens: vec![7], ..Default::default() });
+    }
+    assert_eq!(drafts, stage::MAX_DRAFTS + 4 * TEXT as usize, "it tries all that it may");
+}
+
 #[test]
 fn strangers_words_push_no_neighbours_out() {
     let mut stage = first(WIDTH, 99);
