@@ -80,7 +80,8 @@ impl Inference {
         hub.connect(Links::start(net.clone(), &hub, stop.clone()));
         let (offered, current) = watch::channel(None);
         let (served, announced) = watch::channel(None);
-        let api = Api::new(hub.clone(), Some(net.clone()), current.clone(), Bounds::default());
+        let network = (Some(net.clone()), Some(models.clone()));
+        let api = Api::new(hub.clone(), network, current.clone(), Bounds::default());
         let mut tasks = vec![tokio::spawn(host::announce(hub.clone(), net, key, announced, stop.clone()))];
         tasks.push(tokio::spawn(court::run(hub.clone(), models.clone(), current.clone(), stop.clone())));
         if audits > 0.0 {
