@@ -158,8 +158,8 @@ impl Api {
     }
 
     /// A place among the requests that wait, until it is dropped.
-    fn wait(&self) -> Result<Waits<'_>, Refusal> {
-        let waits = Waits(&self.waiting);
+    fn wait(self: &Arc<Api>) -> Result<Waits, Refusal> {
+        let waits = Waits(self.clone());
         if self.waiting.fetch_add(1, Ordering::Relaxed) >= self.bounds.waiting {
             return Err(full());
         }
@@ -291,7 +291,7 @@ pub(super) struct Piece {
 /// What a text holds until it ends.
 struct Place {
     _permit: OwnedSemaphorePermit,
-    grant: Grant,
+    grant: Arc<Grant>,
 }
 
 async fn answer(api: Arc<Api>, caller: Caller, request: Request, kind: Kind) -> Result<Response, Refusal> {
@@ -323,11 +323,8 @@ async fn answer(api: Arc<Api>, caller: Caller, request: Request, kind: Kind) -> 
         return Err(invalid("n", &format!("at most {} texts are written for one request", api.bounds.writing)));
     }
     let grant = caller.begin(texts, read as u64 + tokens)?;
-    // All texts of a request hold its place until the last one ends, whoever still reads it.
-    let permit = api.places.clone().acquire_many_owned(texts).await.map_err(|_| full())?;
+    let first = api.places.clone().acquire_owned().await.map_err(|_| full())?;
     grant.used(read);
-    let place = Arc::new(Place { _permit: permit, grant });
-    drop(waits);
     let order = match source {
         Source::New(order) => order,
         Source::Kept(again) => {
@@ -336,7 +333,7 @@ async fn answer(api: Arc<Api>, caller: Caller, request: Request, kind: Kind) -> 
             order
         }
     };
-    let pieces = write_all(&api, &model, &order, &place, key);
+    let pieces = write_all(&api, &model, &order, (first, grant, waits), key);
     let told = Telling { api, model, key, pieces, failed: None };
     if order.plan.stream { Ok(told.stream(order)) } else { told.whole(order).await }
 }
@@ -347,30 +344,47 @@ enum Source {
     Kept(Again),
 }
 
-/// Begins all texts of an order, or goes on with them; their pieces come one by one.
+/// Begins all texts of an order, or goes on with them, each once there is a place for it; their pieces come one by one. Each gives its place back when it
+/// ends, whatever the others wait for, and a request waits for one at a time: others come between its texts, and it comes between theirs.
 fn write_all(
-    api: &Api,
+    api: &Arc<Api>,
     model: &Arc<Model>,
     order: &Order,
-    place: &Arc<Place>,
+    (first, grant, waits): (OwnedSemaphorePermit, Grant, Waits),
     key: Option<Hash>,
 ) -> mpsc::Receiver<Result<Piece, Failure>> {
-    let round_trips = api.net.as_ref().map(near).unwrap_or_default();
     let (sender, pieces) = mpsc::channel(BEHIND);
+    let mut open = Vec::new();
     for text in order.texts(model.context()) {
-        let (near, owner) = (round_trips.clone(), key.unwrap_or_default());
-        let reach = Reach { near, owner, budget: Some(order.spending.clone()), ..Reach::default() };
-        if let Some(finish) = text.finish() {
-            // Its last token has come, and the word that it was the last has not.
-            let last = last(Writing::after(model, &text, &order.plan.stops), text.choice, finish);
-            let _ = sender.try_send(Ok(last)); // There is room for one of each.
+        let Some(finish) = text.finish() else {
+            open.push(text);
             continue;
-        }
-        let tokens = [text.prompt.as_slice(), &text.written].concat();
-        let session = Session::start(&api.hub, model, reach, tokens, text.sampling.clone());
-        let out = (sender.clone(), api.bounds.unread);
-        tokio::spawn(write(session, (model.clone(), text, order.plan.stops.clone()), out, place.clone()));
+        };
+        // Its last token has come, and the word that it was the last has not.
+        let last = last(Writing::after(model, &text, &order.plan.stops), text.choice, finish);
+        let _ = sender.try_send(Ok(last)); // There is room for one of each.
     }
+    let (api, model, stops, spending) = (api.clone(), model.clone(), order.plan.stops.clone(), order.spending.clone());
+    tokio::spawn(async move {
+        // It waits until the last one has begun.
+        let (mut first, grant, _waits) = (Some(first), Arc::new(grant), waits);
+        for text in open {
+            let permit = match first.take() {
+                Some(permit) => permit,
+                None => tokio::select! {
+                    Ok(permit) = api.places.clone().acquire_owned() => permit,
+                    () = sender.closed() => return,
+                },
+            };
+            let (near, owner) = (api.net.as_ref().map(near).unwrap_or_default(), key.unwrap_or_default());
+            let reach = Reach { near, owner, budget: Some(spending.clone()), ..Reach::default() };
+            let tokens = [text.prompt.as_slice(), &text.written].concat();
+            let session = Session::start(&api.hub, &model, reach, tokens, text.sampling.clone());
+            let out = (sender.clone(), api.bounds.unread);
+            let place = Place { _permit: permit, grant: grant.clone() };
+            tokio::spawn(write(session, (model.clone(), text, stops.clone()), out, place));
+        }
+    });
     pieces
 }
 
@@ -468,12 +482,12 @@ impl Telling {
     }
 }
 
-/// A request that waits for its place.
-struct Waits<'a>(&'a AtomicUsize);
+/// A request of which texts wait for places.
+struct Waits(Arc<Api>);
 
-impl Drop for Waits<'_> {
+impl Drop for Waits {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -496,7 +510,7 @@ async fn write(
     mut session: Session,
     (model, text, stops): (Arc<Model>, Text, Vec<String>),
     (out, unread): (mpsc::Sender<Result<Piece, Failure>>, Duration),
-    place: Arc<Place>,
+    place: Place,
 ) {
     let mut writing = Writing::after(&model, &text, &stops);
     let (mut known, mut waiting) = (Vec::new(), VecDeque::new());
