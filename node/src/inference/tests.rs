@@ -778,4 +778,25 @@ async fn who_goes_away_frees_what_was_kept_for_the_text() {
     let done = complete(server.address, json!({ "prompt": "a", "max_tokens": 100 })).await;
     assert_eq!(done["choices"].as_array().unwrap().len(), 1);
     server.stop();
+
+    // So it is where the whole text is waited for: all of them to their ends would take minutes.
+    let folder = long_winded();
+    let server = server_with(folder.path(), 64, None).await;
+    let body = json!({ "prompt": "a", "max_tokens": 16_000, "logit_bias": { "261": -100 } }).to_string();
+    let room = || server.hub.now().unwrap().0;
+    let (all, started) = (room(), std::time::Instant::now());
+    for _ in 0..20 {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        let request = format!(
+            "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        until(|| room() < all).await;
+        drop(stream);
+        until(|| room() == all).await;
+    }
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+    assert!(!server.hub.waits());
+    server.stop();
 }
