@@ -37,6 +37,8 @@ pub struct Serves {
     pub share: Share,
     /// Bytes for sessions.
     pub memory: u64,
+    /// Threads that compute; none: one for each core, and one for the network's own model.
+    pub threads: Option<usize>,
     /// When it chooses layers.
     pub pauses: Pauses,
 }
@@ -94,7 +96,7 @@ impl Inference {
             Some(checkpoint) => (cores, 0, checkpoint.draft.clone()),
             None => (1, OWN_NICENESS, Guess::default()),
         };
-        let hosting = Hosting { threads, memory: serves.memory, niceness, draft };
+        let hosting = Hosting { threads: serves.threads.unwrap_or(threads), memory: serves.memory, niceness, draft };
         let (model, opened) = watch::channel(None);
         let keep = host::keep(hub.clone(), (serves.share, hosting, serves.pauses), opened, (offered, served));
         if let Some(Checkpoint { folder, dtype, .. }) = serves.checkpoint {
