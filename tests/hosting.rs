@@ -92,6 +92,7 @@ impl Voice {
             at_ms: 0,
             model: self.model,
             name: "it".into(),
+            before: None,
             dtype: "bf16".into(),
             first: layers.start,
             end: layers.end,

@@ -1,8 +1,9 @@
 //! A model in stages, each a process of its own on this machine: what a token costs, what each stage adds, and how long a text pauses
-//! when a stage is killed. `scripts/bench pipeline` runs it.
+//! when a stage is killed or stopped. `scripts/bench pipeline` runs it.
 //!
-//!     cargo run -p ailo-node --example pipeline -- [--kills N | --namespaces NAME [--texts] | --large]
+//!     cargo run -p ailo-node --example pipeline -- [[--kills N] [--stops N] | --namespaces NAME [--texts] | --large]
 //!
+//! Each stage computes with one thread. With --kills the middle stage of three is killed in each of N texts, with --stops it is stopped (SIGSTOP).
 //! With --namespaces node i runs in the network namespace NAMEi and has the address 10.77.0.(i + 1) there; `scripts/delay-net` makes them and says how long
 //! packets take between them. With --texts sixteen texts at once are all that is measured.
 
@@ -12,14 +13,18 @@ mod pipeline;
 use ailo_training::{
     checkpoint::{Checkpoint, random},
     engine::{Engine, Part},
+    text::Text,
 };
-use pipeline::{TOKENS, World};
+use pipeline::{TOKENS, World, alone};
 use serde_json::{Value, json};
 use std::{
     path::Path,
     process::Command,
     time::{Duration, Instant},
 };
+
+/// Flags of every stage.
+const ONE: [&str; 2] = ["--threads", "1"];
 
 fn config(layers: u32, width: u32) -> Value {
     json!({ "model_type": "llama", "hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": layers,
@@ -31,10 +36,12 @@ fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     let runtime = runtime.unwrap_or_else(|e| panic!("the runtime does not start: {e}"));
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let kills =
-        arguments.iter().position(|argument| argument == "--kills").and_then(|at| arguments.get(at + 1)?.parse().ok());
-    let namespaces = arguments.iter().position(|argument| argument == "--namespaces");
-    let namespaces = namespaces.and_then(|at| arguments.get(at + 1)).cloned();
+    let value = |flag: &str| {
+        let at = arguments.iter().position(|argument| argument == flag)?;
+        arguments.get(at + 1).cloned()
+    };
+    let count = |flag: &str| value(flag).and_then(|count| count.parse().ok());
+    let (kills, stops, namespaces) = (count("--kills"), count("--stops"), value("--namespaces"));
     let large = arguments.iter().any(|argument| argument == "--large");
     let load = || std::fs::read_to_string("/proc/loadavg").unwrap_or_else(|_| "unknown".into());
     println!("pipeline; load average {}", load().trim());
@@ -47,7 +54,14 @@ fn main() {
                 together(&name).await;
             }
             None if large => wide().await,
-            None => run(kills).await,
+            None if kills.is_some() || stops.is_some() => {
+                for (what, signal, times) in [("killed", "-KILL", kills), ("stopped", "-STOP", stops)] {
+                    if let Some(times) = times {
+                        pauses(what, signal, times).await;
+                    }
+                }
+            }
+            None => run().await,
         }
     });
     println!("load average afterwards {}", load().trim());
@@ -59,18 +73,14 @@ fn program() -> String {
     program.to_string_lossy().into_owned()
 }
 
-async fn run(kills: Option<usize>) {
-    let program = program();
-    if let Some(kills) = kills {
-        pauses(&program, kills).await;
-        return;
-    }
-    println!(" 24 layers of width 64, greedy, {TOKENS} tokens after a prompt of 20:");
+async fn run() {
+    println!(" 24 layers of width 64, greedy, one thread a stage, {TOKENS} tokens after a prompt of 20:");
     let mut one = Duration::ZERO;
     for layers in [&["0..24"][..], &["0..0", "0..24"], &["0..12", "12..24"], &["0..6", "6..12", "12..18", "18..24"]] {
-        let mut world = World::new(&program, &config(24, 64), layers);
+        let mut world = World::new(&program(), &config(24, 64), layers);
         let serving = layers.iter().filter(|layers| **layers != "0..0").count();
-        world.start_with(&(0..layers.len()).collect::<Vec<_>>(), &["--draft", "none"]);
+        let all: Vec<usize> = (0..layers.len()).collect();
+        world.start_with(&all, &[&ONE[..], &["--draft", "none"]].concat());
         world.wait_for_stages(serving);
         let mut times: Vec<Duration> =
             (0..9).map(|_| world.write(&prompt(), |_| ()).unwrap_or_else(|why| panic!("{why}")).token).collect();
@@ -99,7 +109,7 @@ fn prompt() -> Vec<u32> {
 /// AILO-1B in one stage and in four, with weights of two bytes and of one.
 async fn wide() {
     let ailo = json!({ "model_type": "gpt2", "n_embd": 1600, "n_layer": 24, "n_head": 25, "n_positions": 2048, "vocab_size": 50257 });
-    println!(" AILO-1B (24 layers of width 1600), greedy, {TOKENS} tokens after a prompt of 20:");
+    println!(" AILO-1B (24 layers of width 1600), greedy, one thread a stage, {TOKENS} tokens after a prompt of 20:");
     let read = reading();
     for (dtype, bytes) in [("bf16", 2.0), ("int8", 1.0)] {
         // All weights but the table of positions and most of the embedding are read for a token, and the head once.
@@ -107,7 +117,8 @@ async fn wide() {
         for layers in [&["0..24"][..], &["0..6", "6..12", "12..18", "18..24"]] {
             let mut world = World::new(&program(), &ailo, layers);
             let all: Vec<usize> = (0..layers.len()).collect();
-            world.start_with(&all, &["--draft", "none", "--dtype", dtype, "--memory", "4096"]);
+            let flags = ["--draft", "none", "--dtype", dtype, "--memory", "4096"];
+            world.start_with(&all, &[&ONE[..], &flags].concat());
             world.wait_for_stages(layers.len());
             let token = world.write(&prompt(), |_| ()).unwrap_or_else(|why| panic!("{why}")).token;
             let speed = 1.0 / token.as_secs_f64();
@@ -134,28 +145,18 @@ fn memory(world: &World, node: usize) -> String {
     format!("{} ({})", of("VmRSS:"), of("RssFile:"))
 }
 
-/// Gigabytes a second that this machine's memory gives to all cores together.
+/// Gigabytes a second that this machine's memory gives to one thread: of one text's stages one computes at a time.
 fn reading() -> f64 {
-    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
     let values: Vec<u64> = (0..(1u64 << 27)).collect();
     let mut best = f64::MAX;
     for _ in 0..5 {
         let started = Instant::now();
-        let sums = std::thread::scope(|scope| {
-            let share = |part| scope.spawn(move || values_sum(part));
-            let threads: Vec<_> = values.chunks(values.len().div_ceil(cores)).map(share).collect();
-            threads.into_iter().map(|thread| thread.join().unwrap_or(0)).fold(0, u64::wrapping_add)
-        });
-        std::hint::black_box(sums);
+        std::hint::black_box(values.iter().fold(0_u64, |sum, value| sum.wrapping_add(*value)));
         best = best.min(started.elapsed().as_secs_f64());
     }
     let speed = (values.len() * 8) as f64 / 1e9 / best;
-    println!("  reading memory on {cores} cores: {speed:.1} GB/s");
+    println!("  reading memory on one thread: {speed:.1} GB/s");
     speed
-}
-
-fn values_sum(values: &[u64]) -> u64 {
-    values.iter().fold(0, |sum, value| sum.wrapping_add(*value))
 }
 
 /// Four stages in namespaces, so that packets take their time: without drafts, and with those of a small model.
@@ -163,7 +164,7 @@ async fn apart(name: &str) {
     let layers = ["0..6", "6..12", "12..18", "18..24"];
     let small = tempfile::tempdir().unwrap_or_else(|e| panic!("no folder can be made: {e}"));
     World::write_model(small.path(), &config(2, 64), &scaled(&config(2, 64), 1.0));
-    println!(" 24 layers of width 64 in 4 stages, greedy, {TOKENS} tokens:");
+    println!(" 24 layers of width 64 in 4 stages of one thread each, greedy, {TOKENS} tokens:");
     // The draft is met more often by the first, and less often by the second.
     let [above, below] = around(0.8, small.path());
     write_apart(name, &layers, &scaled(&config(24, 64), below), "no drafts", "none").await;
@@ -177,7 +178,7 @@ async fn apart(name: &str) {
 
 /// Sixteen texts at once, against what one text's time on the way and what computing them allow.
 async fn together(name: &str) {
-    println!(" GPT-2 of 124 M, bf16, in 4 stages:");
+    println!(" GPT-2 of 124 M, bf16, in 4 stages of one thread each:");
     let (_, near) = sixteen(None).await;
     let (alone, all) = sixteen(Some(name)).await;
     let most = near.min(16.0 * alone);
@@ -194,7 +195,8 @@ async fn sixteen(namespaces: Option<&str>) -> (f64, f64) {
     if let Some(name) = namespaces {
         world.spread(name);
     }
-    world.start_with(&[0, 1, 2, 3], &["--draft", "none", "--dtype", "bf16", "--memory", "4096"]);
+    let flags = ["--draft", "none", "--dtype", "bf16", "--memory", "4096"];
+    world.start_with(&[0, 1, 2, 3], &[&ONE[..], &flags].concat());
     world.wait_for_stages(4);
     let alone = world.write(&prompt(), |_| ()).unwrap_or_else(|why| panic!("{why}")).token;
     let all = world.write_many(&prompt(), 16, 50_256);
@@ -214,15 +216,21 @@ fn scaled(config: &Value, scale: f32) -> random::Tensors {
     tensors
 }
 
-/// Writes texts over links that delay.
+/// Writes texts over links that delay. With drafts or without, each is what one machine writes alone.
 async fn write_apart(name: &str, layers: &[&str], target: &random::Tensors, what: &str, draft: &str) {
     let mut world = World::new(&program(), &config(24, 64), layers);
     World::write_model(world.folder.path(), &config(24, 64), target);
     world.spread(name);
-    world.start_with(&[0, 1, 2, 3], &["--draft", draft]);
+    world.start_with(&[0, 1, 2, 3], &[&ONE[..], &["--draft", draft]].concat());
     world.wait_for_stages(4);
-    let mut times: Vec<Duration> =
-        (0..3).map(|_| world.write(&prompt(), |_| ()).unwrap_or_else(|why| panic!("{why}")).token).collect();
+    let text = Text::open(world.folder.path()).unwrap_or_else(|e| panic!("{e}"));
+    let expected = text.decode(&alone(world.folder.path(), None, &prompt()));
+    let write = |_| {
+        let written = world.write(&prompt(), |_| ()).unwrap_or_else(|why| panic!("{why}"));
+        assert_eq!(written.text, expected, "{what}");
+        written.token
+    };
+    let mut times: Vec<Duration> = (0..3).map(write).collect();
     times.sort_unstable();
     println!("  {what}: {:.1} tokens/s (median of 3; {:.1?} a token)", 1.0 / times[1].as_secs_f64(), times[1]);
     let _ = world.net.stop_all().await; // What is left of them is killed.
@@ -265,21 +273,21 @@ fn agreement(tensors: &random::Tensors, small: &Path) -> f64 {
     met as f64 / TOKENS as f64
 }
 
-/// Kills the stage in the middle of a text, again and again, while another one has its layers.
-async fn pauses(program: &str, kills: usize) {
-    let mut world = World::new(program, &config(8, 512), &["0..0", "0..3", "3..6", "3..6", "6..8"]);
-    world.start(&[0, 1, 2, 4]);
+/// Sends the stage in the middle a signal amid a text, again and again, while another one has its layers. It is killed in any case before the next text.
+async fn pauses(what: &str, signal: &str, times: usize) {
+    let mut world = World::new(&program(), &config(8, 512), &["0..0", "0..3", "3..6", "3..6", "6..8"]);
+    world.start_with(&[0, 1, 2, 4], &ONE);
     world.wait_for_stages(3);
     let undisturbed = world.write(&prompt(), |_| ()).unwrap_or_else(|why| panic!("{why}"));
     let (mut pauses, mut same, mut victim) = (Vec::new(), 0, 2);
     let started = Instant::now();
-    for _ in 0..kills {
+    for _ in 0..times {
         let other = 5 - victim;
-        world.start(&[other]);
+        world.start_with(&[other], &ONE);
         world.wait_for_stages(4);
         let written = world.write(&prompt(), |world| {
             let pid = world.net.pid(victim).unwrap_or_default().to_string();
-            let _ = Command::new("kill").args(["-KILL", &pid]).status(); // The text tells whether it worked.
+            let _ = Command::new("kill").args([signal, &pid]).status(); // The text tells whether it worked.
         });
         match written {
             Ok(written) => {
@@ -296,8 +304,11 @@ async fn pauses(program: &str, kills: usize) {
     let at = |share: usize| {
         pauses.get((pauses.len() * share / 100).min(pauses.len().saturating_sub(1))).copied().unwrap_or_default()
     };
-    println!(" 8 layers of width 512 in 3 stages, the middle one killed at token {} of {TOKENS}:", TOKENS / 2);
-    println!("  {same} of {kills} texts are the undisturbed one; {} s in all", started.elapsed().as_secs());
+    println!(
+        " 8 layers of width 512 in 3 stages of one thread each, the middle one {what} at token {} of {TOKENS}:",
+        TOKENS / 2
+    );
+    println!("  {same} of {times} texts are the undisturbed one; {} s in all", started.elapsed().as_secs());
     println!(
         "  longest pause: median {:.1?}, p95 {:.1?}, longest {:.1?}; undisturbed {:.1?}",
         at(50),
@@ -305,4 +316,5 @@ async fn pauses(program: &str, kills: usize) {
         at(100),
         undisturbed.pause
     );
+    let _ = world.net.stop_all().await; // What is left of them is killed.
 }

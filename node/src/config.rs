@@ -21,7 +21,7 @@ use ailo_ledger::{
 use ailo_protocol::{Address, Amount, canonical};
 use std::{
     net::SocketAddr,
-    ops::Range,
+    ops::{Range, RangeInclusive},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -32,6 +32,8 @@ const CHECKS: f64 = 0.05;
 const OWN_MEMORY: u64 = 256;
 /// Of the memory for layers, sessions get this part beside.
 const SESSIONS: u64 = 4;
+/// Threads that compute what is served.
+const THREADS: RangeInclusive<u32> = 1..=256;
 /// Spot checks of a validator, an hour; and of anybody, at most.
 const AUDITS: f64 = 6.0;
 const MAX_AUDITS: f64 = 3600.0;
@@ -136,9 +138,14 @@ fn serves(flags: &RunOptions, file: &RunOptions) -> Result<Serves, NodeError> {
         (None, None) => OWN_MEMORY << 20,
         (memory, _) => memory.unwrap_or_else(usual) / SESSIONS,
     };
+    let threads = flags.threads.or(file.threads);
+    if let Some(threads) = threads.filter(|threads| !THREADS.contains(threads)) {
+        return Err(NodeError::Usage(format!("--threads is {threads}: choose 1 to 256")));
+    }
+    let threads = threads.map(|threads| threads as usize);
     let look = flags.look_around_ms.or(file.look_around_ms).map(Duration::from_millis);
     let pauses = look.map_or_else(Pauses::default, Pauses::looking);
-    Ok(Serves { checkpoint: checkpoint.transpose()?, share, memory: sessions, pauses })
+    Ok(Serves { checkpoint: checkpoint.transpose()?, share, memory: sessions, threads, pauses })
 }
 
 impl Settings {
@@ -234,13 +241,15 @@ mod tests {
         let file = dir.path().join("node.toml");
         std::fs::write(
             &file,
-            "network = \"dev\"\npower = 40\nhttp = \"127.0.0.1:1\"\nvalidator = true\nallow-host = [\"a.org\"]\n",
+            "network = \"dev\"\npower = 40\nhttp = \"127.0.0.1:1\"\nvalidator = true\nallow-host = [\"a.org\"]\nthreads = 3\n",
         )
         .unwrap();
         let settings = resolve(&["--config", file.to_str().unwrap(), "--power", "60", "--require-api-key"]).unwrap();
         assert_eq!((settings.power, settings.http.port(), settings.validator), (60, 1, true));
         assert!(!settings.inference_only && settings.require_api_key);
-        assert_eq!(settings.allow_host, ["a.org"]);
+        assert_eq!((settings.allow_host, settings.serves.threads), (vec!["a.org".to_string()], Some(3)));
+        let refused = resolve(&["--config", file.to_str().unwrap(), "--threads", "0"]).unwrap_err().to_string();
+        assert!(refused.contains("--threads is 0"), "{refused}");
     }
 
     #[test]

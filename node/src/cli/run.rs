@@ -46,6 +46,9 @@ pub struct RunOptions {
     /// machine's, or of what its control group leaves; for the network's own model what it takes].
     #[arg(long, env = "AILO_MEMORY", value_name = "MIB")]
     pub memory: Option<u64>,
+    /// Threads that compute what is served, 1 to 256 [default: one for each core; for the network's own model one].
+    #[arg(long, env = "AILO_THREADS", value_name = "COUNT")]
+    pub threads: Option<u32>,
     /// With --model: how to keep the weights: f32, f16, bf16 or int8 [default: as they are in the files].
     #[arg(long, env = "AILO_DTYPE", value_name = "TYPE")]
     pub dtype: Option<String>,

@@ -273,7 +273,7 @@ fn owed(head: &Head, me: &NodeId) -> Vec<Charge> {
 }
 
 /// What finds the model with this id here: what is served, or a state of the network's own.
-fn model_of(
+pub(super) fn model_of(
     models: &Models,
     served: &watch::Receiver<Option<Arc<Model>>>,
     id: &Hash,

@@ -91,7 +91,7 @@ impl Pauses {
     }
 }
 
-/// Loads these layers and serves them: what is to be announced. What is served already goes on with the sessions that it has.
+/// Loads these layers and serves them: what is to be announced. What is served already goes on as [`Hub::serve`] says.
 ///
 /// # Errors
 ///
@@ -123,6 +123,7 @@ pub async fn start(
             .take_while(|(at, c)| at + c.len_utf8() <= MAX_NAME)
             .map(|(_, c)| c)
             .collect(),
+        before: hub.before(),
         dtype: model.dtype().to_string(),
         first: layers.start,
         end: layers.end,
@@ -283,7 +284,7 @@ pub async fn announce(
         peers = net.peers().len();
         let here = served.borrow_and_update().clone().zip(hub.now());
         let mut announce = match (here, last.take()) {
-            (Some((announce, (room, token_us))), _) => Announce { room, token_us, ..announce },
+            (Some((announce, (room, token_us))), _) => Announce { room, token_us, before: hub.before(), ..announce },
             (None, Some(last)) => {
                 hub.known().forget(hub.node());
                 Announce { first: last.end, ..last }
@@ -317,11 +318,20 @@ pub fn near(net: &net::Handle) -> HashMap<NodeId, u32> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use super::*;
-    use ailo_protocol::{Amount, Hash, inference::known::Rank};
-    use ailo_training::checkpoint::random;
+    use super::{
+        super::session::{Event, Failure, Reach, Session},
+        *,
+    };
+    use crate::service::models::{Held, Models};
+    use ailo_proto::Sampling;
+    use ailo_protocol::{
+        Amount, Hash,
+        inference::{client, known::Rank},
+        presets,
+    };
+    use ailo_training::{checkpoint::random, state::ModelState};
     use serde_json::json;
-    use std::{os::unix::fs::FileExt, path::Path};
+    use std::{os::unix::fs::FileExt, path::Path, sync::Weak};
 
     fn write(folder: &Path) {
         let config = json!({ "model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4,
@@ -412,6 +422,60 @@ mod tests {
         tokio::time::timeout(within, served.wait_for(Option::is_none)).await.unwrap().unwrap();
         let again = tokio::time::timeout(within, served.wait_for(Option::is_some)).await.unwrap().unwrap().clone();
         assert_eq!(again.map(|announce| announce.layers()), Some(0..2), "it serves what it can");
+    }
+
+    /// A state of the network's own model.
+    fn state(seed: u64) -> (Arc<Model>, Weak<Held>) {
+        let (folder, config) = (tempfile::tempdir().unwrap(), presets::dev().model);
+        let held = Models::open(folder.path().into(), config).put(ModelState::initial(&config, seed)).unwrap();
+        let weak = Arc::downgrade(&held);
+        (Arc::new(Model::own(config, held).unwrap()), weak)
+    }
+
+    /// A text that goes on from there.
+    async fn text(hub: &Arc<Hub>, model: &Arc<Model>, begin: &[u32]) -> Result<Vec<u32>, Failure> {
+        let sampling = Sampling { limit: 40, prompt: 1, top_p: 1.0, ..Sampling::default() };
+        let mut tokens = begin.to_vec();
+        let mut session = Session::start(hub, model, Reach::default(), tokens.clone(), sampling);
+        loop {
+            match session.next().await.unwrap() {
+                Event::Token(token, _) => tokens.push(token),
+                Event::Finished(_) => return Ok(tokens),
+                Event::Failed(why) => return Err(why),
+            }
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_text_that_began_with_the_state_before_goes_on_here_when_its_stage_dies() {
+        let (hub, [(first, held), (second, _), (third, _)]) = (hub(), [1, 2, 3].map(state));
+        let hosting = hosting(Guess::default());
+        let layers = 0..first.shape.layers as u32;
+        assert_eq!(start(&hub, &first, layers.clone(), &hosting).await.unwrap().before, None);
+        let whole = text(&hub, &first, &[7]).await.unwrap();
+        assert_eq!(whole.len(), 40);
+
+        // The head moves, and then a stage dies elsewhere: this one is found for the rest.
+        let announce = start(&hub, &second, layers.clone(), &hosting).await.unwrap();
+        assert_eq!((announce.model, announce.before), (second.id, Some(first.id)));
+        assert_eq!(text(&hub, &first, &whole[..10]).await.unwrap(), whole);
+        let newer = text(&hub, &second, &[7]).await.unwrap();
+        assert_ne!(newer, whole);
+
+        // Of two states, and no more: the first is freed.
+        let announce = start(&hub, &third, layers, &hosting).await.unwrap();
+        assert_eq!(announce.before, Some(second.id));
+        assert_eq!(text(&hub, &second, &newer[..10]).await.unwrap(), newer);
+        let refused = text(&hub, &first, &whole[..10]).await.unwrap_err();
+        assert!(matches!(refused, Failure::Text(client::Failure::Unserved { .. })), "{refused}");
+        drop(first);
+        let freed = async {
+            while held.strong_count() > 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), freed).await.unwrap();
+        hub.stop();
     }
 
     #[tokio::test]

@@ -50,7 +50,7 @@ pub struct Hub {
     network: Hash,
     /// Sessions that this node asks in. What waits for one of them is bounded by its text's length.
     clients: Mutex<HashMap<SessionId, Listens>>,
-    /// Who serves here; those that leave come last.
+    /// Who serves here: the newest, maybe the one before it, and those that leave.
     workers: Mutex<Vec<Worker>>,
     links: OnceLock<Arc<Links>>,
     known: Mutex<Known>,
@@ -175,15 +175,23 @@ impl Hub {
         &self.network
     }
 
-    /// Lets a worker serve. The others take no new sessions and end with those that they have.
+    /// Lets a worker serve. The one before it still takes sessions of its own model: a text that began with that has no other place to go on. The
+    /// others take none, and end with those that they have.
     pub fn serve(&self, worker: Worker) {
-        let old = {
+        let (before, old) = {
             let mut workers = self.workers();
             workers.retain(|old| !old.ended());
             workers.insert(0, worker);
-            workers[1..].to_vec()
+            let stay = 1 + usize::from(before(&workers).is_some());
+            (workers[1..stay].to_vec(), workers[stay..].to_vec())
         };
+        before.iter().for_each(|before| before.send(Inbound::Forget));
         old.iter().for_each(|old| old.send(Inbound::Leave));
+    }
+
+    /// The model whose texts are still taken beside the newest one's, through the same layers.
+    pub fn before(&self) -> Option<Hash> {
+        before(&self.workers()).map(|worker| worker.model)
     }
 
     /// Who serves here. Nothing is sent to them under this lock: who computes sends, too.
@@ -382,14 +390,26 @@ impl Hub {
             }
         }
         if stage {
-            // A new session goes to who serves now; of all else each worker knows whether it is its own.
-            let some = if matches!(body, Body::Open(_)) { 1 } else { usize::MAX };
-            let workers: Vec<Worker> = self.workers().iter().take(some).cloned().collect();
-            for worker in workers {
+            let workers = self.workers().clone();
+            // A new session goes to who has its model, or to the newest, which says that it has not; of all else each worker knows whether it is its own.
+            let some = match body {
+                Body::Open(open) => {
+                    let has = workers.iter().position(|worker| worker.model.0[..] == open.model[..]).unwrap_or(0);
+                    workers.get(has..=has).unwrap_or_default()
+                }
+                _ => &workers[..],
+            };
+            for worker in some {
                 worker.send(Inbound::Frame(from, frame.clone(), room.clone()));
             }
         }
     }
+}
+
+/// Of those who serve, who did so before the newest: the same layers of another model.
+fn before(workers: &[Worker]) -> Option<&Worker> {
+    let [newest, before, ..] = workers else { return None };
+    (before.model != newest.model && before.layers == newest.layers && !before.ended()).then_some(before)
 }
 
 #[cfg(test)]

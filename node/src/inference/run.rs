@@ -37,6 +37,8 @@ pub struct Serves {
     pub share: Share,
     /// Bytes for sessions.
     pub memory: u64,
+    /// Threads that compute; none: one for each core, and one for the network's own model.
+    pub threads: Option<usize>,
     /// When it chooses layers.
     pub pauses: Pauses,
 }
@@ -80,7 +82,8 @@ impl Inference {
         hub.connect(Links::start(net.clone(), &hub, stop.clone()));
         let (offered, current) = watch::channel(None);
         let (served, announced) = watch::channel(None);
-        let api = Api::new(hub.clone(), Some(net.clone()), current.clone(), Bounds::default());
+        let network = (Some(net.clone()), Some(models.clone()));
+        let api = Api::new(hub.clone(), network, current.clone(), Bounds::default());
         let mut tasks = vec![tokio::spawn(host::announce(hub.clone(), net, key, announced, stop.clone()))];
         tasks.push(tokio::spawn(court::run(hub.clone(), models.clone(), current.clone(), stop.clone())));
         if audits > 0.0 {
@@ -93,7 +96,7 @@ impl Inference {
             Some(checkpoint) => (cores, 0, checkpoint.draft.clone()),
             None => (1, OWN_NICENESS, Guess::default()),
         };
-        let hosting = Hosting { threads, memory: serves.memory, niceness, draft };
+        let hosting = Hosting { threads: serves.threads.unwrap_or(threads), memory: serves.memory, niceness, draft };
         let (model, opened) = watch::channel(None);
         let keep = host::keep(hub.clone(), (serves.share, hosting, serves.pauses), opened, (offered, served));
         if let Some(Checkpoint { folder, dtype, draft }) = serves.checkpoint {

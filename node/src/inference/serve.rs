@@ -65,7 +65,7 @@ impl Server {
         let listener = connections::listen(args.http).map_err(busy)?;
         let address = listener.local_addr().map_err(busy)?;
         // It stays the model as long as the server runs: who sends is not needed.
-        let api = Api::new(hub.clone(), None, watch::channel(Some(model.clone())).1, bounds);
+        let api = Api::new(hub.clone(), (None, None), watch::channel(Some(model.clone())).1, bounds);
         let router = api.router(access, true);
         let (stop, serves) = stop_channel();
         let task = tokio::spawn(connections::serve(listener, router, stop));

@@ -15,7 +15,7 @@ use ailo_training::{
     engine::{Engine, Part},
 };
 use serde_json::{Value, json};
-use std::{net::SocketAddr, path::Path};
+use std::{net::SocketAddr, path::Path, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpSocket, TcpStream},
@@ -63,6 +63,16 @@ async fn server_bounded(folder: &Path, memory: u64, draft: Option<&Path>, bounds
         draft: draft.map(Path::to_path_buf),
     };
     Server::start(&args, bounds).await.unwrap()
+}
+
+/// Until something is so.
+async fn until(is: impl Fn() -> bool) {
+    let so = async {
+        while !is() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), so).await.unwrap();
 }
 
 /// Status, headers and body of an answer.
@@ -523,7 +533,7 @@ async fn what_no_memory_is_left_for_is_refused_in_time_and_the_next_text_is_writ
     let message = why["error"]["message"].as_str().unwrap();
     assert!(status == 503 && message.contains("no memory is left"), "{status} {message}");
     assert_eq!(why["error"]["code"], "stages_full");
-    assert!(started.elapsed() < std::time::Duration::from_secs(3), "{:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
     // In a stream it is the same object.
     let body = json!({ "prompt": "a", "stream": true }).to_string();
     let (_, _, text) = ask(server.address, "POST", "/v1/completions", &body).await;
@@ -701,9 +711,34 @@ async fn places_and_the_queue_are_bounded_and_come_back() {
 }
 
 #[tokio::test]
+async fn who_asks_for_many_texts_holds_nobody_up_and_is_held_up_by_nobody() {
+    let folder = long_winded();
+    let bounds = Bounds { writing: 3, unread: Duration::from_secs(600), ..Bounds::default() };
+    let server = server_bounded(folder.path(), 256, None, bounds).await;
+    let address = server.address;
+    let texts = |n: u32, tokens: u32| {
+        let body = json!({ "prompt": "a", "max_tokens": tokens, "n": n, "logit_bias": { "261": -100 } });
+        tokio::spawn(complete(address, body))
+    };
+    // One place is left, and each of two needs three; who comes last needs one.
+    let places = [slow_reader(address).await, slow_reader(address).await];
+    let large = [texts(3, 1000), texts(3, 1000)];
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let small = tokio::time::timeout(Duration::from_secs(60), texts(1, 2)).await.unwrap().unwrap();
+    assert_eq!(small["choices"].as_array().unwrap().len(), 1);
+    assert!(large.iter().all(|large| !large.is_finished()), "it came between their texts");
+    for large in large {
+        let large = tokio::time::timeout(Duration::from_secs(60), large).await.unwrap().unwrap();
+        assert_eq!(large["usage"]["completion_tokens"], 3000);
+    }
+    drop(places);
+    server.stop();
+}
+
+#[tokio::test]
 async fn who_reads_nothing_holds_nobody_up_and_is_given_up() {
     let folder = long_winded();
-    let unread = std::time::Duration::from_millis(300);
+    let unread = Duration::from_millis(300);
     let bounds = Bounds { writing: 2, unread, ..Bounds::default() };
     let server = server_bounded(folder.path(), 256, None, bounds).await;
     let ask = json!({ "prompt": "hello world", "max_tokens": 200, "temperature": 0 });
@@ -711,7 +746,8 @@ async fn who_reads_nothing_holds_nobody_up_and_is_given_up() {
     let mut slow = slow_reader(server.address).await;
     let beside = complete(server.address, ask).await;
     assert_eq!(beside["choices"], alone["choices"]);
-    // Two texts need the place of the slow one, which still reads nothing.
+    // The slow one's place comes back, though it still reads nothing.
+    until(|| !server.hub.waits()).await;
     let both = complete(server.address, json!({ "prompt": "a", "max_tokens": 2, "n": 2 })).await;
     assert_eq!(both["choices"].as_array().unwrap().len(), 2);
     // If it reads on then, it is told that the text did not end.
@@ -741,5 +777,26 @@ async fn who_goes_away_frees_what_was_kept_for_the_text() {
     }
     let done = complete(server.address, json!({ "prompt": "a", "max_tokens": 100 })).await;
     assert_eq!(done["choices"].as_array().unwrap().len(), 1);
+    server.stop();
+
+    // So it is where the whole text is waited for: all of them to their ends would take minutes.
+    let folder = long_winded();
+    let server = server_with(folder.path(), 64, None).await;
+    let body = json!({ "prompt": "a", "max_tokens": 16_000, "logit_bias": { "261": -100 } }).to_string();
+    let room = || server.hub.now().unwrap().0;
+    let (all, started) = (room(), std::time::Instant::now());
+    for _ in 0..20 {
+        let mut stream = TcpStream::connect(server.address).await.unwrap();
+        let request = format!(
+            "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        until(|| room() < all).await;
+        drop(stream);
+        until(|| room() == all).await;
+    }
+    assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+    assert!(!server.hub.waits());
     server.stop();
 }

@@ -69,6 +69,8 @@ pub enum Inbound {
     Gone(NodeId),
     /// A stream to or from a node has ended.
     Broken(NodeId),
+    /// Clients' next texts go elsewhere: nothing is kept for them any more.
+    Forget,
     /// No new sessions; it ends with the last one.
     Leave,
     /// The same, and clients should go elsewhere: there is not much time.
@@ -121,6 +123,10 @@ impl Setup {
 /// What serves a stage; clones are the same one.
 #[derive(Clone)]
 pub struct Worker {
+    /// The model, and its layers that are served.
+    pub model: Hash,
+    /// See `model`.
+    pub layers: Range<usize>,
     /// What a token takes here, as measured at the start.
     pub speed: Speed,
     /// Whether others than its thread may compute.
@@ -167,7 +173,8 @@ impl Worker {
         let thread = thread.map_err(|_| TrainingError::Generate("no thread can be started"))?.thread().clone();
         // A model that guesses takes as long as it takes.
         let brief = setup.niceness == 0 && !matches!(setup.draft, Guess::Model(_));
-        Ok(Worker { speed, brief, mail, computer, gauges, over, thread, hub: Arc::downgrade(hub), long })
+        let (model, layers) = (setup.model.id, setup.layers.clone());
+        Ok(Worker { model, layers, speed, brief, mail, computer, gauges, over, thread, hub: Arc::downgrade(hub), long })
     }
 
     /// Sends something; nothing happens once it has ended.
@@ -422,6 +429,7 @@ impl Computer {
             }
             Inbound::Gone(node) => self.stage.gone(node),
             Inbound::Broken(node) => self.stage.broken(node),
+            Inbound::Forget => self.stage.forget(),
             Inbound::Leave => {
                 self.leaving = true;
                 self.stage.leave();

@@ -31,6 +31,8 @@ pub struct Announce {
     pub model: Hash,
     /// See `model`.
     pub name: String,
+    /// The model before it, of which it has the same layers: texts that began with that one may go on here.
+    pub before: Option<Hash>,
     /// The type in which its matrices are kept, as people write it.
     pub dtype: String,
     /// Layers first .. end of `total`. None: it serves nothing any more.
@@ -83,6 +85,11 @@ impl Announce {
         self.first..self.end
     }
 
+    /// Whether texts of a model are written here.
+    pub fn has(&self, model: &Hash) -> bool {
+        self.model == *model || self.before.as_ref() == Some(model)
+    }
+
     /// Whether it serves nothing any more.
     pub fn withdraws(&self) -> bool {
         self.first == self.end
@@ -128,6 +135,7 @@ pub(super) mod tests {
             at_ms: 1,
             model: MODEL,
             name: "model".into(),
+            before: None,
             dtype: "f32".into(),
             first: layers.start,
             end: layers.end,

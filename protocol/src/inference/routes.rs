@@ -126,7 +126,7 @@ impl Routes for Ways<'_> {
     }
 
     fn gap(&mut self, layers: Range<u32>, without: &HashSet<NodeId>) -> Option<Range<u32>> {
-        let serves = |known: &&Announce| known.model == self.wanted.model && !without.contains(&known.node);
+        let serves = |known: &&Announce| known.has(&self.wanted.model) && !without.contains(&known.node);
         gap(layers, self.known.all().filter(serves).map(Announce::layers))
     }
 }
@@ -175,7 +175,7 @@ impl<'a> Search<'a> {
             let taken = announce.end.min(layers.end).saturating_sub(announce.first.max(layers.start));
             let needs = each.saturating_add(layer.saturating_mul(u64::from(taken)));
             taken > 0
-                && announce.model == ways.wanted.model
+                && announce.has(&ways.wanted.model)
                 && !without.contains(&announce.node)
                 && (!only_with_room || announce.room >= needs)
         };
@@ -324,6 +324,18 @@ mod tests {
             announce(4, 6..8, 100, &[]),
         ]);
         assert_eq!(route(&known, &near, &[]).unwrap(), [(node(1), 0..4), (node(2), 4..6), (node(4), 6..8)]);
+    }
+
+    #[test]
+    fn texts_of_the_model_before_find_who_still_has_it() {
+        let next = Hash([2; 32]);
+        let moved = |before| Announce { model: next, before, ..announce(1, 0..8, 100, &[]) };
+        let (old, gone) = (known(&[moved(Some(MODEL))]), known(&[moved(None)]));
+        assert_eq!(route(&old, &[], &[]).unwrap(), [(node(1), 0..8)]);
+        assert_eq!(route(&gone, &[], &[]), None);
+        let (near, nobody) = (HashMap::new(), HashSet::new());
+        let gap = |known: &Known, model| known.routes(Wanted { model, ..wanted(&near) }).gap(0..8, &nobody);
+        assert_eq!([gap(&old, MODEL), gap(&old, next), gap(&gone, MODEL)], [None, None, Some(0..8)]);
     }
 
     #[test]

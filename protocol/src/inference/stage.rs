@@ -322,6 +322,12 @@ impl Stage {
         self.sessions.iter().filter(|(_, session)| is(session)).map(|(id, _)| *id).collect()
     }
 
+    /// Frees what is kept for clients' next texts.
+    pub fn forget(&mut self) -> Vec<Effect> {
+        self.frees(self.served.memory, None); // Open sessions stay.
+        std::mem::take(&mut self.effects)
+    }
+
     /// Takes no new sessions from now on.
     pub fn leave(&mut self) {
         self.leaving = true;

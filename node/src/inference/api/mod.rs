@@ -17,11 +17,13 @@ mod spending;
 mod writing;
 
 use super::{
+    court::model_of,
     host::near,
     hub::Hub,
     model::Model,
     session::{Event, Failure, Reach, Session},
 };
+use crate::service::models::Models;
 use access::{Access, Caller, Grant};
 use ailo_proto::{Finish, Logprob};
 use ailo_protocol::{Hash, NodeId, net};
@@ -86,6 +88,8 @@ pub struct Api {
     bounds: Bounds,
     hub: Arc<Hub>,
     net: Option<net::Handle>,
+    /// States of the network's own model, with which texts may have begun.
+    states: Option<Models>,
     /// The model that is served now, if there is one yet.
     model: watch::Receiver<Option<Arc<Model>>>,
     readers: Arc<Semaphore>,
@@ -100,13 +104,13 @@ impl Api {
     /// The API for what the hub serves.
     pub fn new(
         hub: Arc<Hub>,
-        net: Option<net::Handle>,
+        (net, states): (Option<net::Handle>, Option<Models>),
         model: watch::Receiver<Option<Arc<Model>>>,
         bounds: Bounds,
     ) -> Arc<Api> {
         let (readers, places) = (Arc::new(Semaphore::new(READING)), Arc::new(Semaphore::new(bounds.writing)));
         let (waiting, shelf, started) = (AtomicUsize::new(0), Mutex::default(), Instant::now());
-        Arc::new(Api { bounds, hub, net, model, readers, places, waiting, shelf, started })
+        Arc::new(Api { bounds, hub, net, states, model, readers, places, waiting, shelf, started })
     }
 
     /// Its routes, for those whom `access` lets in; where there is nothing beside them (`alone`), for all paths.
@@ -154,8 +158,8 @@ impl Api {
     }
 
     /// A place among the requests that wait, until it is dropped.
-    fn wait(&self) -> Result<Waits<'_>, Refusal> {
-        let waits = Waits(&self.waiting);
+    fn wait(self: &Arc<Api>) -> Result<Waits, Refusal> {
+        let waits = Waits(self.clone());
         if self.waiting.fetch_add(1, Ordering::Relaxed) >= self.bounds.waiting {
             return Err(full());
         }
@@ -183,19 +187,32 @@ impl Api {
         act(&mut self.shelf.lock().unwrap_or_else(PoisonError::into_inner), now)
     }
 
-    /// What is left of a text that is to be taken up again: see [`Order::left`].
-    fn kept(&self, again: &Again, key: Option<Hash>, (model, kind): (&Model, Kind)) -> Result<(u32, u64), Refusal> {
-        self.shelf(|shelf, now| {
+    /// The model that a text began with, if it is still here: what is served, or a state of the network's own.
+    async fn began_with(&self, id: &Hash) -> Option<Arc<Model>> {
+        let Some(states) = &self.states else { return self.model().ok().filter(|model| model.id == *id) };
+        let _reader = self.readers.acquire().await.ok()?;
+        tokio::task::spawn_blocking(model_of(states, &self.model, id)).await.ok()?
+    }
+
+    /// What is left of a text that is to be taken up again, and its model: see [`Order::left`].
+    async fn kept(
+        &self,
+        again: &Again,
+        (key, kind): (Option<Hash>, Kind),
+    ) -> Result<(Arc<Model>, (u32, u64)), Refusal> {
+        let began = self.shelf(|shelf, now| {
             let order = shelf.get(now, key, &again.id).ok_or_else(not_kept)?;
             if order.kind != kind {
                 return Err(invalid("resume", "a text is taken up again at the path where it was asked for"));
             }
-            if order.model != model.id {
-                let why = "the model has changed since this text was begun: ask for it anew";
-                return Err(Refusal::new(StatusCode::CONFLICT, "resume", "model_changed", why));
-            }
-            Ok(order.left(model.context()))
-        })
+            Ok(order.model)
+        })?;
+        let Some(model) = self.began_with(&began).await else {
+            let why = "the model has changed since this text was begun: ask for it anew";
+            return Err(Refusal::new(StatusCode::CONFLICT, "resume", "model_changed", why));
+        };
+        let left = self.shelf(|shelf, now| shelf.get(now, key, &again.id).map(|order| order.left(model.context())));
+        Ok((model, left.ok_or_else(not_kept)?))
     }
 }
 
@@ -274,7 +291,7 @@ pub(super) struct Piece {
 /// What a text holds until it ends.
 struct Place {
     _permit: OwnedSemaphorePermit,
-    grant: Grant,
+    grant: Arc<Grant>,
 }
 
 async fn answer(api: Arc<Api>, caller: Caller, request: Request, kind: Kind) -> Result<Response, Refusal> {
@@ -283,7 +300,7 @@ async fn answer(api: Arc<Api>, caller: Caller, request: Request, kind: Kind) -> 
     let body = body(request).await?;
     let waits = api.wait()?;
     let asked = api.understand(body, &model, kind).await?;
-    let (key, context) = (caller.key(), model.context());
+    let key = caller.key();
     // What is taken up again stays where it is kept until it has a place.
     let source = match asked {
         Asked::New(plan) => {
@@ -292,19 +309,22 @@ async fn answer(api: Arc<Api>, caller: Caller, request: Request, kind: Kind) -> 
         }
         Asked::Again(again) => Source::Kept(again),
     };
-    let (read, (texts, tokens)) = match &source {
-        Source::New(order) => (order.read(), order.left(context)),
-        Source::Kept(again) => (0, api.kept(again, key, (&model, kind))?),
+    let (model, read, (texts, tokens)) = match &source {
+        Source::New(order) => {
+            let left = order.left(model.context());
+            (model, order.read(), left)
+        }
+        Source::Kept(again) => {
+            let (began, left) = api.kept(again, (key, kind)).await?;
+            (began, 0, left)
+        }
     };
     if texts as usize > api.bounds.writing {
         return Err(invalid("n", &format!("at most {} texts are written for one request", api.bounds.writing)));
     }
     let grant = caller.begin(texts, read as u64 + tokens)?;
-    // All texts of a request hold its place until the last one ends, whoever still reads it.
-    let permit = api.places.clone().acquire_many_owned(texts).await.map_err(|_| full())?;
+    let first = api.places.clone().acquire_owned().await.map_err(|_| full())?;
     grant.used(read);
-    let place = Arc::new(Place { _permit: permit, grant });
-    drop(waits);
     let order = match source {
         Source::New(order) => order,
         Source::Kept(again) => {
@@ -313,7 +333,7 @@ async fn answer(api: Arc<Api>, caller: Caller, request: Request, kind: Kind) -> 
             order
         }
     };
-    let pieces = write_all(&api, &model, &order, &place, key);
+    let pieces = write_all(&api, &model, &order, (first, grant, waits), key);
     let told = Telling { api, model, key, pieces, failed: None };
     if order.plan.stream { Ok(told.stream(order)) } else { told.whole(order).await }
 }
@@ -324,30 +344,47 @@ enum Source {
     Kept(Again),
 }
 
-/// Begins all texts of an order, or goes on with them; their pieces come one by one.
+/// Begins all texts of an order, or goes on with them, each once there is a place for it; their pieces come one by one. Each gives its place back when it
+/// ends, whatever the others wait for, and a request waits for one at a time: others come between its texts, and it comes between theirs.
 fn write_all(
-    api: &Api,
+    api: &Arc<Api>,
     model: &Arc<Model>,
     order: &Order,
-    place: &Arc<Place>,
+    (first, grant, waits): (OwnedSemaphorePermit, Grant, Waits),
     key: Option<Hash>,
 ) -> mpsc::Receiver<Result<Piece, Failure>> {
-    let round_trips = api.net.as_ref().map(near).unwrap_or_default();
     let (sender, pieces) = mpsc::channel(BEHIND);
+    let mut open = Vec::new();
     for text in order.texts(model.context()) {
-        let (near, owner) = (round_trips.clone(), key.unwrap_or_default());
-        let reach = Reach { near, owner, budget: Some(order.spending.clone()), ..Reach::default() };
-        if let Some(finish) = text.finish() {
-            // Its last token has come, and the word that it was the last has not.
-            let last = last(Writing::after(model, &text, &order.plan.stops), text.choice, finish);
-            let _ = sender.try_send(Ok(last)); // There is room for one of each.
+        let Some(finish) = text.finish() else {
+            open.push(text);
             continue;
-        }
-        let tokens = [text.prompt.as_slice(), &text.written].concat();
-        let session = Session::start(&api.hub, model, reach, tokens, text.sampling.clone());
-        let out = (sender.clone(), api.bounds.unread);
-        tokio::spawn(write(session, (model.clone(), text, order.plan.stops.clone()), out, place.clone()));
+        };
+        // Its last token has come, and the word that it was the last has not.
+        let last = last(Writing::after(model, &text, &order.plan.stops), text.choice, finish);
+        let _ = sender.try_send(Ok(last)); // There is room for one of each.
     }
+    let (api, model, stops, spending) = (api.clone(), model.clone(), order.plan.stops.clone(), order.spending.clone());
+    tokio::spawn(async move {
+        // It waits until the last one has begun.
+        let (mut first, grant, _waits) = (Some(first), Arc::new(grant), waits);
+        for text in open {
+            let permit = match first.take() {
+                Some(permit) => permit,
+                None => tokio::select! {
+                    Ok(permit) = api.places.clone().acquire_owned() => permit,
+                    () = sender.closed() => return,
+                },
+            };
+            let (near, owner) = (api.net.as_ref().map(near).unwrap_or_default(), key.unwrap_or_default());
+            let reach = Reach { near, owner, budget: Some(spending.clone()), ..Reach::default() };
+            let tokens = [text.prompt.as_slice(), &text.written].concat();
+            let session = Session::start(&api.hub, &model, reach, tokens, text.sampling.clone());
+            let out = (sender.clone(), api.bounds.unread);
+            let place = Place { _permit: permit, grant: grant.clone() };
+            tokio::spawn(write(session, (model.clone(), text, stops.clone()), out, place));
+        }
+    });
     pieces
 }
 
@@ -445,12 +482,12 @@ impl Telling {
     }
 }
 
-/// A request that waits for its place.
-struct Waits<'a>(&'a AtomicUsize);
+/// A request of which texts wait for places.
+struct Waits(Arc<Api>);
 
-impl Drop for Waits<'_> {
+impl Drop for Waits {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.waiting.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -473,7 +510,7 @@ async fn write(
     mut session: Session,
     (model, text, stops): (Arc<Model>, Text, Vec<String>),
     (out, unread): (mpsc::Sender<Result<Piece, Failure>>, Duration),
-    place: Arc<Place>,
+    place: Place,
 ) {
     let mut writing = Writing::after(&model, &text, &stops);
     let (mut known, mut waiting) = (Vec::new(), VecDeque::new());
@@ -527,4 +564,32 @@ fn last(writing: Writing<'_>, choice: u32, finish: Finish) -> Piece {
     let (text, stopped) = writing.finish();
     let finish = Some(if stopped { Finish::Stop } else { finish });
     Piece { choice, text, tokens: Vec::new(), finish, stages: Vec::new() }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use ailo_protocol::{Keypair, presets};
+    use ailo_training::state::ModelState;
+
+    #[tokio::test]
+    async fn a_text_goes_on_with_the_state_that_it_began_with_as_long_as_that_is_here() {
+        let (folder, config) = (tempfile::tempdir().unwrap(), presets::dev().model);
+        let states = Models::open(folder.path().into(), config);
+        let [old, new] = [1, 2].map(|seed| {
+            let held = states.put(ModelState::initial(&config, seed)).unwrap();
+            Arc::new(Model::own(config, held).unwrap())
+        });
+        let hub = Hub::new(Keypair::generate(), Hash::ZERO, 0.0, (None, None), None);
+        let served = watch::channel(Some(new.clone())).1;
+        let api = Api::new(hub.clone(), (None, Some(states)), served.clone(), Bounds::default());
+        for id in [old.id, new.id] {
+            assert_eq!(api.began_with(&id).await.map(|model| model.id), Some(id));
+        }
+        assert!(api.began_with(&Hash::ZERO).await.is_none());
+        // A checkpoint is the only one that there is.
+        let api = Api::new(hub, (None, None), served, Bounds::default());
+        assert!(api.began_with(&old.id).await.is_none() && api.began_with(&new.id).await.is_some());
+    }
 }
