@@ -379,10 +379,12 @@ fn a_network_is_founded_with_keys_and_genesis_and_runs() {
     let looked = ailo(&["doctor", "--json", "--cpu", "--data-dir", &path("a"), "--bootstrap", &status.value.listen[0]]);
     let looked = String::from_utf8(looked.stdout).unwrap();
     let findings: Vec<Value> = looked.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    for check in ["settings", "libtorch", "keys", "folder", "peers", "clock"] {
-        let finding = findings.iter().find(|finding| finding["check"] == check).unwrap();
-        assert_eq!(finding["level"], "ok", "{finding}");
+    let finding = |check: &str| findings.iter().find(|finding| finding["check"] == check).unwrap();
+    for check in ["settings", "libtorch", "folder", "peers", "clock"] {
+        assert_eq!(finding(check)["level"], "ok", "{}", finding(check));
     }
+    let advice = finding("keys")["advice"].as_str().unwrap();
+    assert!(finding("keys")["level"] == "warn" && advice.contains("wallet passphrase"), "{}", finding("keys"));
     let kept = ["backup", "--data-dir", &path("a"), &path("a.tar")];
     assert!(String::from_utf8_lossy(&ailo(&kept).stderr).contains("another ailo-node runs"));
     node.interrupt();
