@@ -78,7 +78,9 @@ pub async fn dispatch(cli: Cli) -> Result<(), NodeError> {
 
 fn class(args: &ClassArgs) -> Result<(), NodeError> {
     set_threads(1);
+    let computing = Progress::wait("computing as training does");
     let class = determinism_class(device(!args.cpu))?;
+    drop(computing);
     say(&json!({ "class": class }), class)
 }
 
