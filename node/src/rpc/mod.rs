@@ -87,8 +87,6 @@ pub struct Context {
     pub law: node::Law,
     /// The richest wallets.
     pub ranking: holders::Ranking,
-    /// What this node earned.
-    pub earned: history::Earned,
     /// Whose turn it is to read.
     pub turns: Turns,
 }

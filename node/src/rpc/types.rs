@@ -438,10 +438,34 @@ pub struct EarningsView {
     pub node: NodeId,
     /// Sums by what they are for.
     pub kinds: Vec<EarningView>,
-    /// The time that they cover: a long history is not read to its end.
+    /// By the hour (UTC), of the last 48 those in which something was paid, the oldest first.
+    pub hours: Vec<EarnedView>,
+    /// By the day (UTC), of the last 60, as above.
+    pub days: Vec<EarnedView>,
+    /// When what is summed begins: the node that is asked has counted from then on; of another node's long history the end is read.
+    pub since_ms: u64,
+    /// The time from then to the newest block.
     pub covers_ms: u64,
-    /// Whether that is all of it.
+    /// Whether that is all since the network's beginning.
     pub whole: bool,
+}
+
+/// What a node was paid in an hour or a day.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct EarnedView {
+    /// When it begins.
+    pub from_ms: u64,
+    /// Sums by what they are for.
+    pub kinds: Vec<PaidView>,
+}
+
+/// What was paid for one kind of work.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct PaidView {
+    /// What for.
+    pub kind: RewardKind,
+    /// How much.
+    pub amount: Amount,
 }
 
 /// What a node was paid for one kind of work, up to the newest block.
@@ -449,11 +473,11 @@ pub struct EarningsView {
 pub struct EarningView {
     /// What for.
     pub kind: RewardKind,
-    /// In the last hour.
+    /// In the last 60 minutes, the running one included.
     pub hour: Amount,
-    /// In the last day.
+    /// In the last 24 hours, the running one included.
     pub day: Amount,
-    /// In all that was read.
+    /// In all that is summed.
     pub all: Amount,
 }
 

@@ -10,7 +10,7 @@
 //! in are checked before it queues.
 
 use super::sync;
-use crate::{datadir::DataDir, error::NodeError, genesis::now_ms, metrics::Counts};
+use crate::{datadir::DataDir, earned::Earned, error::NodeError, genesis::now_ms, metrics::Counts};
 use ailo_ledger::{
     Block, Certificate, Header, Transaction,
     consensus::{Host, Message, Verdict as Opinion},
@@ -106,6 +106,7 @@ pub struct Role {
 #[derive(Clone)]
 pub struct Chain {
     counts: Arc<Counts>,
+    earned: Arc<Earned>,
     commands: mpsc::Sender<Command>,
     gossiped: mpsc::Sender<Command>,
     asked: mpsc::Sender<Command>,
@@ -149,11 +150,13 @@ impl Chain {
         let store = Arc::new(store);
         let counts = Arc::new(Counts::default());
         let node = *net.node();
+        let earned = Arc::new(Earned::new(dir.path("earned"), node, &state));
         let (ended, end) = oneshot::channel();
         let ledger = Ledger {
             participant: Participant::new(host, store.clone()),
             keeper: Keeper { store: store.clone(), archive: role.archive, epoch: state.epoch(), works: Arc::default() },
             counts: counts.clone(),
+            earned: earned.clone(),
             node,
             contributed: None,
             net,
@@ -172,12 +175,17 @@ impl Chain {
                 }
             })
             .map_err(|e| NodeError::io("start the ledger's thread", e))?;
-        Ok((Chain { counts, commands, gossiped, asked, head, store }, end))
+        Ok((Chain { counts, earned, commands, gossiped, asked, head, store }, end))
     }
 
     /// What has happened since the start.
     pub fn counts(&self) -> &Counts {
         &self.counts
+    }
+
+    /// What this node was paid.
+    pub fn earned(&self) -> &Arc<Earned> {
+        &self.earned
     }
 
     /// The newest head, and a way to wait for the next.
@@ -359,6 +367,7 @@ struct Ledger {
     participant: Participant<ConsensusFiles, Arc<Store>>,
     keeper: Keeper,
     counts: Arc<Counts>,
+    earned: Arc<Earned>,
     node: NodeId,
     /// The round that this node last contributed to.
     contributed: Option<u64>,
@@ -553,6 +562,7 @@ impl Ledger {
 
     fn count(&mut self, block: &Block, events: &[Event]) {
         self.counts.block(block, events, &self.node);
+        self.earned.block(block, events);
         for event in events {
             match event {
                 Event::Contributed { round, node, .. } if *node == self.node => self.contributed = Some(*round),
@@ -635,8 +645,10 @@ mod tests {
         let genesis = crate::genesis::found("test", 1, vec![founder], &data, params).unwrap();
         let (store, state) = Store::open(dir.path(), &genesis).unwrap();
         let ([commands, gossiped, asked], queues) = Queues::new();
+        let earned = Arc::new(Earned::new(dir.path().join("earned"), *key.public(), &state));
         let (_, head) = watch::channel(Arc::new(Head { state }));
-        let chain = Chain { counts: Arc::default(), commands, gossiped, asked, head, store: Arc::new(store) };
+        let (counts, store) = (Arc::default(), Arc::new(store));
+        let chain = Chain { counts, earned, commands, gossiped, asked, head, store };
         (chain, queues, dir)
     }
 
