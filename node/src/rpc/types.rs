@@ -46,6 +46,8 @@ pub struct Status {
     pub block: Hash,
     /// Epoch of the ledger.
     pub epoch: u64,
+    /// How far the ledger has come elsewhere.
+    pub sync: SyncStatus,
     /// Connected peers.
     pub peers: u32,
     /// Addresses that peers can reach this node at, the best first.
@@ -70,6 +72,15 @@ pub struct Status {
     pub supply: SupplyView,
     /// What a person should know: few confirmations, an unprotected round, waiting for stake.
     pub notes: Vec<String>,
+}
+
+/// How far behind its peers a node is. What they claim to have and can't show is forgotten.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+pub struct SyncStatus {
+    /// The highest block that peers tell of, or the newest one here; null where no peer has told.
+    pub highest: Option<u64>,
+    /// Blocks from the newest one here to that: 0 is in step.
+    pub behind: Option<u64>,
 }
 
 /// How peers elsewhere reach a node.

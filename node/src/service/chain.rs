@@ -107,6 +107,7 @@ pub struct Role {
 pub struct Chain {
     counts: Arc<Counts>,
     earned: Arc<Earned>,
+    highest: watch::Receiver<Option<u64>>,
     commands: mpsc::Sender<Command>,
     gossiped: mpsc::Sender<Command>,
     asked: mpsc::Sender<Command>,
@@ -151,6 +152,7 @@ impl Chain {
         let counts = Arc::new(Counts::default());
         let node = *net.node();
         let earned = Arc::new(Earned::new(dir.path("earned"), node, &state));
+        let (highest_sender, highest) = watch::channel(None);
         let (ended, end) = oneshot::channel();
         let ledger = Ledger {
             participant: Participant::new(host, store.clone()),
@@ -161,6 +163,8 @@ impl Chain {
             contributed: None,
             net,
             head: head_sender,
+            told: false,
+            highest: highest_sender,
             commands: commands.clone(),
             started: Instant::now(),
         };
@@ -175,7 +179,7 @@ impl Chain {
                 }
             })
             .map_err(|e| NodeError::io("start the ledger's thread", e))?;
-        Ok((Chain { counts, earned, commands, gossiped, asked, head, store }, end))
+        Ok((Chain { counts, earned, highest, commands, gossiped, asked, head, store }, end))
     }
 
     /// What has happened since the start.
@@ -186,6 +190,11 @@ impl Chain {
     /// What this node was paid.
     pub fn earned(&self) -> &Arc<Earned> {
         &self.earned
+    }
+
+    /// The highest block that a peer tells of, or the newest one here; nothing until a peer has told.
+    pub fn highest(&self) -> Option<u64> {
+        *self.highest.borrow()
     }
 
     /// The newest head, and a way to wait for the next.
@@ -373,6 +382,9 @@ struct Ledger {
     contributed: Option<u64>,
     net: net::Handle,
     head: watch::Sender<Arc<Head>>,
+    /// A peer has told how far it is, and nothing speaks against it.
+    told: bool,
+    highest: watch::Sender<Option<u64>>,
     commands: mpsc::Sender<Command>,
     started: Instant,
 }
@@ -456,6 +468,8 @@ impl Ledger {
         loop {
             self.carry_out().await;
             self.counts.wait(self.participant.mempool().len());
+            let highest = self.told.then(|| self.participant.highest());
+            self.highest.send_if_modified(|shown| std::mem::replace(shown, highest) != highest);
             let more = self.participant.settle(self.now());
             if !more? {
                 return Ok(());
@@ -503,7 +517,10 @@ impl Ledger {
                         Err(_) => Opinion::Reject,
                         Ok(message) => self.participant.on_consensus(message, now)?,
                     },
-                    gossip::Body::Head(head) => self.participant.on_head(from, head.height, now),
+                    gossip::Body::Head(head) => {
+                        self.told = true;
+                        self.participant.on_head(from, head.height, now)
+                    }
                     // The hub's, which never hands it on to here.
                     gossip::Body::Serving(_) => Opinion::Ignore,
                 };
@@ -514,8 +531,16 @@ impl Ledger {
                 }
             }
             Command::Connected(peer) => self.participant.connected(peer, now),
-            Command::Head(peer, height) => self.participant.claim(peer, height, now),
-            Command::Synced(peer, blocks) => self.participant.synced(peer, blocks, now)?,
+            Command::Head(peer, height) => {
+                self.told = true;
+                self.participant.claim(peer, height, now);
+            }
+            Command::Synced(peer, blocks) => {
+                let before = self.participant.height();
+                self.participant.synced(peer, blocks, now)?;
+                // What was claimed could not be shown: who is ahead is not known until it is said again.
+                self.told &= self.participant.height() > before;
+            }
             Command::Stop(_) => {} // handled by the loop
         }
         Ok(())
@@ -646,9 +671,9 @@ mod tests {
         let (store, state) = Store::open(dir.path(), &genesis).unwrap();
         let ([commands, gossiped, asked], queues) = Queues::new();
         let earned = Arc::new(Earned::new(dir.path().join("earned"), *key.public(), &state));
-        let (_, head) = watch::channel(Arc::new(Head { state }));
+        let ((_, head), (_, highest)) = (watch::channel(Arc::new(Head { state })), watch::channel(None));
         let (counts, store) = (Arc::default(), Arc::new(store));
-        let chain = Chain { counts, earned, commands, gossiped, asked, head, store };
+        let chain = Chain { counts, earned, highest, commands, gossiped, asked, head, store };
         (chain, queues, dir)
     }
 

@@ -45,7 +45,7 @@ fn main(site: &Site) -> Markup {
         }
         div.tiles {
             (tile("Role", role(status)))
-            (tile("Ledger", html! { "height " (say::block(at.height)) br; small { (say::time(status.block_time_ms)) } }))
+            (tile("Ledger", html! { "height " (say::block(at.height)) br; small { (say::time(status.block_time_ms)) (sync(status)) } }))
             (tile("Peers", html! { (status.peers) br; small { (status.reachability.note) } }))
             (tile("Wallet", html! {
                 (say::alc(status.account.free)) br;
@@ -105,6 +105,17 @@ fn role(status: &Status) -> Markup {
         @if status.validating { ", validates" }
         br;
         small { "node " (say::node(&status.node)) }
+    }
+}
+
+/// Whether the ledger is as far as peers tell.
+fn sync(status: &Status) -> Markup {
+    html! {
+        @match status.sync.behind {
+            None => {}
+            Some(0) => { br; "in step" }
+            Some(behind) => { br; (say::number(behind)) " behind" }
+        }
     }
 }
 
