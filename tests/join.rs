@@ -60,6 +60,8 @@ fn agree(a: &Node, b: &Node) {
     b.wait("the newcomer catches up", 60, |status| status.height >= height);
     let id = |node: &Node| -> Hash { node.block(height)["hash"].as_str().unwrap().parse().unwrap() };
     assert_eq!(id(a), id(b));
+    let in_step = b.wait("it knows that it is in step", 30, |status| status.value.sync.behind == Some(0));
+    assert_eq!(in_step.value.sync.highest, Some(in_step.height));
 }
 
 #[test]
@@ -79,6 +81,7 @@ fn who_has_no_ledger_joins_a_network_that_keeps_its_last_blocks_by_a_checkpoint_
     let a = Node::start(&network, &path("a"), &["--listen", "/ip4/127.0.0.1/tcp/0"]);
     let first = a.wait("the first blocks", 30, |status| status.height > 2);
     assert!(!notes(&first).contains("UNANCHORED"), "the genesis is young");
+    assert_eq!(first.value.sync.behind, None, "nobody has told it how far others are");
     let started = Instant::now();
     while !a.block(1).is_null() {
         assert!(started.elapsed() < Duration::from_secs(120), "the first block is still there");
@@ -116,6 +119,7 @@ fn who_has_no_ledger_joins_a_network_that_keeps_its_last_blocks_by_a_checkpoint_
         std::thread::sleep(Duration::from_millis(200));
     }
     assert!(d.status().height == 0 && notes(&d.status()).contains("UNANCHORED"));
+    assert_ne!(d.status().value.sync.behind, Some(0), "what it can't get it lacks");
 
     // A checkpoint of another history stops a node that has a ledger.
     let forged = Checkpoint { height: c.checkpoint().height, block: Hash([7; 32]) }.to_string();

@@ -206,7 +206,7 @@ fn a_development_node_trains_answers_stops_and_goes_on() {
     assert!(text.status.success() && text.stdout.len() > 20, "{text:?}");
 
     metrics_are_served_for_the_dashboard_and_the_alerts(&node, &node.status());
-    let before = node.status();
+    let (before, paid_before) = (node.status(), earned(&node));
     let (took, status) = node.interrupt();
     assert!(took < Duration::from_secs(5), "Ctrl-C took {took:?}");
     assert!(status.success(), "{status}");
@@ -219,6 +219,7 @@ fn a_development_node_trains_answers_stops_and_goes_on() {
     assert!(after.height >= before.height && after.value.model.rounds >= before.value.model.rounds);
     assert_eq!(after.value.network, before.value.network);
     again.wait("it trains again", 60, |s| s.value.round.step > 0 && s.height > before.height);
+    assert!(paid_before > 0 && earned(&again) >= paid_before, "what was earned before counts");
 
     // While it trains and writes texts, it ends as soon when a service manager asks.
     let address = again.address();
@@ -229,6 +230,18 @@ fn a_development_node_trains_answers_stops_and_goes_on() {
     assert!(took < Duration::from_secs(5), "SIGTERM took {took:?}");
     assert!(status.success(), "{status}");
     asker.join().unwrap();
+}
+
+/// Units that a node has counted as its pay since the network's beginning, which is minutes ago.
+fn earned(node: &Node) -> u64 {
+    let earned: At<EarningsView> = serde_json::from_value(node.result("ailo_earnings", json!({}))).unwrap();
+    let EarningsView { kinds, hours, days, whole, .. } = earned.value;
+    let all: u64 = kinds.iter().map(|kind| kind.all.0).sum();
+    for spans in [&hours, &days] {
+        assert_eq!(spans.iter().flat_map(|span| &span.kinds).map(|paid| paid.amount.0).sum::<u64>(), all);
+    }
+    assert!(whole && kinds.iter().all(|kind| kind.day == kind.all), "{kinds:?}");
+    all
 }
 
 /// Asks for one text after the other while somebody answers, and says when each has begun.
@@ -379,10 +392,12 @@ fn a_network_is_founded_with_keys_and_genesis_and_runs() {
     let looked = ailo(&["doctor", "--json", "--cpu", "--data-dir", &path("a"), "--bootstrap", &status.value.listen[0]]);
     let looked = String::from_utf8(looked.stdout).unwrap();
     let findings: Vec<Value> = looked.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    for check in ["settings", "libtorch", "keys", "folder", "peers", "clock"] {
-        let finding = findings.iter().find(|finding| finding["check"] == check).unwrap();
-        assert_eq!(finding["level"], "ok", "{finding}");
+    let finding = |check: &str| findings.iter().find(|finding| finding["check"] == check).unwrap();
+    for check in ["settings", "libtorch", "folder", "peers", "clock"] {
+        assert_eq!(finding(check)["level"], "ok", "{}", finding(check));
     }
+    let advice = finding("keys")["advice"].as_str().unwrap();
+    assert!(finding("keys")["level"] == "warn" && advice.contains("wallet passphrase"), "{}", finding("keys"));
     let kept = ["backup", "--data-dir", &path("a"), &path("a.tar")];
     assert!(String::from_utf8_lossy(&ailo(&kept).stderr).contains("another ailo-node runs"));
     node.interrupt();

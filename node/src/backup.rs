@@ -35,7 +35,7 @@ use std::{
 };
 
 /// What of a folder is kept, as far as it is there.
-const KEPT: [&str; 13] = [
+const KEPT: [&str; 14] = [
     "version",
     "network.toml",
     NODE_KEY,
@@ -46,6 +46,7 @@ const KEPT: [&str; 13] = [
     "receipts",
     "charges",
     "series",
+    "earned",
     "ledger/journal",
     "ledger/wal",
     "ledger/anchor",

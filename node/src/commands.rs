@@ -78,7 +78,9 @@ pub async fn dispatch(cli: Cli) -> Result<(), NodeError> {
 
 fn class(args: &ClassArgs) -> Result<(), NodeError> {
     set_threads(1);
+    let computing = Progress::wait("computing as training does");
     let class = determinism_class(device(!args.cpu))?;
+    drop(computing);
     say(&json!({ "class": class }), class)
 }
 
@@ -447,6 +449,11 @@ fn describe_status(out: &mut String, status: &At<Status>) -> fmt::Result {
     )?;
     writeln!(out, "block       {height} {}, epoch {}", s.block.short(), s.epoch)?;
     writeln!(out, "checkpoint  {height}:{}", s.block)?;
+    match (s.sync.behind, s.sync.highest) {
+        (Some(0), _) => writeln!(out, "sync        in step with its peers")?,
+        (Some(behind), Some(highest)) => writeln!(out, "sync        {behind} blocks behind: peers tell of {highest}")?,
+        _ => writeln!(out, "sync        not known: no peer tells how far it is")?,
+    }
     writeln!(
         out,
         "peers       {}, {} validators, {} seats, {} confirmations",

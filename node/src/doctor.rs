@@ -117,7 +117,7 @@ pub async fn command(args: DoctorArgs) -> Result<(), NodeError> {
     tell(fsync(probes::fsync(&settings.data_dir), settings.validator))?;
     tell(open_files(probes::open_files()))?;
     tell(memory(crate::machine::memory()))?;
-    tell(keys(&probes::exposed_keys(&settings.data_dir)))?;
+    tell(keys(&probes::exposed_keys(&settings.data_dir), &probes::open_keys(&settings.data_dir)))?;
     tell(folder(&settings.data_dir, running.is_some(), probes::is_locked(&settings.data_dir)))?;
     let looking = Progress::wait("asking peers");
     let peers = probes::peers(&settings).await;
@@ -252,17 +252,22 @@ fn memory(bytes: u64) -> Finding {
     }
 }
 
-fn keys(exposed: &[PathBuf]) -> Finding {
-    match exposed {
-        [] => Finding::ok("keys", "nobody else can read them"),
-        files => {
-            let names: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
-            Finding::fail(
-                "keys",
-                format!("others can read {}", names.join(" ")),
-                format!("run `chmod 600 {}`", names.join(" ")),
-            )
-        }
+/// `exposed` are files that others may read, `open` those of keys that no passphrase locks.
+fn keys(exposed: &[PathBuf], open: &[PathBuf]) -> Finding {
+    let names = |files: &[PathBuf]| files.iter().map(|file| file.display().to_string()).collect::<Vec<_>>().join(" ");
+    match (exposed, open) {
+        ([], []) => Finding::ok("keys", "nobody else can read them"),
+        ([], files) => Finding::warn(
+            "keys",
+            format!("no passphrase locks {}: whoever has a copy has the keys", names(files)),
+            "lock the wallet's with `ailo-node wallet passphrase`, the node's with the same and --node-key; a node that is to start \
+             by itself finds the passphrase in the file that AILO_PASSPHRASE_FILE names",
+        ),
+        (files, _) => Finding::fail(
+            "keys",
+            format!("others can read {}", names(files)),
+            format!("run `chmod 600 {}`", names(files)),
+        ),
     }
 }
 
@@ -387,7 +392,7 @@ mod tests {
             fsync(Ok(Duration::from_secs(1)), true),
             open_files(256),
             memory(1 << 20),
-            keys(&["node.json".into()]),
+            keys(&["node.json".into()], &[]),
             clock(0, Some(60_000)),
         ];
         for finding in &findings {
@@ -405,7 +410,8 @@ mod tests {
         assert_eq!(level(space(Ok(LEAST_SPACE))), Level::Warn);
         assert_eq!(level(fsync(Ok(Duration::from_secs(1)), false)), Level::Warn, "it only follows");
         assert_eq!(level(open_files(65_536)), Level::Ok);
-        assert_eq!(level(keys(&[])), Level::Ok);
+        assert_eq!(level(keys(&[], &[])), Level::Ok);
+        assert_eq!(level(keys(&[], &["wallet.json".into()])), Level::Warn, "a passphrase is not for everybody");
         assert_eq!(level(clock(100_000, Some(99_000))), Level::Ok);
         assert_eq!(level(clock(100_000, Some(102_000))), Level::Ok, "clocks differ a little");
         assert_eq!(level(clock(10_000_000, Some(1))), Level::Warn);

@@ -11,6 +11,7 @@ pub mod config;
 pub mod connections;
 pub mod datadir;
 pub mod doctor;
+pub mod earned;
 pub mod error;
 pub mod genesis;
 pub mod holders;

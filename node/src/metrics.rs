@@ -2,6 +2,7 @@
 //! [`Counts`]. Names have their units, as is the custom there; labels have few values, and none that a stranger chooses.
 
 use crate::{
+    earned::paid,
     inference::api::{
         Api,
         access::{Access, by_our_names},
@@ -101,11 +102,10 @@ impl Counts {
                 }
                 Event::RoundAborted { .. } => self.aborted.add(1),
                 Event::Slashed { node: whose, .. } if whose == node => self.slashed.add(1),
-                Event::Reward { node: whose, amount, kind, .. } if whose == node => self.earn(*kind, amount.0),
-                Event::ReceiptPaid { node: whose, amount, burned, .. } if whose == node => {
-                    self.earn(RewardKind::Inference, amount.0.saturating_sub(burned.0));
-                }
                 _ => {}
+            }
+            if let Some((kind, amount)) = paid(event, node) {
+                self.earn(kind, amount.0);
             }
         }
     }

@@ -41,6 +41,17 @@ impl Progress {
         progress
     }
 
+    /// So much is done of what may have become more.
+    pub fn set_of(&mut self, done: u64, total: u64) {
+        self.bar.set_length(total);
+        self.set(done);
+    }
+
+    /// Whether a bar stands on the terminal.
+    pub fn is_shown(&self) -> bool {
+        !self.bar.is_hidden()
+    }
+
     /// So much is done.
     pub fn set(&mut self, done: u64) {
         self.bar.set_position(done);
@@ -65,10 +76,7 @@ impl Drop for Progress {
 /// Tells people what is done of a file, given bytes done and in all.
 pub fn bytes(what: &'static str) -> impl FnMut(u64, u64) {
     let mut progress = Progress::new(what, ProgressBar::new(0), BYTES);
-    move |done, total| {
-        progress.bar.set_length(total);
-        progress.set(done);
-    }
+    move |done, total| progress.set_of(done, total)
 }
 
 #[cfg(test)]

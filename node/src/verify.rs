@@ -8,6 +8,7 @@ use crate::{
     error::NodeError,
     genesis::{self, now_ms},
     output::show,
+    progress::Progress,
     rpc::{light::*, params::MAX_HEADERS, types::At},
     service::anchor,
 };
@@ -66,6 +67,7 @@ struct Check {
     node: Client,
     genesis: Genesis,
     light: LightClient,
+    asking: Progress,
 }
 
 /// An answer to `ailo_proof`, not believed yet.
@@ -95,7 +97,7 @@ impl Check {
             None => Client::in_folder(&data_dir(args)?)?,
         };
         let light = LightClient::from_genesis(&genesis);
-        let mut check = Check { node, genesis, light };
+        let mut check = Check { node, genesis, light, asking: Progress::wait("asking for proofs") };
         if let Some(checkpoint) = args.checkpoint {
             let block = check.block(Some(checkpoint.height)).await.map_err(|e| match e {
                 NodeError::Rpc(e) => NodeError::Rpc(format!(
@@ -307,10 +309,14 @@ impl Check {
         let stale = self.is_stale(head);
         let verified = json!({ "checkpoint": head.checkpoint().to_string(), "state_root": header.state_root,
                                "age_ms": age_ms, "anchored_by": anchor, "stale": stale });
-        show(&json!({ "found": found, "verified": verified }), |out| {
-            text(out)?;
-            self.describe(out, head, age_ms, stale)
-        })
+        let said = json!({ "found": found, "verified": verified });
+        let say = || {
+            show(&said, |out| {
+                text(out)?;
+                self.describe(out, head, age_ms, stale)
+            })
+        };
+        self.asking.beside(say)
     }
 
     fn describe(&self, out: &mut String, head: &Verified, age_ms: u64, stale: bool) -> fmt::Result {

@@ -82,7 +82,7 @@ pub struct LocalnetArgs {
     #[arg(long)]
     pub transfers: bool,
     /// After the rounds, let people use their coins, once in each way: names, stakes, transfers, one that is taken back, a fraud that is
-    /// reversed, a vote, a node that is slashed.
+    /// reversed, a vote, a node that is slashed, a prompt that is paid for.
     #[arg(long)]
     pub story: bool,
     /// Write the loss curve as an SVG picture.

@@ -5,6 +5,7 @@ use ailo_ledger::light::LightBlock;
 use ailo_proto::{HeadRequest, LightBlockRequest, request, response};
 use ailo_protocol::{
     Hash, Keypair, keys,
+    keystore::{self, Kind},
     net::{self, Event, Handle, Multiaddr, NetConfig},
 };
 use futures::future::join_all;
@@ -188,6 +189,14 @@ pub fn exposed_keys(dir: &Path) -> Vec<PathBuf> {
     let files = ["node.json", "wallet.json", "api-keys.json"].map(|name| dir.join(name));
     let exposed = |path: &PathBuf| fs::metadata(path).is_ok_and(|meta| meta.permissions().mode() & 0o077 != 0);
     files.into_iter().filter(exposed).collect()
+}
+
+/// Key files of the folder that no passphrase locks.
+pub fn open_keys(dir: &Path) -> Vec<PathBuf> {
+    let files = [("node.json", Kind::Node), ("wallet.json", Kind::Wallet)].map(|(name, kind)| (dir.join(name), kind));
+    // What is not there or can't be read is no open key.
+    let open = files.into_iter().filter(|(path, kind)| matches!(keystore::is_sealed(path, *kind), Ok(false)));
+    open.map(|(path, _)| path).collect()
 }
 
 /// Whether a process holds the folder.

@@ -115,6 +115,20 @@ pub async fn generate(args: GenerateArgs) -> Result<(), NodeError> {
     answer.show()
 }
 
+/// What the model of the node whose JSON-RPC is at `rpc` answers to `said`, in so many tokens at most.
+pub async fn ask(rpc: &str, said: &str, tokens: u32) -> Result<String, NodeError> {
+    let api = Api::of_node(rpc)?;
+    let messages = json!([{ "role": "user", "content": said }]);
+    let body = json!({ "messages": messages, "max_tokens": tokens, "stream": true });
+    let mut text = String::new();
+    let read = api.read("chat/completions", &body, |more| {
+        text.push_str(more);
+        Ok(())
+    });
+    read.await?;
+    Ok(text)
+}
+
 /// An answer, and how fast it came.
 #[derive(serde::Serialize)]
 struct Answer {
@@ -148,10 +162,18 @@ struct Api {
 impl Api {
     /// The API at `url`, or of a node.
     fn find(url: Option<&str>, client: &ClientArgs) -> Result<Api, NodeError> {
-        let base = match url {
-            Some(url) => url.trim_end_matches('/').to_string(),
-            None => format!("{}/v1", Client::find(client)?.url().trim_end_matches("/rpc")),
-        };
+        match url {
+            Some(url) => Api::at(url.trim_end_matches('/').to_string()),
+            None => Api::of_node(Client::find(client)?.url()),
+        }
+    }
+
+    /// That of the node whose JSON-RPC is at `rpc`.
+    fn of_node(rpc: &str) -> Result<Api, NodeError> {
+        Api::at(format!("{}/v1", rpc.trim_end_matches("/rpc")))
+    }
+
+    fn at(base: String) -> Result<Api, NodeError> {
         let key = std::env::var(KEY).ok().filter(|key| !key.is_empty()).map(|key| {
             let mut value = HeaderValue::try_from(format!("Bearer {key}"))
                 .map_err(|_| NodeError::Usage(format!("what {KEY} holds is no API key")))?;

@@ -48,6 +48,9 @@ pub async fn run(args: LocalnetArgs) -> Result<(), NodeError> {
     })?;
     // The checks ask for every transfer from the first round on.
     net.nodes.iter_mut().for_each(|node| node.env.push(("AILO_ARCHIVE".into(), "true".into())));
+    if args.story {
+        story::cast(&mut net);
+    }
     if args.byzantine > 0 {
         send_attackers(&mut net, &args)?;
     }

@@ -7,12 +7,16 @@ use crate::{
     commands::{Included, sign},
     error::NodeError,
     genesis::now_ms,
+    inference::chat,
+    logs::printable,
     output::say,
     rpc::types::*,
 };
 use ailo_ledger::{
     Body, Transaction,
     consensus::{Ballot, Step},
+    state::Event,
+    store::Subject,
     transaction::Evidence,
 };
 use ailo_protocol::{
@@ -27,12 +31,27 @@ use std::time::{Duration, Instant};
 const ENOUGH: Amount = Amount::alc(3);
 /// How long people wait for one thing.
 const PATIENCE: Duration = Duration::from_secs(120);
+/// How long they wait for an answer of the model, and for who claims its price.
+const ANSWERED: Duration = Duration::from_secs(60);
+/// Tokens of an answer: the model of a development network reads and writes 64 in all.
+const TOKENS: u32 = 16;
 
 /// Pays wallets what the story takes, and lets it take little.
 pub fn afford(params: &mut Params, nodes: u32) {
     params.round.pot = params.round.pot.max(Amount::alc(10 * u64::from(nodes)));
     params.ledger.poll_deposit = Amount::alc(1);
     params.ledger.poll_ms = params.ledger.poll_ms.min(10_000);
+}
+
+/// Lets the first node ask others for texts alone, and pay them.
+pub fn cast(net: &mut Net) {
+    for (i, node) in net.nodes.iter_mut().enumerate() {
+        let part: &[(&str, &str)] = match i {
+            0 => &[("AILO_LAYERS", "0..0"), ("AILO_SPEND", "1")],
+            _ => &[("AILO_PRICE", "market")],
+        };
+        node.env.extend(part.iter().map(|(name, value)| (name.to_string(), value.to_string())));
+    }
 }
 
 fn happened(what: &str) -> Result<(), NodeError> {
@@ -128,7 +147,32 @@ pub async fn tell(net: &mut Net) -> Result<(), NodeError> {
     let proposal = proposal.ok_or_else(|| NodeError::Check("the proposal is not open".into()))?;
     ann.does(Body::Vote { proposal, approve: false }, "and votes against it after all").await?;
 
-    signs_twice(net, ann, last).await
+    signs_twice(net, ann, last).await?;
+    asks(ann).await
+}
+
+/// Asks the model, and waits until somebody claims the price. What becomes of that is said, and fails nothing: it is no check of inference.
+async fn asks(person: &Person) -> Result<(), NodeError> {
+    let asked = tokio::time::timeout(ANSWERED, chat::ask(person.client.url(), "Who are you?", TOKENS));
+    let text = match asked.await {
+        Ok(Ok(text)) => text,
+        Ok(Err(e)) => return happened(&format!("a prompt is not answered: {e}")),
+        Err(_) => return happened(&format!("a prompt is not answered within {} s", ANSWERED.as_secs())),
+    };
+    happened(&format!("ann asks the model, which answers: {}", printable(&text)))?;
+    let (started, of) = (Instant::now(), Subject::Wallet(person.address()));
+    while started.elapsed() < ANSWERED {
+        let history = person.client.history(&of, 100).await?.value.entries;
+        let paid = history.iter().find_map(|entry| match &entry.event {
+            Event::ReceiptPaid { amount, .. } => Some(*amount),
+            _ => None,
+        });
+        if let Some(amount) = paid {
+            return happened(&format!("and pays {amount} ALC for it, out of her deposit"));
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    happened(&format!("nobody has claimed its price within {} s", ANSWERED.as_secs()))
 }
 
 fn people(net: &mut Net) -> Result<Vec<Person>, NodeError> {
@@ -173,9 +217,8 @@ async fn signs_twice(net: &Net, witness: &Person, twice: &Person) -> Result<(), 
     let id = witness.client.submit(&shown).await?;
     Included::wait(witness.client.clone(), &id).await?;
     happened("a node signed twice: it loses stake and goes to jail")?;
-    let validators = witness.client.history(&ailo_ledger::store::Subject::Node(twice.node), 10).await?;
-    match validators.value.entries.iter().any(|entry| matches!(entry.event, ailo_ledger::state::Event::Slashed { .. }))
-    {
+    let validators = witness.client.history(&Subject::Node(twice.node), 10).await?;
+    match validators.value.entries.iter().any(|entry| matches!(entry.event, Event::Slashed { .. })) {
         true => Ok(()),
         false => Err(NodeError::Check("the node that signed twice was not slashed".into())),
     }

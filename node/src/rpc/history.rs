@@ -6,30 +6,20 @@ use super::{
     params::*,
     types::*,
 };
-use crate::service::chain::Head;
+use crate::{
+    earned::{Kinds, Sums},
+    service::chain::Head,
+};
 use ailo_ledger::{
     Body,
     state::{Event, RewardKind, State, TransferStatus},
     store::{Cursor, HistoryItem, MAX_PAGE, Subject},
 };
 use ailo_protocol::{Amount, Hash, NodeId, PublicKey};
-use std::{
-    collections::BTreeMap,
-    sync::{Mutex, PoisonError},
-    time::{Duration, Instant},
-};
 
-/// Pages of a sender's history that are read for what became of a transfer, at most; and of a node's for what it earned.
+/// Pages of a sender's history that are read for what became of a transfer, at most; and of another node's for what it earned.
 const EVENT_PAGES: usize = 20;
 const EARNING_PAGES: usize = 20;
-/// What this node earned is summed at most so often: its page asks for it at each head.
-const SUMMED: Duration = Duration::from_secs(5);
-const DAY_MS: u64 = 86_400_000;
-const HOUR_MS: u64 = 3_600_000;
-
-/// What this node earned, as it was a moment ago.
-#[derive(Default)]
-pub struct Earned(Mutex<Option<(Instant, At<EarningsView>)>>);
 
 /// Where a page of a history begins under a head of this height: the store knows a block a moment before the head does, and what the head's
 /// state does not know yet would look as if it knew it no more.
@@ -75,6 +65,26 @@ pub fn kept_under(head: &Head, subject: Subject) -> Subject {
     match subject {
         Subject::Wallet(address) => Subject::Wallet(head.state.account_at(&address)),
         node => node,
+    }
+}
+
+fn earnings_view(node: NodeId, now: u64, sums: &Sums) -> EarningsView {
+    let view = |(kind, [hour, day, all]): (RewardKind, [u64; 3])| EarningView {
+        kind,
+        hour: Amount(hour),
+        day: Amount(day),
+        all: Amount(all),
+    };
+    let one = |(kind, units): (&RewardKind, &u64)| PaidView { kind: *kind, amount: Amount(*units) };
+    let span = |(from_ms, kinds): (u64, &Kinds)| EarnedView { from_ms, kinds: kinds.iter().map(one).collect() };
+    EarningsView {
+        node,
+        kinds: sums.kinds(now).into_iter().map(view).collect(),
+        hours: sums.hours(now).map(span).collect(),
+        days: sums.days(now).map(span).collect(),
+        since_ms: sums.since_ms,
+        covers_ms: now.saturating_sub(sums.since_ms),
+        whole: sums.whole,
     }
 }
 
@@ -169,54 +179,17 @@ impl Context {
 
     /// `ailo_earnings`
     pub fn earnings(&self, params: EarningsParams) -> Answer<EarningsView> {
-        let node = params.node.unwrap_or(self.node);
-        if node != self.node {
-            return self.earnings_of(node);
-        }
-        let mut kept = self.earned.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*kept {
-            Some((at, earned)) if at.elapsed() < SUMMED => Ok(earned.clone()),
-            _ => Ok(kept.insert((Instant::now(), self.earnings_of(node)?)).1.clone()),
-        }
-    }
-
-    fn earnings_of(&self, node: NodeId) -> Answer<EarningsView> {
-        let head = self.chain.head();
-        let now = head.state.time_ms();
-        let mut kinds: BTreeMap<RewardKind, [u64; 3]> = BTreeMap::new();
-        let (mut before, mut whole, mut oldest) = (Some(shown(head.state.height(), None)), false, now);
-        for _ in 0..EARNING_PAGES {
-            let page = self.chain.history(&Subject::Node(node), before, MAX_PAGE)?;
-            for item in &page.items {
-                oldest = oldest.min(item.time_ms);
-                let (kind, amount) = match &item.event {
-                    Event::Reward { amount, kind, .. } => (*kind, *amount),
-                    // What comes on top is a reward of its own.
-                    Event::ReceiptPaid { amount, burned, .. } => {
-                        (RewardKind::Inference, Amount(amount.0.saturating_sub(burned.0)))
-                    }
-                    _ => continue,
-                };
-                let age = now.saturating_sub(item.time_ms);
-                let sums = kinds.entry(kind).or_default();
-                for (sum, counts) in sums.iter_mut().zip([age < HOUR_MS, age < DAY_MS, true]) {
-                    *sum = sum.saturating_add(if counts { amount.0 } else { 0 });
-                }
+        let (node, head) = (params.node.unwrap_or(self.node), self.chain.head());
+        let (height, now) = (head.state.height(), head.state.time_ms());
+        let sums = if node == self.node {
+            self.chain.earned().sums()
+        } else {
+            match Sums::told(&self.chain, node, (0, height), (EARNING_PAGES, now))? {
+                (sums, true) => Sums { since_ms: self.genesis.time_ms, whole: true, ..sums },
+                (sums, false) => sums,
             }
-            before = page.next;
-            whole = before.is_none();
-            if whole {
-                break;
-            }
-        }
-        let view = |(kind, [hour, day, all]): (RewardKind, [u64; 3])| EarningView {
-            kind,
-            hour: Amount(hour),
-            day: Amount(day),
-            all: Amount(all),
         };
-        let kinds = kinds.into_iter().map(view).collect();
-        Ok(self.at(&head, EarningsView { node, kinds, covers_ms: now.saturating_sub(oldest), whole }))
+        Ok(self.at(&head, earnings_view(node, now, &sums)))
     }
 }
 

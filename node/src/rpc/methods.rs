@@ -322,7 +322,7 @@ pub fn all() -> Vec<Method> {
         reading("ailo_nodes", "Registered nodes in the order of their keys; 100 a page at most.", &[], Context::nodes),
         reading(
             "ailo_earnings",
-            "What a node was paid, by what for; of the node that is asked, as it was some seconds ago.",
+            "What a node was paid, by what for, by the hour and by the day: the node that is asked counts it, of others their history tells.",
             &[],
             Context::earnings,
         ),

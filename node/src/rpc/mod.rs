@@ -92,8 +92,6 @@ pub struct Context {
     pub law: node::Law,
     /// The richest wallets.
     pub ranking: holders::Ranking,
-    /// What this node earned.
-    pub earned: history::Earned,
     /// The newest transactions.
     pub recent: recent::Recent,
     /// Whose turn it is to read.

@@ -110,6 +110,8 @@ impl Context {
         let params = &self.genesis.params;
         let progress = self.progress.borrow().clone();
         let round = state.round();
+        let peers = count(self.net.peers().len());
+        let highest = self.chain.highest().filter(|_| peers > 0).map(|highest| highest.max(state.height()));
         let mut notes = Vec::new();
         if params.ledger.confirmations < 10 {
             notes.push(format!(
@@ -153,7 +155,8 @@ impl Context {
                 block_time_ms: state.time_ms(),
                 block: state.last_block(),
                 epoch: state.epoch(),
-                peers: count(self.net.peers().len()),
+                sync: SyncStatus { highest, behind: highest.map(|highest| highest - state.height()) },
+                peers,
                 listen: self.net.listeners().iter().map(ToString::to_string).collect(),
                 reachability: self.net.reachability().into(),
                 confirmations: params.ledger.confirmations,

@@ -46,6 +46,8 @@ pub struct Status {
     pub block: Hash,
     /// Epoch of the ledger.
     pub epoch: u64,
+    /// How far the ledger has come elsewhere.
+    pub sync: SyncStatus,
     /// Connected peers.
     pub peers: u32,
     /// Addresses that peers can reach this node at, the best first.
@@ -70,6 +72,15 @@ pub struct Status {
     pub supply: SupplyView,
     /// What a person should know: few confirmations, an unprotected round, waiting for stake.
     pub notes: Vec<String>,
+}
+
+/// How far behind its peers a node is. What they claim to have and can't show is forgotten.
+#[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
+pub struct SyncStatus {
+    /// The highest block that peers tell of, or the newest one here; null where no peer has told.
+    pub highest: Option<u64>,
+    /// Blocks from the newest one here to that: 0 is in step.
+    pub behind: Option<u64>,
 }
 
 /// How peers elsewhere reach a node.
@@ -438,10 +449,34 @@ pub struct EarningsView {
     pub node: NodeId,
     /// Sums by what they are for.
     pub kinds: Vec<EarningView>,
-    /// The time that they cover: a long history is not read to its end.
+    /// By the hour (UTC), of the last 48 those in which something was paid, the oldest first.
+    pub hours: Vec<EarnedView>,
+    /// By the day (UTC), of the last 60, as above.
+    pub days: Vec<EarnedView>,
+    /// When what is summed begins: the node that is asked has counted from then on; of another node's long history the end is read.
+    pub since_ms: u64,
+    /// The time from then to the newest block.
     pub covers_ms: u64,
-    /// Whether that is all of it.
+    /// Whether that is all since the network's beginning.
     pub whole: bool,
+}
+
+/// What a node was paid in an hour or a day.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct EarnedView {
+    /// When it begins.
+    pub from_ms: u64,
+    /// Sums by what they are for.
+    pub kinds: Vec<PaidView>,
+}
+
+/// What was paid for one kind of work.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+pub struct PaidView {
+    /// What for.
+    pub kind: RewardKind,
+    /// How much.
+    pub amount: Amount,
 }
 
 /// What a node was paid for one kind of work, up to the newest block.
@@ -449,11 +484,11 @@ pub struct EarningsView {
 pub struct EarningView {
     /// What for.
     pub kind: RewardKind,
-    /// In the last hour.
+    /// In the last 60 minutes, the running one included.
     pub hour: Amount,
-    /// In the last day.
+    /// In the last 24 hours, the running one included.
     pub day: Amount,
-    /// In all that was read.
+    /// In all that is summed.
     pub all: Amount,
 }
 

@@ -10,7 +10,7 @@
 //! in are checked before it queues.
 
 use super::sync;
-use crate::{datadir::DataDir, error::NodeError, genesis::now_ms, metrics::Counts};
+use crate::{datadir::DataDir, earned::Earned, error::NodeError, genesis::now_ms, metrics::Counts};
 use ailo_ledger::{
     Block, Certificate, Header, Transaction,
     consensus::{Host, Message, Verdict as Opinion},
@@ -106,6 +106,8 @@ pub struct Role {
 #[derive(Clone)]
 pub struct Chain {
     counts: Arc<Counts>,
+    earned: Arc<Earned>,
+    highest: watch::Receiver<Option<u64>>,
     commands: mpsc::Sender<Command>,
     gossiped: mpsc::Sender<Command>,
     asked: mpsc::Sender<Command>,
@@ -149,15 +151,20 @@ impl Chain {
         let store = Arc::new(store);
         let counts = Arc::new(Counts::default());
         let node = *net.node();
+        let earned = Arc::new(Earned::new(dir.path("earned"), node, &state));
+        let (highest_sender, highest) = watch::channel(None);
         let (ended, end) = oneshot::channel();
         let ledger = Ledger {
             participant: Participant::new(host, store.clone()),
             keeper: Keeper { store: store.clone(), archive: role.archive, epoch: state.epoch(), works: Arc::default() },
             counts: counts.clone(),
+            earned: earned.clone(),
             node,
             contributed: None,
             net,
             head: head_sender,
+            told: false,
+            highest: highest_sender,
             commands: commands.clone(),
             started: Instant::now(),
         };
@@ -172,12 +179,22 @@ impl Chain {
                 }
             })
             .map_err(|e| NodeError::io("start the ledger's thread", e))?;
-        Ok((Chain { counts, commands, gossiped, asked, head, store }, end))
+        Ok((Chain { counts, earned, highest, commands, gossiped, asked, head, store }, end))
     }
 
     /// What has happened since the start.
     pub fn counts(&self) -> &Counts {
         &self.counts
+    }
+
+    /// What this node was paid.
+    pub fn earned(&self) -> &Arc<Earned> {
+        &self.earned
+    }
+
+    /// The highest block that a peer tells of, or the newest one here; nothing until a peer has told.
+    pub fn highest(&self) -> Option<u64> {
+        *self.highest.borrow()
     }
 
     /// The newest head, and a way to wait for the next.
@@ -366,11 +383,15 @@ struct Ledger {
     participant: Participant<ConsensusFiles, Arc<Store>>,
     keeper: Keeper,
     counts: Arc<Counts>,
+    earned: Arc<Earned>,
     node: NodeId,
     /// The round that this node last contributed to.
     contributed: Option<u64>,
     net: net::Handle,
     head: watch::Sender<Arc<Head>>,
+    /// A peer has told how far it is, and nothing speaks against it.
+    told: bool,
+    highest: watch::Sender<Option<u64>>,
     commands: mpsc::Sender<Command>,
     started: Instant,
 }
@@ -454,6 +475,8 @@ impl Ledger {
         loop {
             self.carry_out().await;
             self.counts.wait(self.participant.mempool().len());
+            let highest = self.told.then(|| self.participant.highest());
+            self.highest.send_if_modified(|shown| std::mem::replace(shown, highest) != highest);
             let more = self.participant.settle(self.now());
             if !more? {
                 return Ok(());
@@ -501,7 +524,10 @@ impl Ledger {
                         Err(_) => Opinion::Reject,
                         Ok(message) => self.participant.on_consensus(message, now)?,
                     },
-                    gossip::Body::Head(head) => self.participant.on_head(from, head.height, now),
+                    gossip::Body::Head(head) => {
+                        self.told = true;
+                        self.participant.on_head(from, head.height, now)
+                    }
                     // The hub's, which never hands it on to here.
                     gossip::Body::Serving(_) => Opinion::Ignore,
                 };
@@ -512,8 +538,16 @@ impl Ledger {
                 }
             }
             Command::Connected(peer) => self.participant.connected(peer, now),
-            Command::Head(peer, height) => self.participant.claim(peer, height, now),
-            Command::Synced(peer, blocks) => self.participant.synced(peer, blocks, now)?,
+            Command::Head(peer, height) => {
+                self.told = true;
+                self.participant.claim(peer, height, now);
+            }
+            Command::Synced(peer, blocks) => {
+                let before = self.participant.height();
+                self.participant.synced(peer, blocks, now)?;
+                // What was claimed could not be shown: who is ahead is not known until it is said again.
+                self.told &= self.participant.height() > before;
+            }
             Command::Stop(_) => {} // handled by the loop
         }
         Ok(())
@@ -560,6 +594,7 @@ impl Ledger {
 
     fn count(&mut self, block: &Block, events: &[Event]) {
         self.counts.block(block, events, &self.node);
+        self.earned.block(block, events);
         for event in events {
             match event {
                 Event::Contributed { round, node, .. } if *node == self.node => self.contributed = Some(*round),
@@ -642,8 +677,10 @@ mod tests {
         let genesis = crate::genesis::found("test", 1, vec![founder], &data, params).unwrap();
         let (store, state) = Store::open(dir.path(), &genesis).unwrap();
         let ([commands, gossiped, asked], queues) = Queues::new();
-        let (_, head) = watch::channel(Arc::new(Head { state }));
-        let chain = Chain { counts: Arc::default(), commands, gossiped, asked, head, store: Arc::new(store) };
+        let earned = Arc::new(Earned::new(dir.path().join("earned"), *key.public(), &state));
+        let ((_, head), (_, highest)) = (watch::channel(Arc::new(Head { state })), watch::channel(None));
+        let (counts, store) = (Arc::default(), Arc::new(store));
+        let chain = Chain { counts, earned, highest, commands, gossiped, asked, head, store };
         (chain, queues, dir)
     }
 

@@ -1,13 +1,38 @@
-//! The live line: on a terminal one line, redrawn; elsewhere a line every few seconds.
+//! The live line: on a terminal one line, redrawn, or a bar while blocks of others come; elsewhere a line every few seconds.
 
 use crate::{
     error::NodeError,
     output,
+    progress::Progress,
     rpc::{Context, types::*},
 };
 use serde_json::json;
 use std::{fmt::Write, io::IsTerminal, sync::Arc, time::Duration};
 use tokio::sync::watch;
+
+/// How blocks come is shown from so many on that peers are ahead.
+const FAR: u64 = 16;
+
+/// How blocks come that others have, while these are many.
+#[derive(Default)]
+struct Catching(Option<(u64, Progress)>);
+
+impl Catching {
+    /// Whether a bar stands on the terminal, where `clear` has made room for it.
+    fn show(&mut self, status: &At<Status>, clear: impl FnOnce()) -> bool {
+        let Some(behind) = status.value.sync.behind.filter(|behind| *behind >= FAR) else {
+            self.0 = None;
+            return false;
+        };
+        let (from, progress) = self.0.get_or_insert_with(|| {
+            clear();
+            (status.height, Progress::count("blocks from peers", behind))
+        });
+        let done = status.height.saturating_sub(*from);
+        progress.set_of(done, done.saturating_add(behind));
+        progress.is_shown()
+    }
+}
 
 /// Shows the node's state until `stop` changes.
 pub async fn run(context: Arc<Context>, url: String, mut stop: watch::Receiver<bool>) {
@@ -15,10 +40,15 @@ pub async fn run(context: Arc<Context>, url: String, mut stop: watch::Receiver<b
     let mut tick = tokio::time::interval(if live { Duration::from_millis(500) } else { Duration::from_secs(5) });
     let status = context.status();
     let _ = started(&status.value, &url); // a closed terminal loses the lines, nothing else
+    let mut catching = Catching::default();
     loop {
         tokio::select! {
             _ = tick.tick() => {
                 let status = context.status();
+                let clear = || if live { let _ = output::piece("\r\x1b[2K"); }; // The same.
+                if catching.show(&status, clear) && live {
+                    continue; // there is one terminal
+                }
                 let line = line(&status);
                 // The same.
                 let _ = if live { output::piece(&format!("\r\x1b[2K{line}")) } else { output::say(&status, line) };
@@ -26,6 +56,7 @@ pub async fn run(context: Arc<Context>, url: String, mut stop: watch::Receiver<b
             _ = stop.changed() => break,
         }
     }
+    drop(catching); // the bar goes before the line ends
     if live {
         let _ = output::piece("\n"); // The same.
     }

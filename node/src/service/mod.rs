@@ -174,7 +174,6 @@ pub async fn run_with(
         series: series.clone(),
         law: rpc::node::Law::default(),
         ranking: rpc::holders::Ranking::default(),
-        earned: rpc::history::Earned::default(),
         recent: rpc::recent::Recent::default(),
         turns: rpc::Turns::default(),
     });
@@ -230,6 +229,7 @@ pub async fn run_with(
         tokio::spawn(replays::Replays::new(setup).run(stopped.clone())),
         tokio::spawn(duties.run(stopped.clone())),
         tokio::spawn(series.run(context.clone(), stopped.clone())),
+        tokio::spawn(chain.earned().clone().run(chain.clone(), genesis.time_ms, stopped.clone())),
         tokio::spawn(rpc::node::Law::watch(context.clone(), stopped.clone())),
         tokio::spawn(line::run(context, url, stopped.clone())),
     ];

@@ -6,9 +6,10 @@ use super::{
     explorer, say,
 };
 use crate::{
+    earned::{DAY_MS, HOUR_MS},
     rpc::{
         params::{EarningsParams, NoParams},
-        types::{At, EarningView, Status},
+        types::{At, EarnedView, EarningView, EarningsView, Status},
     },
     sensors::Sensors,
     series::Sample,
@@ -21,9 +22,8 @@ use std::{
     sync::Arc,
 };
 
-/// Milliseconds of a day.
-const DAY_MS: u64 = 86_400_000;
-const HOUR_MS: u64 = 3_600_000;
+/// Hours, and days, in a table of earnings at most.
+const LISTED: usize = 24;
 
 pub(super) async fn page(State(site): State<Arc<Site>>) -> Response {
     site.made(("/", "Dashboard", true), |site| Ok(main(site))).await
@@ -45,7 +45,7 @@ fn main(site: &Site) -> Markup {
         }
         div.tiles {
             (tile("Role", role(status)))
-            (tile("Ledger", html! { "height " (say::block(at.height)) br; small { (say::time(status.block_time_ms)) } }))
+            (tile("Ledger", html! { "height " (say::block(at.height)) br; small { (say::time(status.block_time_ms)) (sync(status)) } }))
             (tile("Peers", html! { (status.peers) br; small { (status.reachability.note) } }))
             (tile("Wallet", html! {
                 (say::alc(status.account.free)) br;
@@ -64,10 +64,7 @@ fn main(site: &Site) -> Markup {
         }
         section {
             h2 { "Earnings of this node" }
-            (earnings(site))
-            div.charts {
-                (charts::line("Wallet, ALC", Over::Time, &seen(|s| s.owned as f64 / 1e8), charts::coins))
-            }
+            (earnings(site, &seen(|s| s.owned as f64 / 1e8)))
         }
         section {
             h2 { "The network around this node" }
@@ -111,6 +108,17 @@ fn role(status: &Status) -> Markup {
     }
 }
 
+/// Whether the ledger is as far as peers tell.
+fn sync(status: &Status) -> Markup {
+    html! {
+        @match status.sync.behind {
+            None => {}
+            Some(0) => { br; "in step" }
+            Some(behind) => { br; (say::number(behind)) " behind" }
+        }
+    }
+}
+
 /// The open round and how far this node is in it.
 fn round(status: &Status) -> Markup {
     let round = &status.round;
@@ -136,12 +144,12 @@ fn round(status: &Status) -> Markup {
     }
 }
 
-/// What this node was paid, by kind, in the last hour and day, as far as so much of its history tells.
-fn earnings(site: &Site) -> Markup {
+/// What this node was paid, by kind: in the last hour and day, by the hour and by the day; and what its wallet had meanwhile.
+fn earnings(site: &Site, owned: &[(f64, f64)]) -> Markup {
     let Ok(At { value: earned, .. }) = site.context.earnings(EarningsParams::default()) else {
         return html! { p.none { "They can't be read now." } };
     };
-    // A long history is not read to its end: what a column covers is said.
+    // The sums may be younger than a column: what it covers is said.
     let covers = |span: u64, name: &str| match earned.whole || earned.covers_ms >= span {
         true => name.to_string(),
         false => format!("Last {}", say::span(earned.covers_ms)),
@@ -164,6 +172,57 @@ fn earnings(site: &Site) -> Markup {
                         th.number scope="col" { (covers(u64::MAX, "Ever")) } } }
                     tbody { @for earning in &earned.kinds { (row(say::reward(earning.kind), sums(earning))) } }
                     tfoot { (row("All", all)) }
+                }
+            }
+        }
+        p.note {
+            "Counted since " @if earned.whole { "the network’s beginning" } @else { (say::time(earned.since_ms)) } ". "
+            "Nothing is paid for data as such: who trains on it is paid for training."
+        }
+        div.charts {
+            (charts::line("Earned by the hour, ALC", Over::Time, &spans(&earned, &earned.hours, HOUR_MS), charts::coins))
+            (charts::line("Earned by the day, ALC", Over::Time, &spans(&earned, &earned.days, DAY_MS), charts::coins))
+            (charts::line("Wallet, ALC", Over::Time, owned, charts::coins))
+        }
+        (by("By the hour", &earned, &earned.hours))
+        (by("By the day", &earned, &earned.days))
+    }
+}
+
+/// All that was paid in an hour or a day.
+fn sum(span: &EarnedView) -> Amount {
+    Amount(span.kinds.iter().fold(0, |sum, paid| paid.amount.0.saturating_add(sum)))
+}
+
+/// The points of a chart of hours or days from the first one with pay, also of those without.
+fn spans(earned: &EarningsView, paid: &[EarnedView], span: u64) -> Vec<(f64, f64)> {
+    let sums: BTreeMap<u64, Amount> = paid.iter().map(|one| (one.from_ms, sum(one))).collect();
+    let Some(first) = sums.keys().next().copied() else { return Vec::new() };
+    // So many are kept, and none begins after the newest block.
+    let count = earned.since_ms.saturating_add(earned.covers_ms).saturating_sub(first) / span;
+    let starts = (0..=count).map(|i| first + i * span);
+    starts.map(|start| (start as f64, sums.get(&start).map_or(0.0, |sum| sum.0 as f64 / 1e8))).collect()
+}
+
+/// The latest hours or days with what was paid in them, by kind.
+fn by(name: &str, earned: &EarningsView, paid: &[EarnedView]) -> Markup {
+    html! {
+        @if !paid.is_empty() {
+            details {
+                summary { (name) ", in ALC" }
+                div.wide tabindex="0" role="region" aria-label={ "Earnings " (name.to_lowercase()) } {
+                    table {
+                        thead { tr { th scope="col" { "From" }
+                            @for earning in &earned.kinds { th.number scope="col" { (say::reward(earning.kind)) } }
+                            th.number scope="col" { "All" } } }
+                        tbody { @for one in paid.iter().rev().take(LISTED) { tr {
+                            th scope="row" { (say::time(one.from_ms)) }
+                            @for earning in &earned.kinds { td.number {
+                                @if let Some(paid) = one.kinds.iter().find(|paid| paid.kind == earning.kind) { (paid.amount) }
+                            } }
+                            td.number { (sum(one)) }
+                        } } }
+                    }
                 }
             }
         }
