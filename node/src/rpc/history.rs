@@ -184,10 +184,11 @@ impl Context {
         let sums = if node == self.node {
             self.chain.earned().sums()
         } else {
-            match Sums::told(&self.chain, node, (0, height), (EARNING_PAGES, now))? {
-                (sums, true) => Sums { since_ms: self.genesis.time_ms, whole: true, ..sums },
-                (sums, false) => sums,
+            let (mut sums, whole) = Sums::told(&self.chain, node, (0, height), (EARNING_PAGES, now))?;
+            if whole {
+                (sums.since_ms, sums.whole) = (self.genesis.time_ms, true);
             }
+            sums
         };
         Ok(self.at(&head, earnings_view(node, now, &sums)))
     }

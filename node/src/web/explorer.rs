@@ -29,7 +29,7 @@ use serde_json::json;
 use std::sync::Arc;
 
 /// Entries of a page of history, and the newest blocks.
-const ENTRIES: usize = 50;
+pub(super) const ENTRIES: usize = 50;
 const NEWEST: u64 = 12;
 /// Pages of history in a file of comma-separated values, or behind a chart, at most.
 const CSV_PAGES: usize = 200;

@@ -1,7 +1,7 @@
 //! The wallet view: receive with a QR code, and forms that make what is to be signed: to send, to take back, to report. Keys stay where they are: a
 //! browser sees none, and what was signed elsewhere can be handed in here.
 
-use super::{Missing, Site, explorer::ENTRIES, say};
+use super::{Failed, Missing, Site, explorer::ENTRIES, say};
 use crate::{
     genesis::now_ms,
     rpc::{holders::account_view, params::KeyParams, types::AccountView},
@@ -239,16 +239,16 @@ struct Wanted {
     command: String,
 }
 
-fn unmade(why: String) -> Missing {
-    Missing("Nothing was made", why)
+fn unmade(why: String) -> Failed {
+    Failed(StatusCode::UNPROCESSABLE_ENTITY, Missing("Nothing was made", why))
 }
 
-fn wallet_key(text: &str) -> Result<PublicKey, Missing> {
+fn wallet_key(text: &str) -> Result<PublicKey, Failed> {
     let no_key = |_| format!("“{text}” is no wallet’s key: `ailo-node wallet address --json` shows it, 64 digits.");
     text.trim().parse().map_err(no_key).map_err(unmade)
 }
 
-fn transfer_id(text: &str) -> Result<Hash, Missing> {
+fn transfer_id(text: &str) -> Result<Hash, Failed> {
     let no_id = |_| format!("“{text}” is no transfer’s id: begin at the page of the transfer.");
     text.trim().parse().map_err(no_id).map_err(unmade)
 }
@@ -263,7 +263,7 @@ struct Sending {
 }
 
 impl Sending {
-    fn wanted(&self, state: &Ledger) -> Result<Wanted, Missing> {
+    fn wanted(&self, state: &Ledger) -> Result<Wanted, Failed> {
         let (text, memo) = (self.to.trim(), self.memo.trim());
         let to = match text.strip_prefix('@') {
             None => text.parse::<Address>().map_err(|e| unmade(format!("{e}.")))?,
@@ -297,7 +297,7 @@ struct Disputing {
 }
 
 impl Disputing {
-    fn wanted(&self) -> Result<Wanted, Missing> {
+    fn wanted(&self) -> Result<Wanted, Failed> {
         let (from, transfer) = (wallet_key(&self.from)?, transfer_id(&self.transfer)?);
         let command = format!("wallet dispute {transfer}");
         Ok(Wanted { from, body: Body::Dispute { transfer }, file: "dispute.json", command })
@@ -316,7 +316,7 @@ struct Reporting {
 }
 
 impl Reporting {
-    fn wanted(&self) -> Result<Wanted, Missing> {
+    fn wanted(&self) -> Result<Wanted, Failed> {
         let (from, transfer) = (wallet_key(&self.from)?, transfer_id(&self.transfer)?);
         let no_key = |_| unmade(format!("“{}” is no node’s key: `ailo-node keys` shows it, 64 digits.", self.node));
         let node = self.node.trim().parse().map_err(no_key)?;
@@ -330,23 +330,20 @@ async fn report(State(site): State<Arc<Site>>, Form(reporting): Form<Reporting>)
 }
 
 /// Answers with what is to be signed, or why there is nothing.
-async fn drafted(site: Arc<Site>, wanted: Result<Wanted, Missing>) -> Response {
+async fn drafted(site: Arc<Site>, wanted: Result<Wanted, Failed>) -> Response {
     match make(&site, wanted).await {
         Ok(main) => site.page("/wallet", "To be signed", false, &main),
-        Err(missing) => missing.with(StatusCode::UNPROCESSABLE_ENTITY),
+        Err(failed) => failed.into_response(),
     }
 }
 
-async fn make(site: &Arc<Site>, wanted: Result<Wanted, Missing>) -> Result<Markup, Missing> {
+async fn make(site: &Arc<Site>, wanted: Result<Wanted, Failed>) -> Result<Markup, Failed> {
     let Wanted { from, body, file, command } = wanted?;
-    let next = site.context.clone().next_nonce(KeyParams { key: from }).await;
-    let nonce = next.map_err(|failure| unmade(format!("{}.", failure.why)))?.value.nonce;
+    let nonce = site.context.clone().next_nonce(KeyParams { key: from }).await?.value.nonce;
     let unsigned = Unsigned { signer: from, nonce, time_ms: now_ms(), body };
     let tried = unsigned.clone();
-    let stands = site.clone().work(move |site| stands(&site.context.chain.head().state, tried)).await;
-    stands
-        .ok_or_else(|| unmade("This node is busy: try again soon.".into()))?
-        .map_err(|reason| unmade(format!("The ledger would refuse it: {reason}.")))?;
+    let stands = site.clone().work(move |site| Ok(stands(&site.context.chain.head().state, tried))).await?;
+    stands.map_err(|reason| unmade(format!("The ledger would refuse it: {reason}.")))?;
     let head = site.context.chain.head();
     let until = unsigned.time_ms.saturating_add(head.state.params().ledger.transaction_ttl_ms);
     let draft = Draft { network: head.state.network(), unsigned, signature: None };
