@@ -283,9 +283,10 @@ mod tests {
 
     #[test]
     fn an_hour_rolls_over_and_so_does_a_day() {
-        let mut sums = sums_of(&[(0, Training, 5), (HOUR_MS - 1, Uptime, 1), (HOUR_MS, Uptime, 2)]);
+        let mut sums = sums_of(&[(0, Training, 5), (HOUR_MS - 1, Uptime, 1)]);
         let kinds = |sums: &Sums, at: u64| sums.kinds(START + at);
         assert_eq!(kinds(&sums, HOUR_MS - 1)[&Training], [5, 5, 5]);
+        sums.add(START + HOUR_MS, (Uptime, Amount(2)));
         assert_eq!(kinds(&sums, HOUR_MS)[&Training], [0, 5, 5], "the minute is an hour ago");
         assert_eq!(kinds(&sums, HOUR_MS)[&Uptime], [3, 3, 3], "an hour goes over the end of one");
         let listed: Vec<_> = sums.hours(START + HOUR_MS).map(|(at, kinds)| (at - START, kinds.clone())).collect();

@@ -85,8 +85,8 @@ pub const EXAMPLES: &[(&str, &[&str])] = &[
     (
         "tx build recover",
         &[
-            "ailo-node tx build recover ADDRESS --key NEW --next NEXT --from RECOVERY",
-            "ailo-node tx build recover ADDRESS --key NEW --next NEXT --from RECOVERY --agreed SIGNATURE --out recover.json",
+            "ailo-node tx build recover ADDRESS --key KEY --next KEY --from KEY",
+            "ailo-node tx build recover ADDRESS --key KEY --next KEY --from KEY --agreed SIGNATURE --out recover.json",
         ],
     ),
     ("tx build accuse", &["ailo-node tx build accuse mine/charges/CHARGE.json --from KEY --out accuse.json"]),
