@@ -40,8 +40,8 @@ const MAX_BYTES: usize = 256 << 10;
 pub type Kinds = BTreeMap<RewardKind, u64>;
 /// The same by spans of time, numbered since 1970.
 type Slots = BTreeMap<u64, Kinds>;
-/// The height up to which blocks are counted, and the sums.
-type File = (u64, (u64, bool, Kinds, [Slots; SPANS.len()]));
+/// Whose they are, the height up to which blocks are counted, and the sums.
+type File = (NodeId, u64, (u64, bool, Kinds, [Slots; SPANS.len()]));
 
 /// What happened paid a node so much, for this.
 pub fn paid(event: &Event, node: &NodeId) -> Option<(RewardKind, Amount)> {
@@ -211,10 +211,10 @@ impl Earned {
     /// What the file holds, if it can be read: a damaged one loses the past alone.
     fn kept(&self) -> Option<(u64, Sums)> {
         let bytes = std::fs::read(&self.path).ok().filter(|bytes| bytes.len() <= MAX_BYTES)?;
-        let (height, (since_ms, whole, all, slots)) = canonical::decode::<File>(&bytes, MAX_BYTES).ok()?;
+        let (node, height, (since_ms, whole, all, slots)) = canonical::decode::<File>(&bytes, MAX_BYTES).ok()?;
         let sums = Sums { since_ms, whole, all, slots };
         // What is above this ledger is another one's past.
-        (sums.sound() && height <= self.from).then_some((height, sums))
+        (node == self.node && sums.sound() && height <= self.from).then_some((height, sums))
     }
 
     /// What was paid before the start: by the file, and by the history of what came after it. Where that does not reach back so far, it stands alone.
@@ -230,7 +230,7 @@ impl Earned {
 
     fn write(&self) {
         let (height, Sums { since_ms, whole, all, slots }) = self.counted().clone();
-        let file: File = (height, (since_ms, whole, all, slots));
+        let file: File = (self.node, height, (since_ms, whole, all, slots));
         if let Err(e) = write_atomically(&self.path, &canonical::encode(&file)) {
             tracing::debug!(error = %e, "what was earned is not kept");
         }

@@ -391,11 +391,12 @@ impl Hub {
         }
         if stage {
             let workers = self.workers().clone();
-            // A new session goes to who has its model, or to the newest, which says that it has not; of all else each worker knows whether it is its own.
+            // A new session goes to the newest, unless the one before has its model; of all else each worker knows whether it is its own.
             let some = match body {
                 Body::Open(open) => {
-                    let has = workers.iter().position(|worker| worker.model.0[..] == open.model[..]).unwrap_or(0);
-                    workers.get(has..=has).unwrap_or_default()
+                    let has = |worker: &Worker| worker.model.0[..] == open.model[..];
+                    let at = usize::from(before(&workers).is_some_and(has));
+                    workers.get(at..=at).unwrap_or_default()
                 }
                 _ => &workers[..],
             };

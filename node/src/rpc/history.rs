@@ -165,16 +165,18 @@ impl Context {
         Ok((found, false))
     }
 
-    /// How a transfer ended that the ledger's state no longer holds, and the height at which it was refunded, if it was: its own history has all
+    /// How a transfer ended that the ledger's state no longer holds, and the height at which it was refunded or reversed, if it was: its own history has all
     /// but the usual end.
     pub(super) fn transfer_end(&self, id: &Hash) -> Result<(&'static str, Option<u64>), Failure> {
         let page = self.chain.history(&Subject::Transfer(*id), None, MAX_PAGE)?;
         let end = |item: &HistoryItem| match item.event {
             Event::TransferRefunded { .. } => Some(("refunded", Some(item.at.height))),
-            Event::TransferReversed { .. } | Event::DebtPaid { .. } => Some(("reversed", None)),
+            Event::TransferReversed { .. } => Some(("reversed", Some(item.at.height))),
             _ => None,
         };
-        Ok(page.items.iter().find_map(end).unwrap_or(("final", None)))
+        let owed = page.items.iter().any(|item| matches!(item.event, Event::DebtPaid { .. }));
+        let usual = if owed { "reversed" } else { "final" };
+        Ok(page.items.iter().find_map(end).unwrap_or((usual, None)))
     }
 
     /// `ailo_earnings`

@@ -113,7 +113,7 @@ impl Context {
         let (id, state) = (transaction.id(), &head.state);
         let transfer = state.transfer(&id);
         let is_transfer = matches!(transaction.unsigned.body, Body::Transfer { .. });
-        let (status, refunded) = match transfer.map(|transfer| transfer.status) {
+        let (status, ended) = match transfer.map(|transfer| transfer.status) {
             Some(TransferStatus::Pending) => ("pending", None),
             Some(TransferStatus::Confirmed) => ("confirmed", None),
             None if is_transfer => self.transfer_end(&id)?,
@@ -121,7 +121,7 @@ impl Context {
         };
         let attested_by = match transfer {
             Some(_) => state.confirmers(&id),
-            None => self.attested(state, &transaction, height, refunded)?,
+            None => self.attested(state, &transaction, height, ended)?,
         };
         // Those who held a seat when it came in may report it.
         let included = transfer.and_then(|transfer| state.inclusion(transfer.height));
@@ -147,7 +147,7 @@ impl Context {
         state: &State,
         transaction: &Transaction,
         height: u64,
-        refunded: Option<u64>,
+        ended: Option<u64>,
     ) -> Result<Vec<NodeId>, Failure> {
         let Body::Transfer { to, .. } = &transaction.unsigned.body else { return Ok(Vec::new()) };
         let (id, from) = (transaction.id(), state.account_of(&transaction.unsigned.signer));
@@ -155,7 +155,7 @@ impl Context {
         let is_party = |node: &NodeId| state.node(node).is_some_and(|node| [from, *to].contains(&node.wallet));
         let names_it =
             |body: &Body| matches!(body, Body::Attest { height: of, except } if *of == height && !except.contains(&id));
-        let last = refunded.unwrap_or(u64::MAX).min(height.saturating_add(ATTESTED_WITHIN));
+        let last = ended.unwrap_or(u64::MAX).min(height.saturating_add(ATTESTED_WITHIN));
         let (mut nodes, mut read) = (Vec::new(), 0);
         for height in height + 1..=last {
             if nodes.len() >= needed || read >= MAX_READ_BYTES {

@@ -321,7 +321,7 @@ fn standing(site: &Site, view: &TransactionView) -> Markup {
                     " " b { (confirmers.len()) " of " (needed) } " confirmations"
                 }
                 @if !confirmers.is_empty() { ul.keys { @for node in confirmers { li { (say::node(node)) } } } }
-                @if matches!(status, "final" | "reversed") && confirmers.len() < needed as usize {
+                @if status == "final" && confirmers.len() < needed as usize {
                     p.note { "It had all of them: the others were not found in the blocks after its own." }
                 }
             }

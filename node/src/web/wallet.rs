@@ -275,6 +275,9 @@ impl Sending {
         };
         let amount: Amount = self.amount.trim().parse().map_err(|e| unmade(format!("{e}.")))?;
         let from = wallet_key(&self.from)?;
+        if memo.contains(char::is_control) {
+            return Err(unmade("The memo has a character that no one would see: leave it out.".into()));
+        }
         let mut command = format!("wallet send {text} {amount}");
         if !memo.is_empty() {
             // A shell takes nothing inside single quotes for its own.

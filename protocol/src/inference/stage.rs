@@ -151,6 +151,8 @@ pub struct Stage {
     turn: u64,
     passes: u64,
     leaving: bool,
+    /// Other texts go to another model: none goes on with one of these.
+    forgets: bool,
     effects: Vec<Effect>,
     /// What may follow a text.
     draft: Box<dyn Draft>,
@@ -279,6 +281,7 @@ impl Stage {
             turn: 0,
             passes: 0,
             leaving: false,
+            forgets: false,
             effects: Vec::new(),
             draft,
         }
@@ -322,8 +325,9 @@ impl Stage {
         self.sessions.iter().filter(|(_, session)| is(session)).map(|(id, _)| *id).collect()
     }
 
-    /// Frees what is kept for clients' next texts.
+    /// Frees what is kept for clients' next texts, and keeps no more.
     pub fn forget(&mut self) -> Vec<Effect> {
+        self.forgets = true;
         self.frees(self.served.memory, None); // Open sessions stay.
         std::mem::take(&mut self.effects)
     }
@@ -704,7 +708,7 @@ impl Stage {
     fn end(&mut self, id: SessionId, chunks: Vec<Hash>) {
         let Some(mut session) = self.sessions.remove(&id) else { return };
         self.draft.end(&id);
-        if chunks.is_empty() || self.leaving {
+        if chunks.is_empty() || self.leaving || self.forgets {
             self.reserved -= session.bytes;
             self.effects.push(Effect::Free(id));
         } else {

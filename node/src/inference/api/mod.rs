@@ -378,7 +378,7 @@ fn write_all(
             };
             let (near, owner) = (api.net.as_ref().map(near).unwrap_or_default(), key.unwrap_or_default());
             let reach = Reach { near, owner, budget: Some(spending.clone()), ..Reach::default() };
-            let tokens = [text.prompt.as_slice(), &text.written].concat();
+            let tokens = [&text.prompt[..], &text.written].concat();
             let session = Session::start(&api.hub, &model, reach, tokens, text.sampling.clone());
             let out = (sender.clone(), api.bounds.unread);
             let place = Place { _permit: permit, grant: grant.clone() };

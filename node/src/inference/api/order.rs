@@ -26,7 +26,7 @@ pub(super) struct Order {
 /// One of its texts that has not ended.
 pub(super) struct Text {
     pub choice: u32,
-    pub prompt: Vec<u32>,
+    pub prompt: Arc<[u32]>,
     /// What was written of it.
     pub written: Vec<u32>,
     pub sampling: Sampling,
@@ -80,7 +80,7 @@ impl Order {
 
     /// Tokens of its prompts.
     pub fn read(&self) -> usize {
-        self.plan.prompts.iter().map(Vec::len).sum()
+        self.plan.prompts.iter().map(|prompt| prompt.len()).sum()
     }
 
     /// Bytes that it takes, about.

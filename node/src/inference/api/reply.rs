@@ -105,7 +105,7 @@ impl Answer {
             kind,
             id: format!("{prefix}-{}", Hash(keys::random_bytes()).short()),
             created: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs()),
-            prompt_tokens: plan.prompts.iter().map(Vec::len).sum(),
+            prompt_tokens: plan.prompts.iter().map(|prompt| prompt.len()).sum(),
             logprobs: plan.sampling.logprobs.then_some(plan.sampling.top_logprobs),
             spending,
             choices: choices.map(|i| Choice { text: begins(i), ..Choice::default() }).collect(),

@@ -15,6 +15,7 @@ use ailo_protocol::{
 };
 use ailo_training::text::Message;
 use serde_json::{Map, Value};
+use std::sync::Arc;
 
 /// Texts for one request, at most.
 const MAX_CHOICES: u32 = 16;
@@ -37,7 +38,7 @@ const MAX_TOKENS: u32 = MAX_ROOM as u32;
 #[derive(Debug)]
 pub struct Plan {
     /// Prompts, each with its own texts.
-    pub prompts: Vec<Vec<u32>>,
+    pub prompts: Vec<Arc<[u32]>>,
     /// How tokens are chosen; the limit is set for each prompt.
     pub sampling: Sampling,
     /// New tokens at most; none: as many as the context holds.
@@ -128,8 +129,10 @@ impl Plan {
             return Err(invalid("prompt", "1 to 16 prompts go into one request"));
         }
         let tokens = |prompt: Prompt| match prompt {
-            Prompt::Text(text) => model.text.encode(&text, true).map_err(|e| invalid("prompt", &e.to_string())),
-            Prompt::Tokens(tokens) => Ok(tokens),
+            Prompt::Text(text) => {
+                model.text.encode(&text, true).map(Arc::from).map_err(|e| invalid("prompt", &e.to_string()))
+            }
+            Prompt::Tokens(tokens) => Ok(tokens.into()),
         };
         plan.prompts = prompts.into_iter().map(tokens).collect::<Result<_, _>>()?;
         plan.max_tokens = plan.max_tokens.or(Some(DEFAULT_TOKENS));
@@ -175,7 +178,7 @@ impl Plan {
         }
         let text = model.text.conversation(&messages, &more).map_err(refused)?;
         names_show(&messages, &more, &text, model)?;
-        plan.prompts = vec![model.text.encode(&text, false).map_err(refused)?];
+        plan.prompts = vec![model.text.encode(&text, false).map_err(refused)?.into()];
         plan.max_tokens = newer.or(plan.max_tokens);
         plan.probabilities(logprobs.then_some(top.unwrap_or(0)));
         plan.check(model, "messages")

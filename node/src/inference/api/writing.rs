@@ -81,7 +81,7 @@ mod tests {
         let token = |byte: u8| (0..256).find(|token| model.text.bytes(*token) == [byte]).unwrap();
         let written = |text: &str, stops: &[String]| {
             let begin =
-                Text { choice: 0, prompt: vec![token(b'>')], written: Vec::new(), sampling: Sampling::default() };
+                Text { choice: 0, prompt: [token(b'>')].into(), written: Vec::new(), sampling: Sampling::default() };
             let (mut writing, mut shown) = (Writing::after(&model, &begin, stops), String::new());
             for byte in text.bytes() {
                 let (more, stopped) = writing.push(token(byte));
