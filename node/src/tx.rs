@@ -44,7 +44,7 @@ const MAX_FILE_BYTES: u64 = 2 * MAX_TRANSACTION_BYTES as u64 + 1024;
 /// Runs a command of `tx`.
 pub async fn command(command: TxCommand) -> Result<(), NodeError> {
     match command {
-        TxCommand::Build(args) => build(args).await,
+        TxCommand::Build(args) => build(*args).await,
         TxCommand::Show { file } => describe(&Draft::read(&file)?),
         TxCommand::Sign { file, wallet } => {
             let draft = Draft::read(&file)?;

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 #[derive(Debug, Subcommand)]
 pub enum TxCommand {
     /// Make a transaction to be signed, without any secret.
-    Build(BuildArgs),
+    Build(Box<BuildArgs>),
     /// Show what a transaction does, and the bytes that its signature is over. Asks nobody.
     Show {
         /// What `tx build` wrote.
