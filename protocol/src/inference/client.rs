@@ -623,8 +623,10 @@ impl Client {
             // The last token is not computed any more.
             let (epoch, positions) = (self.epoch, self.tokens.len() as u32 - 1);
             let others = self.hops.iter().any(|hop| hop.node != self.me);
+            let chunks = if others { self.chunks() } else { Vec::new() };
             for hop in self.hops.iter().filter(|_| others) {
-                self.effects.push(Effect::Send(hop.node, Frame::of(self.id, End { epoch, positions })));
+                let end = End { epoch, positions, chunks: chunks.clone() };
+                self.effects.push(Effect::Send(hop.node, Frame::of(self.id, end)));
             }
             self.closing = Some(if others { now + LAST_MS } else { now });
         }

@@ -190,6 +190,8 @@ struct Session {
     ended: bool,
     /// Positions of the text, once the client has said that it is written.
     end: Option<usize>,
+    /// What it is found by then, until it is closed.
+    offered: Vec<Hash>,
     turn: u64,
     /// Positions that are paid for.
     paid: usize,
@@ -525,6 +527,15 @@ impl Stage {
             self.reserved -= self.kept.remove(place).map_or(0, |kept| kept.session.bytes);
             self.effects.push(Effect::Free(id));
         }
+        // Who goes on with a text that it has ended does not wait for what stages sign of it.
+        let goes_on = |session: &Session| {
+            let shared = session.offered.iter().zip(&open.chunks).take_while(|(a, b)| a.0[..] == b[..]).count();
+            session.client == from && shared > 0 && shared == session.offered.len()
+        };
+        for ended in self.which(goes_on) {
+            let offered = self.sessions.get(&ended).map(|session| session.offered.clone());
+            self.end(ended, offered.unwrap_or_default());
+        }
         let bytes = (self.position(&layers) * room) as u64;
         let own = self.sessions.values().filter(|session| session.client == from);
         let (count, held) = own.fold((0, 0), |(count, held), session| (count + 1, held + session.bytes));
@@ -607,6 +618,7 @@ impl Stage {
         self.effects.push(Effect::Adopt(from, id, room));
         (session.route, session.ended, session.wrote) = (None, false, 0);
         (session.rewound, session.routes, session.resent, session.farthest) = (0, 0, 0, positions);
+        (session.end, session.offered) = (None, Vec::new());
         session.early.clear();
         session.rewind(positions, width);
         session.book.reset(positions);
@@ -626,11 +638,11 @@ impl Stage {
             Body::Route(route) if by_client => session.reroute(served, id, route, &mut self.effects),
             Body::End(end) if by_client && Some(end.epoch) == epoch => {
                 session.end(served, end.positions as usize);
+                session.offered = named(&end.chunks, session.sure);
                 session.sign(served, id, &mut self.effects)
             }
             Body::Close(close) if by_client => {
-                let chunks = close.chunks.iter().filter_map(|hash| Some(Hash((**hash).try_into().ok()?)));
-                let chunks = chunks.take(session.sure / CHUNK).collect();
+                let chunks = named(&close.chunks, session.sure);
                 self.end(id, chunks);
                 Ok(())
             }
@@ -718,6 +730,12 @@ impl Stage {
     }
 }
 
+/// The names of as many chunks as so many positions have.
+fn named(chunks: &[Bytes], positions: usize) -> Vec<Hash> {
+    let chunks = chunks.iter().filter_map(|hash| Some(Hash((**hash).try_into().ok()?)));
+    chunks.take(positions / CHUNK).collect()
+}
+
 impl Input {
     /// How many positions they are, with `width` numbers in a row.
     pub fn positions(&self, width: usize) -> usize {
@@ -751,6 +769,7 @@ impl Session {
             book: Book::default(),
             ended: false,
             end: None,
+            offered: Vec::new(),
             turn: 0,
             paid: 0,
             wrote: 0,

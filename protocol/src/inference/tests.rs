@@ -981,6 +981,12 @@ fn opens_at(stage: &mut Stage, client: &NodeId, nonce: u64, owner: Hash, tokens:
 
 /// Writes nothing but has the stage read a text, and closes it.
 fn reads(stage: &mut Stage, client: &NodeId, nonce: u64, owner: Hash, tokens: &[u32]) {
+    let chunks = reads_on(stage, client, nonce, owner, tokens);
+    stage.handle(*client, Frame::of(session_id(client, nonce), ailo_proto::Close { chunks }));
+}
+
+/// The same without the end; gives what the text is found by.
+fn reads_on(stage: &mut Stage, client: &NodeId, nonce: u64, owner: Hash, tokens: &[u32]) -> Vec<Bytes> {
     opens_at(stage, client, nonce, owner, tokens).unwrap();
     let id = session_id(client, nonce);
     let me: Bytes = node(0).0.to_vec().into();
@@ -998,8 +1004,25 @@ fn reads(stage: &mut Stage, client: &NodeId, nonce: u64, owner: Hash, tokens: &[
         }
     }
     let owned = |hash: &Hash| Hash::of_parts(Domain::Session, &[b"owned", &owner.0, &hash.0]).0.to_vec().into();
-    let chunks = chunks(tokens).iter().map(owned).collect();
-    stage.handle(*client, Frame::of(id, ailo_proto::Close { chunks }));
+    chunks(tokens).iter().map(owned).collect()
+}
+
+#[test]
+fn who_goes_on_with_a_text_that_has_ended_need_not_wait_until_it_is_closed() {
+    let mut stage = Stage::new(served(1 << 20, node(0), false), Box::new(Drafter::new(Vec::new(), 1)));
+    let (client, a) = (node(7), Hash([1; 32]));
+    let text: Vec<u32> = (0..100).map(|i| i % VOCABULARY).collect();
+    let chunks = reads_on(&mut stage, &client, 1, a, &text);
+    let longer = [&text[..], &[2; 40]].concat();
+    assert_eq!(opens_at(&mut stage, &client, 2, a, &longer), Ok(0), "it is being written");
+    let id = session_id(&client, 1);
+    stage.handle(client, Frame::of(id, ailo_proto::End { epoch: 1, positions: 100, chunks: chunks.clone() }));
+    let other = [&text[..70], &[3; 60]].concat();
+    assert_eq!(opens_at(&mut stage, &client, 3, a, &other), Ok(0), "what shares its beginning alone leaves it open");
+    assert_eq!(opens_at(&mut stage, &client, 4, a, &longer), Ok(96));
+    let sessions = stage.sessions();
+    stage.handle(client, Frame::of(id, ailo_proto::Close { chunks }));
+    assert_eq!(stage.sessions(), sessions, "its end comes late and is nothing");
 }
 
 #[test]
