@@ -12,7 +12,8 @@ use super::{
 };
 use crate::{Hash, NodeId, PublicKey};
 use ailo_proto::{
-    Failed, FailedWhy, Finish, Frame, Have, Logprob, Open, Opened, Place, Route, Rows, Sampling, Tokens, frame::Body,
+    Bytes, Failed, FailedWhy, Finish, Frame, Have, Logprob, Open, Opened, Place, Route, Rows, Sampling, Tokens,
+    frame::Body,
 };
 use std::{
     collections::{HashMap, HashSet, VecDeque},
