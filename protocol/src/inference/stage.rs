@@ -592,7 +592,7 @@ impl Stage {
         client: NodeId,
         id: SessionId,
         layers: &Range<u32>,
-        chunks: &[ailo_proto::Bytes],
+        chunks: &[Bytes],
         (room, bytes): (usize, u64),
     ) -> Option<Session> {
         let common = |kept: &Kept| kept.chunks.iter().zip(chunks).take_while(|(a, b)| a.0[..] == b[..]).count();
