@@ -245,10 +245,11 @@ impl Earned {
             Ok::<_, Unreadable>(())
         });
         let read = tokio::select! {
-            read = reads => matches!(read, Ok(Ok(()))),
-            _ = stop.changed() => false,
+            read = reads => read,
+            _ = stop.changed() => return,
         };
-        if !read {
+        if !matches!(read, Ok(Ok(()))) {
+            tracing::warn!("what was earned before this start can't be read: what is shown begins with it");
             return; // The file stays as it is: the next start reads on from there.
         }
         loop {

@@ -758,6 +758,17 @@ async fn who_reads_nothing_holds_nobody_up_and_is_given_up() {
     server.stop();
 }
 
+/// A completion is asked for, and nothing is read.
+async fn asked(address: SocketAddr, body: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = format!(
+        "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    stream
+}
+
 #[tokio::test]
 async fn who_goes_away_frees_what_was_kept_for_the_text() {
     let folder = checkpoint();
@@ -765,12 +776,7 @@ async fn who_goes_away_frees_what_was_kept_for_the_text() {
     let server = server(folder.path(), 1).await;
     let body = json!({ "prompt": "a", "max_tokens": 250, "stream": true, "logit_bias": { "261": -100 } }).to_string();
     for _ in 0..20 {
-        let mut stream = TcpStream::connect(server.address).await.unwrap();
-        let request = format!(
-            "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
-            body.len()
-        );
-        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut stream = asked(server.address, &body).await;
         let mut some = [0; 300];
         stream.read_exact(&mut some).await.unwrap();
         assert!(String::from_utf8_lossy(&some).starts_with("HTTP/1.1 200"));
@@ -786,12 +792,7 @@ async fn who_goes_away_frees_what_was_kept_for_the_text() {
     let room = || server.hub.now().unwrap().0;
     let (all, started) = (room(), std::time::Instant::now());
     for _ in 0..20 {
-        let mut stream = TcpStream::connect(server.address).await.unwrap();
-        let request = format!(
-            "POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
-            body.len()
-        );
-        stream.write_all(request.as_bytes()).await.unwrap();
+        let stream = asked(server.address, &body).await;
         until(|| room() < all).await;
         drop(stream);
         until(|| room() == all).await;

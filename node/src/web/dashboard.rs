@@ -137,7 +137,7 @@ fn round(status: &Status) -> Markup {
             }
         }
         p {
-            "The model has " (say::number(status.model.parameters)) " parameters and " (say::number(status.model.rounds)) " rounds behind it"
+            "The model has " (say::number(status.model.parameters)) " parameters and " (say::number(status.model.rounds)) @if status.model.rounds == 1 { " round" } @else { " rounds" } " behind it"
             @if let Some(loss) = status.model.held_out_loss { "; held-out loss " b { (format!("{loss:.4}")) } }
             "."
         }
