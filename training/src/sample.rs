@@ -91,13 +91,7 @@ fn order(a: &(f32, u32), b: &(f32, u32)) -> std::cmp::Ordering {
 
 /// The largest logit, by which the likeliest token is found: the first that has it.
 fn largest(logits: &[f32]) -> f32 {
-    // Bits in this order are numbers in the total order, which a processor compares many at a time.
-    let key = |logit: &f32| {
-        let bits = logit.to_bits() as i32;
-        bits ^ ((bits >> 31) as u32 >> 1) as i32
-    };
-    let most = logits.iter().map(key).max().unwrap_or_default();
-    f32::from_bits((most ^ ((most >> 31) as u32 >> 1) as i32) as u32)
+    logits.iter().copied().max_by(f32::total_cmp).unwrap_or_default()
 }
 
 fn choose(logits: &[f32], sampling: &Sampling, position: usize) -> u32 {
