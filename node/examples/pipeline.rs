@@ -178,24 +178,26 @@ async fn apart(name: &str) {
 
 /// Sixteen texts at once, against what one text's time on the way and what computing them allow.
 async fn together(name: &str) {
-    println!(" GPT-2 of 124 M, bf16, in 4 stages of one thread each:");
-    let (_, near) = sixteen(None).await;
-    let (alone, all) = sixteen(Some(name)).await;
-    let most = near.min(16.0 * alone);
-    println!(
-        "  16 texts without delays {near:.1} tokens/s together; with them one {alone:.1}, 16 {all:.1}: {:.2} of {most:.1}",
-        all / most
-    );
+    for dtype in ["bf16", "int8"] {
+        println!(" GPT-2 of 124 M, {dtype}, in 4 stages of one thread each:");
+        let (_, near) = sixteen(dtype, None).await;
+        let (alone, all) = sixteen(dtype, Some(name)).await;
+        let most = near.min(16.0 * alone);
+        println!(
+            "  16 texts without delays {near:.1} tokens/s together; with them one {alone:.1}, 16 {all:.1}: {:.2} of {most:.1}",
+            all / most
+        );
+    }
 }
 
 /// Tokens a second of one text, and of sixteen together.
-async fn sixteen(namespaces: Option<&str>) -> (f64, f64) {
+async fn sixteen(dtype: &str, namespaces: Option<&str>) -> (f64, f64) {
     let gpt2 = json!({ "model_type": "gpt2", "n_embd": 768, "n_layer": 12, "n_head": 12, "n_positions": 1024, "vocab_size": 50257 });
     let mut world = World::new(&program(), &gpt2, &["0..3", "3..6", "6..9", "9..12"]);
     if let Some(name) = namespaces {
         world.spread(name);
     }
-    let flags = ["--draft", "none", "--dtype", "bf16", "--memory", "4096"];
+    let flags = ["--draft", "none", "--dtype", dtype, "--memory", "4096"];
     world.start_with(&[0, 1, 2, 3], &[&ONE[..], &flags].concat());
     world.wait_for_stages(4);
     let alone = world.write(&prompt(), |_| ()).unwrap_or_else(|why| panic!("{why}")).token;

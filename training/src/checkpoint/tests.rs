@@ -10,10 +10,7 @@ use crate::{
     engine::{Engine, Part},
     model::{Parameter, layout},
 };
-use ailo_protocol::{
-    params::{ModelConfig, Style},
-    presets,
-};
+use ailo_protocol::params::{ModelConfig, Style, Tokenizer};
 use serde_json::{Value, json};
 
 fn engine(checkpoint: &Checkpoint, span: Range<usize>, dtype: Option<Dtype>) -> Engine {
@@ -45,6 +42,12 @@ fn vectors() -> Value {
     serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
 }
 
+/// Logits that transformers computed, by position.
+fn expected(model: &Value) -> Vec<(usize, Vec<f32>)> {
+    let logits = |all: &Value| all.as_array().unwrap().iter().map(|x| x.as_f64().unwrap() as f32).collect();
+    model["logits"].as_object().unwrap().iter().map(|(at, all)| (at.parse().unwrap(), logits(all))).collect()
+}
+
 #[test]
 fn logits_are_those_of_transformers_in_one_piece_one_by_one_and_over_four_stages() {
     let vectors = vectors();
@@ -58,10 +61,8 @@ fn logits_are_those_of_transformers_in_one_piece_one_by_one_and_over_four_stages
         let tokens: Vec<u32> = (0..count).map(|i| ((i * 37 + 11) % vocabulary) as u32).collect();
         let whole = [engine(&checkpoint, 0..4, None)];
         let ours = logits(&whole, &tokens, count);
-        for (position, theirs) in model["logits"].as_object().unwrap() {
-            let theirs: Vec<f32> = theirs.as_array().unwrap().iter().map(|x| x.as_f64().unwrap() as f32).collect();
-            let at = position.parse::<usize>().unwrap() * vocabulary;
-            let apart = apart(&ours[at..at + vocabulary], &theirs);
+        for (position, theirs) in expected(model) {
+            let apart = apart(&ours[position * vocabulary..][..vocabulary], &theirs);
             println!("{name} at {position}: {apart:e}");
             assert!(apart < 1e-5, "{name} at {position}: {apart}");
         }
@@ -77,96 +78,75 @@ fn logits_are_those_of_transformers_in_one_piece_one_by_one_and_over_four_stages
 }
 
 #[test]
-fn the_networks_own_models_give_the_same_bits_as_checkpoints_of_them() {
-    let base =
-        ModelConfig { layers: 2, width: 64, heads: 4, kv_heads: 4, ffn: 256, context: 128, ..presets::dev().model };
-    for cfg in [ModelConfig { style: Style::Gpt2, ..base }, ModelConfig { style: Style::Modern, kv_heads: 2, ..base }] {
-        let flat: Vec<f32> = layout(&cfg)
-            .iter()
-            .flat_map(|p| values(&p.name, &p.shape.iter().map(|n| *n as usize).collect::<Vec<_>>()))
-            .collect();
-        let (config, tensors) = exported(&cfg, &flat);
-        let folder = tempfile::tempdir().unwrap();
-        write(folder.path(), &config, &tensors, 1).unwrap();
+fn the_networks_own_models_give_what_transformers_and_checkpoints_of_them_give() {
+    let vectors = vectors();
+    for (name, style) in [("ailo-gpt2", Style::Gpt2), ("ailo-modern", Style::Modern)] {
+        let model = vectors["models"].as_array().unwrap().iter().find(|model| model["name"] == name).unwrap();
+        let (config, folder) = (&model["config"], tempfile::tempdir().unwrap());
+        write(folder.path(), config, &tensors(config), 1).unwrap();
         let checkpoint = Checkpoint::open(folder.path()).unwrap();
-        let tokens: Vec<u32> = (0..100).map(|i| i * 37 % 256).collect();
-        let theirs = logits(&[engine(&checkpoint, 0..2, None)], &tokens, 100);
-        let ours = logits(&[Engine::own(&cfg, flat.clone()).unwrap()], &tokens, 100);
+        let shape = checkpoint.shape();
+        let [layers, width, heads, kv_heads, ffn, context] =
+            [shape.layers, shape.width, shape.heads, shape.kv_heads, shape.ffn, shape.context].map(|n| n as u32);
+        let cfg =
+            ModelConfig { style, layers, width, heads, kv_heads, ffn, context, tokenizer: Tokenizer::Bytes };
+        let tokens: Vec<u32> = (0..200).map(|i| (i * 37 + 11) % 256).collect();
+        let ours = logits(&[Engine::own(&cfg, imported(&cfg, &tensors(config))).unwrap()], &tokens, 200);
+        let checkpoints = logits(&[engine(&checkpoint, 0..4, None)], &tokens, 200);
         // GPT-2's positions are learned, so nothing differs; rotary frequencies are rounded to float32 in checkpoints.
-        let apart = apart(&ours, &theirs);
-        assert!(apart < if cfg.style == Style::Gpt2 { f32::MIN_POSITIVE } else { 1e-5 }, "{:?}: {apart}", cfg.style);
+        let off = apart(&ours, &checkpoints);
+        assert!(off < if style == Style::Gpt2 { f32::MIN_POSITIVE } else { 1e-5 }, "{name}: {off}");
+        for (position, theirs) in expected(model) {
+            let off = apart(&ours[position * 256..][..256], &theirs);
+            println!("{name} at {position}: {off:e}");
+            assert!(off < 1e-5, "{name} at {position}: {off}");
+        }
     }
 }
 
-/// A model of the network's own as a checkpoint.
-fn exported(cfg: &ModelConfig, flat: &[f32]) -> (Value, Tensors) {
+/// Weights of the network's own model in its order, from a checkpoint's tensors.
+fn imported(cfg: &ModelConfig, tensors: &Tensors) -> Vec<f32> {
     let gpt2 = cfg.style == Style::Gpt2;
-    let mut tensors = Tensors::new();
-    let mut rest = flat;
-    let (width, keys) = (cfg.width as usize, (cfg.kv_heads * cfg.width / cfg.heads) as usize);
-    for parameter in layout(cfg) {
-        let (values, after) = rest.split_at(Parameter::len(&parameter));
-        rest = after;
-        let shape: Vec<usize> = parameter.shape.iter().map(|n| *n as usize).collect();
-        let place = parameter.name.replace("blocks.", if gpt2 { "transformer.h." } else { "model.layers." });
-        let known = if gpt2 {
-            [
-                ("embedding.", "transformer.wte."),
-                ("positions.", "transformer.wpe."),
-                (".norm1.", ".ln_1."),
-                (".norm2.", ".ln_2."),
-                (".qkv.", ".attn.c_attn."),
-                (".out.", ".attn.c_proj."),
-                (".up.", ".mlp.c_fc."),
-                (".down.", ".mlp.c_proj."),
-                ("norm.", "transformer.ln_f."),
-            ]
-        } else {
-            [
-                ("embedding.", "model.embed_tokens."),
-                (".norm1.", ".input_layernorm."),
-                (".norm2.", ".post_attention_layernorm."),
-                (".out.", ".self_attn.o_proj."),
-                (".down.", ".mlp.down_proj."),
-                ("norm.", "model.norm."),
-                (".qkv.", ".self_attn.qkv."),
-                (".up.", ".mlp.up."),
-                ("", ""),
-            ]
+    let mut flat = Vec::new();
+    for Parameter { name, .. } in layout(cfg) {
+        let (path, kind) = name.rsplit_once('.').unwrap();
+        let (above, place) = match path.strip_prefix("blocks.").and_then(|rest| rest.split_once('.')) {
+            Some((layer, place)) => (format!("{}.{layer}.", if gpt2 { "transformer.h" } else { "model.layers" }), place),
+            None => (if gpt2 { "transformer." } else { "model." }.to_string(), path),
         };
-        let (from, to) = known
-            .into_iter()
-            .find(|(from, _)| if from.starts_with('.') { place.contains(from) } else { place.starts_with(from) })
-            .unwrap();
-        let name = if from.is_empty() { place.clone() } else { place.replacen(from, to, 1) };
-        let mut put = |name: &str, rows: Range<usize>| {
-            let shape = [&[rows.len()], &shape[1..]].concat();
-            let size: usize = shape[1..].iter().product();
-            tensors.insert(name.into(), (shape, values[rows.start * size..rows.end * size].to_vec()));
+        // One below the other.
+        let parts: &[&str] = match (gpt2, place) {
+            (true, "embedding") => &["wte"],
+            (true, "positions") => &["wpe"],
+            (true, "norm") => &["ln_f"],
+            (true, "norm1") => &["ln_1"],
+            (true, "qkv") => &["attn.c_attn"],
+            (true, "out") => &["attn.c_proj"],
+            (true, "norm2") => &["ln_2"],
+            (true, "up") => &["mlp.c_fc"],
+            (true, "down") => &["mlp.c_proj"],
+            (false, "embedding") => &["embed_tokens"],
+            (false, "norm") => &["norm"],
+            (false, "norm1") => &["input_layernorm"],
+            (false, "qkv") => &["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
+            (false, "out") => &["self_attn.o_proj"],
+            (false, "norm2") => &["post_attention_layernorm"],
+            (false, "up") => &["mlp.gate_proj", "mlp.up_proj"],
+            (false, "down") => &["mlp.down_proj"],
+            _ => panic!("no checkpoint has {name}"),
         };
-        if gpt2 && shape.len() == 2 && name.contains(".h.") {
-            let transposed = (0..values.len()).map(|i| values[i % shape[0] * shape[1] + i / shape[0]]).collect();
-            tensors.insert(name, (vec![shape[1], shape[0]], transposed));
-        } else if name.contains(".qkv.") {
-            put(&name.replace("qkv", "q_proj"), 0..width);
-            put(&name.replace("qkv", "k_proj"), width..width + keys);
-            put(&name.replace("qkv", "v_proj"), width + keys..width + 2 * keys);
-        } else if name.contains(".mlp.up.") {
-            put(&name.replace(".up.", ".gate_proj."), 0..cfg.ffn as usize);
-            put(&name.replace(".up.", ".up_proj."), cfg.ffn as usize..2 * cfg.ffn as usize);
-        } else {
-            put(&name, 0..shape[0]);
+        for part in parts {
+            let (shape, values) = &tensors[&format!("{above}{part}.{kind}")];
+            match shape[..] {
+                // GPT-2's maps lie the other way round.
+                [ins, outs] if gpt2 && name.starts_with("blocks.") => {
+                    flat.extend((0..values.len()).map(|i| values[i % ins * outs + i / ins]));
+                }
+                _ => flat.extend(values),
+            }
         }
     }
-    let config = if gpt2 {
-        json!({ "model_type": "gpt2", "n_embd": cfg.width, "n_layer": cfg.layers, "n_head": cfg.heads, "n_inner": cfg.ffn,
-                "n_positions": cfg.context, "vocab_size": 256 })
-    } else {
-        json!({ "model_type": "llama", "hidden_size": cfg.width, "intermediate_size": cfg.ffn, "num_hidden_layers": cfg.layers,
-                "num_attention_heads": cfg.heads, "num_key_value_heads": cfg.kv_heads, "vocab_size": 256, "rms_norm_eps": 1e-5,
-                "max_position_embeddings": cfg.context, "tie_word_embeddings": true })
-    };
-    (config, tensors)
+    flat
 }
 
 #[test]
