@@ -185,7 +185,8 @@ impl Settings {
         if !(0.0..=1.0).contains(&checks) {
             return Err(NodeError::Usage(format!("--checks is {checks}: choose a share from 0 to 1")));
         }
-        let validator = flags.validator.or(file.validator).unwrap_or(false);
+        // Who is alone has nobody else to make blocks.
+        let validator = flags.validator.or(file.validator).unwrap_or(network.is_none());
         let audits = flags.audits.or(file.audits).unwrap_or(if validator { AUDITS } else { 0.0 });
         if !(0.0..=MAX_AUDITS).contains(&audits) {
             return Err(NodeError::Usage(format!("--audits is {audits}: choose 0 to {MAX_AUDITS} texts an hour")));
@@ -250,6 +251,13 @@ mod tests {
         assert_eq!((settings.allow_host, settings.serves.threads), (vec!["a.org".to_string()], Some(3)));
         let refused = resolve(&["--config", file.to_str().unwrap(), "--threads", "0"]).unwrap_err().to_string();
         assert!(refused.contains("--threads is 0"), "{refused}");
+    }
+
+    #[test]
+    fn who_is_alone_validates_unless_told_otherwise() {
+        let validates = |args: &[&str]| resolve(args).unwrap().validator;
+        assert!(validates(&["--network", "dev"]) && !validates(&["--network", "dev", "--validator=false"]));
+        assert!(!validates(&["--network", "net.toml"]));
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub struct RunOptions {
     /// Folder of the node's keys, ledger and model [default: ~/.local/share/ailo/NAME, by the network file's name].
     #[arg(long, env = "AILO_DATA_DIR", value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
-    /// Validate: vote on blocks and check contributions, once the stake (or the genesis) allows it.
+    /// Validate: vote on blocks and check contributions, once the stake (or the genesis) allows it [default: only on dev].
     #[arg(long, env = "AILO_VALIDATOR", num_args = 0..=1, default_missing_value = "true", require_equals = true)]
     pub validator: Option<bool>,
     /// Answer prompts, but do not train.
