@@ -53,7 +53,12 @@ pub(super) fn routes() -> Router<Arc<Site>> {
         .route("/rich", get(rich))
 }
 
-/// A page of the explorer.
+/// A page of the explorer that is made out of memory.
+fn at_once(site: &Site, (title, live): (&str, bool), make: impl FnOnce() -> Result<Markup, Failed>) -> Response {
+    site.shown(("/explorer", title, live), make())
+}
+
+/// One that reads the ledger's index, or walks over all of the state.
 async fn made(
     site: Arc<Site>,
     (title, live): (String, bool),
@@ -574,7 +579,7 @@ async fn validators(State(site): State<Arc<Site>>) -> Response {
 }
 
 async fn rounds(State(site): State<Arc<Site>>, Query(from): Query<From>) -> Response {
-    made(site, ("Rounds".into(), from.cursor.is_none()), |site| {
+    at_once(&site, ("Rounds", from.cursor.is_none()), || {
         let RoundsView { open, rounds, next } = site.context.rounds(from.into())?.value;
         let samples = site.context.series.all();
         let losses: Vec<(f64, f64)> =
@@ -595,13 +600,15 @@ async fn rounds(State(site): State<Arc<Site>>, Query(from): Query<From>) -> Resp
             (older(next, "/rounds"))
         })
     })
-    .await
 }
 
 async fn round(State(site): State<Arc<Site>>, Path(text): Path<String>) -> Response {
-    made(site, (format!("Round {text}"), true), move |site| {
+    at_once(&site, (&format!("Round {text}"), true), || {
         let missing = || {
-            Missing("There is no such round", "The ledger keeps the open round and the last ones; older ones are in the histories of nodes.".into())
+            Missing(
+                "There is no such round",
+                "The ledger keeps the open round and the last ones; older ones are in the histories of nodes.".into(),
+            )
         };
         let number: u64 = text.parse().map_err(|_| missing())?;
         let view = site.context.round(RoundParams { number: Some(number) }).map_err(|_| missing())?.value;
@@ -662,7 +669,6 @@ async fn round(State(site): State<Arc<Site>>, Path(text): Path<String>) -> Respo
             }
         })
     })
-    .await
 }
 
 /// What a contribution committed to, and what is promised for it.
@@ -697,7 +703,7 @@ fn middle(losses: &[u64]) -> Option<u64> {
 }
 
 async fn supply(State(site): State<Arc<Site>>) -> Response {
-    made(site, ("Supply".into(), true), |site| {
+    at_once(&site, ("Supply", true), || {
         let supply = site.context.supply(NoParams {})?.value;
         let samples = site.context.series.all();
         let seen = |value: fn(&Sample) -> u64| -> Vec<(f64, f64)> {
@@ -724,11 +730,10 @@ async fn supply(State(site): State<Arc<Site>>) -> Response {
             p.note { "Charts begin when this node first ran." }
         })
     })
-    .await
 }
 
 async fn pending(State(site): State<Arc<Site>>, Query(from): Query<From>) -> Response {
-    made(site, ("Pending transfers".into(), from.cursor.is_none()), |site| {
+    at_once(&site, ("Pending transfers", from.cursor.is_none()), || {
         let PendingView { needed, transfers, next } = site.context.pending(from.into())?.value;
         Ok(html! {
             h1 { "Pending transfers" }
@@ -745,7 +750,6 @@ async fn pending(State(site): State<Arc<Site>>, Query(from): Query<From>) -> Res
             (older(next, "/pending"))
         })
     })
-    .await
 }
 
 async fn rich(State(site): State<Arc<Site>>, Query(from): Query<From>) -> Response {
