@@ -78,7 +78,7 @@ pub struct Context {
     pub anchor: Option<watch::Receiver<Anchor>>,
     /// Peers.
     pub net: net::Handle,
-    /// Whom they are connected to.
+    /// What these say of themselves.
     pub neighbours: watch::Receiver<Arc<Neighbours>>,
     /// Who serves what.
     pub hub: Arc<Hub>,

@@ -12,7 +12,7 @@ use crate::{
 };
 use ailo_ledger::{
     Block, Body, Transaction,
-    state::{Commit, Share, State as Ledger},
+    state::{Commit, Share, State as Ledger, median},
     store::{Cursor, MAX_PAGE, Page, Subject},
 };
 use ailo_protocol::{Address, Amount, Hash, NodeId, canonical};
@@ -647,7 +647,7 @@ async fn round(State(site): State<Arc<Site>>, Path(text): Path<String>) -> Respo
                                 Some(commit) => {
                                     td { (say::hash(&commit.contribution.update)) }
                                     td.number { (say::loss(commit.contribution.loss_first)) " → " (say::loss(commit.contribution.loss_last)) }
-                                    td.number { @if let Some(loss) = middle(&commit.losses) { (say::loss(loss)) } }
+                                    td.number { @if let Some(loss) = median(commit.losses.clone()) { (say::loss(loss)) } }
                                     td.number { (commit.valid) " for, " (commit.invalid) " against" @if commit.suspected > 0 { ", " (commit.suspected) " suspect it" } }
                                 }
                                 None => { td { "nothing" } td {} td {} td {} }
@@ -697,13 +697,6 @@ fn proof(slot: usize, node: &NodeId, commit: &Commit, share: Option<&Share>) -> 
             ]))
         }
     }
-}
-
-/// The median of what a committee measured; of two in the middle the lower.
-fn middle(losses: &[u64]) -> Option<u64> {
-    let mut losses = losses.to_vec();
-    losses.sort_unstable();
-    losses.get(losses.len().saturating_sub(1) / 2).copied()
 }
 
 async fn supply(State(site): State<Arc<Site>>) -> Response {
