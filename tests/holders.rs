@@ -477,8 +477,20 @@ fn the_operator_alone_sees_the_log_and_sets_the_power(address: SocketAddr, token
     assert!(post("/operator/training", &[&cookie, &ours], "on=false").starts_with("HTTP/1.1 303"));
     assert_says(&inside(), &["Start training", "40 %"]);
     assert!(post("/operator/training", &[&cookie, &ours], "on=true").starts_with("HTTP/1.1 303"));
-    let (_, log) = ask(address, "GET", "/operator/log.txt?level=info", &[&cookie], "");
-    assert!(log.lines().any(|line| line.contains("the operator sets the power")), "{log}");
+    // The log's lines with a text, whatever its case; a link brings the same ones as a file.
+    let log = |query: &str| ask(address, "GET", &format!("/operator/log.txt?{query}"), &[&cookie], "").1;
+    let (all, found) = (log("level=info"), log("level=info&q=+Operator+SETS+the+power+"));
+    assert!(found.contains("the operator sets the power") && found.lines().count() < all.lines().count(), "{found}");
+    assert!(found.lines().all(|line| line.contains("the operator sets the power")), "{found}");
+    assert_eq!((log("level=info&q=nobody+logs+this"), log("level=error&q=sets+the+power")), Default::default());
+    let page = |query: &str| ask(address, "GET", &format!("/operator?{query}"), &[&cookie], "").1;
+    let shown = page("level=info&q=sets+the+power");
+    assert_says(
+        &shown,
+        &["value=\"sets the power\"", "log.txt?level=info&amp;q=sets%20the%20power", "the operator sets the power"],
+    );
+    assert!(!shown.contains("the operator sets training"), "{shown}");
+    assert_says(&page("q=%22%3E%3Cb%3E"), &["No line of the newest", "value=\"&quot;&gt;&lt;b&gt;\""]);
 }
 
 /// Gives the account with its new key.

@@ -45,7 +45,7 @@ async fn a_node_answers_and_tells_what_its_reference_says() {
     only_the_operator_operates(&node, dir.path()).await;
     // The operator lets it train, and its wallet is paid.
     let status = node.wait("it trains", 60, |s| s.value.training && s.value.round.step > 0);
-    let told = tokio::join!(rounds_are_told(&node), blocks_are_told(&node), peers_are_told(&node));
+    let told = tokio::join!(rounds_are_told(&node), blocks_are_told(&node), peers_are_told(&node, dir.path()));
     assert_eq!(told, ((), (), ()));
     a_history_is_told_from_any_place_on(&node, &status).await;
     a_transfer_is_shown_as_far_as_it_has_come(&node, dir.path());
@@ -284,11 +284,19 @@ async fn blocks_are_told(node: &Node) {
     }
 }
 
-/// Who asks is told at once; a node of a network of its own has no peers.
-async fn peers_are_told(node: &Node) {
+/// Who asks is told at once, and whenever a peer comes or goes; a node of a network of its own has none at first.
+async fn peers_are_told(node: &Node, dir: &Path) {
     let client = socket(node).await;
     let mut told: Subscription<At<PeersView>> = subscribe(&client, "Peers", json!({})).await;
-    assert!(next(&mut told).await.value.peers.is_empty());
+    let mut peers = async || next(&mut told).await.value.peers.iter().map(|peer| peer.node).collect::<Vec<_>>();
+    assert_eq!(peers().await, []);
+    let network = dir.join("network.toml").to_str().unwrap().to_string();
+    let bootstrap = node.status().value.listen[0].clone();
+    let here = ["--inference-only", "--listen", "/ip4/127.0.0.1/tcp/0", "--bootstrap", &bootstrap];
+    let second = Node::start(&network, &dir.join("second"), &here);
+    assert_eq!(peers().await, [second.status().value.node]);
+    drop(second);
+    assert_eq!(peers().await, []);
 }
 
 /// What happens to the wallet is told once and in order; who comes back goes on where it was, and sees what the history has.

@@ -214,11 +214,6 @@ impl<P: Persist, B: Blocks> Participant<P, B> {
         self.host.state().height()
     }
 
-    /// The highest block that somebody claims to have, this node included. A claim that nobody could show is forgotten.
-    pub fn highest(&self) -> u64 {
-        self.ahead.height.max(self.height())
-    }
-
     /// What is to be done since the last call.
     pub fn take_actions(&mut self) -> Vec<Action> {
         std::mem::take(&mut self.actions)

@@ -3,17 +3,22 @@
 
 use axum::{
     Router,
-    http::{Request, header},
+    http::{Request, StatusCode, header},
     serve::Listener,
 };
+use bytes::Bytes;
 use futures::task::AtomicWaker;
-use hyper::{body::Incoming, server::conn::http1};
+use hyper::{
+    body::{Body, Frame, Incoming, SizeHint},
+    server::conn::http1,
+};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
 use jsonrpsee::server::StopHandle;
 use std::{
+    convert::Infallible,
     io,
     net::SocketAddr,
     pin::{Pin, pin},
@@ -26,7 +31,7 @@ use std::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::{TcpListener, TcpSocket, TcpStream},
+    net::{TcpListener, TcpSocket},
     sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
     time::Sleep,
@@ -35,7 +40,8 @@ use tower::Service;
 
 /// Connections at a time; more wait until one ends.
 pub const MAX_CONNECTIONS: u32 = 512;
-/// The head of a request has come within this time after the one before, or the connection ends.
+/// The head of a request has come within this time after the one before, or the connection ends; its body within this time after the head, or the
+/// answer is 408.
 const ASKED_WITHIN: Duration = Duration::from_secs(30);
 /// Who takes no byte of an answer for so long is cut off.
 const READ_WITHIN: Duration = Duration::from_secs(30);
@@ -148,6 +154,41 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Socket<S> {
     }
 }
 
+/// A request's body, which is given up when it has not come in time, however steadily it drips.
+struct Asked {
+    body: Incoming,
+    /// Until when it may come.
+    patience: Pin<Box<Sleep>>,
+    /// It was given up.
+    late: Arc<AtomicBool>,
+}
+
+impl Body for Asked {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        // What is there is taken: whoever reads it may have come to it late.
+        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) {
+            return Poll::Ready(frame.map(|frame| frame.map_err(io::Error::other)));
+        }
+        ready!(self.patience.as_mut().poll(context));
+        self.late.store(true, Ordering::Release);
+        Poll::Ready(Some(Err(io::Error::new(
+            io::ErrorKind::TimedOut,
+            "the request did not come in time: send it faster",
+        ))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
 /// Listens, with room for as many who knock as are served at a time: who finds none knocks again a second later.
 pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
@@ -169,7 +210,9 @@ pub async fn serve(mut listener: TcpListener, router: Router, stop: StopHandle) 
         tokio::select! {
             (place, (stream, _)) = next => {
                 let Ok(place) = place else { break }; // nobody closes them
-                connections.spawn(connection(stream, place, router.clone(), stop.clone()));
+                // An answer is one write: waiting for more to send with it would only delay it. Failing to say so costs that alone.
+                let _ = stream.set_nodelay(true);
+                connections.spawn(connection(stream, place, ASKED_WITHIN, router.clone(), stop.clone()));
             }
             Some(_) = connections.join_next() => {}
             () = &mut stopped => break,
@@ -179,9 +222,13 @@ pub async fn serve(mut listener: TcpListener, router: Router, stop: StopHandle) 
     while connections.join_next().await.is_some() {}
 }
 
-async fn connection(stream: TcpStream, place: OwnedSemaphorePermit, router: Router, stop: StopHandle) {
-    // An answer is one write: waiting for more to send with it would only delay it. Failing to say so costs that alone.
-    let _ = stream.set_nodelay(true);
+async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    stream: S,
+    place: OwnedSemaphorePermit,
+    asked_within: Duration,
+    router: Router,
+    stop: StopHandle,
+) {
     let flow = Arc::new(Flow::default());
     let socket =
         Socket { stream, flow: flow.clone(), read_within: READ_WITHIN, patience: None, cut: false, _place: place };
@@ -189,10 +236,20 @@ async fn connection(stream: TcpStream, place: OwnedSemaphorePermit, router: Rout
         if request.headers().contains_key(header::UPGRADE) {
             request.extensions_mut().insert(flow.clone());
         }
-        router.clone().call(request)
+        let late = Arc::new(AtomicBool::new(false));
+        let patience = Box::pin(tokio::time::sleep(asked_within));
+        let answer = router.clone().call(request.map(|body| Asked { body, patience, late: late.clone() }));
+        async move {
+            let mut answer = answer.await?;
+            // Whoever read it took it for broken off, and says so in its own way.
+            if late.load(Ordering::Acquire) {
+                *answer.status_mut() = StatusCode::REQUEST_TIMEOUT;
+            }
+            Ok::<_, Infallible>(answer)
+        }
     });
     let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(ASKED_WITHIN);
+    http.timer(TokioTimer::new()).header_read_timeout(asked_within);
     let served = http.serve_connection(TokioIo::new(socket), TowerToHyperService::new(ask)).with_upgrades();
     let mut served = pin!(served);
     let mut stopped = pin!(stop.shutdown());
@@ -211,7 +268,12 @@ async fn connection(stream: TcpStream, place: OwnedSemaphorePermit, router: Rout
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use axum::{Form, routing::post};
+    use jsonrpsee::server::{Methods, ServerBuilder, stop_channel};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt, DuplexStream, WriteHalf},
+        net::TcpStream,
+    };
 
     fn socket<S>(stream: S, read_within: Duration) -> Socket<S> {
         let place = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
@@ -266,5 +328,68 @@ mod tests {
             assert_eq!(server.write_all(b"an answer").await.unwrap_err().kind(), io::ErrorKind::TimedOut);
             assert_eq!(server.read_exact(&mut [0; 3]).await.unwrap_err().kind(), io::ErrorKind::TimedOut);
         }
+    }
+
+    /// What a connection brings on which a client writes, and goes on as it is told.
+    async fn answered<F: Future<Output = ()>>(
+        begin: &str,
+        goes_on: impl FnOnce(WriteHalf<DuplexStream>) -> F,
+    ) -> String {
+        let within = Duration::from_millis(200);
+        let text = post(async move |text: String| {
+            tokio::time::sleep(2 * within).await;
+            text
+        });
+        let (stop, _serves) = stop_channel();
+        let rpc = ServerBuilder::default().to_service_builder().build(Methods::new(), stop.clone());
+        let rpc = tower::service_fn(move |request: axum::extract::Request| {
+            let answer = rpc.clone().call(request);
+            async { Ok::<_, Infallible>(answer.await.unwrap()) }
+        });
+        let router = Router::new()
+            .route("/text", text)
+            .route("/form", post(async |Form(fields): Form<Vec<(String, String)>>| format!("{fields:?}")))
+            .route_service("/rpc", rpc);
+        let (client, server) = tokio::io::duplex(4096);
+        let place = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        let serves = connection(server, place, within, router, stop);
+        let (mut reads, mut writes) = tokio::io::split(client);
+        writes.write_all(begin.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        let (_, (), read) = tokio::join!(serves, goes_on(writes), reads.read_to_string(&mut answer));
+        read.unwrap();
+        answer
+    }
+
+    fn begun(path: &str, kind: &str, body: &str, length: usize) -> String {
+        format!(
+            "POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n\r\n{body}"
+        )
+    }
+
+    #[tokio::test]
+    async fn who_asks_too_slowly_is_told_so_and_holds_no_place() {
+        let all =
+            [("/text", "text/plain"), ("/form", "application/x-www-form-urlencoded"), ("/rpc", "application/json")];
+        for (path, kind) in all {
+            let begin = begun(path, kind, "{", 1 << 20);
+            let drips = async |mut writes: WriteHalf<DuplexStream>| {
+                while writes.write_all(b" ").await.is_ok() {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            };
+            for answer in [answered(&begin, async |_| ()).await, answered(&begin, drips).await] {
+                assert!(answer.starts_with("HTTP/1.1 408"), "{path}: {answer}");
+            }
+        }
+        let no_head = answered("POST /text HTTP/1.1\r\nHost: local", async |_| ()).await;
+        assert_eq!(no_head, "", "who does not even end the head has asked nothing");
+    }
+
+    #[tokio::test]
+    async fn what_has_come_in_time_is_answered_however_long_that_takes() {
+        let begin = begun("/text", "text/plain", "quick", 5);
+        let answer = answered(&begin, async |_| ()).await;
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("quick"), "{answer}");
     }
 }

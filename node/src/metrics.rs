@@ -1,5 +1,6 @@
-//! `/metrics`: what a node does, for Prometheus (OpenMetrics text). All of it is read when it is asked for; what happens now and then is counted by
-//! [`Counts`]. Names have their units, as is the custom there; labels have few values, and none that a stranger chooses.
+//! `/metrics`: what a node does, for Prometheus (OpenMetrics text). All of it is read when it is asked for, and none of it from the ledger's index, so that
+//! who watches a busy node waits for no turn; what happens now and then is counted by [`Counts`]. Names have their units, as is the custom there; labels
+//! have few values, and none that a stranger chooses.
 
 use crate::{
     earned::paid,

@@ -50,6 +50,7 @@ pub use executor::{BlockContext, Executed, Executor, InvalidBlock, build_block, 
 pub(crate) use money::Purse;
 pub use polls::CHANGEABLE;
 pub use rejection::Rejection;
+pub use reward::median;
 pub use round::{Commit, Phase, Round, Vote};
 
 use crate::{

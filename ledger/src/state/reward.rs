@@ -19,7 +19,7 @@ use ailo_protocol::{Amount, NodeId, amount::PPM, contribution::MicroNats, params
 use std::collections::BTreeMap;
 
 /// The lower median; `None` of nothing.
-pub(super) fn median(mut values: Vec<u64>) -> Option<u64> {
+pub fn median(mut values: Vec<u64>) -> Option<u64> {
     values.sort_unstable();
     values.get(values.len().checked_sub(1)? / 2).copied()
 }

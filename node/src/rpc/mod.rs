@@ -78,7 +78,7 @@ pub struct Context {
     pub anchor: Option<watch::Receiver<Anchor>>,
     /// Peers.
     pub net: net::Handle,
-    /// Whom they are connected to.
+    /// What these say of themselves.
     pub neighbours: watch::Receiver<Arc<Neighbours>>,
     /// Who serves what.
     pub hub: Arc<Hub>,
@@ -98,7 +98,7 @@ pub struct Context {
     pub turns: Turns,
 }
 
-/// Turns of those who wait for the disk or compute a while, so that many requests are no more work at a time than a few.
+/// Turns of those who wait for the disk or compute a while, pages as well as JSON-RPC, so that many requests are no more work at a time than a few.
 pub struct Turns {
     turns: Arc<Semaphore>,
     /// Those who have a turn, and those who wait for one.
@@ -113,7 +113,7 @@ impl Default for Turns {
 
 impl Turns {
     /// Does what was asked for when its turn comes, unless too many wait.
-    async fn ask<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
+    pub async fn ask<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
         let busy = |_| Code::Unavailable.says("too many requests wait for the node's store: try again in a moment");
         let place = self.places.clone().try_acquire_owned().map_err(busy)?;
         let work = move || {
@@ -121,6 +121,12 @@ impl Turns {
             work()
         };
         self.take(work).await
+    }
+
+    /// As if so many waited as may, until what it gives is dropped.
+    #[cfg(test)]
+    pub fn fill(&self) -> tokio::sync::OwnedSemaphorePermit {
+        self.places.clone().try_acquire_many_owned(count(READING + WAITING)).unwrap()
     }
 
     /// Does the work when its turn comes, on a thread for such work; who goes away meanwhile keeps its turn until it is done.

@@ -10,7 +10,10 @@ use super::{
 use crate::{
     operator::{Controls, Operator},
     series::Sample,
-    service::{chain::Head, neighbours::Neighbours},
+    service::{
+        chain::Head,
+        neighbours::{Neighbours, highest},
+    },
 };
 use ailo_ledger::{
     state::{Phase, State},
@@ -81,7 +84,7 @@ pub(super) struct Admitted;
 pub(super) fn peers_view(peers: &[PeerInfo], neighbours: &Neighbours) -> PeersView {
     let view = |peer: &PeerInfo| PeerView {
         node: peer.node,
-        peers: neighbours.get(&peer.node).cloned().unwrap_or_default(),
+        peers: neighbours.get(&peer.node).map(|said| said.peers.clone()).unwrap_or_default(),
         address: peer.address.to_string(),
         rtt_ms: peer.rtt.map(|rtt| rtt.as_secs_f64() * 1e3),
     };
@@ -111,7 +114,7 @@ impl Context {
         let progress = self.progress.borrow().clone();
         let round = state.round();
         let peers = count(self.net.peers().len());
-        let highest = self.chain.highest().filter(|_| peers > 0).map(|highest| highest.max(state.height()));
+        let highest = highest(&self.neighbours.borrow(), state.height(), self.chain.unshown());
         let mut notes = Vec::new();
         if params.ledger.confirmations < 10 {
             notes.push(format!(

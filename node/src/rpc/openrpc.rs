@@ -249,7 +249,7 @@ pub fn page() -> String {
         - Every answer carries `height` and `state_root`: the newest block that it was read at, and the root of the ledger's state after it.\n\
         - What is long comes in pages: pass `next` of one as `cursor` of the next one.\n\
         - A batch has {MAX_BATCH} requests at most and comes by POST, a request {} KiB, a connection {MAX_SUBSCRIPTIONS} subscriptions; a node serves \
-        {MAX_CONNECTIONS} connections at a time, and closes those that ask nothing for half a minute, take no byte of an answer for as long, or, as \
+        {MAX_CONNECTIONS} connections at a time, and closes those that ask nothing for half a minute, take as long over one request (408) or over the next byte of an answer, or, as \
         WebSockets, answer no ping. From a WebSocket that leaves answers unread it reads no more.\n\
         - A node that has too much to do says `UNAVAILABLE` and does nothing: ask again in a moment.\n\
         - Methods of the operator need the token that lies in `operator.token` of the node's data folder (mode 0600, another one at each start), as the \

@@ -74,10 +74,11 @@ pub struct Status {
     pub notes: Vec<String>,
 }
 
-/// How far behind its peers a node is. What they claim to have and can't show is forgotten.
+/// How far behind its peers a node is: behind the median of what they tell, so that a few that lie move nothing. Where none could show the next block they
+/// are believed for as many more as have come since.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, JsonSchema)]
 pub struct SyncStatus {
-    /// The highest block that peers tell of, or the newest one here; null where no peer has told.
+    /// The newest block that peers tell of, or the newest one here; null where no peer has told, or none can show what it tells of.
     pub highest: Option<u64>,
     /// Blocks from the newest one here to that: 0 is in step.
     pub behind: Option<u64>,

@@ -107,7 +107,7 @@ pub struct Role {
 pub struct Chain {
     counts: Arc<Counts>,
     earned: Arc<Earned>,
-    highest: watch::Receiver<Option<u64>>,
+    unshown: watch::Receiver<Option<u64>>,
     commands: mpsc::Sender<Command>,
     gossiped: mpsc::Sender<Command>,
     asked: mpsc::Sender<Command>,
@@ -152,7 +152,7 @@ impl Chain {
         let counts = Arc::new(Counts::default());
         let node = *net.node();
         let earned = Arc::new(Earned::new(dir.path("earned"), node, &state));
-        let (highest_sender, highest) = watch::channel(None);
+        let (unshown_sender, unshown) = watch::channel(None);
         let (ended, end) = oneshot::channel();
         let ledger = Ledger {
             participant: Participant::new(host, store.clone()),
@@ -163,8 +163,7 @@ impl Chain {
             contributed: None,
             net,
             head: head_sender,
-            told: false,
-            highest: highest_sender,
+            unshown: unshown_sender,
             commands: commands.clone(),
             started: Instant::now(),
         };
@@ -179,7 +178,7 @@ impl Chain {
                 }
             })
             .map_err(|e| NodeError::io("start the ledger's thread", e))?;
-        Ok((Chain { counts, earned, highest, commands, gossiped, asked, head, store }, end))
+        Ok((Chain { counts, earned, unshown, commands, gossiped, asked, head, store }, end))
     }
 
     /// What has happened since the start.
@@ -192,9 +191,9 @@ impl Chain {
         &self.earned
     }
 
-    /// The highest block that a peer tells of, or the newest one here; nothing until a peer has told.
-    pub fn highest(&self) -> Option<u64> {
-        *self.highest.borrow()
+    /// The height after which no peer could show a block when this node looked for it last.
+    pub fn unshown(&self) -> Option<u64> {
+        *self.unshown.borrow()
     }
 
     /// The newest head, and a way to wait for the next.
@@ -282,6 +281,11 @@ impl Chain {
     /// A peer is there: perhaps it is ahead.
     pub async fn peer_connected(&self, node: NodeId) {
         let _ = self.commands.send(Command::Connected(node)).await; // stopping
+    }
+
+    /// A peer tells how far it is.
+    pub async fn peer_tells(&self, node: NodeId, height: u64) {
+        let _ = self.commands.send(Command::Head(node, height)).await; // stopping
     }
 
     /// Stops the thread after what it does right now.
@@ -389,9 +393,7 @@ struct Ledger {
     contributed: Option<u64>,
     net: net::Handle,
     head: watch::Sender<Arc<Head>>,
-    /// A peer has told how far it is, and nothing speaks against it.
-    told: bool,
-    highest: watch::Sender<Option<u64>>,
+    unshown: watch::Sender<Option<u64>>,
     commands: mpsc::Sender<Command>,
     started: Instant,
 }
@@ -475,8 +477,6 @@ impl Ledger {
         loop {
             self.carry_out().await;
             self.counts.wait(self.participant.mempool().len());
-            let highest = self.told.then(|| self.participant.highest());
-            self.highest.send_if_modified(|shown| std::mem::replace(shown, highest) != highest);
             let more = self.participant.settle(self.now());
             if !more? {
                 return Ok(());
@@ -524,10 +524,7 @@ impl Ledger {
                         Err(_) => Opinion::Reject,
                         Ok(message) => self.participant.on_consensus(message, now)?,
                     },
-                    gossip::Body::Head(head) => {
-                        self.told = true;
-                        self.participant.on_head(from, head.height, now)
-                    }
+                    gossip::Body::Head(head) => self.participant.on_head(from, head.height, now),
                     // The hub's, which never hands it on to here.
                     gossip::Body::Serving(_) => Opinion::Ignore,
                 };
@@ -538,15 +535,13 @@ impl Ledger {
                 }
             }
             Command::Connected(peer) => self.participant.connected(peer, now),
-            Command::Head(peer, height) => {
-                self.told = true;
-                self.participant.claim(peer, height, now);
-            }
+            Command::Head(peer, height) => self.participant.claim(peer, height, now),
             Command::Synced(peer, blocks) => {
                 let before = self.participant.height();
                 self.participant.synced(peer, blocks, now)?;
-                // What was claimed could not be shown: who is ahead is not known until it is said again.
-                self.told &= self.participant.height() > before;
+                if self.participant.height() == before {
+                    self.unshown.send_replace(Some(before));
+                }
             }
             Command::Stop(_) => {} // handled by the loop
         }
@@ -678,9 +673,9 @@ mod tests {
         let (store, state) = Store::open(dir.path(), &genesis).unwrap();
         let ([commands, gossiped, asked], queues) = Queues::new();
         let earned = Arc::new(Earned::new(dir.path().join("earned"), *key.public(), &state));
-        let ((_, head), (_, highest)) = (watch::channel(Arc::new(Head { state })), watch::channel(None));
+        let ((_, head), (_, unshown)) = (watch::channel(Arc::new(Head { state })), watch::channel(None));
         let (counts, store) = (Arc::default(), Arc::new(store));
-        let chain = Chain { counts, earned, highest, commands, gossiped, asked, head, store };
+        let chain = Chain { counts, earned, unshown, commands, gossiped, asked, head, store };
         (chain, queues, dir)
     }
 

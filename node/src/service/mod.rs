@@ -167,7 +167,7 @@ pub async fn run_with(
         // A network of this node alone has no other history.
         anchor: settings.network.is_some().then_some(anchor),
         net: net.clone(),
-        neighbours: neighbours::watch(net.clone(), stopped.clone()),
+        neighbours: neighbours::watch(net.clone(), chain.clone(), stopped.clone()),
         hub: inference.hub.clone(),
         progress: progress_seen,
         sensors: sensors::watch(stopped.clone()),

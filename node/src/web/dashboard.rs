@@ -26,7 +26,7 @@ use std::{
 const LISTED: usize = 24;
 
 pub(super) async fn page(State(site): State<Arc<Site>>) -> Response {
-    site.made(("/", "Dashboard", true), |site| Ok(main(site))).await
+    site.page("/", "Dashboard", true, &main(&site))
 }
 
 fn main(site: &Site) -> Markup {

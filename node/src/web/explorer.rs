@@ -12,8 +12,8 @@ use crate::{
 };
 use ailo_ledger::{
     Block, Body, Transaction,
-    state::{Commit, Share, State as Ledger},
-    store::{Cursor, MAX_PAGE, Subject},
+    state::{Commit, Share, State as Ledger, median},
+    store::{Cursor, MAX_PAGE, Page, Subject},
 };
 use ailo_protocol::{Address, Amount, Hash, NodeId, canonical};
 use axum::{
@@ -53,7 +53,12 @@ pub(super) fn routes() -> Router<Arc<Site>> {
         .route("/rich", get(rich))
 }
 
-/// A page of the explorer.
+/// A page of the explorer that is made out of memory.
+fn at_once(site: &Site, (title, live): (&str, bool), make: impl FnOnce() -> Result<Markup, Failed>) -> Response {
+    site.shown(("/explorer", title, live), make())
+}
+
+/// One that reads the ledger's index, or walks over all of the state.
 async fn made(
     site: Arc<Site>,
     (title, live): (String, bool),
@@ -473,29 +478,33 @@ fn row(time_ms: u64, height: u64, free: Option<Amount>, happened: &impl Serializ
     format!("{time_ms},{height},{free},\"{happened}\"\n")
 }
 
-/// A wallet's history as comma-separated values: with what it could spend after each block that says so, in ALC. Where older entries are left
-/// out, the last row says so, and where `ailo_history` goes on.
+/// A history as comma-separated values, of which `read` gives the page before a place: with what the wallet could spend after each block that says so,
+/// in ALC. Where older entries are left out, the last row says so, and where `ailo_history` goes on.
+fn csv(read: impl Fn(Option<Cursor>) -> Result<Page, Unreadable>) -> Result<String, Unreadable> {
+    let mut rows = String::from("time_ms,height,spendable_alc,event\n");
+    let (mut before, mut oldest_ms) = (None, 0);
+    for _ in 0..CSV_PAGES {
+        let page = read(before)?;
+        rows.extend(page.items.iter().map(|item| row(item.time_ms, item.at.height, item.free, &item.event)));
+        oldest_ms = page.items.last().map_or(oldest_ms, |item| item.time_ms);
+        before = page.next;
+        if before.is_none() {
+            break;
+        }
+    }
+    let left_out = |next| json!({ "event": "older_left_out", "cursor": cursor_text(next) });
+    rows.extend(before.map(|next| row(oldest_ms, next.height, None, &left_out(next))));
+    Ok(rows)
+}
+
 async fn history_csv(State(site): State<Arc<Site>>, Path(text): Path<String>) -> Response {
     let Ok(named) = text.parse::<Address>() else {
         return Missing("This is no address", format!("“{text}” is not the address of a wallet.")).into_response();
     };
     let rows = site.clone().work(move |site| {
-        let head = site.context.chain.head();
-        let subject = Subject::Wallet(head.state.account_at(&named));
-        let mut rows = String::from("time_ms,height,spendable_alc,event\n");
-        let (mut before, mut oldest_ms) = (None, 0);
-        for _ in 0..CSV_PAGES {
-            let page = site.context.chain.history(&subject, before, MAX_PAGE)?;
-            rows.extend(page.items.iter().map(|item| row(item.time_ms, item.at.height, item.free, &item.event)));
-            oldest_ms = page.items.last().map_or(oldest_ms, |item| item.time_ms);
-            before = page.next;
-            if before.is_none() {
-                break;
-            }
-        }
-        let left_out = |next| json!({ "event": "older_left_out", "cursor": cursor_text(next) });
-        rows.extend(before.map(|next| row(oldest_ms, next.height, None, &left_out(next))));
-        Ok(rows)
+        let chain = &site.context.chain;
+        let subject = Subject::Wallet(chain.head().state.account_at(&named));
+        Ok(csv(|before| chain.history(&subject, before, MAX_PAGE))?)
     });
     let name = [
         (header::CONTENT_TYPE, "text/csv; charset=utf-8"),
@@ -574,7 +583,7 @@ async fn validators(State(site): State<Arc<Site>>) -> Response {
 }
 
 async fn rounds(State(site): State<Arc<Site>>, Query(from): Query<From>) -> Response {
-    made(site, ("Rounds".into(), from.cursor.is_none()), |site| {
+    at_once(&site, ("Rounds", from.cursor.is_none()), || {
         let RoundsView { open, rounds, next } = site.context.rounds(from.into())?.value;
         let samples = site.context.series.all();
         let losses: Vec<(f64, f64)> =
@@ -595,13 +604,15 @@ async fn rounds(State(site): State<Arc<Site>>, Query(from): Query<From>) -> Resp
             (older(next, "/rounds"))
         })
     })
-    .await
 }
 
 async fn round(State(site): State<Arc<Site>>, Path(text): Path<String>) -> Response {
-    made(site, (format!("Round {text}"), true), move |site| {
+    at_once(&site, (&format!("Round {text}"), true), || {
         let missing = || {
-            Missing("There is no such round", "The ledger keeps the open round and the last ones; older ones are in the histories of nodes.".into())
+            Missing(
+                "There is no such round",
+                "The ledger keeps the open round and the last ones; older ones are in the histories of nodes.".into(),
+            )
         };
         let number: u64 = text.parse().map_err(|_| missing())?;
         let view = site.context.round(RoundParams { number: Some(number) }).map_err(|_| missing())?.value;
@@ -636,7 +647,7 @@ async fn round(State(site): State<Arc<Site>>, Path(text): Path<String>) -> Respo
                                 Some(commit) => {
                                     td { (say::hash(&commit.contribution.update)) }
                                     td.number { (say::loss(commit.contribution.loss_first)) " → " (say::loss(commit.contribution.loss_last)) }
-                                    td.number { @if let Some(loss) = middle(&commit.losses) { (say::loss(loss)) } }
+                                    td.number { @if let Some(loss) = median(commit.losses.clone()) { (say::loss(loss)) } }
                                     td.number { (commit.valid) " for, " (commit.invalid) " against" @if commit.suspected > 0 { ", " (commit.suspected) " suspect it" } }
                                 }
                                 None => { td { "nothing" } td {} td {} td {} }
@@ -662,7 +673,6 @@ async fn round(State(site): State<Arc<Site>>, Path(text): Path<String>) -> Respo
             }
         })
     })
-    .await
 }
 
 /// What a contribution committed to, and what is promised for it.
@@ -689,15 +699,8 @@ fn proof(slot: usize, node: &NodeId, commit: &Commit, share: Option<&Share>) -> 
     }
 }
 
-/// The median of what a committee measured; of two in the middle the lower.
-fn middle(losses: &[u64]) -> Option<u64> {
-    let mut losses = losses.to_vec();
-    losses.sort_unstable();
-    losses.get(losses.len().saturating_sub(1) / 2).copied()
-}
-
 async fn supply(State(site): State<Arc<Site>>) -> Response {
-    made(site, ("Supply".into(), true), |site| {
+    at_once(&site, ("Supply", true), || {
         let supply = site.context.supply(NoParams {})?.value;
         let samples = site.context.series.all();
         let seen = |value: fn(&Sample) -> u64| -> Vec<(f64, f64)> {
@@ -724,11 +727,10 @@ async fn supply(State(site): State<Arc<Site>>) -> Response {
             p.note { "Charts begin when this node first ran." }
         })
     })
-    .await
 }
 
 async fn pending(State(site): State<Arc<Site>>, Query(from): Query<From>) -> Response {
-    made(site, ("Pending transfers".into(), from.cursor.is_none()), |site| {
+    at_once(&site, ("Pending transfers", from.cursor.is_none()), || {
         let PendingView { needed, transfers, next } = site.context.pending(from.into())?.value;
         Ok(html! {
             h1 { "Pending transfers" }
@@ -745,7 +747,6 @@ async fn pending(State(site): State<Arc<Site>>, Query(from): Query<From>) -> Res
             (older(next, "/pending"))
         })
     })
-    .await
 }
 
 async fn rich(State(site): State<Arc<Site>>, Query(from): Query<From>) -> Response {
@@ -768,6 +769,7 @@ async fn rich(State(site): State<Arc<Site>>, Query(from): Query<From>) -> Respon
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ailo_ledger::{state::Event, store::HistoryItem};
 
     #[test]
     fn every_row_has_four_columns() {
@@ -779,5 +781,34 @@ mod tests {
             assert!(!happened.replace("\"\"", "").contains('"'), "{line}");
             assert_eq!(serde_json::from_str::<serde_json::Value>(&happened.replace("\"\"", "\"")).unwrap(), event);
         }
+    }
+
+    #[test]
+    fn a_history_that_is_too_long_ends_with_where_it_goes_on() {
+        let item = |height| HistoryItem {
+            at: Cursor { height, event: 3 },
+            time_ms: 10 * height,
+            event: Event::UsernameChanged { wallet: Address([1; 20]), name: None },
+            free: Some(Amount(height)),
+        };
+        // An entry a page, down to the block at `oldest`.
+        let rows = |newest: u64, oldest: u64| {
+            let page = |before: Option<Cursor>| {
+                let height = before.map_or(newest, |before| before.height - 1);
+                let next = (height > oldest).then_some(Cursor { height, event: 3 });
+                Ok(Page { items: vec![item(height)], next })
+            };
+            let rows = csv(page).unwrap();
+            rows.lines().skip(1).map(str::to_string).collect::<Vec<_>>()
+        };
+        let pages = CSV_PAGES as u64;
+        let all = rows(pages, 1);
+        assert_eq!((all.len(), all.iter().any(|row| row.contains("left_out"))), (CSV_PAGES, false));
+        assert!(all[0].starts_with(&format!("{},{pages},", 10 * pages)), "{}", all[0]);
+        let cut = rows(2 * pages, 1);
+        let (oldest, last) = (pages + 1, cut.last().unwrap());
+        assert_eq!(cut.len(), CSV_PAGES + 1);
+        assert!(last.starts_with(&format!("{},{oldest},,", 10 * oldest)), "{last}");
+        assert!(last.contains("older_left_out") && last.contains(&format!("\"\"{oldest}-3\"\"")), "{last}");
     }
 }

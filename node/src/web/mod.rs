@@ -43,13 +43,11 @@ use futures::Stream;
 use maud::{DOCTYPE, Markup, html};
 use serde_json::json;
 use std::{convert::Infallible, sync::Arc, time::Duration};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
 /// Scripts and styles of this page alone; nobody may frame it.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
                       connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
-/// Pages that are made at once, at most: they read the disk.
-const MAKERS: usize = 4;
 /// News are told at most so often.
 const NEWS: Duration = Duration::from_secs(2);
 /// Bytes of what the web framework says of a request, at most.
@@ -69,8 +67,6 @@ const PLACES: [(&str, &str); 5] = [
 pub struct Site {
     /// What JSON-RPC answers from, too.
     pub context: Arc<Context>,
-    /// Pages that are made at once, at most.
-    makers: Arc<Semaphore>,
     stop: watch::Receiver<bool>,
 }
 
@@ -128,7 +124,7 @@ impl From<Unreadable> for Failed {
 impl Site {
     /// Pages about this node.
     pub fn new(context: Arc<Context>, stop: watch::Receiver<bool>) -> Site {
-        Site { context, makers: Arc::new(Semaphore::new(MAKERS)), stop }
+        Site { context, stop }
     }
 
     /// The routes of all pages, under the names that `access` knows.
@@ -208,31 +204,31 @@ impl Site {
         (headers, page.into_string()).into_response()
     }
 
-    /// Does what waits for the disk on a thread for such work; who goes away meanwhile keeps its turn until it is done.
+    /// Does what reads the ledger's index, or computes a while, when its turn comes: JSON-RPC's requests and pages share the turns.
     async fn work<T: Send + 'static>(
         self: Arc<Site>,
         work: impl FnOnce(&Site) -> Result<T, Failed> + Send + 'static,
     ) -> Result<T, Failed> {
-        let failed =
-            || Failed(StatusCode::SERVICE_UNAVAILABLE, Missing("This can't be shown", "Try again soon.".into()));
-        let turn = self.makers.clone().acquire_owned().await.map_err(|_| failed())?;
-        let work = move || {
-            let _turn = turn;
-            work(&self)
-        };
-        tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| Err(failed()))
+        let site = self.clone();
+        self.context.turns.ask(move || work(&site)).await?
     }
 
-    /// Makes a page.
-    async fn made(
-        self: Arc<Site>,
-        (here, title, live): (&str, &str, bool),
-        make: impl FnOnce(&Site) -> Result<Markup, Failed> + Send + 'static,
-    ) -> Response {
-        match self.clone().work(make).await {
+    /// A page, or why there is none.
+    fn shown(&self, (here, title, live): (&str, &str, bool), made: Result<Markup, Failed>) -> Response {
+        match made {
             Ok(main) => self.page(here, title, live, &main),
             Err(failed) => failed.into_response(),
         }
+    }
+
+    /// Makes a page when its turn comes.
+    async fn made(
+        self: Arc<Site>,
+        place: (&str, &str, bool),
+        make: impl FnOnce(&Site) -> Result<Markup, Failed> + Send + 'static,
+    ) -> Response {
+        let made = self.clone().work(make).await;
+        self.shown(place, made)
     }
 }
 
@@ -319,3 +315,6 @@ async fn live(State(site): State<Arc<Site>>) -> Sse<impl Stream<Item = Result<Ev
     });
     Sse::new(news).keep_alive(KeepAlive::default())
 }
+
+#[cfg(test)]
+mod tests;

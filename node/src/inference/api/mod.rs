@@ -56,9 +56,8 @@ use std::{
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use writing::Writing;
 
-/// Bytes of a request, at most, and how long they may take to come.
+/// Bytes of a request, at most.
 const MAX_BODY: usize = 4 << 20;
-const COMES: Duration = Duration::from_secs(30);
 /// Requests that are being understood at once, at most: tokenizers and templates take their time.
 const READING: usize = 4;
 /// Pieces that a slow reader may be behind.
@@ -260,13 +259,11 @@ fn json_only(headers: &HeaderMap) -> Result<(), Refusal> {
 
 /// The bytes of a request.
 async fn body(request: Request) -> Result<Bytes, Refusal> {
-    let late = |_| Refusal::new(StatusCode::REQUEST_TIMEOUT, "", "too_slow", "the request did not come within 30 s");
-    let bytes = tokio::time::timeout(COMES, Bytes::from_request(request, &())).await.map_err(late)?;
-    bytes.map_err(|why| match why.status() {
+    Bytes::from_request(request, &()).await.map_err(|why| match why.status() {
         StatusCode::PAYLOAD_TOO_LARGE => {
             Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "", "too_large", "a request has 4 MiB at most")
         }
-        _ => invalid("", "the request broke off"),
+        _ => invalid("", "the request broke off, or did not come within 30 s: send it again, faster"),
     })
 }
 
