@@ -23,7 +23,7 @@ use ailo_protocol::{
     net::{self, NetConfig},
 };
 use ailo_training::{checkpoint::random, engine::Dtype, text::Text};
-use pipeline::{Stage, World, alone, llama};
+use pipeline::{Stage, World, alone, llama, names};
 use rustix::process::{Resource, Rlimit, setrlimit};
 use serde_json::{Map, Value, json};
 use std::{
@@ -45,16 +45,6 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_ailo-node");
 const HALF: &str = "29";
 const HALVES: [Range<u64>; 2] = [0..4, 4..8];
 const MODEL: [usize; 5] = [512, 2048, 8, 8, 1];
-
-/// What tokens are called.
-fn names(folder: &Path, tokens: &[u32]) -> Vec<String> {
-    let text = Text::open(folder).unwrap();
-    let name = |token: &u32| {
-        let half = |bytes: &[u8]| bytes.iter().map(|byte| format!("\\x{byte:02x}")).collect::<String>();
-        String::from_utf8(text.bytes(*token)).unwrap_or_else(|e| format!("bytes:{}", half(e.as_bytes())))
-    };
-    tokens.iter().map(name).collect()
-}
 
 fn number(of: &Stage, what: &str) -> f64 {
     of.said[what].as_f64().unwrap()
@@ -130,7 +120,8 @@ async fn nodes_spread_over_the_layers_and_move_to_where_they_are_needed() {
     assert_eq!(who(&two, &HALVES[1]), [2], "the second node takes the other half");
 
     let prompt: Vec<u32> = (0..20).map(|i| i * 37 % 256).collect();
-    let expected = names(world.folder.path(), &alone(world.folder.path(), Some(Dtype::Bf16), &prompt));
+    let folder = world.folder.path();
+    let expected = names(&Text::open(folder).unwrap(), &alone(folder, Some(Dtype::Bf16), &prompt));
     assert_eq!(world.write(&prompt, |_| ()).unwrap().tokens, expected);
     for stage in &two {
         assert_eq!((stage.said["dtype"].as_str(), number(stage, "memory")), (Some("bf16"), f64::from(29 << 18)));

@@ -5,9 +5,16 @@
 #[path = "common/pipeline.rs"]
 mod pipeline;
 
-use ailo_node::localnet::net::Net;
-use ailo_training::text::Text;
-use pipeline::{World, alone, llama};
+use ailo_node::{genesis, inference::model::Model, localnet::net::Net, service::models::Models};
+use ailo_protocol::params::{ModelConfig, Style};
+use ailo_training::{
+    engine::Part,
+    sample::{Sampling, sample},
+    state::ModelState,
+    text::Text,
+};
+use pipeline::{World, alone, events, llama, names};
+use serde_json::{Value, json};
 use std::{
     process::Command,
     time::{Duration, Instant},
@@ -16,6 +23,8 @@ use std::{
 const PROGRAM: &str = env!("CARGO_BIN_EXE_ailo-node");
 /// Node 0 asks and serves nothing; each other one has two of eight layers, nodes 2 and 3 the same.
 const LAYERS: [&str; 6] = ["0..0", "0..2", "2..4", "2..4", "4..6", "6..8"];
+/// Tokens of a text that takes longer than a round.
+const TEXT: usize = 6000;
 /// A model that takes some milliseconds a token, so that there is time to kill in.
 const MODEL: [usize; 5] = [512, 1024, 8, 8, 4];
 
@@ -91,6 +100,72 @@ async fn a_text_goes_on_when_stages_die_and_hang() {
     assert_eq!(begin + &world.resume().unwrap(), expected, "a text in two parts");
     // A text goes on once.
     assert!(world.resume().unwrap_err().contains("unknown_resume"));
+}
+
+/// What a model alone chooses after each token of a text, which it reads at once.
+fn follows(model: &Model, text: &[u32], sampling: &Sampling) -> Vec<u32> {
+    let engine = model.load(0..model.shape.layers, 2, &mut |_, _| ()).unwrap();
+    let (mut cache, mut chosen) = (engine.cache(text.len()), Vec::new());
+    for piece in text.chunks(128) {
+        let x = engine.embed(piece, cache.len()).unwrap();
+        let x = engine.forward(x, &mut [Part { cache: &mut cache, positions: piece.len() }]).unwrap();
+        for logits in engine.logits(&x).unwrap().chunks_exact(model.shape.vocabulary) {
+            chosen.push(sample(logits, sampling, &[], chosen.len() + 1).token);
+        }
+    }
+    chosen
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_text_stays_with_the_state_that_it_began_with_when_the_head_moves_and_then_a_stage_dies() {
+    let mut params = genesis::local_params(1, 0);
+    // Some milliseconds a token, and a round that takes no time and changes much.
+    let shape = ModelConfig { style: Style::Modern, width: 384, heads: 6, kv_heads: 1, ffn: 1536, ..params.model };
+    params.model = ModelConfig { context: 8192, ..shape };
+    (params.training.inner_steps, params.training.batch, params.training.warmup_steps) = (4, 1, 1);
+    (params.training.eval_sequences, params.training.score_sequences) = (2, 2);
+    (params.round.rounds, params.ledger.idle_block_ms) = (1, 300);
+    let config = params.model;
+    let mut world = World::found(PROGRAM, &llama([64, 64, 1, 1, 1]), &["0..0", "0..1", "1..2", "1..2"], params);
+    world.start_own(&[0, 1, 2], &["--inference-only"]);
+    world.wait_for_stages(2);
+    let folder = tempfile::tempdir().unwrap();
+    let first = Models::open(folder.path().into(), config).put(ModelState::initial(&config, 1)).unwrap();
+    let first = Model::own(config, first).unwrap();
+    let id = first.id.to_string();
+    assert!(world.stages().unwrap().iter().all(|stage| stage.model == id));
+
+    let prompt: Vec<u32> = (0..20).map(|i| i * 37 % 256).collect();
+    let body = json!({ "prompt": prompt, "max_tokens": TEXT, "temperature": 1, "seed": 7, "stream": true, "logprobs": 0,
+                       "stream_options": { "include_usage": true } });
+    let (mut stream, mut written, mut stages) = (events(world.ask(&body).unwrap()), Vec::new(), Value::Null);
+    let (begun, started) = (stream.next().unwrap(), Instant::now());
+    // Nobody has trained so far. Who begins to has the last layer, too.
+    world.start_own(&[3], &[]);
+    world.wait_until("the head has moved", |stages| stages.len() == 3 && stages.iter().all(|stage| stage.model != id));
+    let moved = started.elapsed();
+    signal(&world.net, 2, "-KILL");
+    for event in std::iter::once(begun).chain(stream) {
+        assert_eq!(event["error"], Value::Null, "{event} after {} tokens", written.len());
+        assert_eq!(event["system_fingerprint"], first.id.short(), "{event}");
+        let tokens = event["choices"][0]["logprobs"]["tokens"].as_array();
+        written.extend(tokens.into_iter().flatten().map(|name| name.as_str().unwrap().to_string()));
+        stages = event["stages"].clone();
+    }
+    println!("the head moved after {moved:?} of {:?}", started.elapsed());
+    let node = |i: usize| stages.as_array().unwrap().iter().any(|stage| stage["node"] == world.keys[i].as_str());
+    assert!((1..4).all(node), "it was over when the stage died: {stages}");
+    assert_eq!(written.len(), TEXT);
+
+    let called = names(&first.text, &(0..256).collect::<Vec<_>>());
+    let token = |name: &String| called.iter().position(|known| known == name).unwrap() as u32;
+    let text: Vec<u32> = prompt.iter().copied().chain(written.iter().map(token)).collect();
+    let chosen = follows(&first, &text, &Sampling { seed: 7, ..Sampling::default() });
+    assert!(chosen[prompt.len() - 1..].starts_with(&text[prompt.len()..]), "it is another text than the first state's");
+    // The next one writes something else.
+    let begins = |written: &[String]| written[..40].concat();
+    let next = world.write_with(&prompt, json!({ "temperature": 1, "seed": 7, "logit_bias": null }), |_| ()).unwrap();
+    assert_ne!(begins(&next.tokens), begins(&written));
 }
 
 /// Bytes of a process in memory: `RssAnon` are its own, `RssFile` what it has touched of files that are mapped.

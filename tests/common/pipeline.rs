@@ -10,6 +10,7 @@ use ailo_protocol::{Address, params::Params};
 use ailo_training::{
     checkpoint::{Checkpoint, random},
     engine::{Dtype, Engine, Part},
+    text::Text,
 };
 use serde_json::{Value, json};
 use std::{
@@ -49,6 +50,24 @@ pub fn alone(folder: &Path, dtype: Option<Dtype>, prompt: &[u32]) -> Vec<u32> {
     tokens.split_off(prompt.len())
 }
 
+/// What tokens are called.
+pub fn names(text: &Text, tokens: &[u32]) -> Vec<String> {
+    let name = |token: &u32| {
+        let half = |bytes: &[u8]| bytes.iter().map(|byte| format!("\\x{byte:02x}")).collect::<String>();
+        String::from_utf8(text.bytes(*token)).unwrap_or_else(|e| format!("bytes:{}", half(e.as_bytes())))
+    };
+    tokens.iter().map(name).collect()
+}
+
+/// The events of a stream, as they come.
+pub fn events(stream: impl BufRead) -> impl Iterator<Item = Value> {
+    stream.lines().filter_map(|line| {
+        let line = line.unwrap();
+        let data = line.strip_prefix("data: ").filter(|data| *data != "[DONE]")?;
+        Some(serde_json::from_str(data).unwrap())
+    })
+}
+
 /// A text that was written.
 pub struct Written {
     pub text: String,
@@ -66,6 +85,8 @@ pub struct Written {
 #[derive(Clone, Debug)]
 pub struct Stage {
     pub node: usize,
+    /// The model's id.
+    pub model: String,
     pub layers: Range<u64>,
     pub said: Value,
 }
@@ -80,7 +101,7 @@ pub struct World {
     pub key: String,
     layers: Vec<String>,
     /// What the nodes are called.
-    keys: Vec<String>,
+    pub keys: Vec<String>,
     _dir: tempfile::TempDir,
 }
 
@@ -133,6 +154,13 @@ impl World {
             let model = self.folder.path().to_str().unwrap();
             let flags = ["--inference-only", "--model", model, "--layers", &self.layers[*i]];
             self.net.start_with(*i, &[&flags, more].concat()).unwrap();
+        }
+    }
+
+    /// The same with layers of the network's own model.
+    pub fn start_own(&mut self, nodes: &[usize], more: &[&str]) {
+        for i in nodes {
+            self.net.start_with(*i, &[&["--layers", &self.layers[*i]], more].concat()).unwrap();
         }
     }
 
@@ -193,14 +221,16 @@ impl World {
         write!(stream, "GET /v1/models HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n").ok()?;
         stream.read_to_string(&mut answer).ok()?;
         let models: Value = serde_json::from_str(answer.split_once("\r\n\r\n")?.1).ok()?;
-        let stage = |stage: &Value| Stage {
+        let stage = |model: &str, stage: &Value| Stage {
             node: self.keys.iter().position(|key| stage["node"] == key.as_str()).unwrap(),
+            model: model.into(),
             layers: stage["layers"][0].as_u64().unwrap()..stage["layers"][1].as_u64().unwrap(),
             said: stage.clone(),
         };
         // Before node 0 has a model itself, it lists what others serve.
         let own = models["data"].as_array()?.iter().find(|model| model["here"] == true)?;
-        Some(own["stages"].as_array()?.iter().map(stage).collect())
+        let model = own["hash"].as_str()?;
+        Some(own["stages"].as_array()?.iter().map(|one| stage(model, one)).collect())
     }
 
     /// Tokens a second of so many texts that are written at once, from the first token of all to the last; no text ends by `end`.
@@ -213,16 +243,11 @@ impl World {
                 std::thread::spawn(move || {
                     let body = json!({ "prompt": prompt, "max_tokens": max, "temperature": 0, "stream": true, "logprobs": 0,
                                        "logit_bias": bias });
-                    let (mut stream, mut line, mut first, mut tokens) =
-                        (World::ask_at(address, "", &body).unwrap(), String::new(), None, 0);
-                    while stream.read_line(&mut line).unwrap() > 0 {
-                        if let Some(event) = line.strip_prefix("data: {") {
-                            assert!(!line.contains("\"error\""), "{line}");
-                            let event: Value = serde_json::from_str(&format!("{{{event}")).unwrap();
-                            tokens += event["choices"][0]["logprobs"]["token_logprobs"].as_array().map_or(0, Vec::len);
-                            first.get_or_insert_with(Instant::now);
-                        }
-                        line.clear();
+                    let (mut first, mut tokens) = (None, 0);
+                    for event in events(World::ask_at(address, "", &body).unwrap()) {
+                        assert_eq!(event["error"], Value::Null, "{event}");
+                        tokens += event["choices"][0]["logprobs"]["token_logprobs"].as_array().map_or(0, Vec::len);
+                        first.get_or_insert_with(Instant::now);
                     }
                     assert_eq!(tokens, max, "a text has ended");
                     (first.unwrap(), Instant::now())
@@ -328,10 +353,8 @@ impl World {
         let mut stream = self.ask(&json!({ "resume": self.broken.1["resume"], "stream": true })).unwrap();
         let mut answer = String::new();
         stream.read_to_string(&mut answer).unwrap();
-        let events = answer.lines().filter_map(|line| line.strip_prefix("data: {"));
-        let events = events.map(|event| serde_json::from_str::<Value>(&format!("{{{event}")).unwrap());
         let mut text = String::new();
-        for event in events {
+        for event in events(answer.as_bytes()) {
             if let Some(error) = event["error"]["message"].as_str() {
                 self.broken.1 = event["error"].clone();
                 return Err(error.into());

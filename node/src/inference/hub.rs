@@ -8,11 +8,11 @@ use super::{
     worker::{Inbound, Worker},
 };
 use crate::metrics::Texts;
-use ailo_proto::{Close, Frame, Message, frame::Body};
+use ailo_proto::{Bytes, Close, End, Frame, Message, frame::Body};
 use ailo_protocol::{
     Amount, Hash, Keypair, NodeId,
     inference::{
-        SessionId,
+        CHUNK, SessionId,
         announce::Announce,
         client::Stages,
         known::{CLOCKS_MS, Known, Rank},
@@ -74,6 +74,8 @@ struct Listens {
     news: Sender<News>,
     /// Its stages: nobody else can fill what waits for it.
     stages: HashSet<NodeId>,
+    /// What names the text once it is written, as long as its stages owe what they sign last: none of them does once a text goes on with it.
+    owed: Option<Bytes>,
 }
 
 /// What a session hears.
@@ -237,7 +239,7 @@ impl Hub {
         let (sender, receiver) = channel(2 * tokens + OTHER_NEWS);
         let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
         clients.retain(|_, client| !client.news.is_closed());
-        clients.insert(session, Listens { news: sender, stages: HashSet::new() });
+        clients.insert(session, Listens { news: sender, stages: HashSet::new(), owed: None });
         receiver
     }
 
@@ -250,6 +252,29 @@ impl Hub {
         } else {
             client.stages.remove(&node);
         }
+    }
+
+    /// A text of this node's own is written: its stages owe their last signatures.
+    pub fn ends(&self, session: &SessionId, end: &End) {
+        let last = (end.positions as usize / CHUNK).checked_sub(1).and_then(|last| end.chunks.get(last));
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = clients.get_mut(session) {
+            client.owed = Some(last.cloned().unwrap_or_default());
+        }
+    }
+
+    /// A text of this node's own begins with these chunks: what it goes on with is given to it as it is.
+    pub fn goes_on(&self, chunks: &[Bytes]) {
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        for client in clients.values_mut() {
+            client.owed.take_if(|last| chunks.contains(last));
+        }
+    }
+
+    /// Whether the stages of a text of this node's own owe their last signatures.
+    pub fn owed(&self, session: &SessionId) -> bool {
+        let clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        clients.get(session).is_some_and(|client| client.owed.is_some())
     }
 
     /// Whether sessions of this node's own are under way.
@@ -299,7 +324,7 @@ impl Hub {
         }
     }
 
-    /// A text hung at a node: for a while it counts for slow, so that the next one goes elsewhere.
+    /// A text hung at a node, or is not signed by it: for a while it counts for slow, so that the next one goes elsewhere.
     pub fn hung(&self, node: NodeId) {
         let now = self.now_ms();
         self.known().slow.saw(now, &[node], HUNG_US, 0);

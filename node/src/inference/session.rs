@@ -377,11 +377,13 @@ impl Asking {
             match effect {
                 Effect::Send(to, frame) => {
                     // A stage that begins anew has been paid for nothing.
-                    match frame.body {
-                        Some(Body::Open(_)) => {
+                    match &frame.body {
+                        Some(Body::Open(open)) => {
                             self.paid.remove(&to);
+                            self.hub.goes_on(&open.chunks);
                             self.hub.attend(&self.client.id(), to, true);
                         }
+                        Some(Body::End(end)) => self.hub.ends(&self.client.id(), end),
                         Some(Body::Close(_)) => self.hub.attend(&self.client.id(), to, false),
                         _ => {}
                     }
@@ -407,6 +409,12 @@ impl Asking {
                         self.hub.hung(node);
                     }
                     tracing::info!(node = %node.short(), why, "a stage was left out");
+                }
+                Effect::Unsigned(node) => {
+                    if self.hub.owed(&self.client.id()) {
+                        self.hub.hung(node);
+                        tracing::info!(node = %node.short(), "a text's end is not signed");
+                    }
                 }
                 Effect::Signed(signed) => {
                     let now = self.started.elapsed().as_millis() as u64;
@@ -439,8 +447,68 @@ impl Drop for Asking {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use ailo_protocol::inference::CHUNK;
+    #![allow(clippy::unwrap_used)]
+    use super::{
+        super::{
+            draft::Guess,
+            host::{Hosting, start},
+        },
+        *,
+    };
+    use ailo_proto::{Opened, Tokens};
+    use ailo_protocol::{
+        Keypair,
+        inference::{CHUNK, announce::Announce, known::Rank},
+    };
+    use ailo_training::checkpoint::random;
+    use serde_json::json;
+
+    #[tokio::test]
+    async fn who_does_not_sign_a_texts_end_counts_for_slow_unless_the_next_text_went_on_with_it() {
+        let config = json!({ "model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1,
+                             "num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 262, "max_position_embeddings": 512,
+                             "tie_word_embeddings": true, "rms_norm_eps": 1e-6 });
+        let folder = tempfile::tempdir().unwrap();
+        random::write(folder.path(), &config, &random::tensors(&config), 1).unwrap();
+        random::write_tokenizer(folder.path(), None).unwrap();
+        let model = Arc::new(Model::open(folder.path(), None, None, &mut |_, _| ()).unwrap());
+        let hub = Hub::new(Keypair::generate(), Hash::ZERO, 0.0, (None, None), None);
+        // Another node serves what was served here, and signs nothing.
+        let hosting = Hosting { threads: 1, memory: 1 << 20, niceness: 0, draft: Guess::Never };
+        let own = start(&hub, &model, 0..1, &hosting).await.unwrap();
+        hub.stop();
+        hub.known().forget(hub.node());
+        let node = *Keypair::generate().public();
+        assert!(hub.known().hear(0, Rank::Connected, Announce { node, at_ms: 1, ..own }));
+
+        let mut tokens: Vec<u32> = (0..3 * CHUNK as u32).collect();
+        let asks = |tokens: &[u32]| {
+            let prompt = tokens.len() as u32;
+            let sampling = Sampling { limit: prompt + 1, prompt, top_p: 1.0, ..Sampling::default() };
+            Session::start(&hub, &model, Reach::default(), tokens.to_vec(), sampling)
+        };
+        let writes = async |session: &mut Session, at: usize| {
+            let id = session.0.as_ref().unwrap().client.id();
+            hub.take(node, Frame::of(id, Opened::default()), None);
+            let (epoch, at, finish) = (1, at as u32, Finish::Length.into());
+            hub.take(node, Frame::of(id, Tokens { epoch, at, tokens: vec![7], finish, logprobs: Vec::new() }), None);
+            assert_eq!(session.next().await, Some(Event::Token(7, None)));
+            assert_eq!(session.next().await, Some(Event::Finished(Finish::Length)));
+        };
+        let slow = || hub.known().slow.of(&node);
+        let mut first = asks(&tokens);
+        writes(&mut first, tokens.len()).await;
+        tokens.push(7);
+        let mut second = asks(&tokens);
+        assert_eq!(first.next().await, None);
+        assert_eq!(slow(), 0, "what there was of the text was given to the next one");
+        writes(&mut second, tokens.len()).await;
+        // The next one begins otherwise.
+        tokens[0] = 9;
+        let _third = asks(&tokens);
+        assert_eq!(second.next().await, None);
+        assert!(slow() >= 1_000_000, "{}", slow());
+    }
 
     #[test]
     fn a_stage_is_paid_a_little_beyond_what_it_has_proven_and_does_not_wait_for_ever() {

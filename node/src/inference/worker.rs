@@ -182,7 +182,8 @@ impl Worker {
         if self.ended() {
             return;
         }
-        if let Inbound::Frame(from, Frame { session, body: Some(Body::Open(_) | Body::Where(_)) }, _) = &inbound
+        if let Inbound::Frame(from, Frame { session, body: Some(Body::Open(_) | Body::Where(_) | Body::End(_)) }, _) =
+            &inbound
             && let (Some(ms), Some(hub)) = (self.long.left(), self.hub.upgrade())
             && let (Ok(session), true) = (SessionId::try_from(&**session), from != hub.node())
         {

@@ -50,8 +50,10 @@ const ENDED: &str = "its streams end again and again";
 const LATE: &str = "it did not answer in time";
 const SILENT: &str = "it does not say where it is";
 const STUCK: &str = "the text hangs there";
+const UNSIGNS: &str = "it does not sign what it computes";
+const KEPT: &str = "the one behind it does not sign";
 /// The same: whoever did so is likely to do so again.
-pub const HANGS: [&str; 3] = [LATE, SILENT, STUCK];
+pub const HANGS: [&str; 5] = [LATE, SILENT, STUCK, UNSIGNS, KEPT];
 /// Nodes that asked to wait and then did not open, that cost the others no time.
 const MAX_DELAYS: u32 = 4;
 /// Times that a node is opened without a text getting on by [`OPENED_FOR`] tokens, before it is left out for good: each time it is paid ahead anew.
@@ -154,6 +156,8 @@ pub enum Effect {
     Failed(Failure),
     /// This node was left out because of what it did, or did not do.
     LeftOut(NodeId, String),
+    /// The text has ended, and this node has not signed the last of it, or may have kept its word from the one behind it.
+    Unsigned(NodeId),
     /// A stage says what it computed: keep it, and tell [`Client::lied`] if its signature is none.
     Signed(Signed),
 }
@@ -332,7 +336,7 @@ impl Client {
             let since = self.hops[hop].since;
             match body {
                 // Once the text is written nothing else matters.
-                body if self.closing.is_some() && !matches!(body, Body::Signed(_)) => drop(body),
+                body if self.closing.is_some() && !matches!(body, Body::Signed(_) | Body::Wait(_)) => drop(body),
                 Body::Opened(_) if !self.hops[hop].open => {
                     self.hops[hop].open = true;
                     self.refused.remove(&from);
@@ -710,37 +714,40 @@ impl Client {
         self.hops[hop].proven = proven.unwrap_or_default();
     }
 
-    /// Leaves out the first stage that has not signed what is written long since, and the one before it, which may have kept its own word from
-    /// it.
+    /// Leaves out who has not signed what is written long since.
     fn is_unsigned(&mut self, now: u64, routes: &mut dyn Routes) -> bool {
         // Until a token comes the stages may have a long text to read; a token shows that they have.
         if self.reroutes > 0 {
             self.unsigned = self.unsigned.map(|(node, waited, _)| (node, waited, now));
             return false;
         }
-        let due = (self.tokens.len() / CHUNK).checked_sub(3).map(|chunk| chunk as u32);
-        let signs = |hop: &Hop, chunk| {
-            let by = self.signed.get(&(chunk, hop.layers.start, hop.layers.end)).map(|(node, ..)| *node);
-            hop.node == self.me || by == Some(hop.node)
-        };
-        let missing = due.and_then(|chunk| self.hops.iter().position(|hop| !signs(hop, chunk)));
-        let Some(at) = missing else {
+        let due = (self.tokens.len() / CHUNK).checked_sub(3);
+        let Some((node, before)) = due.and_then(|chunk| self.silent(chunk)) else {
             self.unsigned = None;
             return false;
         };
-        let node = self.hops[at].node;
         let waited = self.unsigned.filter(|(known, ..)| *known == node).map_or(0, |(_, waited, at)| waited + now - at);
         self.unsigned = Some((node, waited, now));
         if waited < UNSIGNED_MS {
             return false;
         }
         self.unsigned = None;
-        let before = at.checked_sub(1).map(|before| self.hops[before].node).filter(|node| *node != self.me);
-        self.lose(now, node, "it does not sign what it computes", false, routes);
+        self.lose(now, node, UNSIGNS, false, routes);
         if let Some(before) = before {
-            self.lose(now, before, "the one behind it does not sign", false, routes);
+            self.lose(now, before, KEPT, false, routes);
         }
         true
+    }
+
+    /// The first stage that has not signed a chunk, and the one before it, which may have kept its own word from it.
+    fn silent(&self, chunk: usize) -> Option<(NodeId, Option<NodeId>)> {
+        let signs = |hop: &Hop| {
+            let by = self.signed.get(&(chunk as u32, hop.layers.start, hop.layers.end)).map(|(node, ..)| *node);
+            hop.node == self.me || by == Some(hop.node)
+        };
+        let at = self.hops.iter().position(|hop| !signs(hop))?;
+        let before = at.checked_sub(1).map(|before| self.hops[before].node).filter(|node| *node != self.me);
+        Some((self.hops[at].node, before))
     }
 
     /// The hash of the text up to a chunk's end, if it is written.
@@ -944,17 +951,17 @@ impl Client {
         self.effects.push(Effect::Failed(why));
     }
 
-    /// Closes a text that is written, once all have signed to its end, or the time for it is over.
+    /// Closes a text that is written, once all have signed to its end, or the time for it is over, also for who computes for others.
     fn closes(&mut self, now: u64) {
         let Some(until) = self.closing else { return };
-        let chunk = (self.tokens.len().saturating_sub(2) / CHUNK) as u32;
-        let signs = |hop: &Hop| {
-            let by = self.signed.get(&(chunk, hop.layers.start, hop.layers.end)).map(|(node, ..)| *node);
-            hop.node == self.me || by == Some(hop.node)
-        };
-        if now >= until || self.hops.iter().all(signs) {
-            self.finish();
+        let silent = self.silent(self.tokens.len().saturating_sub(2) / CHUNK);
+        let waits = self.hops.iter().any(|hop| now < hop.waits.min(until + BUSY_MS));
+        if silent.is_some() && (now < until || waits) {
+            return;
         }
+        let silent = silent.into_iter().flat_map(|(node, before)| [Some(node), before]).flatten();
+        self.effects.extend(silent.map(Effect::Unsigned));
+        self.finish();
     }
 
     fn finish(&mut self) {
