@@ -9,7 +9,12 @@ use super::{
     session::{Event, Reach, Session},
 };
 use ailo_proto::Sampling as Wire;
-use ailo_protocol::{Hash, NodeId, hash::Domain, inference::proof::Signed, keys};
+use ailo_protocol::{
+    Hash, NodeId,
+    hash::{Domain, Stream},
+    inference::proof::Signed,
+    keys,
+};
 use ailo_training::{
     Result,
     engine::{Engine, Part},
@@ -18,9 +23,10 @@ use ailo_training::{
 use std::{collections::HashSet, sync::Arc, time::Duration};
 use tokio::sync::watch;
 
-/// Tokens of a prompt, and of a text after it.
+/// Tokens of a prompt, and of a text after it: the least, and how many lengths there are. A stage knows how long a text may become, so short ones
+/// are asked for, too.
 const PROMPT: (u64, u64) = (8, 64);
-const TEXT: (u64, u64) = (160, 96);
+const TEXT: (u64, u64) = (8, 248);
 
 /// Asks for a text about `each`, until `stop`.
 pub async fn run(
@@ -60,10 +66,8 @@ pub async fn run(
 async fn audit(hub: &Arc<Hub>, model: &Arc<Model>, (mut avoid, asked): (HashSet<NodeId>, HashSet<NodeId>), seed: u64) {
     avoid.insert(*hub.node());
     let mut draws = Hash::of_value(Domain::Lot, &seed).stream();
-    let length = |(least, more): (u64, u64), draw: u64| (least + draw % more) as usize;
-    let (prompt, text) = (length(PROMPT, draws.next_u64()), length(TEXT, draws.next_u64()));
-    let limit = (prompt + text).min(model.context());
-    let (from, count) = (model.clone(), prompt.min(limit / 2));
+    let (count, limit) = lengths(&mut draws, model.context());
+    let from = model.clone();
     let invented = check::aside(move || {
         let text = invent(from.whole()?, count, seed);
         text.inspect_err(|e| tracing::debug!(error = %e, "no text for a spot check could be made")).ok()
@@ -81,6 +85,7 @@ async fn audit(hub: &Arc<Hub>, model: &Arc<Model>, (mut avoid, asked): (HashSet<
     };
     let sampling = Wire {
         limit: limit as u32,
+        ends: model.ends.clone(),
         temperature: if draws.below(3) == 0 { 0.0 } else { 0.8 },
         top_p: 1.0,
         seed: draws.next_u64(),
@@ -97,6 +102,13 @@ async fn audit(hub: &Arc<Hub>, model: &Arc<Model>, (mut avoid, asked): (HashSet<
     if let (Some(charge), Some(court)) = (found, &hub.court) {
         court.accuse(charge);
     }
+}
+
+/// Tokens of a prompt, and of all of its text.
+fn lengths(draws: &mut Stream, context: usize) -> (usize, usize) {
+    let [prompt, text] = [PROMPT, TEXT].map(|(least, lengths)| (least + draws.below(lengths)) as usize);
+    let prompt = prompt.min(context / 2);
+    (prompt, (prompt + text).min(context))
 }
 
 /// Asks for a text: what was written of it, and what stages signed.
@@ -128,4 +140,20 @@ fn invent(engine: &Engine, count: usize, seed: u64) -> Result<Vec<u32>> {
         tokens.push(sample(&engine.logits(&out)?, &sampling, &tokens, at).token);
     }
     Ok(tokens)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_of_few_tokens_are_checked_like_longer_ones() {
+        let mut draws = Hash::ZERO.stream();
+        let drawn: Vec<(usize, usize)> = (0..10_000).map(|_| lengths(&mut draws, 4096)).collect();
+        let ends = |of: fn(&(usize, usize)) -> usize| (drawn.iter().map(of).min(), drawn.iter().map(of).max());
+        assert_eq!(ends(|(prompt, _)| *prompt), (Some(8), Some(71)));
+        assert_eq!(ends(|(prompt, all)| all - prompt), (Some(8), Some(255)));
+        // Where the model reads no more, half of it is written.
+        assert!((0..100).all(|_| lengths(&mut draws, 16) == (8, 16)));
+    }
 }
