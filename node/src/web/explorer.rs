@@ -636,7 +636,7 @@ async fn round(State(site): State<Arc<Site>>, Path(text): Path<String>) -> Respo
             ]))
             section {
                 h2 { "Contributions" }
-                (table("Contributions", &["#Slot", "Node", "Update", "#Loss while training", "#Held-out loss", "#Verdicts", "Accepted", "Replay", "#Promised"],
+                (table("Contributions", &["#Slot", "Node", "Update", "#Training loss", "#Held-out loss", "#Verdicts", "Accepted", "Replay", "#Promised"],
                     round.participants.iter().enumerate().map(|(slot, node)| {
                         let commit = round.contributions.get(node);
                         let replay = past.and_then(|past| past.replays.get(node));
@@ -648,12 +648,12 @@ async fn round(State(site): State<Arc<Site>>, Path(text): Path<String>) -> Respo
                                     td { (say::hash(&commit.contribution.update)) }
                                     td.number { (say::loss(commit.contribution.loss_first)) " → " (say::loss(commit.contribution.loss_last)) }
                                     td.number { @if let Some(loss) = median(commit.losses.clone()) { (say::loss(loss)) } }
-                                    td.number { (commit.valid) " for, " (commit.invalid) " against" @if commit.suspected > 0 { ", " (commit.suspected) " suspect it" } }
+                                    td.number { (commit.valid) " for" @if commit.invalid > 0 { ", " (commit.invalid) " against" } @if commit.suspected > 0 { ", " (commit.suspected) " suspect it" } }
                                 }
                                 None => { td { "nothing" } td {} td {} td {} }
                             }
                             td { @if accepted.contains(node) { "yes" } @else if past.is_some() { strong.bad { "no" } } @else { "not yet" } }
-                            td { @if let Some(replay) = replay { (format!("{:?}", replay.outcome).to_lowercase()) } @else { "none drawn" } }
+                            td { @if let Some(replay) = replay { (format!("{:?}", replay.outcome).to_lowercase()) } @else { "none" } }
                             td.number { @if let Some(share) = share(node) { (say::alc(share.training)) } }
                         } }
                     })))

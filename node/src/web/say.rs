@@ -210,7 +210,7 @@ pub fn event(own: Option<&Address>, event: &Event) -> Markup {
         Event::DepositLeaving { amount, .. } => html! { (alc(*amount)) " of the deposit are on their way back" },
         Event::DepositReturned { amount, .. } => html! { (alc(*amount)) " of the deposit are back" },
         Event::ReceiptPaid { payer, node, wallet, units, amount, burned, minted, .. } => html! {
-            (alc(*amount)) " for " (number(*units)) " units of inference by node " (self::node(node))
+            (alc(*amount)) " for " (number(*units)) @if *units == 1 { " unit" } @else { " units" } " of inference by node " (self::node(node))
             @if own == Some(payer) { ", paid to " (address(wallet)) } @else { ", paid by " (address(payer)) }
             "; " (alc(*burned)) " burned"
             @if *minted > Amount::ZERO { ", " (alc(*minted)) " on top" }

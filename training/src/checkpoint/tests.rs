@@ -88,8 +88,7 @@ fn the_networks_own_models_give_what_transformers_and_checkpoints_of_them_give()
         let shape = checkpoint.shape();
         let [layers, width, heads, kv_heads, ffn, context] =
             [shape.layers, shape.width, shape.heads, shape.kv_heads, shape.ffn, shape.context].map(|n| n as u32);
-        let cfg =
-            ModelConfig { style, layers, width, heads, kv_heads, ffn, context, tokenizer: Tokenizer::Bytes };
+        let cfg = ModelConfig { style, layers, width, heads, kv_heads, ffn, context, tokenizer: Tokenizer::Bytes };
         let tokens: Vec<u32> = (0..200).map(|i| (i * 37 + 11) % 256).collect();
         let ours = logits(&[Engine::own(&cfg, imported(&cfg, &tensors(config))).unwrap()], &tokens, 200);
         let checkpoints = logits(&[engine(&checkpoint, 0..4, None)], &tokens, 200);
@@ -111,7 +110,9 @@ fn imported(cfg: &ModelConfig, tensors: &Tensors) -> Vec<f32> {
     for Parameter { name, .. } in layout(cfg) {
         let (path, kind) = name.rsplit_once('.').unwrap();
         let (above, place) = match path.strip_prefix("blocks.").and_then(|rest| rest.split_once('.')) {
-            Some((layer, place)) => (format!("{}.{layer}.", if gpt2 { "transformer.h" } else { "model.layers" }), place),
+            Some((layer, place)) => {
+                (format!("{}.{layer}.", if gpt2 { "transformer.h" } else { "model.layers" }), place)
+            }
             None => (if gpt2 { "transformer." } else { "model." }.to_string(), path),
         };
         // One below the other.
