@@ -314,10 +314,13 @@ pub(crate) fn describe(own: Option<&Address>, event: &Event) -> String {
         Event::Deposited { amount, .. } => format!("deposited  {amount} ALC for inference"),
         Event::DepositLeaving { amount, .. } => format!("leaving    {amount} ALC of the deposit"),
         Event::DepositReturned { amount, .. } => format!("returned   {amount} ALC of the deposit"),
-        Event::ReceiptPaid { payer, node, units, amount, burned, minted, .. } => match own == Some(payer) {
-            true => format!("inference  {amount} ALC to node {} for {units} units", node.short()),
-            false => format!("inference  {amount} ALC for {units} units, {burned} burned, {minted} on top"),
-        },
+        Event::ReceiptPaid { payer, node, units, amount, burned, minted, .. } => {
+            let units = format!("{units} unit{}", if *units == 1 { "" } else { "s" });
+            match own == Some(payer) {
+                true => format!("inference  {amount} ALC to node {} for {units}", node.short()),
+                false => format!("inference  {amount} ALC for {units}, {burned} burned, {minted} on top"),
+            }
+        }
         Event::NodeRegistered { node, .. } => format!("registered node {}", node.short()),
         Event::LotsCommitted { epoch, .. } => format!("lots       its next chain counts from epoch {epoch} on"),
         Event::NodeBound { node, .. } => format!("bound      node {} to this wallet", node.short()),
