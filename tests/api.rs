@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
+#[path = "common/listener.rs"]
+mod listener;
 #[path = "common/server.rs"]
 mod server;
 
@@ -307,21 +309,10 @@ fn answers(all: &'static [(&str, &str)]) -> (String, JoinHandle<Vec<Value>>) {
     let url = format!("http://{}/v1", listener.local_addr().unwrap());
     let thread = std::thread::spawn(move || {
         let answer = |(head, body): &(&str, &str)| {
-            let (mut stream, mut length, mut line) = (BufReader::new(listener.accept().unwrap().0), 0, String::new());
-            while stream.read_line(&mut line).unwrap() > 2 {
-                length =
-                    line.to_lowercase().trim().strip_prefix("content-length: ").map_or(length, |n| n.parse().unwrap());
-                line.clear();
-            }
-            let mut asked = vec![0; length];
-            stream.read_exact(&mut asked).unwrap();
+            let (asked, mut stream) = listener::take(&listener);
             // The connection ends before what is promised has come.
             let promised = body.len() + usize::from(!body.ends_with("[DONE]\n\n") && body.starts_with("data"));
-            write!(
-                stream.get_mut(),
-                "HTTP/1.1 {head}\r\nconnection: close\r\ncontent-length: {promised}\r\n\r\n{body}"
-            )
-            .unwrap();
+            write!(stream, "HTTP/1.1 {head}\r\nconnection: close\r\ncontent-length: {promised}\r\n\r\n{body}").unwrap();
             serde_json::from_slice::<Value>(&asked).unwrap()["messages"].clone()
         };
         all.iter().map(answer).collect()

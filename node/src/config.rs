@@ -12,6 +12,7 @@ use crate::{
         payment::Ask,
         run::{Checkpoint, Serves},
     },
+    logs::otlp::{Collector, NotACollector},
     machine, operator,
 };
 use ailo_ledger::{
@@ -69,6 +70,8 @@ pub struct Settings {
     pub require_api_key: bool,
     /// Names that the API may be called by, beside the machine's own for itself.
     pub allow_host: Vec<String>,
+    /// Where traces are sent.
+    pub otlp: Option<Collector>,
     /// A block that the operator knows to be the network's.
     pub checkpoint: Option<light::Checkpoint>,
     /// Keep all blocks.
@@ -181,6 +184,8 @@ impl Settings {
         }
         let checkpoint = flags.checkpoint.or(file.checkpoint).map(|text| text.parse()).transpose();
         let checkpoint = checkpoint.map_err(|e: NotACheckpoint| NodeError::Usage(format!("--checkpoint: {e}")))?;
+        let otlp = flags.otlp.or(file.otlp).map(|text| text.parse()).transpose();
+        let otlp = otlp.map_err(|e: NotACollector| NodeError::Usage(format!("--otlp: {e}")))?;
         let checks = flags.checks.or(file.checks).unwrap_or(CHECKS);
         if !(0.0..=1.0).contains(&checks) {
             return Err(NodeError::Usage(format!("--checks is {checks}: choose a share from 0 to 1")));
@@ -207,6 +212,7 @@ impl Settings {
             cpu: flags.cpu.or(file.cpu).unwrap_or(false),
             require_api_key: flags.require_api_key.or(file.require_api_key).unwrap_or(false),
             allow_host: flags.allow_host.or(file.allow_host).unwrap_or_default(),
+            otlp,
             checkpoint,
             allow_new_journal: flags.allow_new_journal.unwrap_or(false),
             archive: flags.archive.or(file.archive).unwrap_or(network.is_none()),

@@ -415,6 +415,7 @@ impl Sources {
         page.perhaps("ailo_disk_free_bytes", "Free on the disk of the data folder.", disk.map(|(free, _)| free))?;
         page.perhaps("ailo_disk_size_bytes", "Size of that disk.", disk.map(|(_, size)| size))?;
         page.counters(("ailo_log_records", "level"), "Lines of the log.", logs::counts())?;
+        page.counter("ailo_trace_lost_spans", "Spans that did not reach the collector.", logs::otlp::lost())?;
         let Some(process) = machine::process() else { return Ok(()) };
         page.counter("process_cpu_seconds", "Processor time that this process has used.", process.cpu_seconds)?;
         page.gauge("process_start_time_seconds", "When this process started.", process.start_seconds)?;

@@ -103,6 +103,9 @@ pub struct RunOptions {
     /// A name that the API may be called by on loopback, beside localhost and 127.0.0.1: that of a proxy before it (repeatable).
     #[arg(long, value_name = "NAME")]
     pub allow_host: Option<Vec<String>>,
+    /// Address of an OpenTelemetry collector that traces are sent to, by OTLP over plain HTTP, like http://127.0.0.1:4318 [default: none].
+    #[arg(long, env = "AILO_OTLP", value_name = "URL")]
+    pub otlp: Option<String>,
     /// A block that somebody you trust vouches for, younger than the trust period: a node without a ledger starts from a
     /// snapshot near it, and any node stops when its history is another one. `ailo-node status` of theirs shows one.
     #[arg(long, env = "AILO_CHECKPOINT", value_name = "HEIGHT:ID")]

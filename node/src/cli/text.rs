@@ -1,6 +1,7 @@
 //! Texts from a model: `chat`, `generate`, `serve`, and the keys of an API.
 
 use super::ClientArgs;
+use crate::logs::otlp::Collector;
 use ailo_protocol::Amount;
 use ailo_training::engine::Dtype;
 use clap::{Args, Subcommand};
@@ -122,6 +123,9 @@ pub struct ServeArgs {
     /// A name that the API may be called by on loopback, beside localhost and 127.0.0.1: that of a proxy before it (repeatable).
     #[arg(long, value_name = "NAME")]
     pub allow_host: Vec<String>,
+    /// Address of an OpenTelemetry collector that traces are sent to, by OTLP over plain HTTP, like http://127.0.0.1:4318 [default: none].
+    #[arg(long, value_name = "URL")]
+    pub otlp: Option<Collector>,
     /// Threads that compute [default: one for each core].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=256))]
     pub threads: Option<u32>,

@@ -10,8 +10,9 @@ use super::{
     hub::Hub,
     model::Model,
 };
-use crate::{cli::ServeArgs, connections, error::NodeError, output, progress};
+use crate::{cli::ServeArgs, connections, error::NodeError, logs::otlp::Traces, output, progress};
 use ailo_protocol::{Hash, Keypair};
+use futures::future::OptionFuture;
 use jsonrpsee::server::{ServerHandle, stop_channel};
 use serde_json::json;
 use std::sync::Arc;
@@ -19,6 +20,7 @@ use tokio::sync::watch;
 
 /// Serves until it is told to stop.
 pub async fn command(args: ServeArgs) -> Result<(), NodeError> {
+    let traces = args.otlp.clone().map(|collector| Traces::start(collector, &[])).transpose()?;
     let server = Server::start(&args, Bounds::default()).await?;
     let (model, api) = (&server.model.name, format!("http://{}/v1", server.address));
     output::say(&json!({ "model": model, "api": api }), format_args!("{model} at {api} (Ctrl-C ends)"))?;
@@ -29,6 +31,7 @@ pub async fn command(args: ServeArgs) -> Result<(), NodeError> {
         _ = terminate.recv() => {}
     }
     server.stop();
+    OptionFuture::from(traces.map(Traces::stop)).await;
     Ok(())
 }
 

@@ -7,6 +7,7 @@ use super::{
     model::Model,
     payment::{Budget, Pays, Unpayable},
 };
+use crate::logs::spans::{ended, traced};
 use ailo_proto::{Finish, Frame, Logprob, Pay, Sampling, frame::Body};
 use ailo_protocol::{
     Amount, Hash, NodeId, canonical,
@@ -26,6 +27,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::sync::mpsc::Receiver;
+use tracing::{Span, field::Empty};
 
 /// Positions that are paid for beyond those that a stage has proven to have computed, and the part of these that may be more.
 const AHEAD: u32 = 64;
@@ -78,6 +80,9 @@ struct Asking {
     /// How fast tokens come.
     pace: Pace,
     over: bool,
+    /// What traces tell of it, until it ends; tokens that were written.
+    span: Span,
+    written: i64,
 }
 
 /// Whom a text may go through, and for how much.
@@ -218,6 +223,13 @@ impl Asking {
         hub.texts.begin();
         let nonce = Hash(keys::random_bytes()).stream().next_u64();
         let (layers, vocabulary) = (model.shape.layers as u32, model.shape.vocabulary as u32);
+        let span = traced!(
+            "text",
+            tokens_read = tokens.len() as i64,
+            tokens_written = Empty,
+            first_token_ms = Empty,
+            stages = Empty
+        );
         let request = Request { model: model.id, layers, vocabulary, tokens, sampling, owner: reach.owner };
         let (limit, sampling) = (request.sampling.limit as usize, request.sampling.clone());
         let client = Client::new(hub.node(), nonce, request);
@@ -236,6 +248,8 @@ impl Asking {
             attested: HashSet::new(),
             pace: Pace::default(),
             over: false,
+            span,
+            written: 0,
         };
         let wanted = wanted(hub, model, &session.reach, session.sampling.limit);
         let mut routes = Now { hub, wanted, avoid: &session.reach.avoid };
@@ -250,7 +264,9 @@ impl Asking {
             if let Some(event) = self.events.pop_front() {
                 let ends = !matches!(event, Event::Token(..));
                 if ends && !self.over {
-                    self.hub.texts.end(matches!(event, Event::Finished(_)));
+                    let finished = matches!(event, Event::Finished(_));
+                    self.hub.texts.end(finished);
+                    self.tell(if finished { "finished" } else { "failed" }, !finished);
                 }
                 self.over |= ends;
                 return Some(event);
@@ -360,6 +376,21 @@ impl Asking {
         }
     }
 
+    /// Says who computes it, once the first token has come.
+    fn tell_of_stages(&self, waited_ms: u32) {
+        let stage = |(node, layers): (NodeId, Range<u32>)| format!("{} {}..{}", node.short(), layers.start, layers.end);
+        let stages: Vec<String> = self.client.open_stages().into_iter().map(stage).collect();
+        self.span.record("stages", stages.join(", "));
+        self.span.record("first_token_ms", i64::from(waited_ms));
+    }
+
+    /// Says how it has ended, which is said once.
+    fn tell(&mut self, outcome: &str, failed: bool) {
+        let span = std::mem::replace(&mut self.span, Span::none());
+        span.record("tokens_written", self.written);
+        ended(&span, outcome, failed);
+    }
+
     fn evidence(&mut self) -> (Vec<u32>, Vec<Signed>) {
         (self.client.tokens().to_vec(), std::mem::take(&mut self.signed))
     }
@@ -393,7 +424,11 @@ impl Asking {
                     let waited = self.started.elapsed();
                     self.hub.texts.token((self.latency_ms == u32::MAX).then_some(waited));
                     let waited = u32::try_from(waited.as_millis()).unwrap_or(u32::MAX);
+                    if self.latency_ms == u32::MAX && !self.span.is_disabled() {
+                        self.tell_of_stages(waited);
+                    }
                     self.latency_ms = self.latency_ms.min(waited);
+                    self.written += 1;
                     self.events.push_back(Event::Token(token, logprob));
                 }
                 Effect::Finished(finish) => self.events.push_back(Event::Finished(finish)),
@@ -438,6 +473,7 @@ impl Asking {
 
 impl Drop for Asking {
     fn drop(&mut self) {
+        self.tell("left", false);
         // A text that was broken off is looked at, too.
         self.check();
         let effects = self.client.close();

@@ -57,6 +57,7 @@ async fn server_bounded(folder: &Path, memory: u64, draft: Option<&Path>, bounds
         http: SocketAddr::from(([127, 0, 0, 1], 0)),
         api_keys: None,
         require_api_key: false,
+        otlp: None,
         allow_host: Vec::new(),
         threads: Some(1),
         memory,

@@ -5,6 +5,8 @@
 
 pub mod command;
 pub mod files;
+pub mod otlp;
+pub mod spans;
 
 use crate::{error::NodeError, output};
 use clap::ValueEnum;
@@ -28,6 +30,7 @@ use tracing::{
 };
 use tracing_subscriber::{
     EnvFilter, Layer,
+    filter::Directive,
     layer::{Context, SubscriberExt},
     util::SubscriberInitExt,
 };
@@ -251,10 +254,14 @@ impl<S: Subscriber> Layer<S> for Json {
 
 /// Starts the log, as `filter` and `format` ask for it on standard error.
 pub fn start(filter: &str, format: Format) -> Result<(), NodeError> {
+    let without_spans = format!("{}=off", spans::SPANS);
+    let without_spans: Directive =
+        without_spans.parse().map_err(|e| NodeError::Check(format!("{without_spans}: {e}")))?;
     let parse = |filter: &str| {
-        EnvFilter::try_new(filter).map_err(|e| {
+        let parsed = EnvFilter::try_new(filter).map_err(|e| {
             NodeError::Usage(format!("--log '{filter}' is not a filter (like info or ailo_node=debug,warn): {e}"))
-        })
+        })?;
+        Ok::<_, NodeError>(parsed.add_directive(without_spans.clone()))
     };
     let text = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
@@ -266,7 +273,7 @@ pub fn start(filter: &str, format: Format) -> Result<(), NodeError> {
         Format::Json => (None, Some(json)),
     };
     let keeper = Keeper.with_filter(parse(if filter == DEFAULT { KEPT } else { filter })?);
-    tracing_subscriber::registry().with(text).with(json).with(keeper).init();
+    tracing_subscriber::registry().with(text).with(json).with(keeper).with(otlp::layer()).init();
     Ok(())
 }
 

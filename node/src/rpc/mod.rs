@@ -14,6 +14,7 @@ pub mod params;
 pub mod recent;
 pub mod rounds;
 pub mod subscriptions;
+mod traced;
 pub mod types;
 
 use crate::{
@@ -36,8 +37,8 @@ use crate::{
 use ailo_protocol::{Address, Genesis, NodeId, net};
 use errors::{Code, Failure};
 use jsonrpsee::server::{
-    BatchRequestConfig, Methods, PingConfig, ServerBuilder, ServerConfig, ServerHandle, stop_channel,
-    ws::is_upgrade_request,
+    BatchRequestConfig, Methods, PingConfig, ServerBuilder, ServerConfig, ServerHandle,
+    middleware::rpc::RpcServiceBuilder, stop_channel, ws::is_upgrade_request,
 };
 use std::{io, net::SocketAddr, sync::Arc};
 use tokio::{
@@ -45,6 +46,7 @@ use tokio::{
     sync::{Semaphore, watch},
     task::JoinHandle,
 };
+use traced::Traced;
 use types::At;
 
 /// Bounds of the server.
@@ -224,7 +226,10 @@ impl Server {
         let operator = context.operator.clone();
         let module = methods::module(context).map_err(|e| NodeError::Rpc(format!("the table of methods: {e}")))?;
         let methods = Methods::from(module);
-        let builder = |config: ServerConfig| ServerBuilder::with_config(config).to_service_builder();
+        let builder = |config: ServerConfig| {
+            let calls = RpcServiceBuilder::new().layer_fn(Traced);
+            ServerBuilder::with_config(config).to_service_builder().set_rpc_middleware(calls)
+        };
         let http = builder(config.clone().http_only().build()).build(methods.clone(), stop.clone());
         // Of a WebSocket's calls each is counted until it is sent, which a batch would hide.
         let alone = config.ws_only().set_batch_request_config(BatchRequestConfig::Disabled).build();

@@ -15,6 +15,7 @@ mod replays;
 pub mod rounds;
 mod serve;
 mod sync;
+mod traced;
 pub mod work;
 
 use crate::{
@@ -32,7 +33,8 @@ use crate::{
         payment::{Ask, Pays},
         run::Inference,
     },
-    logs, metrics,
+    logs::{self, otlp::Traces},
+    metrics,
     operator::{Controls, Operator},
     rpc, sensors,
     series::Series,
@@ -50,6 +52,7 @@ use ailo_protocol::{
 use ailo_training::dataset::Dataset;
 use chain::Chain;
 use compute::{Busy, Worker};
+use futures::future::OptionFuture;
 use models::Models;
 use payloads::Payloads;
 use rounds::{Progress, Rounds};
@@ -86,6 +89,9 @@ pub async fn run_with(
     let (genesis, data) = network(&settings, &dir, &key, wallet)?;
     let genesis = Arc::new(genesis);
     let network = genesis.id();
+
+    let of = || [("service.instance.id", key.public().short()), ("ailo.network", genesis.name.clone())];
+    let traces = settings.otlp.map(|collector| Traces::start(collector, &of())).transpose()?;
 
     // Made here, or its threads would inherit the low priority of whoever asks first.
     if let Err(e) = rayon::ThreadPoolBuilder::new().thread_name(|i| format!("pool-{i}")).build_global() {
@@ -256,7 +262,8 @@ pub async fn run_with(
         tracing::warn!("some services did not stop in time and are left behind");
     }
     let computing = tokio::task::spawn_blocking(move || workers.iter().for_each(Worker::stop));
-    if tokio::time::timeout(COMPUTE_STOPS_WITHIN, computing).await.is_err() {
+    let computing = tokio::time::timeout(COMPUTE_STOPS_WITHIN, computing);
+    if tokio::join!(computing, OptionFuture::from(traces.map(Traces::stop))).0.is_err() {
         tracing::warn!("a computation did not stop in time and is left behind");
     }
     operator.stop();

@@ -9,7 +9,7 @@ use super::{
     chain::Head,
     work::{self, RESEND, Replayed, Setup, Task, take_finished},
 };
-use crate::genesis::now_ms;
+use crate::{genesis::now_ms, logs::spans::traced};
 use ailo_ledger::{Body, Transaction, state::State};
 use ailo_protocol::NodeId;
 use std::{
@@ -115,7 +115,8 @@ impl Replays {
             if let Some(round) = head.state.past_round(case.0).filter(|_| self.replaying.is_none() && !rests) {
                 let (setup, stop) = (self.setup.clone(), self.stopping.clone());
                 let rests_until = Instant::now() + left.min(trial) / 2;
-                self.replaying = Task::spawn(case, work::replay(setup, round.clone(), case.1, rests_until, stop));
+                let span = traced!("replay", round = case.0 as i64, maker = case.1.short());
+                self.replaying = Task::spawn(case, span, work::replay(setup, round.clone(), case.1, rests_until, stop));
             }
         }
     }

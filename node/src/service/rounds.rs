@@ -13,9 +13,10 @@
 use super::{
     chain::Head,
     models::Held,
+    traced::Traced,
     work::{self, Next, RESEND, Setup, Task, take_finished},
 };
-use crate::{genesis::now_ms, inference::model::Model};
+use crate::{genesis::now_ms, inference::model::Model, logs::spans::traced};
 use ailo_ledger::{
     Body, Transaction,
     state::{Phase, Round, State},
@@ -64,6 +65,7 @@ pub struct Rounds {
     sealed: Option<(u64, Hash, Contribution)>,
     /// Work that failed is not begun again before this time.
     retry_at: Instant,
+    traced: Traced,
 }
 
 struct Training {
@@ -86,6 +88,7 @@ impl Rounds {
             sent: BTreeMap::new(),
             sealed: None,
             retry_at: Instant::now(),
+            traced: Traced::new(),
         }
     }
 
@@ -109,6 +112,7 @@ impl Rounds {
     /// Does what the head asks for. Readable top to bottom: one round of one node.
     async fn advance(&mut self, head: &Head) {
         let state = &head.state;
+        self.traced.see(state);
         let Some(base) = self.hold_model(state) else { return };
         let round = state.round();
         self.setup.payloads.prune(round.number.saturating_sub(self.setup.genesis.params.round.keep_rounds));
@@ -157,7 +161,8 @@ impl Rounds {
         }
         if self.fetching.as_ref().is_none_or(|task| task.of != model.root) {
             let (setup, root) = (self.setup.clone(), model.root);
-            self.fetching = Task::spawn(root, async move { work::fetch_model(&setup, root).await });
+            let span = traced!(parent: self.traced.phase(), "fetch the model");
+            self.fetching = Task::spawn(root, span, async move { work::fetch_model(&setup, root).await });
         }
         None
     }
@@ -204,7 +209,8 @@ impl Rounds {
         if trains && self.training.is_none() && Instant::now() >= self.retry_at {
             let stop = Arc::new(AtomicBool::new(false));
             let of = Training { round: round.number, base: round.base_root, stop: stop.clone() };
-            self.training = Task::spawn(of, work::train(self.setup.clone(), round.clone(), base, stop));
+            let span = traced!(parent: self.traced.phase(), "train a slot", round = round.number as i64);
+            self.training = Task::spawn(of, span, work::train(self.setup.clone(), round.clone(), base, stop));
         }
     }
 
@@ -225,7 +231,9 @@ impl Rounds {
             return;
         }
         if self.verifying.as_ref().is_none_or(|task| task.of != round.number) && Instant::now() >= self.retry_at {
-            self.verifying = Task::spawn(round.number, work::examine(self.setup.clone(), round.clone(), base, give_up));
+            let span = traced!(parent: self.traced.phase(), "check contributions", round = round.number as i64);
+            let work = work::examine(self.setup.clone(), round.clone(), base, give_up);
+            self.verifying = Task::spawn(round.number, span, work);
         }
     }
 
@@ -240,8 +248,9 @@ impl Rounds {
             return;
         }
         if self.computing.as_ref().is_none_or(|task| task.of != round.number) && Instant::now() >= self.retry_at {
-            self.computing =
-                Task::spawn(round.number, work::compute_next(self.setup.clone(), round.clone(), base, give_up));
+            let span = traced!(parent: self.traced.phase(), "make the next state", round = round.number as i64);
+            let work = work::compute_next(self.setup.clone(), round.clone(), base, give_up);
+            self.computing = Task::spawn(round.number, span, work);
         }
     }
 

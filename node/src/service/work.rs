@@ -9,7 +9,7 @@ use super::{
     payloads::Payloads,
     rounds::Progress,
 };
-use crate::operator::Operator;
+use crate::{logs::spans::ended, operator::Operator};
 use ailo_ledger::state::Round;
 use ailo_protocol::{
     Genesis, Hash, Keypair, NodeId,
@@ -34,6 +34,7 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::{sync::watch, task::JoinHandle};
+use tracing::{Instrument, Span};
 
 /// A transaction that the ledger does not show yet is sent again after this time.
 pub(super) const RESEND: Duration = Duration::from_secs(3);
@@ -124,9 +125,14 @@ pub(super) struct Task<K, T> {
 }
 
 impl<K, T: Send + 'static> Task<K, T> {
-    /// Begins it.
-    pub fn spawn(of: K, work: impl Future<Output = Option<T>> + Send + 'static) -> Option<Task<K, T>> {
-        Some(Task { of, handle: tokio::spawn(work) })
+    /// Begins it; a span shows it.
+    pub fn spawn(of: K, span: Span, work: impl Future<Output = Option<T>> + Send + 'static) -> Option<Task<K, T>> {
+        let work = async move {
+            let made = work.await;
+            ended(&Span::current(), if made.is_some() { "done" } else { "nothing" }, false);
+            made
+        };
+        Some(Task { of, handle: tokio::spawn(work.instrument(span)) })
     }
 }
 

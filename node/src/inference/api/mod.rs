@@ -14,6 +14,7 @@ mod reply;
 mod request;
 mod shelf;
 mod spending;
+mod traced;
 mod writing;
 
 use super::{
@@ -54,6 +55,8 @@ use std::{
     time::{Duration, Instant},
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use traced::Traced;
+use tracing::Span;
 use writing::Writing;
 
 /// Bytes of a request, at most.
@@ -292,6 +295,28 @@ struct Place {
 }
 
 async fn answer(api: Arc<Api>, caller: Caller, request: Request, kind: Kind) -> Result<Response, Refusal> {
+    let (mut traced, key) = (Traced::begin(kind), caller.key());
+    let begun = begin(&api, caller, request, kind, &traced).await;
+    let Begun { model, order, pieces } = begun.inspect_err(|refusal| traced.refused(refusal))?;
+    let told = Telling { api, model, key, pieces, failed: None, traced };
+    if order.plan.stream { Ok(told.stream(order)) } else { told.whole(order).await }
+}
+
+/// A request that is being answered.
+struct Begun {
+    model: Arc<Model>,
+    order: Box<Order>,
+    pieces: mpsc::Receiver<Result<Piece, Failure>>,
+}
+
+/// Understands a request, and begins its texts once there is a place for them.
+async fn begin(
+    api: &Arc<Api>,
+    caller: Caller,
+    request: Request,
+    kind: Kind,
+    traced: &Traced,
+) -> Result<Begun, Refusal> {
     json_only(request.headers())?;
     let model = api.model()?;
     let body = body(request).await?;
@@ -316,6 +341,7 @@ async fn answer(api: Arc<Api>, caller: Caller, request: Request, kind: Kind) -> 
             (began, 0, left)
         }
     };
+    traced.asks(&model, (texts, read));
     if texts as usize > api.bounds.writing {
         return Err(invalid("n", &format!("at most {} texts are written for one request", api.bounds.writing)));
     }
@@ -330,9 +356,9 @@ async fn answer(api: Arc<Api>, caller: Caller, request: Request, kind: Kind) -> 
             order
         }
     };
-    let pieces = write_all(&api, &model, &order, (first, grant, waits), key);
-    let told = Telling { api, model, key, pieces, failed: None };
-    if order.plan.stream { Ok(told.stream(order)) } else { told.whole(order).await }
+    traced.span.record("stream", order.plan.stream);
+    let pieces = write_all(api, &model, &order, (first, grant, waits), (key, &traced.span));
+    Ok(Begun { model, order, pieces })
 }
 
 /// Where an order comes from.
@@ -348,7 +374,7 @@ fn write_all(
     model: &Arc<Model>,
     order: &Order,
     (first, grant, waits): (OwnedSemaphorePermit, Grant, Waits),
-    key: Option<Hash>,
+    (key, span): (Option<Hash>, &Span),
 ) -> mpsc::Receiver<Result<Piece, Failure>> {
     let (sender, pieces) = mpsc::channel(BEHIND);
     let mut open = Vec::new();
@@ -362,6 +388,7 @@ fn write_all(
         let _ = sender.try_send(Ok(last)); // There is room for one of each.
     }
     let (api, model, stops, spending) = (api.clone(), model.clone(), order.plan.stops.clone(), order.spending.clone());
+    let span = span.clone();
     tokio::spawn(async move {
         // It waits until the last one has begun.
         let (mut first, grant, _waits) = (Some(first), Arc::new(grant), waits);
@@ -376,7 +403,7 @@ fn write_all(
             let (near, owner) = (api.net.as_ref().map(near).unwrap_or_default(), key.unwrap_or_default());
             let reach = Reach { near, owner, budget: Some(spending.clone()), ..Reach::default() };
             let tokens = [&text.prompt[..], &text.written].concat();
-            let session = Session::start(&api.hub, &model, reach, tokens, text.sampling.clone());
+            let session = span.in_scope(|| Session::start(&api.hub, &model, reach, tokens, text.sampling.clone()));
             let out = (sender.clone(), api.bounds.unread);
             let place = Place { _permit: permit, grant: grant.clone() };
             tokio::spawn(write(session, (model.clone(), text, stops.clone()), out, place));
@@ -393,6 +420,7 @@ struct Telling {
     pieces: mpsc::Receiver<Result<Piece, Failure>>,
     /// Why a text has failed: of several reasons one that passes.
     failed: Option<Refusal>,
+    traced: Traced,
 }
 
 impl Telling {
@@ -400,7 +428,10 @@ impl Telling {
     async fn piece(&mut self) -> Option<Piece> {
         loop {
             match self.pieces.recv().await? {
-                Ok(piece) => return Some(piece),
+                Ok(piece) => {
+                    self.traced.wrote(piece.tokens.len());
+                    return Some(piece);
+                }
                 Err(why) => {
                     let why = Refusal::from(&why);
                     if self.failed.as_ref().is_none_or(|known| known.wait == 0 && why.wait > 0) {
@@ -430,8 +461,10 @@ impl Telling {
             order.answer.take(piece);
         }
         let Some(refusal) = self.failed.take() else {
+            self.traced.finished();
             return Ok(json_of(&order.answer.whole(&self.model)).into_response());
         };
+        self.traced.refused(&refusal);
         match self.keep(order, refusal) {
             (refusal, Some(order)) if order.answer.has_begun() => {
                 Ok(json_of(&order.answer.broken(&self.model, &refusal)).into_response())
@@ -464,13 +497,23 @@ impl Telling {
                 }
                 None => match self.failed.take() {
                     Some(refusal) => {
+                        self.traced.refused(&refusal);
                         let (refusal, rest) = self.keep(order, refusal);
                         let rest = rest.map_or_else(String::new, |mut order| order.answer.news(&self.model));
                         (rest + &reply::event(&refusal.body()), Progress::End)
                     }
-                    None if !order.answer.is_whole() => (reply::event(&unread().body()), Progress::End),
-                    None if order.plan.usage => (order.answer.usage(&self.model), Progress::Done),
-                    None => (done(), Progress::End),
+                    None if !order.answer.is_whole() => {
+                        let refusal = unread();
+                        self.traced.refused(&refusal);
+                        (reply::event(&refusal.body()), Progress::End)
+                    }
+                    None => {
+                        self.traced.finished();
+                        match order.plan.usage {
+                            true => (order.answer.usage(&self.model), Progress::Done),
+                            false => (done(), Progress::End),
+                        }
+                    }
                 },
             },
             Progress::Done => (done(), Progress::End),
