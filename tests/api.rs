@@ -12,7 +12,7 @@ use ailo_training::text::Text;
 use serde_json::{Value, json};
 use server::{Answer, Server, checkpoint, program, says};
 use std::{
-    io::{BufRead, BufReader, Read, Write},
+    io::Write,
     net::TcpListener,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use super::{
-    random::{Tensors, tensors, values, write},
+    random::{Tensors, tensors, write},
     *,
 };
 use crate::{
