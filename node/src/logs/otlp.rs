@@ -202,23 +202,23 @@ async fn export(exporter: SpanExporter, mut spans: mpsc::Receiver<SpanData>, mut
             _ = tick.tick() => {}
             _ = &mut stop => ends = true,
         }
-        let mut why = "they came faster than they are sent".to_string();
         while !spans.is_empty() {
             let mut batch = Vec::with_capacity(BATCH);
             let count = spans.recv_many(&mut batch, BATCH).await;
-            if let Err(e) = exporter.export(batch).await {
+            let sent = exporter.export(batch).await;
+            if sent.is_err() {
                 LOST.fetch_add(count as u64, Ordering::Relaxed);
-                why = e.to_string();
             }
-        }
-        let lost = lost();
-        if lost > told && said.is_none_or(|at: Instant| at.elapsed() >= SAID_FOR) {
-            tracing::warn!(
-                spans = lost - told,
-                why,
-                "traces do not reach the collector: see that it runs, and takes OTLP over HTTP where --otlp says"
-            );
-            (told, said) = (lost, Some(Instant::now()));
+            let lost = lost();
+            if lost > told && said.is_none_or(|at: Instant| at.elapsed() >= SAID_FOR) {
+                let why = sent.map_or_else(|e| e.to_string(), |()| "they come faster than they are sent".into());
+                tracing::warn!(
+                    spans = lost - told,
+                    why,
+                    "traces do not reach the collector: see that it runs, and takes OTLP over HTTP where --otlp says"
+                );
+                (told, said) = (lost, Some(Instant::now()));
+            }
         }
     }
 }
@@ -226,6 +226,14 @@ async fn export(exporter: SpanExporter, mut spans: mpsc::Receiver<SpanData>, mut
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::logs::spans::traced;
+    use tracing_subscriber::layer::SubscriberExt;
+
+    #[test]
+    fn without_a_collector_no_span_is_made() {
+        let log = tracing_subscriber::registry().with(layer());
+        tracing::subscriber::with_default(log, || assert!(traced!("test", number = 1).is_disabled()));
+    }
 
     #[test]
     fn an_address_of_a_collector_is_plain_http_to_a_host() {
