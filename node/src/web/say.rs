@@ -113,7 +113,11 @@ pub fn kind(body: &Body) -> &'static str {
         Body::Contribute(_) => "Contribution",
         Body::Verdict { .. } => "Verdict",
         Body::ModelVote { .. } => "Model vote",
-        _ => "Other",
+        Body::Evidence(_) => "Evidence",
+        Body::InferenceReceipt { .. } => "Receipts",
+        Body::Replayed { .. } => "Replay",
+        Body::Judge { .. } | Body::JudgeStage { .. } => "Judgement",
+        Body::Recover { .. } => "Recovery",
     }
 }
 
@@ -144,7 +148,19 @@ pub fn body(transaction: &Transaction) -> Markup {
         Body::ModelVote { round, loss, .. } => {
             html! { "for " (self::round(*round)) ", held-out loss " (self::loss(*loss)) }
         }
-        _ => html! {},
+        Body::Evidence(evidence) => html! { "node " (node(&evidence.node())) " signed twice" },
+        Body::InferenceReceipt { claims } => {
+            html! { "pay for inference, by " (claims.len()) @if claims.len() == 1 { " receipt" } @else { " receipts" } }
+        }
+        Body::Replayed { round, node, trace } => html! {
+            "of node " (self::node(node)) "’s work in " (self::round(*round))
+            @if trace.is_some() { ": the same" } @else { ": something else" }
+        },
+        Body::Judge { round, node, .. } => html! { "of node " (self::node(node)) "’s work in " (self::round(*round)) },
+        Body::JudgeStage { node, .. } => html! { "of node " (self::node(node)) " as a stage" },
+        Body::Accuse(charge) => html! { "of node " (node(&charge.signed.node)) " as a stage" },
+        Body::Recover { account, .. } => html! { "of " (address(account)) },
+        Body::SetRecovery { .. } | Body::Heartbeat { .. } | Body::CommitLots { .. } => html! {},
     }
 }
 
