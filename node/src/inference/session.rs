@@ -488,6 +488,7 @@ mod tests {
         super::{
             draft::Guess,
             host::{Hosting, start},
+            tests::one_layer,
         },
         *,
     };
@@ -496,17 +497,10 @@ mod tests {
         Keypair,
         inference::{CHUNK, announce::Announce, known::Rank},
     };
-    use ailo_training::checkpoint::random;
-    use serde_json::json;
 
     #[tokio::test]
     async fn who_does_not_sign_a_texts_end_counts_for_slow_unless_the_next_text_went_on_with_it() {
-        let config = json!({ "model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1,
-                             "num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 262, "max_position_embeddings": 512,
-                             "tie_word_embeddings": true, "rms_norm_eps": 1e-6 });
-        let folder = tempfile::tempdir().unwrap();
-        random::write(folder.path(), &config, &random::tensors(&config), 1).unwrap();
-        random::write_tokenizer(folder.path(), None).unwrap();
+        let folder = one_layer();
         let model = Arc::new(Model::open(folder.path(), None, None, &mut |_, _| ()).unwrap());
         let hub = Hub::new(Keypair::generate(), Hash::ZERO, 0.0, (None, None), None);
         // Another node serves what was served here, and signs nothing.

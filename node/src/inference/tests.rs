@@ -31,6 +31,17 @@ fn config(layers: usize) -> Value {
             "rope_theta": 10000.0, "rms_norm_eps": 1e-6, "eos_token_id": 261 })
 }
 
+/// A model of one layer.
+pub(super) fn one_layer() -> tempfile::TempDir {
+    let config = json!({ "model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1,
+                         "num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 262, "max_position_embeddings": 512,
+                         "tie_word_embeddings": true, "rms_norm_eps": 1e-6 });
+    let folder = tempfile::tempdir().unwrap();
+    random::write(folder.path(), &config, &random::tensors(&config), 1).unwrap();
+    random::write_tokenizer(folder.path(), None).unwrap();
+    folder
+}
+
 fn checkpoint() -> tempfile::TempDir {
     checkpoint_of(3)
 }

@@ -678,29 +678,16 @@ pub(super) fn sampling_of(wire: &Wire) -> Sampling {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use super::*;
+    use super::{super::tests::one_layer, *};
     use ailo_proto::{Close, Open, Route};
     use ailo_protocol::{
         Keypair,
         inference::{CHUNK, session_id},
     };
-    use ailo_training::checkpoint::random;
-    use serde_json::json;
-
-    /// A model of one layer.
-    fn folder() -> tempfile::TempDir {
-        let config = json!({ "model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1,
-                             "num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 262, "max_position_embeddings": 512,
-                             "tie_word_embeddings": true, "rms_norm_eps": 1e-6 });
-        let folder = tempfile::tempdir().unwrap();
-        random::write(folder.path(), &config, &random::tensors(&config), 1).unwrap();
-        random::write_tokenizer(folder.path(), None).unwrap();
-        folder
-    }
 
     /// What computes it for its own node.
     fn computer(hub: &Arc<Hub>, draft: Guess) -> Computer {
-        let folder = folder();
+        let folder = one_layer();
         let model = Arc::new(Model::open(folder.path(), None, None, &mut |_, _| ()).unwrap());
         let engine = model.load(0..1, 1, &mut |_, _| ()).unwrap();
         let setup = Setup { model, layers: 0..1, threads: 1, memory: 64 << 20, niceness: 0, draft };
@@ -712,7 +699,7 @@ mod tests {
     #[test]
     fn what_a_draft_keeps_of_texts_is_no_room_for_others() {
         let hub = Hub::new(Keypair::generate(), Hash::ZERO, 0.0, (None, None), None);
-        let small = folder();
+        let small = one_layer();
         let room = |draft| computer(&hub, draft).stage.room();
         assert_eq!(room(Guess::Never), 64 << 20);
         // 64 texts of 512 positions, with 32 numbers of keys and of values each.

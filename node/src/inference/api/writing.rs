@@ -65,18 +65,12 @@ fn longest_beginning(text: &str, stops: &[String]) -> usize {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::inference::tests::one_layer;
     use ailo_proto::Sampling;
-    use ailo_training::checkpoint::random;
-    use serde_json::json;
 
     #[test]
     fn a_stop_text_is_found_whose_characters_lie_in_several_tokens() {
-        let config = json!({ "model_type": "llama", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1,
-                             "num_attention_heads": 2, "num_key_value_heads": 2, "vocab_size": 262, "max_position_embeddings": 64,
-                             "tie_word_embeddings": true, "rms_norm_eps": 1e-6 });
-        let folder = tempfile::tempdir().unwrap();
-        random::write(folder.path(), &config, &random::tensors(&config), 1).unwrap();
-        random::write_tokenizer(folder.path(), None).unwrap();
+        let folder = one_layer();
         let model = Model::open(folder.path(), None, None, &mut |_, _| ()).unwrap();
         let token = |byte: u8| (0..256).find(|token| model.text.bytes(*token) == [byte]).unwrap();
         let written = |text: &str, stops: &[String]| {
