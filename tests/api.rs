@@ -93,6 +93,42 @@ fn what_can_not_be_answered_is_an_error_in_openais_form() {
     assert_eq!(server.post(COMPLETIONS, &[], &prompt(4)).json()["usage"]["completion_tokens"], 4);
 }
 
+/// A folder with a driver that finds a card in this machine's processor (`training/gpu/tests/driver.cpp`), which the loader finds there.
+fn driver() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/../training/gpu/tests/driver.cpp");
+    let mut compile = Command::new("c++");
+    compile.args(["-O2", "-march=native", "-std=c++17", "-ffp-contract=off", "-w", "-shared", "-fPIC", source, "-o"]);
+    assert!(compile.arg(folder.path().join("libcuda.so.1")).status().unwrap().success());
+    folder
+}
+
+#[test]
+fn a_graphics_card_writes_the_text_of_a_processor() {
+    let (folder, failing) = (driver(), tempfile::tempdir().unwrap());
+    let start = |driver: &Path, more: &[&str]| {
+        let mut serve = program();
+        let known = std::env::var("LD_LIBRARY_PATH").unwrap_or_default();
+        serve.env("LD_LIBRARY_PATH", format!("{}:{known}", driver.display()));
+        Server::start_as(serve, "127.0.0.1:0", more)
+    };
+    let write = |server: &Server| {
+        let text =
+            json!({ "prompt": "Whoever reads this", "max_tokens": 12, "temperature": 1.0, "seed": 5, "logprobs": 2 });
+        let answer = server.post(COMPLETIONS, &[], &text).json();
+        answer["choices"][0].clone()
+    };
+    let (card, processor) = (start(folder.path(), &[]), start(folder.path(), &["--cpu"]));
+    assert_eq!((card.card.as_deref(), processor.card.as_deref()), (Some("a processor"), None));
+    let written = write(&processor);
+    assert_eq!(written["logprobs"]["tokens"].as_array().unwrap().len(), 12, "{written}");
+    assert_eq!(write(&card), written);
+    // A driver that is none is as none at all.
+    std::fs::write(failing.path().join("libcuda.so.1"), "no library").unwrap();
+    let without = start(failing.path(), &[]);
+    assert_eq!((without.card.clone(), write(&without)), (None, written));
+}
+
 #[test]
 fn pages_of_other_sites_reach_nothing_on_loopback() {
     let server = Server::start("127.0.0.1:0", &["--allow-host", "chat.example.org"]);

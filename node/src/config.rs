@@ -10,7 +10,7 @@ use crate::{
         draft::Guess,
         host::{Pauses, Share},
         payment::Ask,
-        run::{Checkpoint, Serves},
+        run::{Checkpoint, SESSIONS, Serves},
     },
     logs::otlp::{Collector, NotACollector},
     machine, operator,
@@ -31,8 +31,6 @@ use std::{
 const CHECKS: f64 = 0.05;
 /// MiB for sessions with the network's own model, unless told otherwise.
 const OWN_MEMORY: u64 = 256;
-/// Of the memory for layers, sessions get this part beside.
-const SESSIONS: u64 = 4;
 /// Threads that compute what is served.
 const THREADS: RangeInclusive<u32> = 1..=256;
 /// Spot checks of a validator, an hour; and of anybody, at most.
@@ -148,7 +146,8 @@ fn serves(flags: &RunOptions, file: &RunOptions) -> Result<Serves, NodeError> {
     let threads = threads.map(|threads| threads as usize);
     let look = flags.look_around_ms.or(file.look_around_ms).map(Duration::from_millis);
     let pauses = look.map_or_else(Pauses::default, Pauses::looking);
-    Ok(Serves { checkpoint: checkpoint.transpose()?, share, memory: sessions, threads, pauses })
+    let (asked, card) = (memory.is_some(), false);
+    Ok(Serves { checkpoint: checkpoint.transpose()?, share, memory: sessions, asked, card, threads, pauses })
 }
 
 impl Settings {
@@ -156,7 +155,7 @@ impl Settings {
     pub fn resolve(args: &RunArgs) -> Result<Settings, NodeError> {
         let file = args.config.as_deref().map(read_file).transpose()?.unwrap_or_default();
         let flags = args.options.clone();
-        let serves = serves(&flags, &file)?;
+        let mut serves = serves(&flags, &file)?;
         let network = flags.network.or(file.network).ok_or_else(|| {
             NodeError::Usage(
                 "no network named: pass --network FILE, or --network dev to try it on this machine alone".into(),
@@ -200,16 +199,19 @@ impl Settings {
         let spend = flags.spend.or(file.spend).map(|text| text.parse::<Amount>()).transpose();
         let spend = spend.map_err(|e| NodeError::Usage(format!("--spend: {e}; write ALC a day, like 0.5")))?;
         let default_listen = if network.is_some() { "/ip4/0.0.0.0/tcp/8646" } else { "/ip4/127.0.0.1/tcp/0" };
+        let cpu = flags.cpu.or(file.cpu).unwrap_or(false);
+        let inference_only = flags.inference_only.or(file.inference_only).unwrap_or(false);
+        serves.card = !cpu && (inference_only || serves.checkpoint.is_some());
         Ok(Settings {
             validator,
-            inference_only: flags.inference_only.or(file.inference_only).unwrap_or(false),
+            inference_only,
             wallet: flags.wallet.or(file.wallet),
             consent: flags.consent.or(file.consent).map(|text| parse_consent(&text)).transpose()?,
             listen: flags.listen.or(file.listen).unwrap_or_else(|| vec![default_listen.into()]),
             announce: flags.announce.or(file.announce).unwrap_or_default(),
             upnp: flags.upnp.or(file.upnp).unwrap_or(true),
             bootstrap: flags.bootstrap.or(file.bootstrap).unwrap_or_default(),
-            cpu: flags.cpu.or(file.cpu).unwrap_or(false),
+            cpu,
             require_api_key: flags.require_api_key.or(file.require_api_key).unwrap_or(false),
             allow_host: flags.allow_host.or(file.allow_host).unwrap_or_default(),
             otlp,

@@ -172,18 +172,24 @@ fn computes(class: Result<(String, Duration), String>) -> Finding {
 }
 
 fn gpu(gpu: probes::Gpu, cpu: bool) -> Finding {
-    match (gpu.usable, &gpu.driver) {
-        (true, _) if cpu => Finding::ok("gpu", "there is one, and --cpu leaves it alone"),
-        (true, driver) => Finding::ok(
+    let driver = gpu.driver.as_ref().map(|driver| format!(", driver {driver}")).unwrap_or_default();
+    match (gpu.usable, &gpu.serves) {
+        (false, Err(None)) if gpu.driver.is_none() => Finding::ok("gpu", "none: the CPU computes"),
+        _ if cpu => Finding::ok("gpu", "there is one, and --cpu leaves it alone"),
+        (_, Err(Some(why))) => {
+            Finding::warn("gpu", format!("it can't serve text: {why}"), "see whether `nvidia-smi` lists the GPU")
+        }
+        (_, Err(None)) => Finding::warn(
             "gpu",
-            format!("usable{}", driver.as_ref().map(|it| format!(", driver {it}")).unwrap_or_default()),
+            format!("a driver is there{driver}, but no card is found"),
+            "see whether `nvidia-smi` lists the GPU",
         ),
-        (false, Some(driver)) => Finding::warn(
+        (true, Ok(card)) => Finding::ok("gpu", format!("{card} trains and serves text{driver}")),
+        (false, Ok(card)) => Finding::warn(
             "gpu",
-            format!("driver {driver} is there, but libtorch sees no GPU"),
-            "build with the CUDA libtorch (scripts/libtorch-cuda.lock), and see whether `nvidia-smi` lists the GPU",
+            format!("{card} serves text{driver}, but libtorch sees no GPU to train on"),
+            "to train on it, build with the CUDA libtorch (`scripts/libtorch --cuda`)",
         ),
-        (false, None) => Finding::ok("gpu", "none: the CPU computes"),
     }
 }
 
@@ -419,11 +425,19 @@ mod tests {
         assert_eq!(level(nat(None)), Level::Warn);
         let busy = probes::Port { flag: "--http", address: "a".into(), outcome: Err(probes::Busy::Taken(None)) };
         assert_eq!(level(listens(busy, true)), Level::Ok, "the running node's");
-        let seen =
-            |usable, driver: Option<&str>| gpu(probes::Gpu { usable, driver: driver.map(Into::into) }, false).level;
+        let seen = |usable, driver: Option<&str>, serves, cpu| {
+            let seen = gpu(probes::Gpu { usable, driver: driver.map(Into::into), serves }, cpu);
+            (seen.level, seen.found)
+        };
+        let (card, old) = (|| Ok("H200".to_string()), || Err(Some("it is too old".to_string())));
+        let (both, half) = (seen(true, Some("580"), card(), false), seen(false, Some("580"), card(), false));
+        assert_eq!(both, (Level::Ok, "H200 trains and serves text, driver 580".into()));
+        assert_eq!(half, (Level::Warn, "H200 serves text, driver 580, but libtorch sees no GPU to train on".into()));
+        assert_eq!(seen(false, Some("520"), old(), false), (Level::Warn, "it can't serve text: it is too old".into()));
+        assert_eq!(seen(false, Some("580"), Err(None), false).0, Level::Warn);
         assert_eq!(
-            (seen(true, Some("550")), seen(false, Some("550")), seen(false, None)),
-            (Level::Ok, Level::Warn, Level::Ok)
+            (seen(false, None, Err(None), false).0, seen(true, Some("580"), card(), true).0),
+            (Level::Ok, Level::Ok)
         );
     }
 }

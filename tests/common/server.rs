@@ -44,6 +44,8 @@ pub fn checkpoint() -> tempfile::TempDir {
 pub struct Server {
     child: Child,
     pub address: SocketAddr,
+    /// What computes, if it is no processor.
+    pub card: Option<String>,
     _folder: tempfile::TempDir,
 }
 
@@ -56,18 +58,23 @@ impl Drop for Server {
 
 impl Server {
     pub fn start(http: &str, more: &[&str]) -> Server {
+        Server::start_as(program(), http, more)
+    }
+
+    /// The same with a program that has an environment of its own.
+    pub fn start_as(mut serve: Command, http: &str, more: &[&str]) -> Server {
         let folder = checkpoint();
-        let mut serve = program();
         serve.args(["serve", "--http", http, "--threads", "1", "--memory", "64", "--model"]).arg(folder.path());
         let mut child = serve.args(more).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let address = line.split_once("http://").and_then(|(_, rest)| rest.split('/').next()?.parse().ok());
+        let card = line.split_once(" on ").and_then(|(_, rest)| Some(rest.split_once(" (")?.0.to_string()));
         let mut address: SocketAddr = address.unwrap_or_else(|| panic!("no address in: {line}"));
         if address.ip().is_unspecified() {
             address.set_ip([127, 0, 0, 1].into());
         }
-        Server { child, address, _folder: folder }
+        Server { child, address, card, _folder: folder }
     }
 
     pub fn url(&self) -> String {

@@ -15,7 +15,7 @@ use ailo_protocol::{
 };
 use ailo_training::{
     Control, Dataset, Device, ModelState, aggregate, codec,
-    engine::{Dtype, Engine, Part, Shape, Weights},
+    engine::{Dtype, Engine, Gpu, Part, Shape, Weights},
     inner,
     model::parameter_count,
     round::{Rules, Slot},
@@ -292,20 +292,29 @@ fn inference() -> Outcome {
         let product = report("libtorch's matrix product", &theirs, limit, "GFLOP/s");
         let read = times(9, || Ok(values.iter().fold(0, |bits, x| bits ^ x.to_bits())))?;
         let reading = report("reading the weights", &read, (values.len() * 4) as f64 / 1e9, "GB/s");
-        for (dtype, threads) in
-            [(Dtype::F32, 1), (Dtype::Bf16, 1), (Dtype::Int8, 1), (Dtype::Bf16, 2), (Dtype::Int8, 2)]
-        {
+        let here = [(Dtype::F32, 1), (Dtype::Bf16, 1), (Dtype::Int8, 1), (Dtype::Bf16, 2), (Dtype::Int8, 2)];
+        let card = Gpu::find().inspect_err(|e| println!("  no card: {e}")).ok();
+        let there =
+            card.iter().flat_map(|card| [Dtype::F32, Dtype::Bf16, Dtype::Int8].map(|dtype| (dtype, 1, Some(card))));
+        for (dtype, threads, card) in here.map(|(dtype, threads)| (dtype, threads, None)).into_iter().chain(there) {
             let mut weights = Weights::own(&cfg, values.clone(), 0..cfg.layers as usize)?;
             weights.convert(dtype);
-            let (engine, bytes) =
-                (Engine::new(Shape::of(&cfg), weights, threads)?, (values.len() * dtype.bytes()) as f64 / 1e9);
+            let engine = Engine::new(Shape::of(&cfg), weights, threads)?;
+            let engine = match card {
+                Some(card) => engine.on_card(card).map_err(|refused| refused.1)?,
+                None => engine,
+            };
+            let bytes = (values.len() * dtype.bytes()) as f64 / 1e9;
             let mut cache = engine.cache(256);
             let mut forward = |tokens: &[u32], at: usize| {
                 cache.truncate(at);
                 let x = engine.embed(tokens, at)?;
                 engine.forward(x, &mut [Part { cache: &mut cache, positions: tokens.len() }])
             };
-            println!("  {dtype}, {threads} thread(s):");
+            match card {
+                Some(card) => println!("  {dtype} on {}:", card.name()),
+                None => println!("  {dtype}, {threads} thread(s):"),
+            }
             let prompts = times(5, || Ok(forward(&[7; PROMPT], 0)?))?;
             let prompt = report("  prompt of 128 tokens", &prompts, flops, "GFLOP/s");
             ratio(prompt, product, "of libtorch's product on one thread");

@@ -118,6 +118,12 @@ pub enum TrainingError {
     /// A failure inside libtorch.
     #[error("libtorch failed (out of memory?): {0}")]
     Torch(#[from] tch::TchError),
+    /// A graphics card that fails.
+    #[error("{0}")]
+    Gpu(#[from] ailo_gpu::GpuError),
+    /// A graphics card that rounds in its own way.
+    #[error("the card {0} computes other bits than a processor")]
+    OtherBits(String),
 }
 
 /// Result of this crate.

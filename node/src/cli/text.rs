@@ -129,6 +129,9 @@ pub struct ServeArgs {
     /// Threads that compute [default: one for each core].
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=256))]
     pub threads: Option<u32>,
+    /// Compute on the CPU even when a GPU is there.
+    #[arg(long)]
+    pub cpu: bool,
     /// Memory for texts that are being written, in MiB.
     #[arg(long, default_value_t = 1024, value_name = "MIB")]
     pub memory: u64,

@@ -8,6 +8,7 @@ use ailo_protocol::{
     keystore::{self, Kind},
     net::{self, Event, Handle, Multiaddr, NetConfig},
 };
+use ailo_training::engine;
 use futures::future::join_all;
 use rustix::process::{Resource, getrlimit};
 use serde_json::Value;
@@ -59,6 +60,8 @@ pub struct Gpu {
     pub usable: bool,
     /// The version of NVIDIA's driver.
     pub driver: Option<String>,
+    /// The card that computes what is served, if there is one; else why not, unless there is none.
+    pub serves: Result<String, Option<String>>,
 }
 
 /// Looks for a GPU.
@@ -74,7 +77,9 @@ pub fn gpu() -> Gpu {
         )
     };
     let usable = ailo_training::device(true) != ailo_training::Device::Cpu;
-    Gpu { usable, driver: driver.and_then(version) }
+    let serves = engine::Gpu::find().map(|card| card.name().into());
+    let serves = serves.map_err(|e| (!matches!(e, engine::NoGpu::None)).then(|| e.to_string()));
+    Gpu { usable, driver: driver.and_then(version), serves }
 }
 
 /// An address that the node is to listen on.

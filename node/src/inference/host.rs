@@ -171,7 +171,7 @@ pub async fn keep(
                     for span in [Some(to), old].into_iter().flatten() {
                         match start(&hub, &model, span.clone(), &hosting).await {
                             Ok(announce) => {
-                                tracing::info!(layers = ?span, model = announce.name, "serves");
+                                tracing::info!(layers = ?span, model = announce.name, card = hub.card(), "serves");
                                 served.send_replace(Some(announce));
                                 here = Some((model.clone(), span));
                                 break;

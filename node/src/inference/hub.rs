@@ -228,6 +228,11 @@ impl Hub {
         self.workers().first().filter(|worker| !worker.ended()).map(Worker::now)
     }
 
+    /// The graphics card that computes what is served, if one does.
+    pub fn card(&self) -> Option<String> {
+        self.workers().first().and_then(|worker| worker.card.clone())
+    }
+
     /// Ends all workers.
     pub fn stop(&self) {
         let workers = std::mem::take(&mut *self.workers());

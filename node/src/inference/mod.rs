@@ -6,6 +6,7 @@
 
 pub mod api;
 pub mod audit;
+pub mod card;
 pub mod chat;
 pub mod check;
 pub mod court;

@@ -10,7 +10,7 @@ use ailo_protocol::{
 use ailo_training::{
     Result, TrainingError,
     checkpoint::Checkpoint,
-    engine::{Dtype, Engine, Shape, Weights},
+    engine::{Dtype, Engine, Gpu, Shape, Weights},
     text::Text,
 };
 use std::{
@@ -41,6 +41,8 @@ pub struct Model {
     source: Source,
     /// All of it, for checks.
     whole: OnceLock<Option<Engine>>,
+    /// Computes it, if it can.
+    card: Option<Gpu>,
 }
 
 enum Source {
@@ -127,6 +129,7 @@ impl Model {
             lies,
             source: Source::Folder(Box::new(Folder { checkpoint, dtype, hashes, kept: kept.map(Path::to_path_buf) })),
             whole: OnceLock::new(),
+            card: None,
         })
     }
 
@@ -135,6 +138,12 @@ impl Model {
     pub fn with_draft(mut self, bytes: u64) -> Model {
         self.sizes.iter_mut().take(1).for_each(|first| *first = first.saturating_add(bytes));
         self
+    }
+
+    /// The same, whose layers are loaded to a card, where they fit and it computes their bits.
+    #[must_use]
+    pub fn on_card(self, card: Option<Gpu>) -> Model {
+        Model { card, ..self }
     }
 
     /// What names the state of the network's own model with this root.
@@ -162,6 +171,7 @@ impl Model {
             text,
             source: Source::Own(config, held),
             whole: OnceLock::new(),
+            card: None,
         })
     }
 
@@ -222,7 +232,13 @@ impl Model {
             }
             Source::Own(config, held) => Weights::own(config, Values(held.clone()), layers)?,
         };
-        Engine::new(self.shape.clone(), weights, threads)
+        let engine = Engine::new(self.shape.clone(), weights, threads)?;
+        let Some(card) = &self.card else { return Ok(engine) };
+        Ok(engine.on_card(card).unwrap_or_else(|refused| {
+            let (engine, why) = *refused;
+            tracing::warn!(error = %why, "layers are computed by the processor");
+            engine
+        }))
     }
 
     /// The type in which most of it is kept.

@@ -2,7 +2,7 @@
 
 use super::{
     api::{Api, Bounds},
-    audit,
+    audit, card,
     court::{self, Court},
     draft::Guess,
     host::{self, Hosting, Pauses, Share},
@@ -17,7 +17,7 @@ use crate::{
     service::{chain::Chain, models::Models},
 };
 use ailo_protocol::{Hash, Keypair, net};
-use ailo_training::engine::Dtype;
+use ailo_training::engine::{Dtype, Gpu};
 use std::{path::PathBuf, sync::Arc};
 use tokio::sync::watch;
 
@@ -25,6 +25,8 @@ use tokio::sync::watch;
 const HOUR: f64 = 3600.0;
 /// How much less of a busy processor the network's own model gets: nodes that train serve it, too.
 const OWN_NICENESS: i32 = 5;
+/// Of the memory for layers, sessions get this part beside.
+pub const SESSIONS: u64 = 4;
 /// How often it is looked whether the state of the head has come.
 const LOOK: std::time::Duration = std::time::Duration::from_secs(1);
 
@@ -37,6 +39,10 @@ pub struct Serves {
     pub share: Share,
     /// Bytes for sessions.
     pub memory: u64,
+    /// Both are as somebody asked; else they are what is usual, which is more or less on a card.
+    pub asked: bool,
+    /// A graphics card may compute it, if there is one: not where that trains.
+    pub card: bool,
     /// Threads that compute; none: one for each core, and one for the network's own model.
     pub threads: Option<usize>,
     /// When it chooses layers.
@@ -70,7 +76,7 @@ impl Inference {
     ///
     /// As [`Model::open`].
     pub async fn start(
-        (serves, hashes, checks, audits): (Serves, PathBuf, f64, f64),
+        (mut serves, hashes, checks, audits): (Serves, PathBuf, f64, f64),
         (ask, pays, receipts): (Ask, Option<Pays>, PathBuf),
         ((key, network), court): ((Keypair, Hash), Court),
         net: net::Handle,
@@ -91,6 +97,12 @@ impl Inference {
             tasks.push(tokio::spawn(audit::run(hub.clone(), current, each, stop.clone())));
         }
         tasks.extend(cashier.map(|cashier| tokio::spawn(cashier.run(stop.clone()))));
+        let card = if serves.card { tokio::task::spawn_blocking(card::find).await.ok().flatten() } else { None };
+        if let (Some(room), Share::Bytes(_), false, true) =
+            (card.as_ref().and_then(card::room), &serves.share, serves.asked, serves.checkpoint.is_some())
+        {
+            (serves.share, serves.memory) = (Share::Bytes(room), room / SESSIONS);
+        }
         let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
         let (threads, niceness, draft) = match &serves.checkpoint {
             Some(checkpoint) => (cores, 0, checkpoint.draft.clone()),
@@ -102,7 +114,7 @@ impl Inference {
         if let Some(Checkpoint { folder, dtype, draft }) = serves.checkpoint {
             let open = move || {
                 let model = Model::open(&folder, dtype, Some(&hashes), &mut progress::bytes("reading the model"))?;
-                Ok::<_, NodeError>(model.with_draft(draft.bytes()?))
+                Ok::<_, NodeError>(model.with_draft(draft.bytes()?).on_card(card))
             };
             let opened = tokio::task::spawn_blocking(open).await;
             let opened = opened.map_err(|e| NodeError::io("open the model", std::io::Error::other(e)))??;
@@ -113,7 +125,7 @@ impl Inference {
             })));
         } else {
             tasks.push(tokio::spawn(until(stop.clone(), keep)));
-            tasks.push(tokio::spawn(until(stop, own(models, chain, model))));
+            tasks.push(tokio::spawn(until(stop, own(models, chain, model, card))));
         }
         Ok(Inference { hub, api, tasks })
     }
@@ -136,7 +148,7 @@ async fn until(mut stop: watch::Receiver<bool>, work: impl Future<Output = ()>) 
 }
 
 /// Gives each new state of the network's own model; sessions stay with the state that they began with.
-async fn own(models: Models, chain: Chain, model: watch::Sender<Option<Arc<Model>>>) {
+async fn own(models: Models, chain: Chain, model: watch::Sender<Option<Arc<Model>>>, card: Option<Gpu>) {
     let mut current = None;
     let mut look = tokio::time::interval(LOOK);
     look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -151,7 +163,7 @@ async fn own(models: Models, chain: Chain, model: watch::Sender<Option<Arc<Model
         match tokio::task::spawn_blocking(state).await {
             Ok(Some(Ok(state))) => {
                 current = Some(root);
-                model.send_replace(Some(Arc::new(state)));
+                model.send_replace(Some(Arc::new(state.on_card(card.clone()))));
             }
             Ok(Some(Err(e))) => tracing::warn!(error = %e, "the network's model is not served"),
             Ok(None) | Err(_) => {} // It has not come yet.

@@ -5,6 +5,7 @@ use super::{
         Api, Bounds,
         access::{Access, Rules},
     },
+    card,
     draft::Guess,
     host::{Hosting, start},
     hub::Hub,
@@ -23,7 +24,12 @@ pub async fn command(args: ServeArgs) -> Result<(), NodeError> {
     let traces = args.otlp.clone().map(|collector| Traces::start(collector, &[])).transpose()?;
     let server = Server::start(&args, Bounds::default()).await?;
     let (model, api) = (&server.model.name, format!("http://{}/v1", server.address));
-    output::say(&json!({ "model": model, "api": api }), format_args!("{model} at {api} (Ctrl-C ends)"))?;
+    let card = server.hub.card();
+    let on = card.as_ref().map(|card| format!(" on {card}")).unwrap_or_default();
+    output::say(
+        &json!({ "model": model, "api": api, "card": card }),
+        format_args!("{model} at {api}{on} (Ctrl-C ends)"),
+    )?;
     let mut terminate = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())
         .map_err(|e| NodeError::io("listen for signals", e))?;
     tokio::select! {
@@ -58,7 +64,11 @@ impl Server {
         let (folder, dtype, threads) = (args.model.clone(), args.dtype, args.threads.map_or(cores, |n| n as usize));
         let memory = args.memory << 20;
         let hub = Hub::new(Keypair::generate(), Hash::ZERO, 0.0, (None, None), None);
-        let open = move || Model::open(&folder, dtype, None, &mut progress::bytes("reading the model"));
+        let cpu = args.cpu;
+        let open = move || {
+            let model = Model::open(&folder, dtype, None, &mut progress::bytes("reading the model"))?;
+            Ok::<_, NodeError>(model.on_card(if cpu { None } else { card::find() }))
+        };
         let opened = tokio::task::spawn_blocking(open).await;
         let model = Arc::new(opened.map_err(|e| NodeError::io("open the model", std::io::Error::other(e)))??);
         let draft = args.draft.clone().map_or_else(Guess::default, Guess::from);

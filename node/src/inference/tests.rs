@@ -71,6 +71,7 @@ async fn server_bounded(folder: &Path, memory: u64, draft: Option<&Path>, bounds
         otlp: None,
         allow_host: Vec::new(),
         threads: Some(1),
+        cpu: true,
         memory,
         draft: draft.map(Path::to_path_buf),
     };

@@ -22,7 +22,7 @@ use ailo_protocol::{
 use ailo_training::{
     Result, TrainingError,
     checkpoint::Checkpoint,
-    engine::{Cache, Engine, Part},
+    engine::{Cache, Engine, NoGpu, Part},
     sample::{Sampled, Sampling, sample},
 };
 use std::{
@@ -127,6 +127,8 @@ pub struct Worker {
     pub model: Hash,
     /// See `model`.
     pub layers: Range<usize>,
+    /// The graphics card that computes, if one does.
+    pub card: Option<String>,
     /// What a token takes here, as measured at the start.
     pub speed: Speed,
     /// Whether others than its thread may compute.
@@ -150,7 +152,7 @@ impl Worker {
     pub fn start(setup: &Setup, hub: &Arc<Hub>) -> Result<Worker> {
         let engine =
             setup.model.load(setup.layers.clone(), setup.threads, &mut progress::bytes("loading the model"))?;
-        let speed = Speed::of(&engine);
+        let (speed, card) = (Speed::of(&engine), engine.card().map(|card| card.name().to_string()));
         let drafts = setup.drafts(&engine, pass(&engine, 1))?;
         let (gauges, long) = (Arc::<Gauges>::default(), Arc::<Long>::default());
         let shown = (Arc::downgrade(hub), gauges.clone(), long.clone());
@@ -174,7 +176,20 @@ impl Worker {
         // A model that guesses takes as long as it takes.
         let brief = setup.niceness == 0 && !matches!(setup.draft, Guess::Model(_));
         let (model, layers) = (setup.model.id, setup.layers.clone());
-        Ok(Worker { model, layers, speed, brief, mail, computer, gauges, over, thread, hub: Arc::downgrade(hub), long })
+        Ok(Worker {
+            model,
+            layers,
+            card,
+            speed,
+            brief,
+            mail,
+            computer,
+            gauges,
+            over,
+            thread,
+            hub: Arc::downgrade(hub),
+            long,
+        })
     }
 
     /// Sends something; nothing happens once it has ended.
@@ -571,6 +586,12 @@ impl Computer {
         let started = Instant::now();
         let outcomes = match self.compute(jobs) {
             Ok(done) => done.into_iter().map(Ok).collect(),
+            Err(TrainingError::Gpu(e @ NoGpu::Driver { .. })) => {
+                tracing::error!(error = %e, "the graphics card has failed: what it served ends");
+                self.over = true;
+                let effects = self.stage.end_all("its graphics card has failed");
+                return self.act(effects);
+            }
             // One text must not spoil the others'.
             Err(e) if jobs.len() == 1 => vec![Err(e.to_string())],
             Err(_) => jobs

@@ -1,5 +1,6 @@
 //! Calls as spans of traces: which method, and how it ended. Of a batch there is one for all of its calls.
 
+use super::errors::Code;
 use crate::logs::spans::{ended, traced};
 use jsonrpsee::{
     server::{
@@ -34,7 +35,10 @@ where
             if code != Some(ErrorCode::MethodNotFound.code()) {
                 span.record("method", method);
             }
-            ended(&span, &code.map_or_else(|| "ok".into(), |code| code.to_string()), false);
+            // What nobody asked wrongly, and what could not be done now.
+            let failed =
+                code.is_some_and(|code| [ErrorCode::InternalError.code(), Code::Unavailable.number()].contains(&code));
+            ended(&span, &code.map_or_else(|| "ok".into(), |code| code.to_string()), failed);
             answer
         }
     }

@@ -79,7 +79,7 @@ pub fn block(height: u64) -> Markup {
 
 /// A round.
 pub fn round(number: u64) -> Markup {
-    html! { a href={ "/round/" (number) } { "round " (number) } }
+    html! { a href={ "/round/" (number) } { "round\u{a0}" (number) } }
 }
 
 /// Millionths of a nat as nats.

@@ -4,7 +4,7 @@
 use super::{Failed, Missing, Site, explorer::ENTRIES, say};
 use crate::{
     genesis::now_ms,
-    rpc::{holders::account_view, params::KeyParams, types::AccountView},
+    rpc::{errors::Code, holders::account_view, params::KeyParams, types::AccountView},
     service::chain::{Head, Unreadable},
     tx::{Draft, words},
 };
@@ -410,12 +410,15 @@ impl Signed {
 
 /// Hands in a signed transaction, as `ailo_submit` does.
 async fn submit(State(site): State<Arc<Site>>, Form(signed): Form<Signed>) -> Response {
-    let refused = |why: String| Missing("It was not taken", why).with(StatusCode::UNPROCESSABLE_ENTITY);
+    let refused = |status, why: String| Missing("It was not taken", why).with(status);
     match signed.read(&site.context.chain.head().state.network()) {
-        Err(why) => refused(why),
+        Err(why) => refused(StatusCode::UNPROCESSABLE_ENTITY, why),
         Ok(transaction) => match site.context.hand_in(transaction).await {
             Ok(id) => Redirect::to(&format!("/tx/{id}")).into_response(),
-            Err(failure) => refused(format!("{}.", failure.why)),
+            Err(failure) if failure.is(Code::Unavailable) => {
+                refused(StatusCode::SERVICE_UNAVAILABLE, format!("{}.", failure.why))
+            }
+            Err(failure) => refused(StatusCode::UNPROCESSABLE_ENTITY, format!("{}.", failure.why)),
         },
     }
 }

@@ -10,6 +10,7 @@
 //! Shapes: T tokens, C = width, H heads and K key-value heads of width D, F = inner width, V = vocabulary.
 
 mod attention;
+mod gpu;
 mod ints;
 mod math;
 mod matrix;
@@ -20,6 +21,7 @@ mod shape;
 mod tests;
 mod weights;
 
+pub use ailo_gpu::{Gpu, GpuError as NoGpu};
 pub(crate) use math::weigh;
 pub use matrix::{Dtype, Matrix};
 pub(crate) use shape::frequencies;
@@ -36,7 +38,10 @@ use std::ops::Range;
 /// Layers of a decoder, which reads its weights where they are.
 pub struct Engine {
     shape: Shape,
+    layers: usize,
     weights: Weights,
+    /// Where the layers are, if they are not among the weights.
+    card: Option<gpu::Layers>,
     arch: Arch,
     threads: usize,
 }
@@ -58,6 +63,9 @@ impl Engine {
     /// [`TrainingError::Generate`] if a cache has no room for its positions or is of other layers, or `x` is not as long as they need; nothing is changed then.
     pub fn forward(&self, x: Vec<f32>, parts: &mut [Part<'_>]) -> Result<Vec<f32>> {
         self.check(&x, parts)?;
+        if let Some(card) = &self.card {
+            return card.forward(&self.shape, &x, &self.turns(parts).unwrap_or_default(), parts);
+        }
         let largest = parts.iter().map(|part| part.positions).sum::<usize>() * self.shape.width * self.shape.ffn;
         if self.threads > 1 && largest >= 2 * product::SHARE {
             // On a thread of the pool: from any other, each product would wake one of these, and wait to be woken.
@@ -68,8 +76,7 @@ impl Engine {
 
     fn compute(&self, mut x: Vec<f32>, parts: &mut [Part<'_>]) -> Vec<f32> {
         let (arch, threads, shape) = (self.arch, self.threads, &self.shape);
-        let positions = parts.iter().flat_map(|part| part.cache.len..part.cache.len + part.positions);
-        let turns = shape.frequencies.as_ref().map(|frequencies| math::turns(frequencies, positions));
+        let turns = self.turns(parts);
         let first = parts.first().map_or(0, |part| part.cache.first);
         for (layer, block) in self.weights.blocks.iter().skip(first).take(self.depth(parts)).enumerate() {
             let mut qkv = block.qkv.apply(arch, threads, &self.norm(&block.norm1, &x)); // [T, (H + 2 K) D]
@@ -83,8 +90,8 @@ impl Engine {
             let mut y = Vec::with_capacity(x.len()); // [T, H D]
             for part in parts.iter_mut() {
                 let (own, others) = rest.split_at(part.positions * shape.qkv());
-                let seen = &mut part.cache.layers[layer];
-                y.extend(arch.dispatch(Attention { shape, qkv: own, past: part.cache.len, seen }));
+                let Kept::Here(seen) = &mut part.cache.kept else { continue }; // As `check` has seen.
+                y.extend(arch.dispatch(Attention { shape, qkv: own, past: part.cache.len, seen: &mut seen[layer] }));
                 rest = others;
             }
             add(&mut x, &block.out.apply(arch, threads, &y));
@@ -127,10 +134,12 @@ impl Engine {
     ///
     /// [`TrainingError::Generate`] if they are not finite, as in a model that training has broken, or the last layer is not here.
     pub fn logits(&self, x: &[f32]) -> Result<Vec<f32>> {
-        let (Some(norm), Some(head)) = (&self.weights.norm, self.weights.head()) else {
-            return Err(TrainingError::Generate("the last layer is not here"));
+        let here = || {
+            let (norm, head) = (self.weights.norm.as_ref()?, self.weights.head()?);
+            Some(Ok(product::product(self.arch, self.threads, &self.norm(norm, x), head)))
         };
-        let logits = product::product(self.arch, self.threads, &self.norm(norm, x), head);
+        let logits = self.card.as_ref().map_or_else(here, |card| card.logits(&self.shape, x));
+        let logits = logits.ok_or(TrainingError::Generate("the last layer is not here"))??;
         let finite = logits.iter().all(|x| x.is_finite());
         finite.then_some(logits).ok_or(TrainingError::Generate("the model computes numbers that are not finite"))
     }
@@ -142,7 +151,7 @@ impl Engine {
 
     /// Layers that are here.
     pub fn layers(&self) -> usize {
-        self.weights.blocks.len()
+        self.layers
     }
 
     /// An empty cache for `room` positions and all layers that are here. Memory is taken as they come.
@@ -153,11 +162,21 @@ impl Engine {
     /// The same for some of the layers, of which 0 is the first that is here.
     pub fn cache_of(&self, layers: Range<usize>, room: usize) -> Cache {
         let (room, first) = (room.min(self.shape.context), layers.start);
-        Cache { len: 0, room, first, layers: layers.map(|_| Seen::new(&self.shape, room)).collect() }
+        let kept = match &self.card {
+            Some(card) => Kept::Card(gpu::Seen::new(card.gpu(), &self.shape, layers.len(), room)),
+            None => Kept::Here(layers.map(|_| Seen::new(&self.shape, room)).collect()),
+        };
+        Cache { len: 0, room, first, kept }
     }
 
     fn depth(&self, parts: &[Part<'_>]) -> usize {
-        parts.first().map_or(0, |part| part.cache.layers.len())
+        parts.first().map_or(0, |part| part.cache.depth())
+    }
+
+    /// How far the positions of `parts` turn queries and keys, if they do.
+    fn turns(&self, parts: &[Part<'_>]) -> Option<Vec<(f32, f32)>> {
+        let positions = parts.iter().flat_map(|part| part.cache.len..part.cache.len + part.positions);
+        self.shape.frequencies.as_ref().map(|frequencies| math::turns(frequencies, positions))
     }
 
     fn norm(&self, norm: &NormWeights, x: &[f32]) -> Vec<f32> {
@@ -169,9 +188,11 @@ impl Engine {
             return Err(TrainingError::Generate("these are not the rows of the positions"));
         }
         let (first, depth) = (parts.first().map_or(0, |part| part.cache.first), self.depth(parts));
-        if parts.iter().any(|part| (part.cache.first, part.cache.layers.len()) != (first, depth))
-            || first + depth > self.layers()
-        {
+        let card = self.card.is_some();
+        let other = |cache: &Cache| {
+            (cache.first, cache.depth()) != (first, depth) || matches!(cache.kept, Kept::Card(_)) != card
+        };
+        if parts.iter().any(|part| other(part.cache)) || first + depth > self.layers() {
             return Err(TrainingError::Generate("the caches are of other layers"));
         }
         if parts.iter().any(|part| part.positions > part.cache.room - part.cache.len) {
@@ -189,7 +210,37 @@ impl Engine {
     /// [`TrainingError::Checkpoint`] if a weight has another form than the shape asks for.
     pub fn new(shape: Shape, weights: Weights, threads: usize) -> Result<Engine> {
         weights.check(&shape)?;
-        Ok(Engine { shape, weights, arch: Arch::new(), threads: threads.max(1) })
+        let layers = weights.blocks.len();
+        Ok(Engine { shape, layers, weights, card: None, arch: Arch::new(), threads: threads.max(1) })
+    }
+
+    /// The same layers on a graphics card, once it has shown that it computes the same bits. Only what embeds tokens stays in this machine's memory.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainingError::Gpu`] if the card has too little memory or fails, [`TrainingError::OtherBits`] if it computes something else; with the
+    /// engine as it was.
+    pub fn on_card(mut self, gpu: &Gpu) -> std::result::Result<Engine, Box<(Engine, TrainingError)>> {
+        let moved = gpu::Layers::new(gpu, &self.weights).and_then(|card| {
+            let weights = Weights { embedding: None, positions: None, blocks: Vec::new(), norm: None, head: None };
+            let Engine { ref shape, layers, arch, threads, .. } = self;
+            let other = Engine { shape: shape.clone(), layers, weights, card: Some(card), arch, threads };
+            if gpu::same(&self, &other)? { Ok(other.card) } else { Err(TrainingError::OtherBits(gpu.name().into())) }
+        });
+        match moved {
+            Ok(card) => {
+                self.card = card;
+                let weights = &mut self.weights;
+                (weights.blocks, weights.norm, weights.head) = (Vec::new(), None, None);
+                Ok(self)
+            }
+            Err(e) => Err(Box::new((self, e))),
+        }
+    }
+
+    /// The card that it is on.
+    pub fn card(&self) -> Option<&Gpu> {
+        self.card.as_ref().map(gpu::Layers::gpu)
     }
 
     /// The network's own model, whole, with weights in the order of [`crate::model::layout`], on one thread.
@@ -219,7 +270,14 @@ pub struct Cache {
     room: usize,
     /// The first layer.
     first: usize,
-    layers: Vec<Seen>,
+    kept: Kept,
+}
+
+/// Where a cache is.
+enum Kept {
+    /// One for each layer.
+    Here(Vec<Seen>),
+    Card(gpu::Seen),
 }
 
 impl Cache {
@@ -235,23 +293,42 @@ impl Cache {
 
     /// Bytes of a position.
     pub fn position(&self) -> usize {
-        self.layers.iter().map(Seen::position).sum()
+        match &self.kept {
+            Kept::Here(layers) => layers.iter().map(Seen::position).sum(),
+            Kept::Card(seen) => seen.position(),
+        }
+    }
+
+    fn depth(&self) -> usize {
+        match &self.kept {
+            Kept::Here(layers) => layers.len(),
+            Kept::Card(seen) => seen.layers(),
+        }
+    }
+
+    /// What it has on a card.
+    fn on_card(&mut self) -> Result<&mut ailo_gpu::Seen> {
+        match &mut self.kept {
+            Kept::Card(seen) => seen.kept(),
+            Kept::Here(_) => Err(TrainingError::Generate("the caches are of other layers")),
+        }
     }
 
     /// Makes room for so many positions, if there is less.
     pub fn grow(&mut self, room: usize) {
         if room > self.room {
-            let len = self.len;
-            self.layers.iter_mut().for_each(|seen| *seen = seen.beginning(len, room));
-            self.room = room;
+            *self = self.beginning(self.len, room);
         }
     }
 
     /// The first `positions` of it, with room for so many.
     pub fn beginning(&self, positions: usize, room: usize) -> Cache {
         let (len, room) = (self.len.min(positions), room.max(positions));
-        let layers = self.layers.iter().map(|seen| seen.beginning(len, room)).collect();
-        Cache { len, room, first: self.first, layers }
+        let kept = match &self.kept {
+            Kept::Here(layers) => Kept::Here(layers.iter().map(|seen| seen.beginning(len, room)).collect()),
+            Kept::Card(seen) => Kept::Card(seen.beginning(len, room)),
+        };
+        Cache { len, room, first: self.first, kept }
     }
 
     /// Forgets positions from `len` on.

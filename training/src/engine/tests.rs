@@ -204,3 +204,111 @@ fn smaller_types_of_weights_are_near_and_have_their_golden_bits() {
         assert_eq!(Hash::of(Domain::Blob, &bytes).short(), golden, "{dtype}");
     }
 }
+
+/// A card that is a processor: what `training/gpu/tests/driver.cpp` says, whose products and sums are `fused` or not.
+fn built(fused: &str) -> Gpu {
+    let folder = tempfile::tempdir().unwrap();
+    let (library, source) =
+        (folder.path().join("driver.so"), concat!(env!("CARGO_MANIFEST_DIR"), "/gpu/tests/driver.cpp"));
+    // As the build itself: `c++` is what compiles the bindings of libtorch.
+    let flags = ["-O2", "-march=native", "-std=c++17", fused, "-w", "-shared", "-fPIC", source, "-o"];
+    assert!(std::process::Command::new("c++").args(flags).arg(&library).status().unwrap().success());
+    Gpu::open(&library).unwrap()
+}
+
+fn card() -> Gpu {
+    static CARD: std::sync::OnceLock<Gpu> = std::sync::OnceLock::new();
+    CARD.get_or_init(|| built("-ffp-contract=off")).clone()
+}
+
+#[test]
+fn a_card_computes_the_bits_of_a_processor() {
+    for (cfg, weights) in models(8.0) {
+        for dtype in [Dtype::F32, Dtype::F16, Dtype::Bf16, Dtype::Int8] {
+            let engine = || {
+                let mut kept = Weights::own(&cfg, weights.clone(), 0..cfg.layers as usize).unwrap();
+                kept.convert(dtype);
+                Engine::new(Shape::of(&cfg), kept, 1).unwrap()
+            };
+            let (here, there) = (engine(), engine().on_card(&card()).map_err(|failed| failed.1).unwrap());
+            assert!(there.card().is_some() && there.layers() == here.layers());
+            // Prompts, single tokens, and what lies between.
+            for piece in [1, 3, 7, 17] {
+                let [right, got] = [&here, &there].map(|engine| bits(&logits(engine, &tokens(17), piece)));
+                assert!(got == right, "{cfg:?} in {dtype} by {piece}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_card_keeps_what_several_sequences_have_seen_apart_and_copies_it() {
+    let (cfg, weights) = models(8.0).remove(3);
+    let [here, there] = [false, true].map(|moved| {
+        let engine = Engine::own(&cfg, weights.clone()).unwrap();
+        if moved { engine.on_card(&card()).map_err(|failed| failed.1).unwrap() } else { engine }
+    });
+    let run = |engine: &Engine| {
+        let (mut one, mut two) = (engine.cache(20), engine.cache_of(0..2, 30));
+        let mut rows = Vec::new();
+        let both = |one: &mut Cache, two: &mut Cache, counts: [usize; 2]| {
+            let x = [(&*one, counts[0]), (&*two, counts[1])]
+                .map(|(cache, count)| engine.embed(&tokens(count + cache.len())[cache.len()..], cache.len()).unwrap());
+            let mut parts = [Part { cache: one, positions: counts[0] }, Part { cache: two, positions: counts[1] }];
+            engine.forward(x.concat(), &mut parts).unwrap()
+        };
+        rows.extend(both(&mut one, &mut two, [5, 12]));
+        rows.extend(both(&mut one, &mut two, [1, 1]));
+        // One forgets some, the other goes on with a copy that has more room, beside a copy of its beginning.
+        one.truncate(3);
+        let mut beginning = two.beginning(4, 9);
+        two.grow(60);
+        rows.extend(both(&mut one, &mut two, [2, 40]));
+        rows.extend(both(&mut one, &mut beginning, [1, 3]));
+        assert_eq!((one.len(), two.len(), beginning.len()), (6, 53, 7));
+        assert!(
+            engine.forward(vec![0.0; 72 * 3], &mut [Part { cache: &mut beginning, positions: 3 }]).is_err(),
+            "no room"
+        );
+        bits(&rows)
+    };
+    assert!(run(&here) == run(&there));
+    // Each has caches of its own.
+    let mut other = here.cache(4);
+    assert!(there.forward(vec![0.0; 72], &mut [Part { cache: &mut other, positions: 1 }]).is_err());
+}
+
+#[test]
+fn a_card_that_rounds_in_its_own_way_is_found_before_it_computes_anything() {
+    if !std::arch::is_x86_feature_detected!("fma") {
+        println!("SKIPPED: this processor fuses nothing");
+        return;
+    }
+    let (cfg, weights) = models(8.0).remove(0);
+    let engine = Engine::own(&cfg, weights).unwrap();
+    let (engine, why) = *engine.on_card(&built("-ffp-contract=fast")).err().unwrap();
+    assert_eq!(why.to_string(), "the card a processor computes other bits than a processor");
+    assert!(engine.card().is_none());
+}
+
+#[test]
+fn a_card_without_memory_fails_one_text_and_an_engine_that_does_not_fit_stays_where_it_is() {
+    let (cfg, weights) = models(8.0).remove(1);
+    let engine = Engine::own(&cfg, weights.clone()).unwrap();
+    let before = bits(&logits(&engine, &tokens(9), 9));
+    let there = engine.on_card(&card()).map_err(|failed| failed.1).unwrap();
+    // A position takes 2 layers of 2 times 64 numbers: the card has not enough for these.
+    let long = Shape { context: 1 << 19, ..Shape::of(&cfg) };
+    let wide = Engine { shape: long, ..there };
+    let mut cache = wide.cache(1 << 19);
+    let failed = wide.forward(vec![0.0; 64], &mut [Part { cache: &mut cache, positions: 1 }]).unwrap_err();
+    assert_eq!(failed.to_string(), "the card's memory is full");
+    assert!(bits(&logits(&wide, &tokens(9), 9)) == before, "others go on");
+
+    let large = ModelConfig { ffn: 180_000, ..cfg };
+    let engine =
+        Engine::own(&large, vec![0.01; crate::model::layout(&large).iter().map(|part| part.len()).sum::<usize>()]);
+    let (engine, why) = *engine.unwrap().on_card(&card()).err().unwrap();
+    assert!(matches!(why, TrainingError::Gpu(ailo_gpu::GpuError::Memory)) && engine.card().is_none(), "{why}");
+    assert!(logits(&engine, &tokens(1), 1).iter().all(|x| x.is_finite()));
+}
