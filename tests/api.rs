@@ -123,6 +123,17 @@ fn a_graphics_card_writes_the_text_of_a_processor() {
     let written = write(&processor);
     assert_eq!(written["logprobs"]["tokens"].as_array().unwrap().len(), 12, "{written}");
     assert_eq!(write(&card), written);
+    // A card that fails in the middle of a text ends that one, and the processor goes on.
+    let mut serve = program();
+    let known = std::env::var("LD_LIBRARY_PATH").unwrap_or_default();
+    serve.env("LD_LIBRARY_PATH", format!("{}:{known}", folder.path().display())).env("CARD_FAILS_AFTER", "4000");
+    let failing_card = Server::start_as(serve, "127.0.0.1:0", &[]);
+    assert!(failing_card.card.is_some());
+    let long = json!({ "prompt": "hello", "max_tokens": 200, "temperature": 0, "logit_bias": { "261": -100 } });
+    let broken = failing_card.post(COMPLETIONS, &[], &long);
+    assert!(broken.status == 503 || broken.json().get("error").is_some(), "{broken:?}");
+    until(200, || failing_card.post(COMPLETIONS, &[], &prompt(1)));
+    assert_eq!(write(&failing_card), written);
     // A driver that is none is as none at all.
     std::fs::write(failing.path().join("libcuda.so.1"), "no library").unwrap();
     let without = start(failing.path(), &[]);

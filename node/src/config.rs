@@ -146,8 +146,8 @@ fn serves(flags: &RunOptions, file: &RunOptions) -> Result<Serves, NodeError> {
     let threads = threads.map(|threads| threads as usize);
     let look = flags.look_around_ms.or(file.look_around_ms).map(Duration::from_millis);
     let pauses = look.map_or_else(Pauses::default, Pauses::looking);
-    let (asked, card) = (memory.is_some(), false);
-    Ok(Serves { checkpoint: checkpoint.transpose()?, share, memory: sessions, asked, card, threads, pauses })
+    let (asked, card, trains) = (memory.is_some(), false, false);
+    Ok(Serves { checkpoint: checkpoint.transpose()?, share, memory: sessions, asked, card, trains, threads, pauses })
 }
 
 impl Settings {
@@ -201,7 +201,7 @@ impl Settings {
         let default_listen = if network.is_some() { "/ip4/0.0.0.0/tcp/8646" } else { "/ip4/127.0.0.1/tcp/0" };
         let cpu = flags.cpu.or(file.cpu).unwrap_or(false);
         let inference_only = flags.inference_only.or(file.inference_only).unwrap_or(false);
-        serves.card = !cpu && (inference_only || serves.checkpoint.is_some());
+        (serves.card, serves.trains) = (!cpu, !inference_only);
         Ok(Settings {
             validator,
             inference_only,

@@ -1,5 +1,7 @@
 //! The graphics card that computes what is served, if there is one.
 
+use super::run::SESSIONS;
+use crate::machine;
 use ailo_training::{
     TrainingError,
     engine::{Gpu, NoGpu},
@@ -8,6 +10,8 @@ use std::sync::OnceLock;
 
 /// Of the card's free memory, so many tenths are for layers, unless told otherwise: texts take a quarter as much beside.
 const LAYERS: u64 = 7;
+/// Layers come to it through this machine's memory, and are computed there if it fails: of that they take so many quarters at most.
+const MACHINE: u64 = 3;
 
 /// This machine's card; looked for once.
 pub fn find() -> Option<Gpu> {
@@ -26,7 +30,12 @@ pub fn find() -> Option<Gpu> {
     FOUND.get_or_init(look).clone()
 }
 
+/// Bytes for sessions, unless told otherwise, where the processor has to do.
+pub fn sessions_without() -> u64 {
+    machine::memory() / 2 / SESSIONS
+}
+
 /// Bytes for layers on it, unless told otherwise.
 pub fn room(card: &Gpu) -> Option<u64> {
-    Some(card.memory().ok()?.0 / 10 * LAYERS)
+    Some((card.memory().ok()?.0 / 10 * LAYERS).min(machine::memory() / 4 * MACHINE))
 }

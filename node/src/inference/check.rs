@@ -133,13 +133,16 @@ impl Layers for Engine {
     }
 }
 
-/// Where the model lies, all of it; else one layer after another, so that a check takes little memory.
+/// What a card serves, by it; else where the model lies, all of it; else one layer after another, so that a check takes little memory.
 impl Layers for Model {
     fn shape(&self) -> &Shape {
         &self.shape
     }
 
     fn layer(&self, layer: usize) -> Result<(Box<dyn Deref<Target = Engine> + '_>, Range<usize>)> {
+        if let Some((engine, layer)) = self.on_its_card(layer) {
+            return Ok((Box::new(engine), layer));
+        }
         match self.whole() {
             Some(engine) => engine.layer(layer),
             None => Ok((Box::new(Box::new(self.load(layer..layer + 1, 1, &mut |_, _| ())?)), 0..1)),

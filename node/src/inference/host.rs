@@ -202,6 +202,8 @@ pub async fn keep(
         };
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
+            // Its layers are loaded again at once, the first time.
+            () = hub.over(), if here.is_some() && hub.computes() => {}
             changed = models.changed() => if changed.is_err() { return },
         }
     }

@@ -206,6 +206,15 @@ impl Hub {
         !self.workers().first().is_some_and(Worker::ended)
     }
 
+    /// Until what computes here has ended; for ever where nothing does.
+    pub async fn over(&self) {
+        let worker = self.workers().first().cloned();
+        match worker {
+            Some(worker) => worker.end().await,
+            None => std::future::pending().await,
+        }
+    }
+
     /// Takes no new sessions, and waits until those that are here have gone elsewhere, have ended, or the time is over.
     pub async fn drain(&self, within: Duration) {
         let workers = self.workers().clone();

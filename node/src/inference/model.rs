@@ -16,7 +16,7 @@ use ailo_training::{
 use std::{
     ops::Range,
     path::{Path, PathBuf},
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
 };
 
 /// Tokens that end a text, at most.
@@ -41,8 +41,10 @@ pub struct Model {
     source: Source,
     /// All of it, for checks.
     whole: OnceLock<Option<Engine>>,
-    /// Computes it, if it can.
+    /// Computes what is served of it, if it can.
     card: Option<Gpu>,
+    /// What a card computes of it now, and the first of its layers: checks use it, too.
+    there: Mutex<(usize, Weak<Engine>)>,
 }
 
 enum Source {
@@ -130,6 +132,7 @@ impl Model {
             source: Source::Folder(Box::new(Folder { checkpoint, dtype, hashes, kept: kept.map(Path::to_path_buf) })),
             whole: OnceLock::new(),
             card: None,
+            there: Mutex::default(),
         })
     }
 
@@ -140,7 +143,7 @@ impl Model {
         self
     }
 
-    /// The same, whose layers are loaded to a card, where they fit and it computes their bits.
+    /// The same, whose layers are served by a card, where they fit and it computes their bits.
     #[must_use]
     pub fn on_card(self, card: Option<Gpu>) -> Model {
         Model { card, ..self }
@@ -172,6 +175,7 @@ impl Model {
             source: Source::Own(config, held),
             whole: OnceLock::new(),
             card: None,
+            there: Mutex::default(),
         })
     }
 
@@ -232,13 +236,37 @@ impl Model {
             }
             Source::Own(config, held) => Weights::own(config, Values(held.clone()), layers)?,
         };
-        let engine = Engine::new(self.shape.clone(), weights, threads)?;
-        let Some(card) = &self.card else { return Ok(engine) };
-        Ok(engine.on_card(card).unwrap_or_else(|refused| {
+        Engine::new(self.shape.clone(), weights, threads)
+    }
+
+    /// Whether a card is to serve it.
+    pub fn wants_card(&self) -> bool {
+        self.card.is_some()
+    }
+
+    /// Loaded layers, the first of which is `first`, on the card that serves them; where there is none, or it can't, as they are.
+    pub fn moved(&self, engine: Engine, first: usize) -> Arc<Engine> {
+        let Some(card) = &self.card else { return Arc::new(engine) };
+        let engine = Arc::new(engine.on_card(card).unwrap_or_else(|refused| {
             let (engine, why) = *refused;
             tracing::warn!(error = %why, "layers are computed by the processor");
             engine
-        }))
+        }));
+        if engine.card().is_some() {
+            *self.there() = (first, Arc::downgrade(&engine));
+        }
+        engine
+    }
+
+    /// What a card has that serves a layer, and where the layer is in it.
+    pub fn on_its_card(&self, layer: usize) -> Option<(Arc<Engine>, Range<usize>)> {
+        let (first, engine) = &*self.there();
+        let (engine, at) = (engine.upgrade()?, layer.checked_sub(*first)?);
+        (at < engine.layers()).then_some((engine, at..at + 1))
+    }
+
+    fn there(&self) -> MutexGuard<'_, (usize, Weak<Engine>)> {
+        self.there.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The type in which most of it is kept.

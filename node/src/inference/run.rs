@@ -17,7 +17,10 @@ use crate::{
     service::{chain::Chain, models::Models},
 };
 use ailo_protocol::{Hash, Keypair, net};
-use ailo_training::engine::{Dtype, Gpu};
+use ailo_training::{
+    Device, device,
+    engine::{Dtype, Gpu},
+};
 use std::{path::PathBuf, sync::Arc};
 use tokio::sync::watch;
 
@@ -41,8 +44,10 @@ pub struct Serves {
     pub memory: u64,
     /// Both are as somebody asked; else they are what is usual, which is more or less on a card.
     pub asked: bool,
-    /// A graphics card may compute it, if there is one: not where that trains.
+    /// A graphics card may compute it, if there is one and it does not train.
     pub card: bool,
+    /// The node trains.
+    pub trains: bool,
     /// Threads that compute; none: one for each core, and one for the network's own model.
     pub threads: Option<usize>,
     /// When it chooses layers.
@@ -97,11 +102,17 @@ impl Inference {
             tasks.push(tokio::spawn(audit::run(hub.clone(), current, each, stop.clone())));
         }
         tasks.extend(cashier.map(|cashier| tokio::spawn(cashier.run(stop.clone()))));
-        let card = if serves.card { tokio::task::spawn_blocking(card::find).await.ok().flatten() } else { None };
-        if let (Some(room), Share::Bytes(_), false, true) =
-            (card.as_ref().and_then(card::room), &serves.share, serves.asked, serves.checkpoint.is_some())
+        let trains = serves.trains;
+        // libtorch is asked first: where it trains on the card, layers would take the memory that it needs.
+        let free = move || (!trains || device(true) == Device::Cpu).then(card::find).flatten();
+        let card = if serves.card { tokio::task::spawn_blocking(free).await.ok().flatten() } else { None };
+        if let (Some(room), false, true) =
+            (card.as_ref().and_then(card::room), serves.asked, serves.checkpoint.is_some())
         {
-            (serves.share, serves.memory) = (Share::Bytes(room), room / SESSIONS);
+            serves.memory = room / SESSIONS;
+            if let Share::Bytes(bytes) = &mut serves.share {
+                *bytes = room;
+            }
         }
         let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
         let (threads, niceness, draft) = match &serves.checkpoint {

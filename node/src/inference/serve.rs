@@ -16,7 +16,7 @@ use ailo_protocol::{Hash, Keypair};
 use futures::future::OptionFuture;
 use jsonrpsee::server::{ServerHandle, stop_channel};
 use serde_json::json;
-use std::sync::Arc;
+use std::{ops::Range, sync::Arc};
 use tokio::sync::watch;
 
 /// Serves until it is told to stop.
@@ -49,7 +49,7 @@ pub struct Server {
     pub model: Arc<Model>,
     /// Who serves it.
     pub hub: Arc<Hub>,
-    task: tokio::task::JoinHandle<()>,
+    tasks: [tokio::task::JoinHandle<()>; 2],
     /// It ends without.
     _serves: ServerHandle,
 }
@@ -73,7 +73,9 @@ impl Server {
         let model = Arc::new(opened.map_err(|e| NodeError::io("open the model", std::io::Error::other(e)))??);
         let draft = args.draft.clone().map_or_else(Guess::default, Guess::from);
         let layers = 0..model.shape.layers as u32;
-        start(&hub, &model, layers, &Hosting { threads, memory, niceness: 0, draft }).await?;
+        let hosting = Hosting { threads, memory, niceness: 0, draft };
+        start(&hub, &model, layers.clone(), &hosting).await?;
+        let goes_on = tokio::spawn(go_on(hub.clone(), model.clone(), layers, hosting));
         let busy = |e| NodeError::io(format!("serve on {}", args.http), e);
         let listener = connections::listen(args.http).map_err(busy)?;
         let address = listener.local_addr().map_err(busy)?;
@@ -82,12 +84,23 @@ impl Server {
         let router = api.router(access, true);
         let (stop, serves) = stop_channel();
         let task = tokio::spawn(connections::serve(listener, router, stop));
-        Ok(Server { address, model, hub, task, _serves: serves })
+        Ok(Server { address, model, hub, tasks: [task, goes_on], _serves: serves })
     }
 
     /// Ends everything that is under way.
     pub fn stop(&self) {
-        self.task.abort();
+        self.tasks.iter().for_each(tokio::task::JoinHandle::abort);
         self.hub.stop();
+    }
+}
+
+/// Loads the layers again when what computes them has failed: a card that fails once is not asked again, so the processor goes on.
+async fn go_on(hub: Arc<Hub>, model: Arc<Model>, layers: Range<u32>, hosting: Hosting) {
+    loop {
+        hub.over().await;
+        if let Err(e) = start(&hub, &model, layers.clone(), &hosting).await {
+            tracing::error!(error = %e, "the model is not served any more");
+            return;
+        }
     }
 }

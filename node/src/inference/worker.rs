@@ -2,6 +2,7 @@
 //! does so, or, where it is brief, whoever brings a frame.
 
 use super::{
+    card,
     draft::{Drafts, Guess},
     hub::{Hub, Room},
     model::Model,
@@ -96,6 +97,15 @@ pub struct Setup {
 }
 
 impl Setup {
+    /// Bytes for sessions: where a card was to compute and does not, no more than is usual for a processor.
+    fn sessions(&self, engine: &Engine) -> u64 {
+        if engine.card().is_none() && self.model.wants_card() {
+            self.memory.min(card::sessions_without())
+        } else {
+            self.memory
+        }
+    }
+
     /// Guesses for the sessions that begin here. What a model has read of them takes half of their memory at most.
     fn drafts(&self, engine: &Engine, one: Duration) -> Result<Drafts> {
         const SEVERAL: usize = 9;
@@ -104,7 +114,7 @@ impl Setup {
         }
         let shape = engine.shape();
         let more = pass(engine, SEVERAL).saturating_sub(one) / (SEVERAL as u32 - 1);
-        let all = more * shape.layers as u32 / engine.layers().max(1) as u32;
+        let all = more.saturating_mul(shape.layers as u32) / engine.layers().max(1) as u32;
         let (Guess::Model(folder), 0) = (&self.draft, self.layers.start) else {
             return Ok(Drafts::new(None, all, 0));
         };
@@ -116,7 +126,7 @@ impl Setup {
             return Err(TrainingError::Checkpoint(what));
         }
         let weights = checkpoint.load(0..small.layers, None, &mut |_, _| ())?.weights;
-        Ok(Drafts::new(Some(Engine::new(small, weights, self.threads)?), all, self.memory / 2))
+        Ok(Drafts::new(Some(Engine::new(small, weights, self.threads)?), all, self.sessions(engine) / 2))
     }
 }
 
@@ -152,6 +162,7 @@ impl Worker {
     pub fn start(setup: &Setup, hub: &Arc<Hub>) -> Result<Worker> {
         let engine =
             setup.model.load(setup.layers.clone(), setup.threads, &mut progress::bytes("loading the model"))?;
+        let engine = setup.model.moved(engine, setup.layers.start);
         let (speed, card) = (Speed::of(&engine), engine.card().map(|card| card.name().to_string()));
         let drafts = setup.drafts(&engine, pass(&engine, 1))?;
         let (gauges, long) = (Arc::<Gauges>::default(), Arc::<Long>::default());
@@ -302,7 +313,7 @@ enum State {
 }
 
 struct Computer {
-    engine: Engine,
+    engine: Arc<Engine>,
     model: Hash,
     stage: Stage,
     caches: HashMap<SessionId, Cache>,
@@ -326,7 +337,7 @@ struct Computer {
 impl Computer {
     fn new(
         setup: &Setup,
-        engine: Engine,
+        engine: Arc<Engine>,
         speed: &Speed,
         drafts: Drafts,
         (hub, gauges, long): (Weak<Hub>, Arc<Gauges>, Arc<Long>),
@@ -341,7 +352,7 @@ impl Computer {
             cache_bytes: shape.cache_bytes(),
             vocabulary: shape.vocabulary as u32,
             context: shape.context.min(MAX_ROOM),
-            memory: setup.memory.saturating_sub(drafts.bytes()),
+            memory: setup.sessions(&engine).saturating_sub(drafts.bytes()),
             owner: hub.upgrade().map_or(PublicKey([0; 32]), |hub| *hub.node()),
             paid: paid_for,
         };
@@ -714,7 +725,7 @@ mod tests {
         let setup = Setup { model, layers: 0..1, threads: 1, memory: 64 << 20, niceness: 0, draft };
         let (speed, shown) = (Speed::of(&engine), (Arc::downgrade(hub), Arc::default(), Arc::default()));
         let drafts = setup.drafts(&engine, pass(&engine, 1)).unwrap();
-        Computer::new(&setup, engine, &speed, drafts, shown)
+        Computer::new(&setup, Arc::new(engine), &speed, drafts, shown)
     }
 
     #[test]

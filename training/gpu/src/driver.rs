@@ -20,6 +20,10 @@ type Handle = *mut c_void;
 
 /// CUDA_ERROR_OUT_OF_MEMORY.
 const OUT_OF_MEMORY: Code = 2;
+/// CUDA_ERROR_STUB_LIBRARY and CUDA_ERROR_NO_DEVICE.
+const NO_CARD: [Code; 2] = [34, 100];
+/// CUDA_ERROR_UNSUPPORTED_PTX_VERSION.
+const NEWER_KERNELS: Code = 222;
 /// Streams that do not wait for the stream that everybody shares: CU_STREAM_NON_BLOCKING.
 const APART: c_uint = 1;
 
@@ -69,8 +73,6 @@ pub struct Driver {
     context: Handle,
     stream: Handle,
     module: Handle,
-    /// Its functions are called as long as this lives.
-    _library: Library,
 }
 
 // SAFETY: the Driver API may be called from any thread; each call here makes the context current first.
@@ -103,14 +105,11 @@ impl Driver {
     pub fn open(library: &Path, ptx: &CStr) -> Result<(Arc<Driver>, String)> {
         // SAFETY: the driver's library has no initialisation that asks anything of who loads it.
         let library = unsafe { Library::new(library) }.map_err(|_| GpuError::None)?;
-        let functions = Functions::of(&library).map_err(|e| GpuError::Old(e.to_string()))?;
-        let mut driver = Driver {
-            functions,
-            context: ptr::null_mut(),
-            stream: ptr::null_mut(),
-            module: ptr::null_mut(),
-            _library: library,
-        };
+        // Its functions are called as long as the program runs, and threads of its own may outlive anybody who uses it.
+        let library: &'static Library = Box::leak(Box::new(library));
+        let functions = Functions::of(library).map_err(|e| GpuError::Old(e.to_string()))?;
+        let mut driver =
+            Driver { functions, context: ptr::null_mut(), stream: ptr::null_mut(), module: ptr::null_mut() };
         let f = &driver.functions;
         let (mut count, mut device, mut name) = (0, 0, [0; 128]);
         // SAFETY: all pointers are to variables that outlive the calls; the name's length is told, less its end.
@@ -145,6 +144,10 @@ impl Driver {
             return Ok(());
         } else if code == OUT_OF_MEMORY {
             return Err(GpuError::Memory);
+        } else if NO_CARD.contains(&code) {
+            return Err(GpuError::None);
+        } else if code == NEWER_KERNELS {
+            return Err(GpuError::Old("it does not know the kernels' version".into()));
         }
         let mut name = ptr::null();
         // SAFETY: the driver gives a text of its own, or none.
@@ -202,13 +205,14 @@ impl Driver {
         self.check("clear memory", unsafe { (self.functions.set)(at, 0, bytes, self.stream) })
     }
 
-    /// Writes to a range that was allocated.
+    /// Writes to a range that was allocated, once everything that was begun before is done.
     pub fn write(&self, to: Address, from: &[u8]) -> Result<()> {
         self.current()?;
-        // SAFETY: the caller owns the range. Pageable memory was copied when the call returns, as the driver's documentation of
-        // its synchronisation says.
+        // SAFETY: the caller owns the range; `from` lives until the stream is done, since the card may read it itself.
         let code = unsafe { (self.functions.to_device)(to, from.as_ptr().cast(), from.len(), self.stream) };
-        self.check("write to its card", code)
+        let begun = self.check("write to its card", code);
+        self.finish()?;
+        begun
     }
 
     /// Reads a range that was allocated, once everything that was begun before is done.

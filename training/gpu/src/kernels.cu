@@ -12,6 +12,7 @@ typedef unsigned long long u64;
 
 #define LANES 16
 #define SPAN 64
+#define GROUPS 8 // Of a block of 128 threads.
 #define ALL 0xffffffffu
 
 // Where a row's sequence keeps what it has seen: for each layer keys and then values, [K, room, D] each.
@@ -65,30 +66,27 @@ static __device__ float power(float x) {
     return x < -87.0f ? 0.0f : scaled;
 }
 
-// Lanes' parts of the sum of squares of `width` numbers, each less `mean`, and zeros up to a chunk that is never full.
-static __device__ float squares(const float *x, u32 width, float mean) {
+// Lanes' parts of the sum (or of that of the squares) of `width` numbers, each less `mean`, and of zeros up to a chunk that is never full.
+template <bool SQUARES> static __device__ float summed(const float *__restrict__ x, u32 width, float mean) {
+    u32 whole = width / LANES;
     float sum = 0.0f;
-    for (u32 k = lane(); k < (width / LANES + 1) * LANES; k += LANES) {
-        float value = k < width ? x[k] - mean : 0.0f;
-        sum = fmaf(value, value, sum);
+    x += lane();
+#pragma unroll 16
+    for (u32 chunk = 0; chunk < whole; chunk++) {
+        float value = x[chunk * LANES] - mean;
+        sum = SQUARES ? fmaf(value, value, sum) : sum + value;
     }
-    return sum;
+    float last = whole * LANES + lane() < width ? x[whole * LANES] - mean : 0.0f;
+    return SQUARES ? fmaf(last, last, sum) : sum + last;
 }
 
-// LayerNorm (`layer`) or RMSNorm of rows [T, C]; rows of y are `stride` apart.
-extern "C" __global__ void normalise(const float *x, const float *weight, const float *bias, float *y, u32 rows, u32 width, u32 stride, float epsilon, u32 layer) {
-    bool here = group() < rows;
-    u32 row = here ? group() : rows - 1;
-    x += (u64)row * width;
-    y += (u64)row * stride;
-    float mean = 0.0f;
-    if (layer) {
-        float sum = 0.0f;
-        for (u32 k = lane(); k < (width / LANES + 1) * LANES; k += LANES) sum = sum + (k < width ? x[k] : 0.0f);
-        mean = across(sum) / (float)width;
-    }
-    float factor = 1.0f / sqrtf(across(squares(x, width, mean)) / (float)width + epsilon);
-    for (u32 k = lane(); k < width && here; k += LANES) {
+// LayerNorm (`layer`) or RMSNorm of rows [T, C]; rows of y are `stride` apart. All groups of a block make the sums of a row, and a part of its numbers.
+extern "C" __global__ void normalise(const float *__restrict__ x, const float *__restrict__ weight, const float *__restrict__ bias, float *__restrict__ y, u32 width, u32 stride, float epsilon, u32 layer) {
+    x += (u64)blockIdx.x * width;
+    y += (u64)blockIdx.x * stride;
+    float mean = layer ? across(summed<false>(x, width, 0.0f)) / (float)width : 0.0f;
+    float factor = 1.0f / sqrtf(across(summed<true>(x, width, mean)) / (float)width + epsilon);
+    for (u32 k = threadIdx.x; k < width; k += blockDim.x) {
         float value = (x[k] - mean) * factor * weight[k];
         y[k] = bias ? value + bias[k] : value;
     }
@@ -260,7 +258,7 @@ extern "C" __global__ void heads(float *qkv, const float *queries, const float *
     u32 unit = here ? group() : rows * all - 1, t = unit / all, h = unit % all;
     float *head = qkv + (u64)unit * width;
     const float *norm = h < heads ? queries : h < heads + kv ? keys : nullptr;
-    float factor = 1.0f / sqrtf(across(squares(head, width, 0.0f)) / (float)width + epsilon);
+    float factor = 1.0f / sqrtf(across(summed<true>(head, width, 0.0f)) / (float)width + epsilon);
     if (!here) return;
     Row row = table[t];
     float *to = head;
@@ -298,38 +296,51 @@ extern "C" __global__ void scores(const float *qkv, const Row *table, float *sco
     if (here && lane() == 0) scores[((u64)t * heads + h) * stride + at] = sum;
 }
 
-// Makes weights of scores, and one part of their sum: a group for each row and head.
-extern "C" __global__ void weigh(const Row *table, float *scores, float *shares, u32 rows, u32 heads, u32 stride, float scale) {
-    bool here = group() < rows * heads;
-    u32 unit = here ? group() : rows * heads - 1, count = table[unit / heads].at + 1;
-    scores += (u64)unit * stride;
-    float most = __uint_as_float(0xff800000u);
-    for (u32 i = lane(); i < count; i += LANES) most = scores[i] > most ? scores[i] : most;
+// The largest score of each row (y) and head (x): each group of the block finds that of its part.
+extern "C" __global__ void largest(const Row *table, const float *__restrict__ scores, float *__restrict__ most, u32 heads, u32 stride) {
+    u64 unit = (u64)blockIdx.y * heads + blockIdx.x;
+    u32 count = table[blockIdx.y].at + 1;
+    scores += unit * stride;
+    float own = __uint_as_float(0xff800000u);
+#pragma unroll 8
+    for (u32 i = threadIdx.x; i < count; i += GROUPS * LANES) own = scores[i] > own ? scores[i] : own;
     for (int half = LANES / 2; half > 0; half /= 2) {
-        float other = __shfl_xor_sync(ALL, most, half, LANES);
-        most = other > most ? other : most;
+        float other = __shfl_xor_sync(ALL, own, half, LANES);
+        own = other > own ? other : own;
     }
-    float sum = 0.0f;
-    for (u32 i = lane(); i < (count / LANES + 1) * LANES; i += LANES) {
-        float weight = i < count ? power((scores[i] - most) * scale) : 0.0f;
-        if (here && i < count) scores[i] = weight;
-        sum = sum + weight;
-    }
-    sum = across(sum);
+    if (lane() == 0) most[unit * GROUPS + threadIdx.x / LANES] = own;
+}
+
+// Makes weights of scores: a thread for each, of each row (z) and head (y).
+extern "C" __global__ void weigh(const Row *table, float *scores, const float *__restrict__ most, u32 heads, u32 stride, float scale) {
+    u64 unit = (u64)blockIdx.z * heads + blockIdx.y;
+    u32 i = blockIdx.x * blockDim.x + threadIdx.x;
+    if (i > table[blockIdx.z].at) return;
+    float all = most[unit * GROUPS];
+    for (u32 part = 1; part < GROUPS; part++) all = most[unit * GROUPS + part] > all ? most[unit * GROUPS + part] : all;
+    scores[unit * stride + i] = power((scores[unit * stride + i] - all) * scale);
+}
+
+// One part of the sum of weights: a group for each row and head.
+extern "C" __global__ void shared(const Row *table, const float *__restrict__ scores, float *__restrict__ shares, u32 rows, u32 heads, u32 stride) {
+    bool here = group() < rows * heads;
+    u32 unit = here ? group() : rows * heads - 1;
+    float sum = across(summed<false>(scores + (u64)unit * stride, table[unit / heads].at + 1, 0.0f));
     if (here && lane() == 0) shares[unit] = 1.0f / sum;
 }
 
 // Values by their weights: a thread for each number of y [T, H D], rows `y_stride` apart.
-extern "C" __global__ void values(const Row *table, const float *scores, const float *shares, float *y, u32 rows, u32 heads, u32 kv, u32 width, u32 layer, u32 stride, u32 y_stride) {
+extern "C" __global__ void values(const Row *table, const float *__restrict__ scores, const float *__restrict__ shares, float *__restrict__ y, u32 rows, u32 heads, u32 kv, u32 width, u32 layer, u32 stride, u32 y_stride) {
     u32 unit = blockIdx.x * blockDim.x + threadIdx.x;
     if (unit >= rows * heads * width) return;
     u32 t = unit / (heads * width), h = unit / width % heads, place = unit % width;
     Row row = table[t];
-    const float *value = seen(row, layer, kv, width) + (u64)(kv + h / (heads / kv)) * row.room * width + place;
-    const float *weights = scores + ((u64)t * heads + h) * stride;
+    const float *__restrict__ value = seen(row, layer, kv, width) + (u64)(kv + h / (heads / kv)) * row.room * width + place;
+    const float *__restrict__ weights = scores + ((u64)t * heads + h) * stride;
+    u32 count = row.at + 1;
     float sum = 0.0f;
-#pragma unroll 16
-    for (u32 i = 0; i <= row.at; i++) sum = fmaf(weights[i], value[(u64)i * width], sum);
+#pragma unroll 32
+    for (u32 i = 0; i < count; i++) sum = fmaf(weights[i], value[(u64)i * width], sum);
     y[(u64)t * y_stride + h * width + place] = sum * shares[t * heads + h];
 }
 

@@ -29,7 +29,7 @@ pub enum GpuError {
     /// No driver, or no card.
     #[error("there is no NVIDIA driver with a card here")]
     None,
-    /// A driver that lacks a function.
+    /// A driver that lacks a function, or can't compile the kernels.
     #[error("NVIDIA's driver is too old ({0}): install 530 or later")]
     Old(String),
     /// No memory is left.
@@ -70,7 +70,9 @@ struct Card {
     integers: Kernel,
     heads: Kernel,
     scores: Kernel,
+    largest: Kernel,
     weigh: Kernel,
+    shared: Kernel,
     values: Kernel,
     activate: Kernel,
     /// For each type, by rows: 1, up to 4, up to 8, and more.
@@ -100,6 +102,12 @@ impl Buffer {
     fn new(driver: &Arc<Driver>, bytes: usize) -> Result<Buffer> {
         // The driver has no empty ranges.
         Ok(Buffer { driver: driver.clone(), at: driver.allocate(bytes.max(1))?, bytes })
+    }
+
+    /// One for so many things of a size, or more than any card has.
+    fn of(driver: &Arc<Driver>, factors: &[usize]) -> Result<Buffer> {
+        let bytes = factors.iter().try_fold(1_usize, |bytes, factor| bytes.checked_mul(*factor));
+        Buffer::new(driver, bytes.ok_or(GpuError::Memory)?)
     }
 
     fn write(&mut self, at: usize, bytes: &[u8]) -> Result<()> {
@@ -197,6 +205,16 @@ impl Matrix {
         self.outs
     }
 
+    /// Numbers in a row.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// How its numbers are kept.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
     fn spans(&self) -> usize {
         self.width.div_ceil(SPAN)
     }
@@ -237,7 +255,7 @@ pub struct Seen {
 
 impl Seen {
     fn new(driver: &Arc<Driver>, layers: usize, (kv, width): (usize, usize), room: usize) -> Result<Seen> {
-        Ok(Seen { buffer: Buffer::new(driver, 8 * layers * kv * room * width)?, layers, kv, width, room })
+        Ok(Seen { buffer: Buffer::of(driver, &[8, layers, kv, room, width])?, layers, kv, width, room })
     }
 
     /// Its first `positions`, with room for `room`.
@@ -260,7 +278,8 @@ impl Seen {
 
 /// For each of some rows where its sequence has what it has seen, and its position there.
 pub struct Table<'c> {
-    buffer: Buffer,
+    /// 16 bytes for each.
+    buffer: &'c Buffer,
     /// Each row's position.
     at: Vec<usize>,
     layers: usize,
@@ -283,7 +302,17 @@ impl Table<'_> {
 /// What scores are computed in.
 pub struct Scores {
     scores: Floats,
+    /// For each row and head the largest of each part of its scores.
+    most: Floats,
     shares: Floats,
+}
+
+/// Rows of x as a matrix meets them: filled up to a multiple of [`SPAN`].
+#[derive(Clone, Copy)]
+pub struct Given<'x> {
+    numbers: &'x Floats,
+    /// Rows, if they are integers with scales.
+    integers: Option<usize>,
 }
 
 impl Gpu {
@@ -312,7 +341,9 @@ impl Gpu {
             integers: driver.kernel(c"integers")?,
             heads: driver.kernel(c"heads")?,
             scores: driver.kernel(c"scores")?,
+            largest: driver.kernel(c"largest")?,
             weigh: driver.kernel(c"weigh")?,
+            shared: driver.kernel(c"shared")?,
             values: driver.kernel(c"values")?,
             activate: driver.kernel(c"activate")?,
             products: [
@@ -346,7 +377,7 @@ impl Gpu {
     ///
     /// [`GpuError::Memory`], and what the driver says.
     pub fn zeros(&self, count: usize) -> Result<Floats> {
-        let buffer = Buffer::new(&self.0.driver, 4 * count)?;
+        let buffer = Buffer::of(&self.0.driver, &[4, count])?;
         if count > 0 {
             self.0.driver.clear(buffer.at, 4 * count)?;
         }
@@ -393,7 +424,7 @@ impl Gpu {
         need("scales of integers", scales.map(<[f32]>::len) == (kind == Kind::Int8).then_some(outs))?;
         need("a matrix' bias", bias.is_none_or(|bias| bias.len() == outs))?;
         let full = kind.bytes() * width.next_multiple_of(SPAN);
-        let mut numbers = Buffer::new(&self.0.driver, full * outs)?;
+        let mut numbers = Buffer::of(&self.0.driver, &[full, outs])?;
         if full == size {
             numbers.write(0, bytes)?;
         } else {
@@ -418,7 +449,7 @@ impl Gpu {
         Seen::new(&self.0.driver, layers, (heads.kv, heads.width), room)
     }
 
-    /// The rows of some sequences, one after another: of each what it has seen, how many positions that were, and how many rows follow them.
+    /// The rows of some sequences, one after another, told to the card in `room`: of each what it has seen, how many positions that were, and how many rows follow them.
     ///
     /// # Errors
     ///
@@ -427,11 +458,13 @@ impl Gpu {
         &self,
         heads: Heads,
         layers: usize,
+        room: &'c mut Option<Floats>,
         parts: impl Iterator<Item = (&'c mut Seen, usize, usize)>,
     ) -> Result<Table<'c>> {
-        need("heads", heads.kv > 0 && heads.queries.is_multiple_of(heads.kv) && heads.width > 0)?;
+        need("heads", heads.queries > 0 && heads.kv > 0 && heads.queries.is_multiple_of(heads.kv) && heads.width > 0)?;
         let (mut at, mut bytes) = (Vec::new(), Vec::new());
         for (seen, past, rows) in parts {
+            self.own([&seen.buffer])?;
             need("room for positions", past.checked_add(rows).is_some_and(|all| all <= seen.room))?;
             need("layers of a cache", (seen.layers, seen.kv, seen.width) == (layers, heads.kv, heads.width))?;
             for position in past..past + rows {
@@ -441,7 +474,11 @@ impl Gpu {
                 at.push(position);
             }
         }
-        let mut buffer = Buffer::new(&self.0.driver, bytes.len())?;
+        if room.as_ref().is_none_or(|room| room.0.bytes < bytes.len()) {
+            *room = Some(self.zeros(bytes.len().next_power_of_two() / 4)?);
+        }
+        let Some(Floats(buffer)) = room else { return Err(GpuError::Memory) };
+        self.own([&*buffer])?;
         buffer.write(0, &bytes)?;
         Ok(Table { buffer, at, layers, heads, _seen: PhantomData })
     }
@@ -458,6 +495,7 @@ impl Gpu {
         y: &mut Floats,
         rows: usize,
     ) -> Result<()> {
+        self.own([&norm.weight.0, &x.0, &y.0].into_iter().chain(norm.bias.as_ref().map(|bias| &bias.0)))?;
         let width = norm.weight.len();
         let stride = width.next_multiple_of(SPAN);
         need("rows of a norm", rows > 0 && width > 0 && x.len() / width >= rows && y.len() / stride >= rows)?;
@@ -466,18 +504,41 @@ impl Gpu {
             norm.weight.at(0),
             optional(norm.bias.as_ref()),
             y.at(0),
-            Argument::U32(number(rows)?),
             Argument::U32(number(width)?),
             Argument::U32(number(stride)?),
             Argument::F32(epsilon),
             Argument::U32(layer.into()),
         ];
         // SAFETY: x and y have the rows, and the weights a number for each column.
-        unsafe { self.groups(self.0.normalise, rows, &arguments) }
+        unsafe { self.0.driver.launch(self.0.normalise, [number(rows)?, 1, 1], BLOCK as u32, &arguments) }
     }
 
-    /// x [rows, width], rows filled up to a multiple of [`SPAN`], times the transpose of a matrix: into y [rows, stride] from the column `offset` on, or
-    /// added to what is there. `work` is room for integers, if the matrix has such.
+    /// The first `rows` of x, each of `width` numbers filled up to a multiple of [`SPAN`], as matrices of this kind meet them: integers are made in `work`.
+    ///
+    /// # Errors
+    ///
+    /// As [`normalise`](Gpu::normalise).
+    pub fn given<'x>(
+        &self,
+        kind: Kind,
+        x: &'x Floats,
+        (rows, width): (usize, usize),
+        work: &'x mut Floats,
+    ) -> Result<Given<'x>> {
+        if kind != Kind::Int8 {
+            return Ok(Given { numbers: x, integers: None });
+        }
+        self.own([&x.0, &work.0])?;
+        let count = rows * width.div_ceil(SPAN);
+        need("rows for integers", count > 0 && x.len() / SPAN >= count)?;
+        need("room for integers", work.len() / (SPAN / 2 + 1) >= count)?;
+        let arguments = [x.at(0), work.at(0), work.at(count * SPAN / 2), Argument::U32(number(count)?)];
+        // SAFETY: x has so many spans, and `work` half as many words, and a scale for each.
+        unsafe { self.groups(self.0.integers, count, &arguments)? };
+        Ok(Given { numbers: work, integers: Some(rows) })
+    }
+
+    /// x [rows, width] times the transpose of a matrix: into y [rows, stride] from the column `offset` on, or added to what is there.
     ///
     /// # Errors
     ///
@@ -485,25 +546,24 @@ impl Gpu {
     pub fn product(
         &self,
         matrix: &Matrix,
-        (x, work): (&Floats, &mut Floats),
+        x: Given<'_>,
         (y, stride, offset): (&mut Floats, usize, usize),
         rows: usize,
         add: bool,
     ) -> Result<()> {
         let (outs, spans) = (matrix.outs, matrix.spans());
-        need("rows of a product", rows > 0 && x.len() / (spans * SPAN) >= rows)?;
-        need("columns of a product", offset + outs <= stride && y.len() / stride >= rows)?;
-        let (x, x_scales) = if matrix.kind == Kind::Int8 {
-            let count = rows * spans;
-            need("room for integers", work.len() / (SPAN / 2 + 1) >= count)?;
-            let (pairs, scales) = (work.at(0), work.at(count * SPAN / 2));
-            let arguments = [x.at(0), pairs, scales, Argument::U32(number(count)?)];
-            // SAFETY: x has so many spans, and `work` half as many words, and a scale for each.
-            unsafe { self.groups(self.0.integers, count, &arguments)? };
-            (pairs, scales)
-        } else {
-            (x.at(0), Argument::Address(0))
+        self.own([&matrix.numbers, &x.numbers.0, &y.0])?;
+        need("columns of a product", rows > 0 && offset + outs <= stride && y.len() / stride >= rows)?;
+        need("the kind of a product", x.integers.is_some() == (matrix.kind == Kind::Int8))?;
+        // Integers are as many rows as were made, and their scales stand behind all of them.
+        let (whole, scales) = match x.integers {
+            Some(made) => (
+                made == rows && x.numbers.len() / (spans * (SPAN / 2 + 1)) >= rows,
+                x.numbers.at(rows * spans * SPAN / 2),
+            ),
+            None => (x.numbers.len() / (spans * SPAN) >= rows, Argument::Address(0)),
         };
+        need("rows of a product", whole)?;
         // How many rows and columns a group makes, and how many groups of a block make the same columns: as kernels.cu says.
         let (which, each, columns, bands, threads) = match rows {
             1 => (0, 1, 1, 1, 64),
@@ -515,8 +575,8 @@ impl Gpu {
             [number(outs.div_ceil(columns * threads / LANES / bands))?, number(rows.div_ceil(each * bands))?, 1];
         need("rows of a product", blocks[1] as usize <= MAX_BLOCKS)?;
         let arguments = [
-            x,
-            x_scales,
+            x.numbers.at(0),
+            scales,
             Argument::Address(matrix.numbers.at),
             optional(matrix.scales.as_ref()),
             optional(matrix.bias.as_ref()),
@@ -547,6 +607,8 @@ impl Gpu {
         (table, layer): (&mut Table<'_>, usize),
     ) -> Result<()> {
         let (heads, rows) = (table.heads, table.rows());
+        let more = norms.into_iter().flat_map(|(queries, keys)| [queries, keys]).map(|norm| &norm.weight.0);
+        self.own([&qkv.0, table.buffer].into_iter().chain(more).chain(turns.map(|turns| &turns.0)))?;
         need("rows of heads", rows > 0 && qkv.len() / heads.row() >= rows)?;
         need(
             "norms of heads",
@@ -584,7 +646,20 @@ impl Gpu {
         (table, layer): (&Table<'_>, usize),
         room: &mut Option<Scores>,
     ) -> Result<()> {
+        self.attention_within(SCORES, qkv, y, (table, layer), room)
+    }
+
+    /// The same with scores in so many bytes at once.
+    fn attention_within(
+        &self,
+        bytes: usize,
+        qkv: &Floats,
+        y: &mut Floats,
+        (table, layer): (&Table<'_>, usize),
+        room: &mut Option<Scores>,
+    ) -> Result<()> {
         let (heads, rows) = (table.heads, table.rows());
+        self.own([&qkv.0, &y.0, table.buffer])?;
         let row = heads.queries * heads.width;
         let stride = row.next_multiple_of(SPAN);
         need("rows of attention", rows > 0 && qkv.len() / heads.row() >= rows && y.len() / stride >= rows)?;
@@ -592,14 +667,17 @@ impl Gpu {
         let [queries, kv, width] = [heads.queries, heads.kv, heads.width].map(number);
         let (queries, kv, width) = (Argument::U32(queries?), Argument::U32(kv?), Argument::U32(width?));
         let longest = table.at.iter().max().map_or(0, |at| at + 1);
-        let piece = (SCORES / 4 / (heads.queries * longest)).clamp(1, rows.min(MAX_BLOCKS));
+        let piece = (bytes / 4 / (heads.queries * longest)).clamp(1, rows.min(MAX_BLOCKS));
         let (scores, shares) = (piece * heads.queries * longest, piece * heads.queries);
         if room.as_ref().is_none_or(|room| room.scores.len() < scores || room.shares.len() < shares) {
             *room = None; // Before there is more: both may not fit.
-            let ahead = (2 * scores).min(SCORES / 4).max(scores);
-            *room = Some(Scores { scores: self.zeros(ahead)?, shares: self.zeros(shares.max(4096))? });
+            let ahead = (2 * scores).min(bytes / 4).max(scores);
+            let shares = shares.max(4096);
+            let (scores, most, shares) = (self.zeros(ahead)?, self.zeros(shares * BLOCK / LANES)?, self.zeros(shares)?);
+            *room = Some(Scores { scores, most, shares });
         }
         let Some(room) = room else { return Err(GpuError::Memory) };
+        self.own([&room.scores.0])?;
         for from in (0..rows).step_by(piece) {
             let count = piece.min(rows - from);
             let longest = table.at[from..from + count].iter().max().map_or(0, |at| at + 1);
@@ -618,14 +696,23 @@ impl Gpu {
             ];
             // SAFETY: qkv has the rows, the table's sequences have seen each row's positions, and there is room for as many scores in each row and head.
             unsafe { self.0.driver.launch(self.0.scores, blocks, BLOCK as u32, &arguments)? };
-            let [count_of, scale] = [Argument::U32(number(count)?), Argument::F32(1.0 / (heads.width as f32).sqrt())];
-            let arguments = [own, room.scores.at(0), room.shares.at(0), count_of, queries, stride_of_scores, scale];
+            let (scores, most, shares) = (room.scores.at(0), room.most.at(0), room.shares.at(0));
+            let (count_of, scale) = (Argument::U32(number(count)?), Argument::F32(1.0 / (heads.width as f32).sqrt()));
+            let each = [number(heads.queries)?, number(count)?, 1];
+            let arguments = [own, scores, most, queries, stride_of_scores];
+            // SAFETY: the same scores, and room for the largest of each part of a row's and head's.
+            unsafe { self.0.driver.launch(self.0.largest, each, BLOCK as u32, &arguments)? };
+            let arguments = [own, scores, most, queries, stride_of_scores, scale];
+            let each = [number(longest.div_ceil(BLOCK))?, number(heads.queries)?, number(count)?];
+            // SAFETY: the same.
+            unsafe { self.0.driver.launch(self.0.weigh, each, BLOCK as u32, &arguments)? };
+            let arguments = [own, scores, shares, count_of, queries, stride_of_scores];
             // SAFETY: the same scores, and room for a share of each row and head.
-            unsafe { self.groups(self.0.weigh, count * heads.queries, &arguments)? };
+            unsafe { self.groups(self.0.shared, count * heads.queries, &arguments)? };
             let arguments = [
                 own,
-                room.scores.at(0),
-                room.shares.at(0),
+                scores,
+                shares,
                 y.at(from * stride),
                 count_of,
                 queries,
@@ -648,6 +735,7 @@ impl Gpu {
     ///
     /// As [`normalise`](Gpu::normalise).
     pub fn activate(&self, gated: bool, up: &Floats, y: &mut Floats, rows: usize, width: usize) -> Result<()> {
+        self.own([&up.0, &y.0])?;
         let (stride, from) = (width.next_multiple_of(SPAN), if gated { 2 * width } else { width });
         need("rows to activate", rows > 0 && width > 0 && up.len() / from >= rows && y.len() / stride >= rows)?;
         let [count, width_of, stride] = [rows, width, stride].map(number);
@@ -656,6 +744,11 @@ impl Gpu {
         let arguments = [up.at(0), y.at(0), numbers[0], numbers[1], numbers[2], numbers[3]];
         // SAFETY: both have the rows.
         unsafe { self.threads(self.0.activate, rows * width, &arguments) }
+    }
+
+    /// Whether these are in this card's memory, and everything happens to them in its order.
+    fn own<'b>(&self, buffers: impl IntoIterator<Item = &'b Buffer>) -> Result<()> {
+        need("another card's memory", buffers.into_iter().all(|buffer| Arc::ptr_eq(&buffer.driver, &self.0.driver)))
     }
 
     /// Starts a kernel with so many groups.
@@ -685,7 +778,79 @@ impl Gpu {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
+    use std::process::Command;
+
+    /// A driver without a card: what `tests/driver.cpp` says.
+    fn card() -> Gpu {
+        let folder = tempfile::tempdir().unwrap();
+        let library = folder.path().join("driver.so");
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/driver.cpp");
+        let flags = ["-O2", "-march=native", "-std=c++17", "-ffp-contract=off", "-w", "-shared", "-fPIC", source, "-o"];
+        assert!(Command::new("c++").args(flags).arg(&library).status().unwrap().success());
+        Gpu::open(&library).unwrap()
+    }
+
+    #[test]
+    fn attention_is_the_same_whether_its_scores_are_computed_at_once_or_in_pieces() {
+        let card = card();
+        let heads = Heads { queries: 4, kv: 2, width: 8 };
+        let rows = 150;
+        let numbers: Vec<f32> = (0..rows * heads.row()).map(|i| (i * 37 % 101) as f32 * 0.03 - 1.5).collect();
+        let compute = |bytes| {
+            let (mut qkv, mut y) = (card.floats(&numbers).unwrap(), card.zeros(rows * SPAN).unwrap());
+            let (mut seen, mut room, mut scores) = (card.seen(1, &heads, rows).unwrap(), None, None);
+            let mut table = card.table(heads, 1, &mut room, [(&mut seen, 0, rows)].into_iter()).unwrap();
+            card.heads(&mut qkv, (None, 1e-5), None, (&mut table, 0)).unwrap();
+            card.attention_within(bytes, &qkv, &mut y, (&table, 0), &mut scores).unwrap();
+            y.read(rows * SPAN).unwrap()
+        };
+        let whole = compute(SCORES);
+        assert!(whole.iter().all(|y| y.is_finite()) && whole[..32].iter().any(|y| *y != 0.0));
+        for bytes in [0, 4 * 4 * 150 * 7, 4 * 4 * 150 * 149] {
+            assert!(compute(bytes) == whole, "{bytes}");
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_or_is_another_cards_is_not_computed() {
+        let (one, other) = (card(), card());
+        let (norm, x) = (one.norm(&[1.0; 64], None).unwrap(), one.floats(&[1.0; 128]).unwrap());
+        let rms = |gpu: &Gpu, x: &Floats, y: &mut Floats, rows| gpu.normalise((&norm, false, 0.0), x, y, rows).is_ok();
+        let (mut y, mut theirs) = (one.zeros(128).unwrap(), other.zeros(128).unwrap());
+        assert!(rms(&one, &x, &mut y, 2) && y.read(128).unwrap() == [1.0; 128]);
+        assert!(!rms(&one, &x, &mut y, 3) && !rms(&one, &x, &mut y, 0), "more rows than there are, or none");
+        assert!(!rms(&one, &x, &mut theirs, 2) && !rms(&other, &x, &mut y, 2), "another card's");
+        let matrix = |kind, bytes: &[u8], width, scales| one.matrix(kind, (bytes, width), scales, None);
+        assert!(matrix(Kind::F32, &[0; 10], 2, None).is_err() && matrix(Kind::Int8, &[0; 10], 2, None).is_err());
+        let ints = matrix(Kind::Int8, &[1; 128], 64, Some(&[1.0, 2.0])).unwrap();
+        let mut work = one.zeros(2 * 33).unwrap();
+        let given = one.given(Kind::Int8, &x, (2, 64), &mut work).unwrap();
+        assert!(one.product(&ints, given, (&mut y, 2, 0), 1, false).is_err(), "integers of other rows");
+        assert!(one.product(&ints, given, (&mut y, 2, 1), 2, false).is_err(), "more columns than there are");
+        one.product(&ints, given, (&mut y, 2, 0), 2, false).unwrap();
+        let products = y.read(4).unwrap();
+        assert!(
+            products.iter().zip([64.0, 128.0, 64.0, 128.0]).all(|(is, right)| (is - right).abs() < 0.01),
+            "{products:?}"
+        );
+        assert!(one.given(Kind::Int8, &x, (3, 64), &mut work).is_err());
+        let heads = Heads { queries: 1, kv: 1, width: 4 };
+        let (mut seen, mut room) = (one.seen(1, &heads, 3).unwrap(), None);
+        assert!(one.table(heads, 1, &mut room, [(&mut seen, 2, 2)].into_iter()).is_err(), "no room");
+        assert!(one.table(heads, 2, &mut room, [(&mut seen, 0, 2)].into_iter()).is_err(), "other layers");
+        assert!(other.table(heads, 1, &mut None, [(&mut seen, 0, 2)].into_iter()).is_err(), "another card's");
+        assert!(matches!(one.seen(usize::MAX, &heads, 3), Err(GpuError::Memory)));
+        assert!(seen.beginning(4, 9).is_err());
+    }
+
+    #[test]
+    fn a_machine_without_a_driver_has_no_card() {
+        assert!(matches!(Gpu::open(Path::new("libnothing.so.1")), Err(GpuError::None)));
+        let library = tempfile::NamedTempFile::new().unwrap();
+        assert!(matches!(Gpu::open(library.path()), Err(GpuError::None)));
+    }
 
     #[test]
     fn the_kernels_are_those_of_their_source() {

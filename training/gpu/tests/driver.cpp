@@ -1,6 +1,7 @@
 // A driver without a card, for tests: the calls of CUDA's that `driver.rs` makes, and the kernels as they stand in kernels.cu, whose threads take turns
 // on this processor and meet where values are exchanged. So all is tested but the compiler of the card.
 
+#include <atomic>
 #include <cmath>
 #include <csetjmp>
 #include <cstdint>
@@ -131,7 +132,7 @@ template <class... A> static Kernel of(void (*kernel)(A...)) {
 #define KERNEL(name) {#name, of(name)}
 #define KERNELS(name) KERNEL(name##_1), KERNEL(name##_4), KERNEL(name##_8), KERNEL(name##_many)
 static std::map<std::string, Kernel> kernels = {
-    KERNEL(normalise), KERNEL(integers), KERNEL(heads), KERNEL(scores), KERNEL(weigh), KERNEL(values), KERNEL(activate),
+    KERNEL(normalise), KERNEL(integers), KERNEL(heads), KERNEL(scores), KERNEL(largest), KERNEL(weigh), KERNEL(shared), KERNEL(values), KERNEL(activate),
     KERNELS(product_f32), KERNELS(product_f16), KERNELS(product_bf16), KERNELS(product_int8),
 };
 
@@ -220,6 +221,10 @@ int cuModuleGetFunction(void **function, void *, const char *name) {
 }
 int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned, void *, void **arguments, void **) {
     if (!gx || !gy || !gz || gy > 65535 || gz > 65535 || bx % warp::THREADS || bx > 1024 || by != 1 || bz != 1) return INVALID_VALUE;
+    // A card that fails does so for good.
+    static const char *most = getenv("CARD_FAILS_AFTER");
+    static std::atomic<long> launches;
+    if (most && ++launches > atol(most)) return ILLEGAL_ADDRESS;
     Kernel *kernel = (Kernel *)function;
     blockDim = {bx, by, bz};
     for (unsigned z = 0; z < gz; z++)

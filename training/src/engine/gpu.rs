@@ -52,6 +52,8 @@ struct Work {
     /// [rows, V], as far as there were any.
     logits: Option<Floats>,
     scores: Option<Scores>,
+    /// Whose rows they are.
+    table: Option<Floats>,
 }
 
 impl Layers {
@@ -106,15 +108,26 @@ impl Layers {
         }
         let (layer_norm, gated) = (shape.norm == Norm::Layer, shape.activation == Activation::SwiGlu);
         let mut work = self.work(shape, rows)?;
-        let Some(Work { x: stream, normed, qkv, turns: turned, attended, up, inner, integers, scores, .. }) =
-            &mut *work
+        let Some(Work {
+            x: stream,
+            normed,
+            qkv,
+            turns: turned,
+            attended,
+            up,
+            inner,
+            integers,
+            scores,
+            table: room,
+            ..
+        }) = &mut *work
         else {
             return Err(ailo_gpu::GpuError::Memory.into());
         };
         stream.write(x)?;
         turned.write(&turns.iter().flat_map(|(cosine, sine)| [*cosine, *sine]).collect::<Vec<_>>())?;
         let turned = (!turns.is_empty()).then_some(&*turned);
-        let mut table = table(gpu, shape, depth, parts)?;
+        let mut table = table(gpu, shape, (depth, room), parts)?;
         for (layer, block) in self.blocks.iter().skip(first).take(depth).enumerate() {
             gpu.normalise((&block.norm1, layer_norm, epsilon), stream, normed, rows)?;
             linear(gpu, &block.qkv, (normed, integers), qkv, rows, false)?;
@@ -149,7 +162,8 @@ impl Layers {
             let Some(logits) = logits else { return Err(ailo_gpu::GpuError::Memory.into()) };
             stream.write(x)?;
             self.gpu.normalise((norm, shape.norm == Norm::Layer, shape.epsilon), stream, normed, rows)?;
-            self.gpu.product(head, (normed, integers), (logits, head.outs(), 0), rows, false)?;
+            let given = self.gpu.given(head.kind(), normed, (rows, head.width()), integers)?;
+            self.gpu.product(head, given, (logits, head.outs(), 0), rows, false)?;
             Ok(logits.read(rows * head.outs())?)
         };
         Some(if rows == 0 { Ok(Vec::new()) } else { compute() })
@@ -177,6 +191,7 @@ impl Layers {
                 integers: room(widest / SPAN * (SPAN / 2 + 1))?,
                 logits: None,
                 scores: None,
+                table: None,
             });
         }
         Ok(work)
@@ -192,22 +207,29 @@ fn linear(
     rows: usize,
     add: bool,
 ) -> ailo_gpu::Result<()> {
+    let Some(first) = parts.first() else { return Ok(()) };
+    let given = gpu.given(first.kind(), x, (rows, first.width()), integers)?;
     let stride = parts.iter().map(ailo_gpu::Matrix::outs).sum();
     let mut offset = 0;
     for part in parts {
-        gpu.product(part, (x, integers), (y, stride, offset), rows, add)?;
+        gpu.product(part, given, (y, stride, offset), rows, add)?;
         offset += part.outs();
     }
     Ok(())
 }
 
-fn table<'c>(gpu: &Gpu, shape: &Shape, depth: usize, parts: &'c mut [Part<'_>]) -> Result<Table<'c>> {
+fn table<'c>(
+    gpu: &Gpu,
+    shape: &Shape,
+    (depth, room): (usize, &'c mut Option<Floats>),
+    parts: &'c mut [Part<'_>],
+) -> Result<Table<'c>> {
     let mut rows = Vec::with_capacity(parts.len());
     for part in parts {
         let (past, positions) = (part.cache.len, part.positions);
         rows.push((part.cache.on_card()?, past, positions));
     }
-    Ok(gpu.table(heads(shape), depth, rows.into_iter())?)
+    Ok(gpu.table(heads(shape), depth, room, rows.into_iter())?)
 }
 
 fn heads(shape: &Shape) -> Heads {
@@ -253,12 +275,12 @@ const TRIED: [usize; 4] = [9, 1, 3, 6];
 
 /// Whether two engines of the same layers, the second of which may be on a card, compute the same bits.
 pub(super) fn same(one: &super::Engine, other: &super::Engine) -> Result<bool> {
-    let (width, context) = (one.shape().width, one.shape().context);
-    let mut caches: [Cache; 2] = [one.cache(context), other.cache(context)];
+    let (width, room) = (one.shape().width, one.shape().context.min(TRIED.iter().sum()));
+    let mut caches: [Cache; 2] = [one.cache(room), other.cache(room)];
     let mut row = 0;
     let bits = |values: &[f32]| values.iter().map(|x| x.to_bits()).collect::<Vec<u32>>();
-    for positions in TRIED.into_iter().filter(|positions| *positions <= context) {
-        if positions > context - caches[0].len() {
+    for positions in TRIED.into_iter().filter(|positions| *positions <= room) {
+        if positions > room - caches[0].len() {
             caches.iter_mut().for_each(|cache| cache.truncate(0));
         }
         // Numbers as they are after some layers, no two rows alike.
