@@ -103,8 +103,8 @@ impl Inference {
         }
         tasks.extend(cashier.map(|cashier| tokio::spawn(cashier.run(stop.clone()))));
         let trains = serves.trains;
-        // libtorch is asked first: where it trains on the card, layers would take the memory that it needs.
-        let free = move || (!trains || device(true) == Device::Cpu).then(card::find).flatten();
+        // Where libtorch trains on the card, layers would take the memory that it needs.
+        let free = move || card::find().filter(|_| !trains || device(true) == Device::Cpu);
         let card = if serves.card { tokio::task::spawn_blocking(free).await.ok().flatten() } else { None };
         if let (Some(room), false, true) =
             (card.as_ref().and_then(card::room), serves.asked, serves.checkpoint.is_some())
