@@ -18,7 +18,7 @@ pub fn find() -> Option<Gpu> {
     static FOUND: OnceLock<Option<Gpu>> = OnceLock::new();
     let look = || match Gpu::find() {
         Ok(card) => {
-            tracing::info!(card = card.name(), "layers are computed by a graphics card");
+            tracing::debug!(card = card.name(), "there is a graphics card");
             Some(card)
         }
         Err(NoGpu::None) => None,

@@ -238,7 +238,7 @@ pub async fn run(
                     let model = model_of(&models, &served, &charge.signed.statement.model);
                     let read = check::aside(move || {
                         let model = model()?;
-                        let read = check::judge(&*model, &charge);
+                        let read = check::judge(&check::Here(&model), &charge);
                         read.inspect_err(|e| tracing::info!(error = %e, "an accused stage's text can't be read")).ok()
                     });
                     tokio::select! {

@@ -86,7 +86,7 @@ impl Pauses {
     }
 
     /// How long to wait after so many failures in a row.
-    fn after(&self, failures: u32) -> Duration {
+    pub fn after(&self, failures: u32) -> Duration {
         self.again.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(self.most)
     }
 }
@@ -202,8 +202,8 @@ pub async fn keep(
         };
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
-            // Its layers are loaded again at once, the first time.
-            () = hub.over(), if here.is_some() && hub.computes() => {}
+            // Its layers are loaded again at once; when they fail again before it looks around, it waits.
+            () = hub.failed(), if here.is_some() && failures == 0 => failures = 1,
             changed = models.changed() => if changed.is_err() { return },
         }
     }

@@ -206,11 +206,11 @@ impl Hub {
         !self.workers().first().is_some_and(Worker::ended)
     }
 
-    /// Until what computes here has ended; for ever where nothing does.
-    pub async fn over(&self) {
+    /// Until what computes here has failed; for ever where nothing does.
+    pub async fn failed(&self) {
         let worker = self.workers().first().cloned();
         match worker {
-            Some(worker) => worker.end().await,
+            Some(worker) => worker.failed().await,
             None => std::future::pending().await,
         }
     }

@@ -17,8 +17,11 @@ use std::{
     ops::Range,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak},
+    time::{Duration, Instant},
 };
 
+/// So long layers wait for the card's memory that others leave.
+const LET_GO: Duration = Duration::from_secs(10);
 /// Tokens that end a text, at most.
 const MAX_ENDS: usize = 64;
 
@@ -247,6 +250,11 @@ impl Model {
     /// Loaded layers, the first of which is `first`, on the card that serves them; where there is none, or it can't, as they are.
     pub fn moved(&self, engine: Engine, first: usize) -> Arc<Engine> {
         let Some(card) = &self.card else { return Arc::new(engine) };
+        // A check may still use what was there before: for the time of a few passes.
+        let since = Instant::now();
+        while self.there().1.strong_count() > 0 && since.elapsed() < LET_GO {
+            std::thread::sleep(Duration::from_millis(20));
+        }
         let engine = Arc::new(engine.on_card(card).unwrap_or_else(|refused| {
             let (engine, why) = *refused;
             tracing::warn!(error = %why, "layers are computed by the processor");

@@ -7,7 +7,7 @@ use super::{
     },
     card,
     draft::Guess,
-    host::{Hosting, start},
+    host::{Hosting, Pauses, start},
     hub::Hub,
     model::Model,
 };
@@ -94,13 +94,16 @@ impl Server {
     }
 }
 
-/// Loads the layers again when what computes them has failed: a card that fails once is not asked again, so the processor goes on.
+/// Loads the layers again when what computes them has failed, at once and then after longer and longer pauses. A card that fails once does not compute
+/// again, so the processor goes on.
 async fn go_on(hub: Arc<Hub>, model: Arc<Model>, layers: Range<u32>, hosting: Hosting) {
-    loop {
-        hub.over().await;
+    for failures in 0.. {
+        hub.failed().await;
+        if failures > 0 {
+            tokio::time::sleep(Pauses::default().after(failures)).await;
+        }
         if let Err(e) = start(&hub, &model, layers.clone(), &hosting).await {
-            tracing::error!(error = %e, "the model is not served any more");
-            return;
+            tracing::error!(error = %e, "the model is not served: it is tried again in a while");
         }
     }
 }

@@ -31,7 +31,7 @@ use std::{
     ops::Range,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError, Weak,
-        atomic::{AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     thread::Thread,
     time::{Duration, Instant},
@@ -247,6 +247,14 @@ impl Worker {
     pub async fn end(&self) {
         let _ = self.over.clone().wait_for(|over| *over).await; // Who should say so is gone, then.
     }
+
+    /// Until it has failed; for ever where it ends as it was told.
+    pub async fn failed(&self) {
+        self.end().await;
+        if !self.gauges.failed.load(Ordering::Relaxed) && !self.computer.is_poisoned() {
+            std::future::pending::<()>().await;
+        }
+    }
 }
 
 /// Until when a long pass that is under way may take, in milliseconds since it was made; 0: there is none.
@@ -292,6 +300,8 @@ impl Drop for Over {
 struct Gauges {
     room: AtomicU64,
     token_us: AtomicU32,
+    /// It ends because its card has failed.
+    failed: AtomicBool,
 }
 
 /// See [`Computer::work`]; nothing is left to do once it is gone.
@@ -595,25 +605,25 @@ impl Computer {
     /// Computes all jobs, and takes what came of each.
     fn pass(&mut self, jobs: &[Job]) {
         let started = Instant::now();
-        let outcomes = match self.compute(jobs) {
+        let outcomes: Vec<Result<Done>> = match self.compute(jobs) {
             Ok(done) => done.into_iter().map(Ok).collect(),
-            Err(TrainingError::Gpu(e @ NoGpu::Driver { .. })) => {
-                tracing::error!(error = %e, "the graphics card has failed: what it served ends");
-                self.over = true;
-                let effects = self.stage.end_all("its graphics card has failed");
-                return self.act(effects);
-            }
+            Err(e) if jobs.len() == 1 => vec![Err(e)],
             // One text must not spoil the others'.
-            Err(e) if jobs.len() == 1 => vec![Err(e.to_string())],
-            Err(_) => jobs
-                .iter()
-                .map(|job| {
-                    self.compute(std::slice::from_ref(job)).map(|mut done| done.remove(0)).map_err(|e| e.to_string())
-                })
-                .collect(),
+            Err(_) => {
+                let alone = |job| self.compute(std::slice::from_ref(job)).map(|mut done| done.remove(0));
+                jobs.iter().map(alone).collect()
+            }
         };
+        let broken = |outcome: &Result<Done>| matches!(outcome, Err(TrainingError::Gpu(NoGpu::Driver { .. })));
+        if let Some(Err(e)) = outcomes.iter().find(|outcome| broken(outcome)) {
+            tracing::error!(error = %e, "the graphics card has failed: what it served ends");
+            self.gauges.failed.store(true, Ordering::Relaxed);
+            self.over = true;
+            let effects = self.stage.end_all("its graphics card has failed");
+            return self.act(effects);
+        }
         for (job, outcome) in jobs.iter().zip(outcomes) {
-            let effects = self.stage.computed(job, outcome);
+            let effects = self.stage.computed(job, outcome.map_err(|e| e.to_string()));
             self.act(effects);
         }
         let width = self.engine.shape().width;

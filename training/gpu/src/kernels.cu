@@ -291,7 +291,10 @@ extern "C" __global__ void scores(const float *qkv, const Row *table, float *sco
     const float *query = qkv + ((u64)t * (heads + 2 * kv) + h) * width;
     const float *key = seen(row, layer, kv, width) + ((u64)(h / (heads / kv)) * row.room + at) * width;
     float sum = 0.0f;
-    for (u32 k = lane(); k < (width + SPAN - 1) / SPAN * SPAN; k += LANES) sum = fmaf(k < width ? query[k] : 0.0f, k < width ? key[k] : 0.0f, sum);
+    u32 k = lane(), whole = width / LANES * LANES;
+#pragma unroll 8
+    for (; k < whole; k += LANES) sum = fmaf(query[k], key[k], sum);
+    for (; k < (width + SPAN - 1) / SPAN * SPAN; k += LANES) sum = fmaf(k < width ? query[k] : 0.0f, k < width ? key[k] : 0.0f, sum);
     sum = across(sum);
     if (here && lane() == 0) scores[((u64)t * heads + h) * stride + at] = sum;
 }
@@ -302,8 +305,13 @@ extern "C" __global__ void largest(const Row *table, const float *__restrict__ s
     u32 count = table[blockIdx.y].at + 1;
     scores += unit * stride;
     float own = __uint_as_float(0xff800000u);
+    u32 whole = count / (GROUPS * LANES), last = whole * GROUPS * LANES + threadIdx.x;
 #pragma unroll 8
-    for (u32 i = threadIdx.x; i < count; i += GROUPS * LANES) own = scores[i] > own ? scores[i] : own;
+    for (u32 i = 0; i < whole; i++) {
+        float score = scores[i * GROUPS * LANES + threadIdx.x];
+        own = score > own ? score : own;
+    }
+    if (last < count) own = scores[last] > own ? scores[last] : own;
     for (int half = LANES / 2; half > 0; half /= 2) {
         float other = __shfl_xor_sync(ALL, own, half, LANES);
         own = other > own ? other : own;

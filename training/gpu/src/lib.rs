@@ -311,6 +311,8 @@ pub struct Scores {
 #[derive(Clone, Copy)]
 pub struct Given<'x> {
     numbers: &'x Floats,
+    /// Numbers in a row.
+    width: usize,
     /// Rows, if they are integers with scales.
     integers: Option<usize>,
 }
@@ -526,7 +528,7 @@ impl Gpu {
         work: &'x mut Floats,
     ) -> Result<Given<'x>> {
         if kind != Kind::Int8 {
-            return Ok(Given { numbers: x, integers: None });
+            return Ok(Given { numbers: x, width, integers: None });
         }
         self.own([&x.0, &work.0])?;
         let count = rows * width.div_ceil(SPAN);
@@ -535,7 +537,7 @@ impl Gpu {
         let arguments = [x.at(0), work.at(0), work.at(count * SPAN / 2), Argument::U32(number(count)?)];
         // SAFETY: x has so many spans, and `work` half as many words, and a scale for each.
         unsafe { self.groups(self.0.integers, count, &arguments)? };
-        Ok(Given { numbers: work, integers: Some(rows) })
+        Ok(Given { numbers: work, width, integers: Some(rows) })
     }
 
     /// x [rows, width] times the transpose of a matrix: into y [rows, stride] from the column `offset` on, or added to what is there.
@@ -554,6 +556,7 @@ impl Gpu {
         let (outs, spans) = (matrix.outs, matrix.spans());
         self.own([&matrix.numbers, &x.numbers.0, &y.0])?;
         need("columns of a product", rows > 0 && offset + outs <= stride && y.len() / stride >= rows)?;
+        need("the width of a product", x.width == matrix.width)?;
         need("the kind of a product", x.integers.is_some() == (matrix.kind == Kind::Int8))?;
         // Integers are as many rows as were made, and their scales stand behind all of them.
         let (whole, scales) = match x.integers {
@@ -669,12 +672,12 @@ impl Gpu {
         let longest = table.at.iter().max().map_or(0, |at| at + 1);
         let piece = (bytes / 4 / (heads.queries * longest)).clamp(1, rows.min(MAX_BLOCKS));
         let (scores, shares) = (piece * heads.queries * longest, piece * heads.queries);
-        if room.as_ref().is_none_or(|room| room.scores.len() < scores || room.shares.len() < shares) {
+        let had = room.as_ref().map_or((0, 0), |room| (room.scores.len(), room.shares.len()));
+        if had.0 < scores || had.1 < shares {
             *room = None; // Before there is more: both may not fit.
-            let ahead = (2 * scores).min(bytes / 4).max(scores);
-            let shares = shares.max(4096);
-            let (scores, most, shares) = (self.zeros(ahead)?, self.zeros(shares * BLOCK / LANES)?, self.zeros(shares)?);
-            *room = Some(Scores { scores, most, shares });
+            let (scores, shares) = ((2 * scores).min(bytes / 4).max(scores).max(had.0), shares.max(4096).max(had.1));
+            let most = self.zeros(shares * BLOCK / LANES)?;
+            *room = Some(Scores { scores: self.zeros(scores)?, most, shares: self.zeros(shares)? });
         }
         let Some(room) = room else { return Err(GpuError::Memory) };
         self.own([&room.scores.0])?;
