@@ -13,7 +13,8 @@ WORKDIR /src
 COPY . .
 RUN scripts/libtorch \
     && cargo build --locked --release --workspace --bin ailo-node \
-    && cp -rL .libtorch/lib /libtorch
+    && cp -rL .libtorch/lib /libtorch \
+    && cp -L .libtorch/../nvidia/cu13/lib/*.so* /libtorch/
 
 FROM debian:bookworm-slim
 RUN apt-get update \

@@ -1,4 +1,5 @@
-//! What ships a node: the systemd unit, the container, the Debian package. None of them runs here; they are held to what they name.
+//! What ships a node: the systemd unit, the container, the Debian package. They are held to what they name, and the package's program is started from
+//! where the package puts it.
 
 #![allow(clippy::unwrap_used, missing_docs)]
 
@@ -9,7 +10,9 @@ use ailo_node::{
 use clap::Parser;
 use std::{
     collections::BTreeMap,
+    fs,
     path::{Path, PathBuf},
+    process,
 };
 
 fn root() -> PathBuf {
@@ -140,4 +143,35 @@ fn the_debian_package_names_files_that_are_there_and_brings_what_the_unit_needs(
     assert!(made.contains("adduser --system") && made.contains("#DEBHELPER#"), "{made}");
     let units = root().join("node").join(deb["systemd-units"]["unit-scripts"].as_str().unwrap());
     assert!(units.join("ailo-node.service").is_file());
+}
+
+#[test]
+fn the_debian_package_brings_all_that_its_program_loads() {
+    let manifest: toml::Table = text("node/Cargo.toml").parse().unwrap();
+    let assets = manifest["package"]["metadata"]["deb"]["assets"].as_array().unwrap();
+    let place = tempfile::tempdir().unwrap();
+    let put = |from: &Path, folder: &Path| {
+        fs::create_dir_all(folder).unwrap();
+        let to = folder.join(from.file_name().unwrap());
+        let _ = fs::hard_link(from, &to).or_else(|_| fs::copy(from, &to).map(drop)); // What fails is missed below.
+    };
+    for asset in assets {
+        let [from, to] = [0, 1].map(|i| asset[i].as_str().unwrap());
+        if let Some(folder) = from.strip_suffix("/*.so*") {
+            let libraries = fs::read_dir(root().join("node").join(folder)).unwrap().map(|entry| entry.unwrap().path());
+            libraries.for_each(|library| put(&library, &place.path().join(to)));
+        }
+    }
+    put(Path::new(env!("CARGO_BIN_EXE_ailo-node")), &place.path().join("usr/bin"));
+    let mut program = process::Command::new(place.path().join("usr/bin/ailo-node"));
+    program.arg("--version").env_remove("LD_LIBRARY_PATH").env("LD_TRACE_LOADED_OBJECTS", "1");
+    let loads = String::from_utf8(program.output().unwrap().stdout).unwrap();
+    assert!(!loads.contains("not found"), "{loads}");
+    for name in ["libtorch_cpu.so", "libc10.so", "libcudart.so.13"] {
+        let line = loads.lines().find(|line| line.contains(name)).unwrap_or_default();
+        assert!(line.contains("/lib/ailo/libtorch/"), "{name}: {loads}");
+    }
+    program.env_remove("LD_TRACE_LOADED_OBJECTS");
+    let said = String::from_utf8(program.output().unwrap().stdout).unwrap();
+    assert!(said.starts_with("ailo-node "), "{said}");
 }
