@@ -20,7 +20,7 @@ fn root() -> PathBuf {
 }
 
 fn text(path: &str) -> String {
-    std::fs::read_to_string(root().join(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
+    fs::read_to_string(root().join(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
 }
 
 /// The arguments of a program as the command line takes them.
@@ -139,7 +139,7 @@ fn the_debian_package_names_files_that_are_there_and_brings_what_the_unit_needs(
     let rpath = text("node/build.rs");
     assert!(rpath.contains("$ORIGIN/../lib/ailo/libtorch"), "the program looks for libtorch where the package puts it");
     let scripts = root().join("node").join(deb["maintainer-scripts"].as_str().unwrap());
-    let made = std::fs::read_to_string(scripts.join("postinst")).unwrap();
+    let made = fs::read_to_string(scripts.join("postinst")).unwrap();
     assert!(made.contains("adduser --system") && made.contains("#DEBHELPER#"), "{made}");
     let units = root().join("node").join(deb["systemd-units"]["unit-scripts"].as_str().unwrap());
     assert!(units.join("ailo-node.service").is_file());
