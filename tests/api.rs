@@ -110,7 +110,7 @@ fn a_graphics_card_writes_the_text_of_a_processor() {
         let mut serve = program();
         let known = std::env::var("LD_LIBRARY_PATH").unwrap_or_default();
         serve.env("LD_LIBRARY_PATH", format!("{}:{known}", driver.display()));
-        serve.env("CARD_FAILS_AFTER", launches.to_string());
+        serve.env("CARD_FAILS_AFTER", launches.to_string()).env("CARD_SAYS", driver.join("failed"));
         Server::start_as(serve, "127.0.0.1:0", more)
     };
     let write = |server: &Server| {
@@ -126,11 +126,13 @@ fn a_graphics_card_writes_the_text_of_a_processor() {
     assert_eq!(write(&card), written);
     // Where a card fails in the middle of a text, the processor goes on.
     let failing_card = start(folder.path(), 4000, &[]);
-    assert!(failing_card.card.is_some());
+    let failed = || folder.path().join("failed").exists();
+    assert!(failing_card.card.is_some() && !failed());
     let long = json!({ "prompt": "hello", "max_tokens": 200, "temperature": 0, "logit_bias": { "261": -100 } });
     // If the processor is not ready within a second, the text is asked again.
     let text = |server: &Server| until(200, || server.post(COMPLETIONS, &[], &long)).json()["choices"][0].clone();
     assert_eq!(text(&failing_card), text(&processor));
+    assert!(failed());
     assert_eq!(write(&failing_card), written);
     // A driver that is none is as none at all.
     std::fs::write(failing.path().join("libcuda.so.1"), "no library").unwrap();

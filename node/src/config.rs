@@ -110,7 +110,7 @@ pub fn parse_consent(text: &str) -> Result<Consent, NodeError> {
 }
 
 /// What `--model` and the flags beside it ask for.
-fn serves(flags: &RunOptions, file: &RunOptions) -> Result<Serves, NodeError> {
+fn serves(flags: &RunOptions, file: &RunOptions, (cpu, inference_only): (bool, bool)) -> Result<Serves, NodeError> {
     let layers = flags.layers.as_deref().or(file.layers.as_deref());
     let memory = flags.memory.or(file.memory).map(|megabytes| megabytes.saturating_mul(1 << 20));
     let folder = flags.model.as_ref().or(file.model.as_ref());
@@ -146,8 +146,8 @@ fn serves(flags: &RunOptions, file: &RunOptions) -> Result<Serves, NodeError> {
     let threads = threads.map(|threads| threads as usize);
     let look = flags.look_around_ms.or(file.look_around_ms).map(Duration::from_millis);
     let pauses = look.map_or_else(Pauses::default, Pauses::looking);
-    let (asked, card, trains) = (memory.is_some(), false, false);
-    Ok(Serves { checkpoint: checkpoint.transpose()?, share, memory: sessions, asked, card, trains, threads, pauses })
+    let (checkpoint, asked, card, trains) = (checkpoint.transpose()?, memory.is_some(), !cpu, !inference_only);
+    Ok(Serves { checkpoint, share, memory: sessions, asked, card, trains, threads, pauses })
 }
 
 impl Settings {
@@ -155,7 +155,9 @@ impl Settings {
     pub fn resolve(args: &RunArgs) -> Result<Settings, NodeError> {
         let file = args.config.as_deref().map(read_file).transpose()?.unwrap_or_default();
         let flags = args.options.clone();
-        let mut serves = serves(&flags, &file)?;
+        let cpu = flags.cpu.or(file.cpu).unwrap_or(false);
+        let inference_only = flags.inference_only.or(file.inference_only).unwrap_or(false);
+        let serves = serves(&flags, &file, (cpu, inference_only))?;
         let network = flags.network.or(file.network).ok_or_else(|| {
             NodeError::Usage(
                 "no network named: pass --network FILE, or --network dev to try it on this machine alone".into(),
@@ -199,9 +201,6 @@ impl Settings {
         let spend = flags.spend.or(file.spend).map(|text| text.parse::<Amount>()).transpose();
         let spend = spend.map_err(|e| NodeError::Usage(format!("--spend: {e}; write ALC a day, like 0.5")))?;
         let default_listen = if network.is_some() { "/ip4/0.0.0.0/tcp/8646" } else { "/ip4/127.0.0.1/tcp/0" };
-        let cpu = flags.cpu.or(file.cpu).unwrap_or(false);
-        let inference_only = flags.inference_only.or(file.inference_only).unwrap_or(false);
-        (serves.card, serves.trains) = (!cpu, !inference_only);
         Ok(Settings {
             validator,
             inference_only,

@@ -24,7 +24,7 @@ const MAX_BLOCKS: usize = 65_535;
 const SCORES: usize = 64 << 20;
 
 /// What can go wrong with a card.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum GpuError {
     /// No driver, or no card.
     #[error("there is no NVIDIA driver with a card here")]

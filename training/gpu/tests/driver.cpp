@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cmath>
 #include <csetjmp>
+#include <cstdio>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -221,10 +222,13 @@ int cuModuleGetFunction(void **function, void *, const char *name) {
 }
 int cuLaunchKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned, void *, void **arguments, void **) {
     if (!gx || !gy || !gz || gy > 65535 || gz > 65535 || bx % warp::THREADS || bx > 1024 || by != 1 || bz != 1) return INVALID_VALUE;
-    // A card that fails does so for good.
-    static const char *most = getenv("CARD_FAILS_AFTER");
+    // A card that fails does so for good, and leaves a file that says so.
+    static const char *most = getenv("CARD_FAILS_AFTER"), *says = getenv("CARD_SAYS");
     static std::atomic<long> launches;
-    if (most && ++launches > atol(most)) return ILLEGAL_ADDRESS;
+    if (most && ++launches > atol(most)) {
+        if (FILE *file = says ? fopen(says, "w") : nullptr) fclose(file);
+        return ILLEGAL_ADDRESS;
+    }
     Kernel *kernel = (Kernel *)function;
     blockDim = {bx, by, bz};
     for (unsigned z = 0; z < gz; z++)

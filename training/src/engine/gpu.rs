@@ -149,27 +149,27 @@ impl Layers {
         Ok(x)
     }
 
-    /// As [`Engine::logits`](super::Engine::logits), finite or not; none if the last layer is not here.
-    pub fn logits(&self, shape: &Shape, x: &[f32]) -> Option<Result<Vec<f32>>> {
-        let (norm, head) = (self.norm.as_ref()?, self.head.as_ref()?);
+    /// As [`Engine::logits`](super::Engine::logits), finite or not.
+    pub fn logits(&self, shape: &Shape, x: &[f32]) -> Result<Vec<f32>> {
+        let (Some(norm), Some(head)) = (&self.norm, &self.head) else { return Err(super::NO_HEAD) };
         let rows = x.len() / shape.width;
-        let compute = || {
-            let mut work = self.work(shape, rows)?;
-            let Some(Work { rows: room, x: stream, normed, integers, logits, .. }) = &mut *work else {
-                return Err(ailo_gpu::GpuError::Memory.into());
-            };
-            if logits.as_ref().is_none_or(|logits| logits.len() < rows * head.outs()) {
-                *logits = None; // Before there is more: both may not fit.
-                *logits = Some(self.gpu.zeros(*room.min(&mut rows.next_power_of_two()) * head.outs())?);
-            }
-            let Some(logits) = logits else { return Err(ailo_gpu::GpuError::Memory.into()) };
-            stream.write(x)?;
-            self.gpu.normalise((norm, shape.norm == Norm::Layer, shape.epsilon), stream, normed, rows)?;
-            let given = self.gpu.given(head.kind(), normed, (rows, head.width()), integers)?;
-            self.gpu.product(head, given, (logits, head.outs(), 0), rows, false)?;
-            Ok(logits.read(rows * head.outs())?)
+        if rows == 0 {
+            return Ok(Vec::new());
+        }
+        let mut work = self.work(shape, rows)?;
+        let Some(Work { rows: room, x: stream, normed, integers, logits, .. }) = &mut *work else {
+            return Err(ailo_gpu::GpuError::Memory.into());
         };
-        Some(if rows == 0 { Ok(Vec::new()) } else { compute() })
+        if logits.as_ref().is_none_or(|logits| logits.len() < rows * head.outs()) {
+            *logits = None; // Before there is more: both may not fit.
+            *logits = Some(self.gpu.zeros(rows.next_power_of_two().min(*room) * head.outs())?);
+        }
+        let Some(logits) = logits else { return Err(ailo_gpu::GpuError::Memory.into()) };
+        stream.write(x)?;
+        self.gpu.normalise((norm, shape.norm == Norm::Layer, shape.epsilon), stream, normed, rows)?;
+        let given = self.gpu.given(head.kind(), normed, (rows, head.width()), integers)?;
+        self.gpu.product(head, given, (logits, head.outs(), 0), rows, false)?;
+        Ok(logits.read(rows * head.outs())?)
     }
 
     /// Room for so many rows, whoever needs it first.
@@ -241,15 +241,15 @@ fn heads(shape: &Shape) -> Heads {
 
 /// Keys and values on a card.
 pub(super) struct Seen {
-    /// None where the card had no memory for them: what would be computed with them is not.
-    kept: Option<ailo_gpu::Seen>,
+    /// What the card said where it has none: what would be computed with them fails so.
+    kept: ailo_gpu::Result<ailo_gpu::Seen>,
     layers: usize,
     position: usize,
 }
 
 impl Seen {
     pub fn new(gpu: &Gpu, shape: &Shape, layers: usize, room: usize) -> Seen {
-        let kept = gpu.seen(layers, &heads(shape), room).ok();
+        let kept = gpu.seen(layers, &heads(shape), room);
         Seen { kept, layers, position: layers * shape.cache_bytes() }
     }
 
@@ -264,12 +264,12 @@ impl Seen {
 
     /// Its first `len` positions, with room for `room`.
     pub fn beginning(&self, len: usize, room: usize) -> Seen {
-        let kept = self.kept.as_ref().and_then(|kept| kept.beginning(len, room).ok());
+        let kept = self.kept.as_ref().map_err(Clone::clone).and_then(|kept| kept.beginning(len, room));
         Seen { kept, ..*self }
     }
 
     pub fn kept(&mut self) -> Result<&mut ailo_gpu::Seen> {
-        Ok(self.kept.as_mut().ok_or(ailo_gpu::GpuError::Memory)?)
+        Ok(self.kept.as_mut().map_err(|e| e.clone())?)
     }
 }
 
@@ -296,7 +296,7 @@ fn same_in(one: &super::Engine, other: &super::Engine, layers: Range<usize>, tri
         if positions > room - caches[0].len() {
             caches.iter_mut().for_each(|cache| cache.truncate(0));
         }
-        // Numbers as they are after some layers, no two rows alike.
+        // Numbers as large as they are after some layers.
         let x: Vec<f32> = (0..positions * width).map(|i| ((row * 31 + i * 37) % 251) as f32 * 0.02 - 2.5).collect();
         row += positions;
         let [first, second] = &mut caches;

@@ -35,6 +35,9 @@ use attention::{Attention, Seen};
 use pulp::Arch;
 use std::ops::Range;
 
+/// What an engine says that has not the last layer.
+const NO_HEAD: TrainingError = TrainingError::Generate("the last layer is not here");
+
 /// Layers of a decoder, which reads its weights where they are.
 pub struct Engine {
     shape: Shape,
@@ -134,12 +137,11 @@ impl Engine {
     ///
     /// [`TrainingError::Generate`] if they are not finite, as in a model that training has broken, or the last layer is not here.
     pub fn logits(&self, x: &[f32]) -> Result<Vec<f32>> {
-        let here = || {
-            let (norm, head) = (self.weights.norm.as_ref()?, self.weights.head()?);
-            Some(Ok(product::product(self.arch, self.threads, &self.norm(norm, x), head)))
+        let logits = match (&self.card, &self.weights.norm, self.weights.head()) {
+            (Some(card), ..) => card.logits(&self.shape, x)?,
+            (None, Some(norm), Some(head)) => product::product(self.arch, self.threads, &self.norm(norm, x), head),
+            _ => return Err(NO_HEAD),
         };
-        let logits = self.card.as_ref().map_or_else(here, |card| card.logits(&self.shape, x));
-        let logits = logits.ok_or(TrainingError::Generate("the last layer is not here"))??;
         let finite = logits.iter().all(|x| x.is_finite());
         finite.then_some(logits).ok_or(TrainingError::Generate("the model computes numbers that are not finite"))
     }
