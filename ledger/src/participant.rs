@@ -6,8 +6,8 @@
 //! ([`Participant::settle`] says in which order). It sleeps until [`Participant::next_wake`] or the next message.
 //!
 //! - *Commit*: block log first, then the mempool moves on, then the new head is shown.
-//! - *Proposing*: as soon as transactions wait or a training round waits for its lot, and after `idle_block_ms` when none
-//!   do; in later rounds at once.
+//! - *Proposing*: as soon as transactions wait or a training round waits for its lot, though not at once after the block
+//!   before, and after `idle_block_ms` when none do; in later rounds at once.
 //! - *Sync*: who lags, or does not validate, asks peers for blocks with their certificates.
 //! - *Own transactions* that still wait are said again: gossip may be lost, and a peer that was a block behind has not
 //!   passed them on.
@@ -36,6 +36,9 @@ const REPEAT: Duration = Duration::from_secs(3);
 const CLAIMS_AHEAD: u64 = 16;
 /// Transactions that arrive within this time of the first go into the same block.
 const GATHER: Duration = Duration::from_millis(20);
+/// After a block the next one is not proposed before this time: its votes and writes cost all validators the same whether it holds one
+/// transaction or a thousand.
+const REST: Duration = Duration::from_millis(60);
 /// Block sync leaves consensus this long to get there by itself.
 const PATIENCE: Duration = Duration::from_millis(500);
 
@@ -142,6 +145,8 @@ pub struct Participant<P, B> {
     wanted: Option<Wanted>,
     /// Transactions wait that a block should be made for at once, since when.
     urgent: Option<Duration>,
+    /// When the last block came to be committed.
+    committed: Duration,
     /// This node's own transactions, by the time at which each is said again if it waits still.
     own: BTreeSet<(Duration, Hash)>,
     /// Evidence that this node has and the ledger lacks, each with the transaction that shows it.
@@ -182,6 +187,7 @@ impl<P: Persist, B: Blocks> Participant<P, B> {
             timers: BTreeMap::new(),
             wanted: None,
             urgent: None,
+            committed: Duration::ZERO,
             own: BTreeSet::new(),
             evidence: Vec::new(),
             witness: Witness::default(),
@@ -420,6 +426,7 @@ impl<P: Persist, B: Blocks> Participant<P, B> {
         }
         self.blocks.append(&decision.block, &decision.certificate, &decision.executed)?;
         self.wanted = None;
+        self.committed = now.elapsed;
         self.mempool.update(&decision.block, &decision.executed.state, now.clock_ms);
         let draws = decision.executed.state.round().phase == Phase::Draw;
         self.urgent = (draws || self.mempool.ready().any(is_urgent)).then_some(now.elapsed);
@@ -459,7 +466,7 @@ impl<P: Persist, B: Blocks> Participant<P, B> {
         let idle = wanted.since + Duration::from_millis(self.host.state().params().ledger.idle_block_ms);
         match self.urgent {
             _ if wanted.round > 0 => wanted.since,
-            Some(urgent) => idle.min((urgent + GATHER).max(wanted.since)),
+            Some(urgent) => idle.min((urgent + GATHER).max(wanted.since).max(self.committed + REST)),
             None => idle,
         }
     }
@@ -513,4 +520,62 @@ impl<P: Persist, B: Blocks> Participant<P, B> {
 /// Whether a block should be made for it at once; heartbeats can wait for the next.
 fn is_urgent(transaction: &Transaction) -> bool {
     !matches!(transaction.unsigned.body, Body::Heartbeat { .. })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::{
+        consensus::{Ballot, SignError},
+        framelog::LogError,
+        state::testing,
+    };
+
+    /// Files that keep nothing: this node never restarts.
+    struct NoFiles;
+
+    impl Persist for NoFiles {
+        fn append(&mut self, _: u64, _: Vec<u8>) -> Result<(), LogError> {
+            Ok(())
+        }
+
+        fn sign(&mut self, _: &Ballot) -> Result<(), SignError> {
+            Ok(())
+        }
+
+        fn finish(&mut self, _: u64) -> Result<(), LogError> {
+            Ok(())
+        }
+    }
+
+    impl Blocks for NoFiles {
+        fn append(&mut self, _: &Block, _: &Certificate, _: &Executed) -> Result<(), StoreError> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_comes_right_after_a_block_shares_the_next_one() {
+        let ms = Duration::from_millis;
+        let state = State::genesis(&testing::genesis(1, |_| {}));
+        let (idle, founded) = (ms(state.params().ledger.idle_block_ms), state.time_ms());
+        let now = |elapsed: Duration| Now { elapsed, clock_ms: founded + 1 + elapsed.as_millis() as u64 };
+        let host = Host::new(state, testing::node_key(0), Some(NoFiles), None).unwrap();
+        let mut alone = Participant::new(host, NoFiles);
+        let proposes = |alone: &Participant<_, _>| alone.propose_at(&alone.wanted.unwrap());
+        alone.start(now(ms(0))).unwrap();
+        while alone.settle(now(ms(0))).unwrap() {}
+        assert_eq!((alone.height(), proposes(&alone)), (0, idle), "nothing waits");
+        while alone.settle(now(idle)).unwrap() {}
+        assert_eq!((alone.height(), proposes(&alone)), (1, 2 * idle));
+        // Straight after the block, while the rest lasts, at its end, and later.
+        for (after, proposed) in [(0, 60), (30, 60), (45, 65), (1_000, 1_020)] {
+            alone.urgent = Some(idle + ms(after));
+            assert_eq!(proposes(&alone), idle + ms(proposed), "{after} ms after it");
+        }
+        // Whoever proposes in a later round has been waited for.
+        let wanted = Wanted { round: 1, ..alone.wanted.unwrap() };
+        assert_eq!(alone.propose_at(&wanted), wanted.since);
+    }
 }
