@@ -3,7 +3,7 @@
 //! - *Gather*: eligible are nodes seen within `alive_ms` whose last heartbeat says that they train, that missed no
 //!   commit since, and that do not sit out. Those that have come through probation, or have a founder's standing, and are of the
 //!   class that more than 2/3 of the power is of, get their places first; of all others (newcomers) no more than the round tolerates, `f`, but always one: should all of them be silent, what is
-//!   left suffices. The round opens with `target_participants`, or after `open_wait_ms` with at least one, unless
+//!   left suffices. The round opens with `target_participants`, or after `open_wait_ms` (the first: from the first block on) with at least one, unless
 //!   `rounds` rounds have closed. The lot says who takes part when there are too many, and gives the slots.
 //! - A participant that commits nothing, or something that more than 1/3 of the power finds invalid, has *missed*. Who
 //!   misses again and again sits out 0, 1, 3, 7... rounds, at most `max_rest_rounds`. [`MAKES_UP`] contributions that are accepted (of a newcomer:
@@ -185,6 +185,12 @@ impl Executor {
 
     /// Moves the round on as far as this block allows. It ends: a round that has opened waits for transactions.
     pub(super) fn advance_round(&mut self) {
+        if self.state.height() == 1 {
+            // The founding may be long ago: the first round waits from the first block on, so that it is not whose node is up first
+            // that trains alone, unprotected, for the whole pot.
+            let round = self.state.round();
+            self.gather(round.number, round.base_root);
+        }
         while self.advance_phase() {}
     }
 

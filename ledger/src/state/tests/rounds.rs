@@ -58,11 +58,22 @@ fn a_round_opens_in_the_block_in_which_enough_are_eligible() {
 #[test]
 fn a_round_opens_with_fewer_after_a_wait_and_says_that_it_is_unprotected() {
     let mut ledger = ledger(4, |_| {});
+    ledger.pass(1_000);
     ledger.pass(20_000);
     assert_eq!(ledger.state.round().phase, Phase::Gather, "nobody is eligible");
     ledger.block(ledger.heartbeats(0..3));
     let round = ledger.state.round();
     assert_eq!((round.phase, round.participants.len(), round.f, round.protected), (Phase::Train, 3, 0, false));
+}
+
+#[test]
+fn the_first_round_waits_from_the_first_block_on_however_long_ago_the_founding_was() {
+    let mut ledger = ledger(4, |_| {});
+    ledger.block_of_accepted(60_000, ledger.heartbeats(0..1));
+    assert_eq!(ledger.state.round().phase, Phase::Gather, "whose node is up first is not alone");
+    ledger.block_of_accepted(1_000, ledger.heartbeats(1..4));
+    let round = ledger.state.round();
+    assert_eq!((round.number, round.participants.len(), round.protected), (0, 4, true));
 }
 
 #[test]
@@ -75,7 +86,7 @@ fn who_does_not_train_or_was_not_seen_lately_is_not_eligible() {
     let beats = beats.collect();
     ledger.block(beats);
     assert_eq!(ledger.state.eligible(), [*node_key(0).public()]);
-    ledger.pass(4_000);
+    ledger.pass(5_000);
     assert_eq!(ledger.state.round().participants, [*node_key(0).public()]);
     ledger.pass(30_000);
     assert_eq!(ledger.state.eligible(), []);
