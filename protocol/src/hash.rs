@@ -132,8 +132,16 @@ impl Stream {
 
 impl fmt::Display for Hash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&hex::encode(self.0))
+        write_hex(&self.0, f)
     }
+}
+
+/// Writes up to 64 bytes in hexadecimal, without the heap: an answer of JSON-RPC has hundreds of such texts.
+pub(crate) fn write_hex(bytes: &[u8], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    let mut digits = [0; 128];
+    let digits = digits.get_mut(..2 * bytes.len()).ok_or(fmt::Error)?;
+    hex::encode_to_slice(bytes, digits).map_err(|_| fmt::Error)?;
+    f.pad(std::str::from_utf8(digits).map_err(|_| fmt::Error)?)
 }
 
 impl fmt::Debug for Hash {

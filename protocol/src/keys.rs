@@ -108,7 +108,7 @@ macro_rules! hex_text {
     ($t:ident, $n:literal, $about:literal, $pattern:literal) => {
         impl fmt::Display for $t {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.pad(&hex::encode(self.0))
+                crate::hash::write_hex(&self.0, f)
             }
         }
         impl fmt::Debug for $t {

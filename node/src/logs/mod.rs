@@ -32,6 +32,7 @@ use tracing_subscriber::{
     EnvFilter, Layer,
     filter::Directive,
     layer::{Context, SubscriberExt},
+    registry::LookupSpan,
     util::SubscriberInitExt,
 };
 
@@ -254,6 +255,13 @@ impl<S: Subscriber> Layer<S> for Json {
 
 /// Starts the log, as `filter` and `format` ask for it on standard error.
 pub fn start(filter: &str, format: Format) -> Result<(), NodeError> {
+    log(filter, format)?.init();
+    Ok(())
+}
+
+/// All that listens. No layer is an `Option`: one that is none is asked about everything, and then what nobody wants is not known once and
+/// for all, but found out, and its spans made, each time.
+fn log(filter: &str, format: Format) -> Result<impl Subscriber + for<'a> LookupSpan<'a>, NodeError> {
     let without_spans = format!("{}=off", spans::SPANS);
     let without_spans: Directive =
         without_spans.parse().map_err(|e| NodeError::Check(format!("{without_spans}: {e}")))?;
@@ -263,18 +271,14 @@ pub fn start(filter: &str, format: Format) -> Result<(), NodeError> {
         })?;
         Ok::<_, NodeError>(parsed.add_directive(without_spans.clone()))
     };
-    let text = tracing_subscriber::fmt::layer()
-        .with_writer(std::io::stderr)
-        .with_ansi(output::coloured(&std::io::stderr()))
-        .with_filter(parse(filter)?);
-    let json = Json.with_filter(parse(filter)?);
-    let (text, json) = match format {
-        Format::Text => (Some(text), None),
-        Format::Json => (None, Some(json)),
+    let text =
+        tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(output::coloured(&std::io::stderr()));
+    let shown = match format {
+        Format::Text => text.boxed(),
+        Format::Json => Json.boxed(),
     };
     let keeper = Keeper.with_filter(parse(if filter == DEFAULT { KEPT } else { filter })?);
-    tracing_subscriber::registry().with(text).with(json).with(keeper).with(otlp::layer()).init();
-    Ok(())
+    Ok(tracing_subscriber::registry().with(shown.with_filter(parse(filter)?)).with(keeper).with(otlp::layer()))
 }
 
 /// From now on records go into files in this folder, too; those that are in memory first.

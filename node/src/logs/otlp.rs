@@ -225,14 +225,17 @@ async fn export(exporter: SpanExporter, mut spans: mpsc::Receiver<SpanData>, mut
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::logs::spans::traced;
-    use tracing_subscriber::layer::SubscriberExt;
+    use crate::logs::{self, Format, spans::traced};
 
     #[test]
     fn without_a_collector_no_span_is_made() {
-        let log = tracing_subscriber::registry().with(layer());
-        tracing::subscriber::with_default(log, || assert!(traced!("test", number = 1).is_disabled()));
+        for (filter, format) in [(logs::DEFAULT, Format::Text), (logs::DEFAULT, Format::Json), ("debug", Format::Text)]
+        {
+            let log = logs::log(filter, format).unwrap();
+            tracing::subscriber::with_default(log, || assert!(traced!("test", number = 1).is_disabled(), "{filter}"));
+        }
     }
 
     #[test]

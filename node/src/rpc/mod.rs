@@ -66,6 +66,8 @@ const MAX_READ_BYTES: usize = 4 << 20;
 pub struct Context {
     /// The network.
     pub genesis: Arc<Genesis>,
+    /// Values in all parameters of its model.
+    pub parameters: u64,
     /// This node.
     pub node: NodeId,
     /// The wallet it works for.

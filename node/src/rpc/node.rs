@@ -235,7 +235,7 @@ impl Context {
             held_out_loss: model.loss.map(|micro| micro as f64 / 1e6),
             local_rounds: progress.local_rounds,
             local_root: progress.local_root,
-            parameters: ailo_training::model::parameter_count(&self.genesis.params.model) as u64,
+            parameters: self.parameters,
         }
     }
 

@@ -165,6 +165,7 @@ pub async fn run_with(
     let series = Series::open(dir.path("series"));
     let context = Arc::new(rpc::Context {
         genesis: genesis.clone(),
+        parameters: ailo_training::model::parameter_count(&genesis.params.model) as u64,
         node: *key.public(),
         wallet,
         operator: operator.clone(),

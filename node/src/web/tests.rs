@@ -55,6 +55,7 @@ impl Node {
         let (stop, stopped) = watch::channel(false);
         let context = Arc::new(Context {
             genesis,
+            parameters: 1,
             node,
             wallet,
             operator: Arc::new(Operator::start(&dir, Controls { training: false, power: 50 }).unwrap()),
