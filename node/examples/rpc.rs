@@ -4,6 +4,8 @@
 //!   request to the same server that does nothing.
 //! - *Many connections*: what an explorer asks, from 200 connections at 5000 requests a second together, of a validator of a network
 //!   (`common/load.rs`) that commits 500 transfers a second meanwhile. A request's time runs from when it is due.
+//! - *A bare server*: the library that serves, with a method that does nothing, in a process of its own, asked from as many
+//!   connections as fast as they can: what this machine answers of nothing at all, the asking on the same cores included.
 //!
 //!     cargo build -p ailo-node && cargo run -p ailo-node --example rpc
 
@@ -12,10 +14,15 @@
 mod load;
 
 use ailo_node::{client::Client, rpc::types::*};
+use jsonrpsee::{
+    RpcModule,
+    server::{Server, ServerConfig},
+};
 use load::{Network, Outcome};
 use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
+    io::BufRead,
     net::SocketAddr,
     path::Path,
     process::{Child, Command, Stdio},
@@ -57,6 +64,11 @@ struct Args {
     many_alone: bool,
 }
 
+/// The word by which this program is started as the bare server.
+const BARE: &str = "bare-server";
+/// For how long that is asked.
+const BARE_TIME: Duration = Duration::from_secs(5);
+
 fn args() -> Outcome<Args> {
     let mut args = Args { connections: 200, requests: 5000, transfers: 500, seconds: 30, nodes: 4, many_alone: false };
     let mut words = std::env::args().skip(1);
@@ -79,7 +91,44 @@ fn args() -> Outcome<Args> {
 }
 
 fn main() -> Outcome<()> {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?.block_on(run(args()?))
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    if std::env::args().nth(1).is_some_and(|word| word == BARE) {
+        return runtime.block_on(serve_nothing());
+    }
+    runtime.block_on(run(args()?))
+}
+
+/// jsonrpsee alone, with one method that answers a word.
+async fn serve_nothing() -> Outcome<()> {
+    let server = Server::builder()
+        .set_config(ServerConfig::builder().max_connections(1024).build())
+        .build("127.0.0.1:0")
+        .await?;
+    println!("{}", server.local_addr()?);
+    let mut module = RpcModule::new(());
+    module.register_method("nothing", |_, _, _| "nothing")?;
+    server.start(module).stopped().await;
+    Ok(())
+}
+
+/// What the library answers by itself on this machine.
+async fn bare(connections: u32) -> Outcome<()> {
+    let mut child = Node(Command::new(std::env::current_exe()?).arg(BARE).stdout(Stdio::piped()).spawn()?);
+    let mut line = String::new();
+    std::io::BufReader::new(child.0.stdout.take().ok_or("no output")?).read_line(&mut line)?;
+    let address: SocketAddr = line.trim().parse()?;
+    let requests = Arc::new(vec![request(address, ("nothing", json!([])))]);
+    let (mut tasks, started) = (JoinSet::new(), Instant::now());
+    for _ in 0..connections {
+        tasks.spawn(connection(address, requests.clone(), 0, Pace::Closed(started + BARE_TIME)));
+    }
+    let mut times = Vec::new();
+    while let Some(all) = tasks.join_next().await {
+        times.extend(all?.map_err(|e| format!("a connection failed: {e}"))?.into_iter().map(|(.., time)| time));
+    }
+    let rate = times.len() as f64 / started.elapsed().as_secs_f64();
+    report(&format!("the bare server, {connections} connections, {rate:.0} requests a second"), &mut times);
+    Ok(())
 }
 
 async fn run(args: Args) -> Outcome<()> {
@@ -89,6 +138,7 @@ async fn run(args: Args) -> Outcome<()> {
         measure("follows", &["--inference-only"], |s| s.height > 2).await?;
         measure("trains", &[], |s| s.value.round.step > 0).await?;
     }
+    bare(args.connections).await?;
     many(&args).await?;
     println!("load average afterwards {}", load().trim());
     Ok(())
@@ -165,21 +215,14 @@ type Times = (BTreeMap<&'static str, Vec<Duration>>, BTreeMap<u64, Vec<Duration>
 async fn ask(args: &Args, network: &Network, questions: Vec<(&'static str, Value)>, time: Duration) -> Outcome<Times> {
     let url = network.clients[0].url();
     let address: SocketAddr = url.trim_start_matches("http://").trim_end_matches("/rpc").parse()?;
-    let request = |(method, params): (&'static str, Value)| {
-        let body = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).to_string();
-        let head = format!(
-            "POST /rpc HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
-            body.len()
-        );
-        (method, (head + &body).into_bytes())
-    };
-    let requests: Arc<Vec<(&'static str, Vec<u8>)>> = Arc::new(questions.into_iter().map(request).collect());
+    let requests: Arc<Vec<Request>> = Arc::new(questions.into_iter().map(|asked| request(address, asked)).collect());
     let every = Duration::from_secs_f64(f64::from(args.connections) / f64::from(args.requests));
     let (mut tasks, started) = (JoinSet::new(), Instant::now());
     for i in 0..args.connections {
         let offset = every.mul_f64(f64::from(i) / f64::from(args.connections));
         let first = i as usize * 7; // so that not all ask for the same at once
-        tasks.spawn(connection(address, requests.clone(), first, (started + offset, every, started + time)));
+        let pace = Pace::Due { first: started + offset, every, until: started + time };
+        tasks.spawn(connection(address, requests.clone(), first, pace));
     }
     let (mut answers, mut seconds) = Times::default();
     while let Some(times) = tasks.join_next().await {
@@ -191,24 +234,51 @@ async fn ask(args: &Args, network: &Network, questions: Vec<(&'static str, Value
     Ok((answers, seconds))
 }
 
-/// One connection: a request whenever one is due, and its time. Who waits for an answer while the next is due has waited for that, too.
+/// A method, and a request for it as HTTP sends it.
+type Request = (&'static str, Vec<u8>);
+
+fn request(address: SocketAddr, (method, params): (&'static str, Value)) -> Request {
+    let body = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).to_string();
+    let head = format!(
+        "POST /rpc HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    (method, (head + &body).into_bytes())
+}
+
+/// When a connection asks.
+enum Pace {
+    /// At these times. Who waits for an answer while the next is due has waited for that, too.
+    Due { first: Instant, every: Duration, until: Instant },
+    /// As soon as the answer before has come, until then.
+    Closed(Instant),
+}
+
+/// One connection: its requests, when they were due and how long each took.
 async fn connection(
     address: SocketAddr,
-    requests: Arc<Vec<(&'static str, Vec<u8>)>>,
+    requests: Arc<Vec<Request>>,
     first: usize,
-    (mut due, every, until): (Instant, Duration, Instant),
+    pace: Pace,
 ) -> Result<Vec<(&'static str, Instant, Duration)>, String> {
     let mut stream = TcpStream::connect(address).await.map_err(|e| e.to_string())?;
     stream.set_nodelay(true).map_err(|e| e.to_string())?;
     let (mut times, mut answer) = (Vec::new(), Vec::new());
     for n in first.. {
-        if due >= until {
-            break;
-        }
-        let late = Instant::now() > due;
-        tokio::time::sleep_until(due.into()).await;
-        // A timer is late by itself, up to a millisecond: that is not the node's.
-        let begun = if late { due } else { Instant::now() };
+        let (due, begun) = match &pace {
+            Pace::Closed(until) if Instant::now() >= *until => break,
+            Pace::Closed(_) => (Instant::now(), Instant::now()),
+            Pace::Due { first: at, every, until } => {
+                let due = *at + *every * u32::try_from(n - first).map_err(|e| e.to_string())?;
+                if due >= *until {
+                    break;
+                }
+                let late = Instant::now() > due;
+                tokio::time::sleep_until(due.into()).await;
+                // A timer is late by itself, up to a millisecond: that is not the node's.
+                (due, if late { due } else { Instant::now() })
+            }
+        };
         let (method, bytes) = &requests[n % requests.len()];
         stream.write_all(bytes).await.map_err(|e| e.to_string())?;
         read_answer(&mut stream, &mut answer).await?;
@@ -216,7 +286,6 @@ async fn connection(
             return Err(format!("{method}: {}", String::from_utf8_lossy(&answer)));
         }
         times.push((*method, due, begun.elapsed()));
-        due += every;
     }
     Ok(times)
 }
