@@ -20,7 +20,7 @@ impl Over {
     /// Where the chart of points from `first` to `last` begins and ends.
     fn ends(self, first: f64, last: f64) -> [Markup; 2] {
         match self {
-            Over::Time => [first, last].map(|ms| say::time(ms as u64)),
+            Over::Time => say::times(first as u64, last as u64),
             Over::Rounds => [first, last].map(|round| html! { "round " (round) }),
         }
     }
@@ -31,12 +31,17 @@ pub fn coins(alc: f64) -> String {
     if alc.abs() < 1.0 && alc != 0.0 { format!("{alc:.6}") } else { format!("{alc:.2}") }
 }
 
-/// A chart of `points` (x ascending), named `name`, whose values `write` puts into words. Fewer than two points are no chart.
+/// A chart of `points` (x ascending), named `name`, whose values `write` puts into words. One point is a number and no line.
 pub fn line(name: &str, over: Over, points: &[(f64, f64)], write: impl Fn(f64) -> String) -> Markup {
     let finite: Vec<(f64, f64)> = points.iter().copied().filter(|(x, y)| x.is_finite() && y.is_finite()).collect();
     let (Some(first), Some(last)) = (finite.first(), finite.last()) else { return empty(name) };
     if finite.len() < 2 || last.0 <= first.0 {
-        return empty(name);
+        return html! {
+            figure.chart {
+                figcaption { (name) " " b { (write(last.1)) } }
+                p.none { "A line will begin here with the next value" }
+            }
+        };
     }
     let (low, high) = finite.iter().fold((f64::MAX, f64::MIN), |(low, high), (_, y)| (low.min(*y), high.max(*y)));
     let tall = if high > low { high - low } else { 1.0 };
@@ -74,10 +79,11 @@ mod tests {
     #[test]
     fn a_chart_is_drawn_of_two_points_or_more_and_says_in_words_what_it_shows() {
         let write = |value: f64| format!("{value:.1}");
-        assert!(line("loss", Over::Rounds, &[(1.0, 2.0)], write).into_string().contains("Nothing to draw"));
-        assert!(
-            line("loss", Over::Rounds, &[(1.0, f64::NAN), (2.0, 1.0)], write).into_string().contains("Nothing to draw")
-        );
+        assert!(line("loss", Over::Rounds, &[(1.0, f64::NAN)], write).into_string().contains("Nothing to draw"));
+        for points in [&[(1.0, 2.0)][..], &[(1.0, f64::NAN), (2.0, 2.0)]] {
+            let one = line("loss", Over::Rounds, points, write).into_string();
+            assert!(one.contains("<b>2.0</b>") && !one.contains("<svg"), "{one}");
+        }
         let flat = line("loss", Over::Rounds, &[(1.0, 2.0), (2.0, 2.0), (3.0, 2.0)], write).into_string();
         assert!(flat.contains("loss: from 2.0 to 2.0") && !flat.contains("NaN"), "{flat}");
         assert!(flat.contains("round 1") && flat.contains("round 3"), "{flat}");

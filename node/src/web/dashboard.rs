@@ -4,6 +4,7 @@ use super::{
     Site,
     charts::{self, Over},
     explorer, say,
+    table::{summed, table},
 };
 use crate::{
     earned::{DAY_MS, HOUR_MS},
@@ -160,20 +161,16 @@ fn earnings(site: &Site, owned: &[(f64, f64)]) -> Markup {
         .iter()
         .map(sums)
         .fold([Amount::ZERO; 3], |all, sums| std::array::from_fn(|i| Amount(all[i].0.saturating_add(sums[i].0))));
-    let row = |name: &str, sums: [Amount; 3]| {
-        html! { tr { th scope="row" { (name) } @for sum in sums { td.number { (sum) } } } }
+    let row = |name: &str, [hour, day, ever]: [Amount; 3]| {
+        [html! { (name) }, html! { (hour) }, html! { (day) }, html! { (ever) }]
     };
+    let columns = [("Last hour", HOUR_MS), ("Last day", DAY_MS), ("Ever", u64::MAX)];
+    let [hour, day, ever] = columns.map(|(name, span)| format!("#{}", covers(span, name)));
+    let rows = earned.kinds.iter().map(|earning| row(say::reward(earning.kind), sums(earning)));
     html! {
         @if earned.kinds.is_empty() { p.none { "Nothing yet: pay comes when a round is settled." } }
         @else {
-            div.wide tabindex="0" role="region" aria-label="Earnings" {
-                table {
-                    thead { tr { th scope="col" { "For" } th.number scope="col" { (covers(HOUR_MS, "Last hour")) } th.number scope="col" { (covers(DAY_MS, "Last day")) }
-                        th.number scope="col" { (covers(u64::MAX, "Ever")) } } }
-                    tbody { @for earning in &earned.kinds { (row(say::reward(earning.kind), sums(earning))) } }
-                    tfoot { (row("All", all)) }
-                }
-            }
+            (summed("Earnings", &["*For", &hour, &day, &ever], rows, Some(row("All", all))))
         }
         p.note {
             "Counted since " @if earned.whole { "the network’s beginning" } @else { (say::time(earned.since_ms)) } ". "
@@ -206,24 +203,18 @@ fn spans(earned: &EarningsView, paid: &[EarnedView], span: u64) -> Vec<(f64, f64
 
 /// The latest hours or days with what was paid in them, by kind.
 fn by(name: &str, earned: &EarningsView, paid: &[EarnedView]) -> Markup {
+    let kinds: Vec<String> = earned.kinds.iter().map(|earning| format!("#{}", say::reward(earning.kind))).collect();
+    let columns: Vec<&str> = ["*From"].into_iter().chain(kinds.iter().map(String::as_str)).chain(["#All"]).collect();
+    let rows = paid.iter().rev().take(LISTED).map(|one| {
+        let kind = |earning: &EarningView| one.kinds.iter().find(|paid| paid.kind == earning.kind);
+        let kinds = earned.kinds.iter().map(|earning| html! { @if let Some(paid) = kind(earning) { (paid.amount) } });
+        [say::time(one.from_ms)].into_iter().chain(kinds).chain([html! { (sum(one)) }]).collect::<Vec<_>>()
+    });
     html! {
         @if !paid.is_empty() {
             details {
                 summary { (name) ", in ALC" }
-                div.wide tabindex="0" role="region" aria-label={ "Earnings " (name.to_lowercase()) } {
-                    table {
-                        thead { tr { th scope="col" { "From" }
-                            @for earning in &earned.kinds { th.number scope="col" { (say::reward(earning.kind)) } }
-                            th.number scope="col" { "All" } } }
-                        tbody { @for one in paid.iter().rev().take(LISTED) { tr {
-                            th scope="row" { (say::time(one.from_ms)) }
-                            @for earning in &earned.kinds { td.number {
-                                @if let Some(paid) = one.kinds.iter().find(|paid| paid.kind == earning.kind) { (paid.amount) }
-                            } }
-                            td.number { (sum(one)) }
-                        } } }
-                    }
-                }
+                (table(&format!("Earnings {}", name.to_lowercase()), &columns, rows))
             }
         }
     }
@@ -280,17 +271,12 @@ fn map(site: &Site) -> Markup {
                     }
                     circle.self cx=(middle) cy=(middle) r="11" { title { "this node" } }
                 }
-                div.wide tabindex="0" role="region" aria-label="Peers" {
-                    table {
-                        thead { tr { th scope="col" { "Peer" } th scope="col" { "Address" } th.number scope="col" { "Round trip" } th.number scope="col" { "Its peers" } } }
-                        tbody { @for peer in &peers { tr {
-                            td { (say::node(&peer.node)) }
-                            td { code { (peer.address) } }
-                            td.number { @if let Some(rtt) = peer.rtt_ms { (format!("{rtt:.1} ms")) } @else { "not measured" } }
-                            td.number { (peer.peers.len()) }
-                        } } }
-                    }
-                }
+                (table("Peers", &["Peer", "Address", "#Round trip", "#Its peers"], peers.iter().map(|peer| [
+                    say::node(&peer.node),
+                    html! { code { (peer.address) } },
+                    html! { @if let Some(rtt) = peer.rtt_ms { (format!("{rtt:.1} ms")) } @else { "not measured" } },
+                    html! { (peer.peers.len()) },
+                ])))
             }
         }
     }
@@ -302,17 +288,12 @@ fn stages(site: &Site) -> Markup {
     html! {
         @if known.is_empty() { p.none { "Nobody has said that it does." } }
         @else {
-            div.wide tabindex="0" role="region" aria-label="Stages" {
-                table {
-                    thead { tr { th scope="col" { "Node" } th scope="col" { "Model" } th scope="col" { "Layers" } th.number scope="col" { "Price of a unit" } } }
-                    tbody { @for one in &known { tr {
-                        td { (say::node(&one.node)) @if one.node == site.context.node { " (this node)" } }
-                        td { (one.name) }
-                        td { (one.first) " to " (one.end - 1) " of " (one.total) }
-                        td.number { @if one.price == Amount::ZERO { "free" } @else { (say::alc(one.price)) } }
-                    } } }
-                }
-            }
+            (table("Stages", &["Node", "Model", "Layers", "#Price of a unit"], known.iter().map(|one| [
+                html! { (say::node(&one.node)) @if one.node == site.context.node { " (this node)" } },
+                html! { (one.name) },
+                html! { (one.first) " to " (one.end - 1) " of " (one.total) },
+                html! { @if one.price == Amount::ZERO { "free" } @else { (say::alc(one.price)) } },
+            ])))
         }
         (explorer::prompt_note())
     }

@@ -3,7 +3,9 @@
 use super::{
     Failed, Missing, Site,
     charts::{self, Over},
-    say, wallet,
+    say,
+    table::table,
+    wallet,
 };
 use crate::{
     rpc::{errors::Code, holders::account_view, params::*, types::*},
@@ -82,23 +84,6 @@ fn lists() -> Markup {
     }
 }
 
-/// A table; the values of columns whose names begin with # stand on the right.
-fn table(name: &str, columns: &[&str], rows: impl IntoIterator<Item = Markup>) -> Markup {
-    html! {
-        div.wide tabindex="0" role="region" aria-label=(name) {
-            table {
-                thead { tr { @for column in columns {
-                    @match column.strip_prefix('#') {
-                        Some(name) => th.number scope="col" { (name) },
-                        None => th scope="col" { (column) },
-                    }
-                } } }
-                tbody { @for row in rows { (row) } }
-            }
-        }
-    }
-}
-
 fn facts(facts: Vec<(&str, Markup)>) -> Markup {
     html! { dl { @for (name, value) in facts { div { dt { (name) } dd { (value) } } } } }
 }
@@ -166,14 +151,12 @@ fn blocks_table(blocks: &[Block]) -> Markup {
         "Blocks",
         &["Height", "Time", "Made by", "#Transactions"],
         blocks.iter().map(|block| {
-            html! {
-                tr {
-                    td { (say::block(block.header.height)) }
-                    td { (say::time(block.header.time_ms)) }
-                    td { (say::node(&block.header.proposer)) }
-                    td.number { (block.transactions.len()) }
-                }
-            }
+            [
+                say::block(block.header.height),
+                say::time(block.header.time_ms),
+                say::node(&block.header.proposer),
+                html! { (block.transactions.len()) },
+            ]
         }),
     )
 }
@@ -183,15 +166,13 @@ fn transactions_table<'a>(head: &Head, all: impl IntoIterator<Item = (u64, &'a T
         "Transactions",
         &["Transaction", "Kind", "By", "What", "Block"],
         all.into_iter().map(|(height, each)| {
-            html! {
-                tr {
-                    td { (say::transaction(&each.id())) }
-                    td { (say::kind(&each.unsigned.body)) }
-                    td { (signer(&head.state, each)) }
-                    td { (say::body(each)) }
-                    td { (say::block(height)) }
-                }
-            }
+            [
+                say::transaction(&each.id()),
+                html! { (say::kind(&each.unsigned.body)) },
+                signer(&head.state, each),
+                say::body(each),
+                say::block(height),
+            ]
         }),
     )
 }
@@ -408,8 +389,8 @@ async fn address(State(site): State<Arc<Site>>, Path(text): Path<String>, Query(
             h1 { @if let Some(name) = &account.name { "@" (name) } @else { "Wallet" } }
             (facts(all))
             @if !account.stakes.is_empty() {
-                section { h2 { "Stakes" } (table("Stakes", &["Node", "#Stake"], account.stakes.iter().map(|stake| html! {
-                    tr { td { (say::node(&stake.node)) } td.number { (say::alc(stake.amount)) } }
+                section { h2 { "Stakes" } (table("Stakes", &["Node", "#Stake"], account.stakes.iter().map(|stake| {
+                    [say::node(&stake.node), say::alc(stake.amount)]
                 }))) }
             }
             @if before.is_none() { (balance(site, &own, account.free)?) }
@@ -460,8 +441,8 @@ fn history(
     Ok(html! {
         @if page.items.is_empty() { p.none { "Nothing yet." } }
         @else {
-            (table("History", &["Time", "Block", "What happened"], page.items.iter().map(|item| html! {
-                tr { td { (say::time(item.time_ms)) } td { (say::block(item.at.height)) } td { (say::event(own, &item.event)) } }
+            (table("History", &["Time", "Block", "What happened"], page.items.iter().map(|item| {
+                [say::time(item.time_ms), say::block(item.at.height), say::event(own, &item.event)]
             })))
         }
         nav.lists aria-label="Pages" {
@@ -563,18 +544,18 @@ async fn validators(State(site): State<Arc<Site>>) -> Response {
                 " One more validator needs " (say::alc(view.stake_to_validate)) " behind it."
             }
             (table("Validators", &["Node", "Wallet", "#Votes", "#Stake", "#Up in this epoch", "Slashed"], view.validators.iter().map(|validator| {
-                html! { tr {
-                    td { (say::node(&validator.node)) }
-                    td { @if let Some(wallet) = &validator.wallet { (say::address(wallet)) } }
-                    td.number { (format!("{:.1} %", 100.0 * validator.power as f64 / total as f64)) }
-                    td.number { (say::alc(validator.stake)) }
-                    td.number { (say::span(validator.up_ms)) }
-                    td { @if validator.slashed_height > 0 { "at " (say::block(validator.slashed_height)) } @else { "never" } }
-                } }
+                [
+                    say::node(&validator.node),
+                    html! { @if let Some(wallet) = &validator.wallet { (say::address(wallet)) } },
+                    html! { (format!("{:.1} %", 100.0 * validator.power as f64 / total as f64)) },
+                    say::alc(validator.stake),
+                    html! { (say::span(validator.up_ms)) },
+                    html! { @if validator.slashed_height > 0 { "at " (say::block(validator.slashed_height)) } @else { "never" } },
+                ]
             })))
             @if !view.jailed.is_empty() {
-                section { h2 { "In jail" } (table("In jail", &["Node", "Wallet", "#Stake", "Slashed at"], view.jailed.iter().map(|node| html! {
-                    tr { td { (say::node(&node.node)) } td { (say::address(&node.wallet)) } td.number { (say::alc(node.stake)) } td { (say::block(node.slashed_height)) } }
+                section { h2 { "In jail" } (table("In jail", &["Node", "Wallet", "#Stake", "Slashed at"], view.jailed.iter().map(|node| {
+                    [say::node(&node.node), say::address(&node.wallet), say::alc(node.stake), say::block(node.slashed_height)]
                 }))) }
             }
         })
@@ -593,14 +574,14 @@ async fn rounds(State(site): State<Arc<Site>>, Query(from): Query<From>) -> Resp
             (lists())
             div.charts { (charts::line("Held-out loss", Over::Rounds, &losses, |loss| format!("{loss:.4}"))) }
             p { "Open: " (say::round(open.number)) ", " b { (open.phase) } ", " (open.participants) " take part." }
-            (table("Rounds", &["Round", "#Accepted", "Class", "#Held-out loss", "#Pot", "Settled"], rounds.iter().map(|round| html! { tr {
-                td { (say::round(round.number)) @if !round.protected { " " strong.bad { "UNPROTECTED" } } }
-                td.number { (round.accepted) " of " (round.participants) }
-                td { @if let Some(class) = &round.class { (say::hash(class)) } }
-                td.number { @if let Some(loss) = round.held_out_loss { (format!("{loss:.4}")) } }
-                td.number { (say::alc(round.pot)) }
-                td { @if round.settled { "yes" } @else { "not yet" } }
-            } })))
+            (table("Rounds", &["Round", "#Accepted", "Class", "#Held-out loss", "#Pot", "Settled"], rounds.iter().map(|round| [
+                html! { (say::round(round.number)) @if !round.protected { " " strong.bad { "UNPROTECTED" } } },
+                html! { (round.accepted) " of " (round.participants) },
+                html! { @if let Some(class) = &round.class { (say::hash(class)) } },
+                html! { @if let Some(loss) = round.held_out_loss { (format!("{loss:.4}")) } },
+                say::alc(round.pot),
+                html! { @if round.settled { "yes" } @else { "not yet" } },
+            ])))
             (older(next, "/rounds"))
         })
     })
@@ -640,22 +621,25 @@ async fn round(State(site): State<Arc<Site>>, Path(text): Path<String>) -> Respo
                     round.participants.iter().enumerate().map(|(slot, node)| {
                         let commit = round.contributions.get(node);
                         let replay = past.and_then(|past| past.replays.get(node));
-                        html! { tr {
-                            td.number { (slot) }
-                            td { (say::node(node)) }
-                            @match commit {
-                                Some(commit) => {
-                                    td { (say::hash(&commit.contribution.update)) }
-                                    td.number { (say::loss(commit.contribution.loss_first)) " → " (say::loss(commit.contribution.loss_last)) }
-                                    td.number { @if let Some(loss) = median(commit.losses.clone()) { (say::loss(loss)) } }
-                                    td.number { (commit.valid) " for" @if commit.invalid > 0 { ", " (commit.invalid) " against" } @if commit.suspected > 0 { ", " (commit.suspected) " suspect it" } }
-                                }
-                                None => { td { "nothing" } td {} td {} td {} }
-                            }
-                            td { @if accepted.contains(node) { "yes" } @else if past.is_some() { strong.bad { "no" } } @else { "not yet" } }
-                            td { @if let Some(replay) = replay { (format!("{:?}", replay.outcome).to_lowercase()) } @else { "none" } }
-                            td.number { @if let Some(share) = share(node) { (say::alc(share.training)) } }
-                        } }
+                        let [update, trained, measured, verdicts] = commit.map_or_else(|| {
+                            [html! { "nothing" }, html! {}, html! {}, html! {}]
+                        }, |commit| [
+                            say::hash(&commit.contribution.update),
+                            html! { (say::loss(commit.contribution.loss_first)) " → " (say::loss(commit.contribution.loss_last)) },
+                            html! { @if let Some(loss) = median(commit.losses.clone()) { (say::loss(loss)) } },
+                            html! { (commit.valid) " for" @if commit.invalid > 0 { ", " (commit.invalid) " against" } @if commit.suspected > 0 { ", " (commit.suspected) " suspect it" } },
+                        ]);
+                        [
+                            html! { (slot) },
+                            say::node(node),
+                            update,
+                            trained,
+                            measured,
+                            verdicts,
+                            html! { @if accepted.contains(node) { "yes" } @else if past.is_some() { strong.bad { "no" } } @else { "not yet" } },
+                            html! { @if let Some(replay) = replay { (format!("{:?}", replay.outcome).to_lowercase()) } @else { "none" } },
+                            html! { @if let Some(share) = share(node) { (say::alc(share.training)) } },
+                        ]
                     })))
             }
             @if !round.contributions.is_empty() {
@@ -667,8 +651,8 @@ async fn round(State(site): State<Arc<Site>>, Path(text): Path<String>) -> Respo
                 }
             }
             @if !round.votes.is_empty() {
-                section { h2 { "Votes for the model" } (table("Votes", &["Validator", "Model", "#Held-out loss"], round.votes.iter().map(|(node, vote)| html! {
-                    tr { td { (say::node(node)) } td { (say::hash(&vote.root)) } td.number { (say::loss(vote.loss)) } }
+                section { h2 { "Votes for the model" } (table("Votes", &["Validator", "Model", "#Held-out loss"], round.votes.iter().map(|(node, vote)| {
+                    [say::node(node), say::hash(&vote.root), html! { (say::loss(vote.loss)) }]
                 }))) }
             }
         })
@@ -737,12 +721,10 @@ async fn pending(State(site): State<Arc<Site>>, Query(from): Query<From>) -> Res
             (lists())
             @if transfers.is_empty() { p.none { "None: all transfers have their confirmations." } }
             @else {
-                (table("Pending transfers", &["Transfer", "From", "To", "#Amount", "#Confirmations"], transfers.iter().map(|transfer| html! {
-                    tr {
-                        td { (say::transaction(&transfer.id)) } td { (say::address(&transfer.from)) } td { (say::address(&transfer.to)) }
-                        td.number { (say::alc(transfer.amount)) } td.number { (transfer.confirmations) " of " (needed) }
-                    }
-                })))
+                (table("Pending transfers", &["Transfer", "From", "To", "#Amount", "#Confirmations"], transfers.iter().map(|transfer| [
+                    say::transaction(&transfer.id), say::address(&transfer.from), say::address(&transfer.to),
+                    say::alc(transfer.amount), html! { (transfer.confirmations) " of " (needed) },
+                ])))
             }
             (older(next, "/pending"))
         })
@@ -756,10 +738,10 @@ async fn rich(State(site): State<Arc<Site>>, Query(from): Query<From>) -> Respon
         Ok(html! {
             h1 { "Richest wallets" }
             (lists())
-            (table("Wallets", &["#Place", "Wallet", "#Owned", "#Of all"], (first..).zip(&wallets).map(|(place, wallet)| html! {
-                tr { td.number { (place) } td { (say::address(&wallet.address)) } td.number { (say::alc(wallet.owned)) }
-                    td.number { (format!("{:.2} %", 100.0 * wallet.owned.0 as f64 / minted)) } }
-            })))
+            (table("Wallets", &["#Place", "Wallet", "#Owned", "#Of all"], (first..).zip(&wallets).map(|(place, wallet)| [
+                html! { (place) }, say::address(&wallet.address), say::alc(wallet.owned),
+                html! { (format!("{:.2} %", 100.0 * wallet.owned.0 as f64 / minted)) },
+            ])))
             (older(next, "/rich"))
         })
     })

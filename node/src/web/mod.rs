@@ -18,6 +18,7 @@ mod dashboard;
 mod explorer;
 mod operator;
 pub mod say;
+mod table;
 mod wallet;
 
 use crate::{

@@ -1,7 +1,7 @@
 //! The operator's page: whether the node trains and with which power, what its sensors say, and its log. Whoever has the operator's token may see and
 //! change it: it is typed once, and kept by the browser in a cookie that scripts can't read, for these pages alone, until the node stops.
 
-use super::{Missing, Site, dashboard, say};
+use super::{Missing, Site, dashboard, say, table::table};
 use crate::{
     logs::{self, Level, Record},
     operator::{Controls, FILE, POWER},
@@ -195,17 +195,12 @@ fn log(wanted: &Wanted) -> Markup {
     html! {
         @if lines.is_empty() { p.none { "No line of the newest " (logs::REMEMBERED) " is like this." } }
         @else {
-            div.wide.log tabindex="0" role="region" aria-label="Log" {
-                table {
-                    thead { tr { th scope="col" { "Time" } th scope="col" { "Level" } th scope="col" { "From" } th scope="col" { "What" } } }
-                    tbody { @for line in lines.iter().take(LINES) { tr {
-                        td { time datetime=(line.time) { (line.time) } }
-                        td class=(if line.level >= Level::Warn { "bad" } else { "" }) { (line.level.name()) }
-                        td { (line.target) }
-                        td { (line.message) @for (name, value) in &line.fields { " " code { (name) "=" (value) } } }
-                    } } }
-                }
-            }
+            div.log { (table("Log", &["Time", "Level", "From", "What"], lines.iter().take(LINES).map(|line| [
+                html! { time datetime=(line.time) { (line.time) } },
+                html! { span.bad[line.level >= Level::Warn] { (line.level.name()) } },
+                html! { (line.target) },
+                html! { (line.message) @for (name, value) in &line.fields { " " code { (name) "=" (value) } } },
+            ]))) }
             p { a href={ "/operator/log.txt?" (query) } download="ailo-node.log" { "All " (say::number(lines.len() as u64)) " lines as a file" } }
         }
         p.note { "The newest " (logs::REMEMBERED) " lines are here; more are in the data folder: " code { "ailo-node logs" } "." }

@@ -15,6 +15,23 @@ pub fn time(ms: u64) -> Markup {
     html! { time datetime={ (date) "T" (clock) "Z" } { (date) " " (clock) " UTC" } }
 }
 
+/// From when to when, where there is little room: to the minute, and of the second moment what differs of its date.
+pub fn times(first: u64, last: u64) -> [Markup; 2] {
+    let moment =
+        |ms: u64| i64::try_from(ms / 1000).ok().and_then(|s| ::time::OffsetDateTime::from_unix_timestamp(s).ok());
+    let (Some(first), Some(last)) = (moment(first), moment(last)) else { return [time(first), time(last)] };
+    let date = |at: ::time::OffsetDateTime| at.date().to_string();
+    let clock = |at: ::time::OffsetDateTime| format!("{:02}:{:02}", at.hour(), at.minute());
+    let shorter = match (first.date() == last.date(), first.year() == last.year()) {
+        (true, _) => String::new(),
+        (false, true) => format!("{:02}-{:02} ", u8::from(last.month()), last.day()),
+        (false, false) => date(last) + " ",
+    };
+    let marked = |at, text: String| html! { time datetime={ (date(at)) "T" (clock(at)) "Z" } { (text) } };
+    let begin = marked(first, format!("{} {}", date(first), clock(first)));
+    [begin, marked(last, format!("{shorter}{} UTC", clock(last)))]
+}
+
 /// A span of time, to a person's taste.
 pub fn span(ms: u64) -> String {
     let seconds = ms / 1000;
@@ -294,6 +311,15 @@ mod tests {
         assert_eq!([0, 999, 1000, 1_234_567].map(number), ["0", "999", "1\u{202f}000", "1\u{202f}234\u{202f}567"]);
         assert!(time(1_795_951_800_000).into_string().contains("2026-11-29 11:30:00 UTC"));
         assert!(time(u64::MAX).into_string().contains("no time"));
+        let from = 1_795_951_800_000;
+        for (later, begin, end) in [
+            (60_000, "2026-11-29 11:30<", ">11:31 UTC<"),
+            (86_400_000, "2026-11-29 11:30<", ">11-30 11:30 UTC<"),
+            (40 * 86_400_000, "2026-11-29 11:30<", ">2027-01-08 11:30 UTC<"),
+        ] {
+            let [first, last] = times(from, from + later).map(Markup::into_string);
+            assert!(first.contains(begin) && last.contains(end), "{first} {last}");
+        }
         assert_eq!([5_000, 130_000, 7_300_000, 400_000_000].map(span), ["5 s", "2 min", "2 h", "4 days"]);
     }
 }
