@@ -6,8 +6,8 @@
 //! ([`Participant::settle`] says in which order). It sleeps until [`Participant::next_wake`] or the next message.
 //!
 //! - *Commit*: block log first, then the mempool moves on, then the new head is shown.
-//! - *Proposing*: as soon as transactions wait or a training round waits for its lot, though not at once after the block
-//!   before, and after `idle_block_ms` when none do; in later rounds at once.
+//! - *Proposing*: as soon as transactions wait or a training round waits for its lot, though not at once after a block
+//!   of many, and after `idle_block_ms` when none do; in later rounds at once.
 //! - *Sync*: who lags, or does not validate, asks peers for blocks with their certificates.
 //! - *Own transactions* that still wait are said again: gossip may be lost, and a peer that was a block behind has not
 //!   passed them on.
@@ -36,9 +36,10 @@ const REPEAT: Duration = Duration::from_secs(3);
 const CLAIMS_AHEAD: u64 = 16;
 /// Transactions that arrive within this time of the first go into the same block.
 const GATHER: Duration = Duration::from_millis(20);
-/// After a block the next one is not proposed before this time: its votes and writes cost all validators the same whether it holds one
-/// transaction or a thousand.
+/// After a block of many transactions, at least so many, the next one is not proposed before this time: its votes and writes cost all validators
+/// the same whether it holds one more or a thousand.
 const REST: Duration = Duration::from_millis(60);
+const MANY: usize = 16;
 /// Block sync leaves consensus this long to get there by itself.
 const PATIENCE: Duration = Duration::from_millis(500);
 
@@ -145,8 +146,8 @@ pub struct Participant<P, B> {
     wanted: Option<Wanted>,
     /// Transactions wait that a block should be made for at once, since when.
     urgent: Option<Duration>,
-    /// When the last block came to be committed.
-    committed: Duration,
+    /// Until when it proposes nothing, after a block of many transactions.
+    rests_until: Duration,
     /// This node's own transactions, by the time at which each is said again if it waits still.
     own: BTreeSet<(Duration, Hash)>,
     /// Evidence that this node has and the ledger lacks, each with the transaction that shows it.
@@ -187,7 +188,7 @@ impl<P: Persist, B: Blocks> Participant<P, B> {
             timers: BTreeMap::new(),
             wanted: None,
             urgent: None,
-            committed: Duration::ZERO,
+            rests_until: Duration::ZERO,
             own: BTreeSet::new(),
             evidence: Vec::new(),
             witness: Witness::default(),
@@ -426,7 +427,8 @@ impl<P: Persist, B: Blocks> Participant<P, B> {
         }
         self.blocks.append(&decision.block, &decision.certificate, &decision.executed)?;
         self.wanted = None;
-        self.committed = now.elapsed;
+        let many = decision.block.transactions.len() >= MANY;
+        self.rests_until = now.elapsed + if many { REST } else { Duration::ZERO };
         self.mempool.update(&decision.block, &decision.executed.state, now.clock_ms);
         let draws = decision.executed.state.round().phase == Phase::Draw;
         self.urgent = (draws || self.mempool.ready().any(is_urgent)).then_some(now.elapsed);
@@ -466,7 +468,7 @@ impl<P: Persist, B: Blocks> Participant<P, B> {
         let idle = wanted.since + Duration::from_millis(self.host.state().params().ledger.idle_block_ms);
         match self.urgent {
             _ if wanted.round > 0 => wanted.since,
-            Some(urgent) => idle.min((urgent + GATHER).max(wanted.since).max(self.committed + REST)),
+            Some(urgent) => idle.min((urgent + GATHER).max(wanted.since).max(self.rests_until)),
             None => idle,
         }
     }
@@ -556,9 +558,12 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_right_after_a_block_shares_the_next_one() {
+    fn what_comes_right_after_a_block_of_many_transactions_shares_the_next_one() {
         let ms = Duration::from_millis;
-        let state = State::genesis(&testing::genesis(1, |_| {}));
+        // Many nodes, of which the first alone validates.
+        let mut genesis = testing::genesis(MANY as u8, |_| {});
+        genesis.founders[1..].iter_mut().for_each(|founder| founder.validator = false);
+        let state = State::genesis(&genesis);
         let (idle, founded) = (ms(state.params().ledger.idle_block_ms), state.time_ms());
         let now = |elapsed: Duration| Now { elapsed, clock_ms: founded + 1 + elapsed.as_millis() as u64 };
         let host = Host::new(state, testing::node_key(0), Some(NoFiles), None).unwrap();
@@ -569,7 +574,18 @@ mod tests {
         assert_eq!((alone.height(), proposes(&alone)), (0, idle), "nothing waits");
         while alone.settle(now(idle)).unwrap() {}
         assert_eq!((alone.height(), proposes(&alone)), (1, 2 * idle));
-        // Straight after the block, while the rest lasts, at its end, and later.
+        // That block was empty.
+        alone.urgent = Some(idle);
+        assert_eq!(proposes(&alone), idle + ms(20));
+        let network = alone.host().state().network();
+        for i in 0..MANY as u8 {
+            let beat = Body::Heartbeat { trains: false, class: testing::CLASS };
+            let beat = Transaction::sign(&network, &testing::node_key(i), 0, now(idle).clock_ms, beat);
+            alone.submit(&beat, now(idle)).unwrap();
+        }
+        let idle = 2 * idle;
+        while alone.settle(now(idle)).unwrap() {}
+        assert_eq!(alone.height(), 2);
         for (after, proposed) in [(0, 60), (30, 60), (45, 65), (1_000, 1_020)] {
             alone.urgent = Some(idle + ms(after));
             assert_eq!(proposes(&alone), idle + ms(proposed), "{after} ms after it");

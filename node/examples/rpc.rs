@@ -111,6 +111,34 @@ async fn serve_nothing() -> Outcome<()> {
     Ok(())
 }
 
+/// A processor that only looks at the clock sees it move by less than this, unless it stood still.
+const PAUSE: Duration = Duration::from_micros(500);
+/// For how long they look.
+const WATCHED: Duration = Duration::from_secs(5);
+
+/// How long this machine's processors stand still by themselves, as those of shared ones do: nothing that runs on them is sooner.
+fn pauses() {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let watch = || {
+        let (started, mut last, mut pauses) = (Instant::now(), Instant::now(), Vec::new());
+        while started.elapsed() < WATCHED {
+            let now = Instant::now();
+            pauses.extend(Some(now - last).filter(|gap| *gap > PAUSE));
+            last = now;
+        }
+        pauses
+    };
+    let watchers: Vec<_> = (0..processors).map(|_| std::thread::spawn(watch)).collect();
+    let all: Vec<Duration> = watchers.into_iter().flat_map(|watcher| watcher.join().unwrap_or_default()).collect();
+    let share = all.iter().sum::<Duration>().as_secs_f64() / (WATCHED.as_secs_f64() * processors as f64);
+    let longest = all.iter().max().copied().unwrap_or_default();
+    println!(
+        "  {processors} processors that only look at the clock stand still {} times, {:.1} % of the time, at most {longest:.1?}",
+        all.len(),
+        100.0 * share
+    );
+}
+
 /// What the library answers by itself on this machine.
 async fn bare(connections: u32) -> Outcome<()> {
     let mut child = Node(Command::new(std::env::current_exe()?).arg(BARE).stdout(Stdio::piped()).spawn()?);
@@ -138,6 +166,7 @@ async fn run(args: Args) -> Outcome<()> {
         measure("follows", &["--inference-only"], |s| s.height > 2).await?;
         measure("trains", &[], |s| s.value.round.step > 0).await?;
     }
+    pauses();
     bare(args.connections).await?;
     many(&args).await?;
     println!("load average afterwards {}", load().trim());
