@@ -93,7 +93,8 @@ async fn pay(client: &Client, from: &Person, to: &str, amount: &str) -> Hash {
     id
 }
 
-#[tokio::test]
+// Its commands block; what keeps the connections goes on meanwhile, and sees that a node has closed one.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn holders_use_their_rights_from_the_command_line() {
     let dir = tempfile::tempdir().unwrap();
     let (mut net, people) = found(dir.path()).await;
