@@ -528,28 +528,7 @@ fn is_urgent(transaction: &Transaction) -> bool {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::{
-        consensus::{Ballot, SignError},
-        framelog::LogError,
-        state::testing,
-    };
-
-    /// Files that keep nothing: this node never restarts.
-    struct NoFiles;
-
-    impl Persist for NoFiles {
-        fn append(&mut self, _: u64, _: Vec<u8>) -> Result<(), LogError> {
-            Ok(())
-        }
-
-        fn sign(&mut self, _: &Ballot) -> Result<(), SignError> {
-            Ok(())
-        }
-
-        fn finish(&mut self, _: u64) -> Result<(), LogError> {
-            Ok(())
-        }
-    }
+    use crate::{consensus::tests::NoFiles, state::testing};
 
     impl Blocks for NoFiles {
         fn append(&mut self, _: &Block, _: &Certificate, _: &Executed) -> Result<(), StoreError> {

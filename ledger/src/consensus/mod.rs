@@ -20,7 +20,7 @@ mod effects;
 mod host;
 mod persist;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use certificate::{BadCertificate, verify_certificate};
 pub use codec::{Ballot, Message, Step};

@@ -12,7 +12,7 @@ use ailo_protocol::{Hash, Keypair, NodeId};
 use std::sync::Arc;
 
 /// Files that keep nothing: these hosts never restart.
-struct NoFiles;
+pub(crate) struct NoFiles;
 
 impl Persist for NoFiles {
     fn append(&mut self, _: u64, _: Vec<u8>) -> Result<(), LogError> {
